@@ -1,0 +1,221 @@
+"""One cell from settings to files: task → model → method → rankings → metrics → result."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import progress
+from bench.config import Settings, typed
+from bench.environment import environment
+from bench.errors import UserError
+from bench.evaluation import evaluate
+from bench.loggers import check_logger, log_cell
+from bench.models import SOURCES
+from bench.models.base import ModelSource
+from bench.models.language_model import LanguageModel
+from bench.result import RESULT, SCHEMA_VERSION, Cell, Result, read_result
+from bench.result_writer import write_cell
+from bench.storage import content_key
+from bench.tasks import TASKS, Query, Task, load_task
+from methods import METHODS
+from methods.base import Context, IndexSize, Method, Ranking
+from metrics.attribution import check_depth, parse_metric
+
+# Raised whenever a change of the harness moves a number of a cell; part of every cell's key.
+CELL_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell: where it is, and whether it was there already."""
+
+    cell: Cell
+    reused: bool
+
+
+def run_cell(settings: Settings, overrides: Sequence[str] = (), sweep: str = "single") -> Outcome:
+    """Run one cell, or find it finished.
+
+    Args:
+        settings: of this cell.
+        overrides: the command-line words that make it, for the record.
+        sweep: name of the sweep, the default group of loggers.
+
+    Raises:
+        UserError: anything that the user can mend; nothing is then left in the cell's folder.
+    """
+    return _Run(settings, overrides, sweep).outcome()
+
+
+class _Run:
+    """The parts of one cell, made when they are first needed."""
+
+    def __init__(self, settings: Settings, overrides: Sequence[str], sweep: str) -> None:
+        self.settings = settings
+        self.overrides = overrides
+        self.sweep = sweep
+
+    def outcome(self) -> Outcome:
+        settings = self.settings
+        check_logger(settings.logger)
+        check_depth(map(parse_metric, settings.metric.attribution), settings.top_k)
+        method_class = METHODS.get(settings.method.get("target") or settings.method["name"])
+        method_config = typed(method_class.Config, settings.method, "method", ("name", "target"))
+        self.source.check()
+        folder = self._folder()
+        if (folder / RESULT).exists():
+            progress.say(f"already there: {folder}")
+            return Outcome(Cell(folder, read_result(folder / RESULT)), reused=True)
+        method = method_class(method_config, self.context)
+        method.check()
+        result = self._work(method, folder)
+        cell = Cell(folder, result)
+        log_cell(settings.logger, cell, settings.resolved, self.sweep)
+        return Outcome(cell, reused=False)
+
+    @cached_property
+    def task(self) -> Task:
+        name = self.settings.task["name"]
+        builder_class = TASKS.get(name)
+        config = typed(builder_class.Config, self.settings.task, "task", ("name",))
+        return load_task(name, builder_class(config), self.settings.cache_dir)
+
+    @cached_property
+    def source(self) -> ModelSource:
+        name, kind = self.settings.model["name"], self.settings.model["source"]
+        source_class = SOURCES.get(kind)
+        config = typed(source_class.Config, self.settings.model, "model", ("name", "source"))
+        return source_class(name, config)
+
+    @cached_property
+    def context(self) -> Context:
+        return Context(
+            task=self.task,
+            cache_dir=self.settings.cache_dir,
+            load_model=self._load_model,
+            device=self.settings.device,
+        )
+
+    def _load_model(self) -> LanguageModel:
+        with self.context.phases.measure("model"):
+            return self.source.load(self.task, self.settings.cache_dir, self.settings.device)
+
+    def _folder(self) -> Path:
+        settings = self.settings
+        parts = {name: settings.resolved[name] for name in ("method", "metric", "top_k", "seed")}
+        identity = [
+            CELL_VERSION,
+            self.task.name,
+            self.task.version,
+            self.task.sha256,
+            self.source.identity(self.task),
+            parts,
+        ]
+        names = (self.task.name, settings.model["name"], settings.method["name"])
+        return settings.results_dir.joinpath(*map(_path_part, names), content_key(identity))
+
+    def _work(self, method: Method, folder: Path) -> Result:
+        settings, context, task = self.settings, self.context, self.task
+        label = f"{task.name} × {settings.model['name']} × {settings.method['name']}"
+        progress.say(
+            f"cell {label}: {len(task.queries):,} queries, {len(task.passages):,} passages"
+        )
+        with context.phases.measure("index"):
+            size = method.index()
+        with context.phases.measure("search"):
+            rankings = list(method.search(task.queries, settings.top_k))
+        check_rankings(rankings, task.queries, len(task.passages), settings.top_k)
+        evaluation = evaluate(settings.metric, context, rankings, settings.seed)
+        result = self._result(size, evaluation.metrics, evaluation.slices, evaluation.n_scored)
+        per_query = evaluation.per_query
+        return write_cell(folder, settings.resolved, result, task, rankings, per_query)
+
+    def _result(self, size: IndexSize, metrics: Any, slices: Any, n_scored: int) -> Result:
+        settings, context, task = self.settings, self.context, self.task
+        model = context.__dict__.get("model")  # only if somebody needed it
+        return Result(
+            task={
+                "name": task.name,
+                "version": task.version,
+                "sha256": task.sha256,
+                "n_queries": len(task.queries),
+                "n_scored": n_scored,
+                "n_passages": len(task.passages),
+                "counts": task.counts,
+            },
+            model={
+                "name": settings.model["name"],
+                "n_params": model.n_params if model else None,
+                "sha256": model.sha256 if model else None,
+                "training": model.training if model else {},
+            },
+            method={
+                "name": settings.method["name"],
+                "config": settings.resolved["method"],
+                "key": content_key(settings.resolved["method"]),
+                "facts": context.facts,
+                "counts": dict(context.counts),
+            },
+            metrics=metrics,
+            slices=slices,
+            phases=[asdict(phase) for phase in context.phases.records],
+            index={
+                "bytes": size.bytes,
+                "bytes_per_passage": size.bytes / len(task.passages),
+                "shards": size.shards,
+            },
+            env=environment(settings.device),
+            date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            top_k=settings.top_k,
+            seed=settings.seed,
+            command=shlex.join(["tdabench", "run", *self.overrides]),
+            schema_version=SCHEMA_VERSION,
+        )
+
+
+def check_rankings(
+    rankings: Sequence[Ranking], queries: Sequence[Query], n_passages: int, top_k: int
+) -> None:
+    """Hold a method to its promise, so that a faulty plug-in cannot reach the leaderboard.
+
+    Raises:
+        UserError: other queries than asked for, rows out of range or repeated, scores that are not
+            finite or not sorted, ties out of row order, or lists longer than ``top_k``.
+    """
+    faults = []
+    if [r.query_id for r in rankings] != [q.query_id for q in queries]:
+        faults.append("it did not answer the queries asked, in their order")
+    for ranking in rankings:
+        rows, scores = np.asarray(ranking.rows), np.asarray(ranking.scores)
+        step = np.diff(scores)
+        if len(rows) != len(scores) or len(rows) > top_k:
+            fault = f"has {len(rows)} rows and {len(scores)} scores, with top_k {top_k}"
+        elif not np.isfinite(scores).all():
+            fault = "has scores that are NaN or infinite"
+        elif len(set(rows.tolist())) != len(rows) or not _within(rows, n_passages):
+            fault = "has rows that repeat or do not exist"
+        elif (step > 0).any() or ((step == 0) & (np.diff(rows) < 0)).any():
+            fault = "is not sorted by falling score, then rising row"
+        else:
+            continue
+        faults.append(f"the ranking of query {ranking.query_id} {fault}")
+    if faults:
+        raise UserError(f"the method returned a wrong ranking: {faults[0]}", where="method")
+
+
+def _within(rows: np.ndarray, n_passages: int) -> bool:
+    return bool(((rows >= 0) & (rows < n_passages)).all())
+
+
+def _path_part(name: str) -> str:
+    """A name as a folder: nothing in it may climb out of the results folder."""
+    safe = "".join(c if c.isalnum() or c in "-_.@" else "_" for c in name)
+    return safe.lstrip(".") or "_"

@@ -1,0 +1,134 @@
+"""The command ``tdabench``: one subcommand per step, one line per mistake of the user."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from bench import __version__
+from bench.errors import UserError, did_you_mean
+from bench.escape import clean
+
+# Nothing slow is imported up here: `tdabench list` and `--help` answer at once.
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+DEFAULT_RESULTS = "runs"  # the default of results_dir in conf/config.yaml
+COMMANDS = {
+    "run": "run a cell, or with -m a sweep of cells",
+    "report": "write the leaderboard as text, Markdown, CSV, LaTeX and HTML",
+    "list": "list methods, metrics, tasks, models and experiments",
+    "verify": "recompute every metric from the stored rankings",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status: 0 done, 1 a cell failed or a number does not hold, 2 the user's input is
+        wrong, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        print(f"error: {clean(error)}", file=sys.stderr)
+        return WRONG_INPUT
+    except BrokenPipeError:
+        # `| head` has read enough. What is still buffered must not fail at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments:
+        _parser().print_help()
+        return DONE
+    if arguments[0] == "run":
+        from bench import run
+
+        # Hydra has its own grammar and its own --help.
+        return run.main(arguments[1:])
+    if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        raise UserError(
+            f"unknown command {arguments[0]!r}", fix=did_you_mean(arguments[0], COMMANDS)
+        )
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as stop:  # --help and --version have printed what was asked for
+        return int(stop.code or DONE)
+    if options.command == "list":
+        from bench import listing
+
+        listing.show(options.group)
+        return DONE
+    return _report(options) if options.command == "report" else _verify(options)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from bench.report import report
+
+    paths = report(options.results, options.out, quiet=options.quiet)
+    if not options.quiet:
+        print(f"report: {clean(paths.html)}")
+    return DONE
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from bench.verify import lines, verify
+
+    problems = verify(options.results)
+    for line in map(str, problems) if options.quiet else lines(problems):
+        print(line)
+    return FAILED if problems else DONE
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises the one-line error of this project where argparse would print its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message, fix=f"see `{self.prog} --help`")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="tdabench",
+        description="Benchmark of training-data attribution for language models.",
+        epilog="Each command prints its own help: tdabench COMMAND --help",
+    )
+    parser.add_argument("--version", action="version", version=f"tdabench {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parts = {
+        name: commands.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+        )
+        for name, summary in COMMANDS.items()
+    }
+    for name in ("report", "verify"):
+        parts[name].add_argument(
+            "results",
+            nargs="?",
+            type=Path,
+            default=Path(DEFAULT_RESULTS),
+            metavar="RESULTS",
+            help="folder of finished cells (default: %(default)s)",
+        )
+    parts["report"].add_argument(
+        "--out", type=Path, metavar="DIR", help="where the files go (default: RESULTS/report)"
+    )
+    parts["report"].add_argument("--quiet", action="store_true", help="write files, print nothing")
+    parts["verify"].add_argument("--quiet", action="store_true", help="print problems only")
+    parts["list"].add_argument(
+        "group",
+        nargs="?",
+        metavar="GROUP",
+        help="methods, metrics, tasks, models or experiments (default: all)",
+    )
+    return parser

@@ -1,0 +1,142 @@
+"""From Hydra's composed configuration to typed, validated settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from bench.errors import UserError, did_you_mean
+from metrics.attribution import NoGold
+from metrics.tail_patch import TailPatchConfig
+
+
+@dataclass
+class MetricConfig:
+    """What is measured; defaults and reasons in ``conf/metric``."""
+
+    attribution: list[str]
+    no_gold: NoGold
+    bootstrap_samples: int
+    tail_patch: TailPatchConfig
+
+
+@dataclass
+class LoggerConfig:
+    """Where finished cells are mirrored; reasons in ``conf/logger``."""
+
+    name: str
+    project: str = "tdabench"
+    group: str | None = None
+    mode: str = "offline"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One cell's settings.
+
+    Attributes:
+        resolved: everything with plain values, as written to ``config.yaml``.
+        task, model, method: their own keys, unvalidated until their class is known.
+    """
+
+    resolved: dict[str, Any]
+    task: dict[str, Any]
+    model: dict[str, Any]
+    method: dict[str, Any]
+    metric: MetricConfig
+    logger: LoggerConfig
+    seed: int
+    top_k: int
+    results_dir: Path
+    cache_dir: Path
+    device: str
+    quiet: bool
+
+
+def settings_from(config: DictConfig) -> Settings:
+    """Resolve and check the composed configuration.
+
+    Raises:
+        UserError: an unresolved interpolation, an unknown key, or a value of the wrong type.
+    """
+    try:
+        resolved = OmegaConf.to_container(config, resolve=True)
+    except InterpolationResolutionError as error:
+        raise UserError(_first_line(error), fix="check the ${...} in your overrides") from error
+    assert isinstance(resolved, dict)
+    plain = {str(key): value for key, value in resolved.items()}
+    plain.pop("experiment", None)
+    if plain["top_k"] < 1:
+        raise UserError(f"expected at least 1, found {plain['top_k']}", where="top_k")
+    return Settings(
+        resolved=plain,
+        task=plain["task"],
+        model=plain["model"],
+        method=plain["method"],
+        metric=typed(MetricConfig, plain["metric"], "metric"),
+        logger=typed(LoggerConfig, plain["logger"], "logger"),
+        seed=plain["seed"],
+        top_k=plain["top_k"],
+        results_dir=Path(plain["results_dir"]).expanduser(),
+        cache_dir=Path(plain["cache_dir"]).expanduser(),
+        device=_device(plain["device"]),
+        quiet=plain["quiet"],
+    )
+
+
+def typed(schema: type, values: Mapping[str, Any], group: str, drop: tuple[str, ...] = ()) -> Any:
+    """Check a group's values against a dataclass and build it.
+
+    Args:
+        schema: dataclass with the group's keys.
+        values: plain values.
+        group: config group, for messages.
+        drop: keys that the harness reads itself, such as ``name``.
+
+    Raises:
+        UserError: names the key, and the nearest right one if it is unknown.
+    """
+    given = {key: value for key, value in values.items() if key not in drop}
+    known = [field.name for field in fields(schema)]
+    for key in given:
+        if key not in known:
+            raise UserError(f"unknown key {group}.{key}", fix=did_you_mean(key, known))
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), given))
+    except MissingMandatoryValue as error:
+        key = getattr(error, "full_key", None) or "value"
+        raise UserError(
+            "has no value", where=f"{group}.{key}", fix=f"set {group}.{key}=…"
+        ) from error
+    except (ValidationError, ConfigKeyError, OmegaConfBaseException) as error:
+        key = getattr(error, "full_key", None) or ""
+        raise UserError(_first_line(error), where=f"{group}.{key}".rstrip(".")) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _device(name: str) -> str:
+    import torch  # slow to import: only where a cell runs
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"device {name!r} cannot be used ({_first_line(error)})", where="device", fix="try auto"
+        ) from error
+    return name

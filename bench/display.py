@@ -1,0 +1,70 @@
+"""How metrics, sizes and durations are written: the same in every format of the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from bench.result import Estimate
+
+MISSING = "–"
+PREFERRED = ("mrr", "hit@1", "hit@10", "recall@10", "tail_patch", "tail_patch_log")
+# The paper prints tail-patch, a difference of probabilities, in percentage points.
+_TITLES = {"mrr": "MRR", "tail_patch": "tail-patch (pp)", "tail_patch_log": "tail-patch (log p)"}
+_MEANINGS = {
+    "mrr": "mean of 1 / rank of the first correct passage; 0 if the stored list holds none",
+    "hit": "share of queries with any correct passage in the top k (the paper calls it recall)",
+    "recall": "share of the annotated passages that are in the top k",
+    "precision": "share of the top k that is correct",
+    "tail_patch": "change of the target's probability after one training step on one proponent, "
+    "mean over the top proponents, in percentage points",
+    "tail_patch_log": "the same change in log-probability (nats)",
+}
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Metric names in the order of the columns: the protocol's first, then by name."""
+    known = {name: place for place, name in enumerate(PREFERRED)}
+    return sorted(set(names), key=lambda name: (known.get(name, len(known)), name))
+
+
+def title(metric: str) -> str:
+    """The column head of a metric, with its unit where it has one."""
+    return _TITLES.get(metric, metric)
+
+
+def meaning(metric: str) -> str:
+    """One line on what a metric measures, or an empty string for one that is not known here."""
+    return _MEANINGS.get(metric, _MEANINGS.get(metric.partition("@")[0], ""))
+
+
+def scaled(metric: str, value: float) -> float:
+    """A metric in the unit it is shown in: percentage points for tail-patch."""
+    return value * 100 if metric == "tail_patch" else value
+
+
+def number(metric: str, value: float) -> str:
+    """A metric's value in its shown unit; differences carry a sign."""
+    if math.isnan(value):
+        return MISSING
+    sign = "+" if metric.startswith("tail_patch") else ""
+    return f"{scaled(metric, value):{sign}.3f}".replace("-", "−")
+
+
+def interval(metric: str, estimate: Estimate) -> str:
+    """The 95% interval as ``[low, high]``, in the metric's shown unit."""
+    low, high = (number(metric, bound) for bound in estimate.ci95)
+    return f"[{low}, {high}]"
+
+
+def count(value: Any) -> str:
+    """A whole number with thousands separators."""
+    return f"{value:,}" if isinstance(value, int) else MISSING
+
+
+def quantity(value: float | None) -> str:
+    """A number with about three digits: seconds, MiB, bytes."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"

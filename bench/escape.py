@@ -1,0 +1,65 @@
+"""Names and texts come from corpora and files: they are data in every format that shows them."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_REPLACED = "\N{REPLACEMENT CHARACTER}"
+_BIDI_CONTROLS = frozenset(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "[": "{[}",  # at the start of a line, `\\` before it would take these for its arguments
+    "*": "{*}",
+    **{symbol: "\\" + symbol for symbol in "{}$&#_%"},
+}
+_MARKDOWN = {
+    "&": "&amp;",
+    "<": "&lt;",
+    ">": "&gt;",
+    **{symbol: "\\" + symbol for symbol in "\\`*[]|~"},
+}
+# An underscore inside a word is no emphasis, and `grad\_dot` would be harder to read.
+_OUTER_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
+
+
+def clean(value: object) -> str:
+    """One printable line: white space becomes a space, what steers a display becomes U+FFFD.
+
+    Control characters can drive a terminal, bidirectional controls can reorder the text around
+    a name, and lone surrogates cannot be written as UTF-8.
+    """
+    return "".join(_clean_character(character) for character in str(value))
+
+
+def _clean_character(character: str) -> str:
+    if character in "\t\n\r":
+        return " "
+    steers = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+    return _REPLACED if steers or character in _BIDI_CONTROLS else character
+
+
+def markdown(value: object) -> str:
+    """``value`` as literal text of a Markdown table cell."""
+    text = "".join(_MARKDOWN.get(character, character) for character in clean(value))
+    # Viewers turn bare addresses into links; an escaped slash keeps them text.
+    return _OUTER_UNDERSCORE.sub(r"\\_", text).replace("://", ":\\//")
+
+
+def latex(value: object) -> str:
+    """``value`` as literal text of a LaTeX table cell."""
+    return "".join(_LATEX.get(character, character) for character in clean(value))
+
+
+def spreadsheet(value: object) -> str:
+    """``value`` as a CSV text field that no spreadsheet takes for a formula."""
+    text = clean(value)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text

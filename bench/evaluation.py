@@ -1,0 +1,118 @@
+"""From rankings to numbers: attribution, influence, and both by group of queries."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from bench.config import MetricConfig
+from bench.result import Estimate
+from bench.support import Support
+from bench.tasks.base import Query, Task
+from methods.base import Context, Ranking
+from metrics.attribution import Judged, parse_metric, score_rankings
+from metrics.bootstrap import estimate
+from metrics.tail_patch import TailPatch
+
+INFLUENCE = ("tail_patch", "tail_patch_log", "base_probability")
+_SUPPORT_DEPTH = 10  # the paper looks at the kinds of the top 10 proponents
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one method's rankings are worth on one task and model.
+
+    Attributes:
+        per_query: one row a query: ``query_id``, ``n_gold``, a column a metric (NaN = not
+            scored), a column a slice, and ``top10_support=KIND`` with the share of each kind.
+        metrics: means over queries.
+        slices: the same by group; ``top10_support`` holds the share of each kind of proponent.
+        n_scored: queries that the attribution metrics are a mean of.
+    """
+
+    per_query: pd.DataFrame
+    metrics: dict[str, Estimate]
+    slices: dict[str, dict[str, dict[str, Estimate]]]
+    n_scored: int
+
+
+def evaluate(
+    config: MetricConfig, context: Context, rankings: Sequence[Ranking], seed: int
+) -> Evaluation:
+    """Score the rankings, patch the model with them, and put error bars on both."""
+    task = context.task
+    with context.phases.measure("attribution"):
+        metrics = [parse_metric(name) for name in config.attribution] if task.annotated else []
+        judged = (
+            Judged(query.query_id, task.correct(query, ranking.rows.tolist()), len(query.gold_rows))
+            for query, ranking in zip(task.queries, rankings, strict=True)
+        )
+        frame = score_rankings(judged, metrics, config.no_gold)
+        support = _support_shares(task, rankings)
+    if config.tail_patch.enabled:
+        patch = TailPatch(config.tail_patch, context.model, task, context.cache_dir)
+        with context.phases.measure("tail_patch"):
+            chosen = spread(task.queries, config.tail_patch.n_queries)
+            rows = {ranking.query_id: ranking.rows.tolist() for ranking in rankings}
+            frame = frame.merge(patch.measure(chosen, rows), on="query_id", how="left")
+    names = [metric.name for metric in metrics]
+    measured = [*names, *(name for name in INFLUENCE if name in frame)]
+    samples = config.bootstrap_samples
+    labels = pd.DataFrame([query.slices for query in task.queries], index=frame.index)
+    slices = _slices(labels, frame[measured], samples, seed)
+    if support is not None:
+        shares = _estimates(support, samples, seed)
+        slices["top10_support"] = {kind: {"share": share} for kind, share in shares.items()}
+        labels = labels.join(support.add_prefix("top10_support="))
+    return Evaluation(
+        per_query=frame.join(labels),
+        metrics=_estimates(frame[measured], samples, seed),
+        slices=slices,
+        n_scored=int(frame[names[0]].notna().sum()) if names else 0,
+    )
+
+
+def spread(queries: Sequence[Query], n: int | None) -> Sequence[Query]:
+    """``n`` queries evenly spaced over all of them: the same for every method."""
+    if n is None or n >= len(queries):
+        return queries
+    return [queries[i * len(queries) // n] for i in range(n)]
+
+
+def _estimates(frame: pd.DataFrame, samples: int, seed: int) -> dict[str, Estimate]:
+    """Mean and interval of each column; columns without any value are left out."""
+    found = {
+        str(name): estimate(frame[name].to_numpy(dtype=np.float64), samples=samples, seed=seed)
+        for name in frame
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _slices(
+    labels: pd.DataFrame, measured: pd.DataFrame, samples: int, seed: int
+) -> dict[str, dict[str, dict[str, Estimate]]]:
+    return {
+        str(name): {
+            str(label): _estimates(group, samples, seed)
+            for label, group in measured.groupby(labels[name], sort=True)
+        }
+        for name in labels
+    }
+
+
+def _support_shares(task: Task, rankings: Sequence[Ranking]) -> pd.DataFrame | None:
+    """Share of each kind of support among each query's first proponents; None if unannotated."""
+    if not any(query.statement for query in task.queries):
+        return None
+    shares = []
+    for query, ranking in zip(task.queries, rankings, strict=True):
+        rows = ranking.rows[:_SUPPORT_DEPTH].tolist()
+        kinds = Counter(task.support(query, row).value for row in rows)
+        shares.append({kind: count / len(rows) for kind, count in kinds.items()})
+    order = [kind.value for kind in Support]
+    frame = pd.DataFrame(shares).fillna(0.0)
+    return frame[[kind for kind in order if kind in frame]]

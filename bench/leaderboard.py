@@ -1,0 +1,255 @@
+"""From finished cells to tables: one board per task × model, one row per cell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from bench.display import in_order
+from bench.per_query import read_per_query
+from bench.result import PER_QUERY, Cell, Estimate, Result
+from bench.significance import ALPHA, FLIPS, sign_flip_p
+from methods import METHODS
+
+LEGEND = (
+    "Values are means over the scored queries with their 95% bootstrap intervals. "
+    "Bold: best of its column; †: not significantly worse than the best "
+    f"(two-sided paired sign-flip randomisation test over queries, {FLIPS:,} flips, "
+    f"p ≥ {ALPHA}, not corrected for the number of methods). "
+    "The controls random and gold are bounds and take no part in that. "
+    "MRR cannot see past the stored list (top k)."
+)
+
+
+class Mark(Enum):
+    """How a value compares with its column: the best, or not significantly worse than it."""
+
+    BEST = "best"
+    TIED = "tied"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell on a board.
+
+    Attributes:
+        label: the method and, in parentheses, the settings that tell it from its neighbours.
+        family: the method's group in the registry, ``"other"`` for one that is not in it.
+        marks: metric → mark; a metric without mark is significantly worse, or cannot be tested.
+    """
+
+    cell: Cell = field(repr=False)
+    label: str
+    family: str
+    marks: dict[str, Mark] = field(default_factory=dict)
+
+    @property
+    def result(self) -> Result:
+        """The cell's result."""
+        return self.cell.result
+
+    @property
+    def method(self) -> str:
+        """The method's name, without settings."""
+        return _name(self.cell, "method")
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time of all phases in seconds, None if none was measured."""
+        return _over_phases(self.result, "seconds", sum)
+
+    @property
+    def peak_mib(self) -> float | None:
+        """The largest peak memory of any phase in MiB, None if none was measured."""
+        return _over_phases(self.result, "peak_mib", max)
+
+    @property
+    def index_bytes_per_passage(self) -> float | None:
+        """Size of the index in bytes per passage, None if the method has none."""
+        return self.result.index.get("bytes_per_passage")
+
+    @property
+    def queries(self) -> str:
+        """Scored of all queries, e.g. ``"190/200"``."""
+        scored, total = (self.result.task.get(name, "?") for name in ("n_scored", "n_queries"))
+        return f"{scored}/{total}"
+
+
+@dataclass(frozen=True)
+class Board:
+    """Cells that may be compared: one task (same content) and one model name.
+
+    Attributes:
+        metrics: every metric of any row that judges a method, in the order of the columns.
+        main: the metric that rows are sorted by, best first: MRR wherever it was measured.
+        rows: sorted by ``main``, then by label.
+    """
+
+    task: str
+    model: str
+    metrics: list[str]
+    main: str | None
+    rows: list[Row]
+
+
+def make_boards(cells: Iterable[Cell]) -> list[Board]:
+    """Boards sorted by task, then model.
+
+    Two cells whose tasks have one name but different content are not comparable and get boards of
+    their own, told apart by the first digits of the content's hash.
+
+    Raises:
+        UserError: a cell's per-query table is damaged.
+    """
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in cells:
+        key = (_name(cell, "task"), _sha(cell.result.task), _name(cell, "model"))
+        groups.setdefault(key, []).append(cell)
+    contents: dict[str, set[str]] = {}
+    for task, sha, _ in groups:
+        contents.setdefault(task, set()).add(sha)
+    return [
+        _board(f"{task} @{sha[:8]}" if len(contents[task]) > 1 else task, model, group)
+        for (task, sha, model), group in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def _board(task: str, model: str, cells: list[Cell]) -> Board:
+    found = {name for cell in cells for name in cell.result.metrics}
+    # What the model believes before any step says nothing about a method.
+    metrics = in_order(name for name in found if not name.startswith("base_"))
+    main = metrics[0] if metrics else None
+    labels = _labels(cells)
+    rows = [Row(cell, label, _family(cell)) for cell, label in zip(cells, labels, strict=True)]
+    rows.sort(key=lambda row: (-_value(row, main), row.label))
+    scores = [_scores(row.cell) for row in rows]
+    for metric in metrics:
+        _mark(rows, scores, metric)
+    return Board(task, model, metrics, main, rows)
+
+
+# ------------------------------------------------------------------ labels
+
+
+def _labels(cells: Sequence[Cell]) -> list[str]:
+    settings = [_settings(cell) for cell in cells]
+    labels = []
+    for cell, own in zip(cells, settings, strict=True):
+        peers = [other for other in settings if other["method"] == own["method"]]
+        parts = [f"{key}={_short(value)}" for key, value in _differing(own, peers)]
+        labels.append(f"{_name(cell, 'method')} ({', '.join(parts)})" if parts else own["method"])
+    return [
+        # Equal settings and yet two cells: only the key tells them apart.
+        f"{label} [{cell.folder.name[:8]}]" if labels.count(label) > 1 else label
+        for cell, label in zip(cells, labels, strict=True)
+    ]
+
+
+_ABSENT = object()
+
+
+def _differing(own: dict[str, Any], peers: list[dict[str, Any]]) -> list[tuple[str, Any]]:
+    differing = [
+        key for key in sorted(own) if any(peer.get(key, _ABSENT) != own[key] for peer in peers)
+    ]
+    # Another seed trains another model, and a method without one knows of none: the hash is news
+    # only where the seeds are equal and both hashes are known.
+    rivals = [peer["model"] for peer in peers if peer["seed"] == own["seed"] and peer["model"]]
+    if not own["model"] or set(rivals) <= {own["model"]}:
+        differing = [key for key in differing if key != "model"]
+    return [(key, own[key]) for key in differing]
+
+
+def _settings(cell: Cell) -> dict[str, Any]:
+    result = cell.result
+    return {
+        **{key: value for key, value in flatten(result.method.get("config")) if key != "seed"},
+        "method": _name(cell, "method"),
+        "model": _sha(result.model)[:8],
+        "seed": result.seed,
+        "top_k": result.top_k,
+    }
+
+
+def flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """The leaves of nested dictionaries as ``("outer.inner", value)``, in their order."""
+    if not isinstance(value, dict):
+        return [(prefix, value)] if prefix else []
+    return [
+        leaf
+        for key, inner in value.items()
+        for leaf in flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    ]
+
+
+def _short(value: Any) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:18]}…{text[-18:]}"
+
+
+# ------------------------------------------------------------------ marks
+
+
+def _mark(rows: list[Row], scores: list[dict[str, np.ndarray] | None], metric: str) -> None:
+    """Mark the best value of a column and those that the test cannot tell from it."""
+    rivals = [i for i, row in enumerate(rows) if row.family != "control"]
+    rivals = [i for i in rivals if not math.isinf(_value(rows[i], metric))]
+    if not rivals:
+        return
+    best = max(_value(rows[i], metric) for i in rivals)
+    winners = [i for i in rivals if _value(rows[i], metric) == best]
+    for i in rivals:
+        if i in winners:
+            rows[i].marks[metric] = Mark.BEST
+        elif _indistinguishable(scores[winners[0]], scores[i], metric):
+            rows[i].marks[metric] = Mark.TIED
+
+
+def _indistinguishable(
+    best: dict[str, np.ndarray] | None, other: dict[str, np.ndarray] | None, metric: str
+) -> bool:
+    if best is None or other is None or metric not in best or metric not in other:
+        return False
+    _, left, right = np.intersect1d(best["query_id"], other["query_id"], return_indices=True)
+    # NaN (no common query) compares as False: what cannot be tested is not marked.
+    return sign_flip_p(best[metric][left], other[metric][right]) >= ALPHA
+
+
+def _scores(cell: Cell) -> dict[str, np.ndarray] | None:
+    return read_per_query(cell.folder) if (cell.folder / PER_QUERY).exists() else None
+
+
+# ------------------------------------------------------------------ fields of a result
+
+
+def _value(row: Row, metric: str | None) -> float:
+    """A row's value, or minus infinity where it has none, so that it sorts last."""
+    estimate: Estimate | None = row.result.metrics.get(metric) if metric else None
+    return -math.inf if estimate is None or math.isnan(estimate.value) else estimate.value
+
+
+def _name(cell: Cell, part: str) -> str:
+    """The name of a cell's task, model or method; its folder says it if the result does not."""
+    level = {"task": 2, "model": 1, "method": 0}[part]
+    return str(getattr(cell.result, part).get("name") or cell.folder.parents[level].name)
+
+
+def _sha(part: dict[str, Any]) -> str:
+    return str(part.get("sha256") or "")
+
+
+def _family(cell: Cell) -> str:
+    name = _name(cell, "method")
+    return (METHODS.entry(name).family if name in METHODS else "") or "other"
+
+
+def _over_phases(
+    result: Result, quantity: str, combine: Callable[[list[float]], float]
+) -> float | None:
+    values = [phase[quantity] for phase in result.phases if phase.get(quantity) is not None]
+    return combine(values) if values else None

@@ -1,0 +1,60 @@
+"""Mirrors of finished cells. Files are the record: a logger is told last and may fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench import progress
+from bench.config import LoggerConfig
+from bench.errors import UserError, did_you_mean
+from bench.result import Cell
+
+_KNOWN = ("none", "wandb")
+
+
+def check_logger(config: LoggerConfig) -> None:
+    """Refuse an unknown logger before any work starts."""
+    if config.name not in _KNOWN:
+        raise UserError(
+            f"unknown logger {config.name!r}", where="logger", fix=did_you_mean(config.name, _KNOWN)
+        )
+
+
+def log_cell(config: LoggerConfig, cell: Cell, settings: dict[str, Any], sweep: str) -> None:
+    """Tell the logger of a finished cell. A failing logger costs one line, never a result."""
+    if config.name != "wandb":
+        return
+    try:
+        _log_wandb(config, cell, settings, sweep)
+    except Exception as error:  # whatever goes wrong in there, the cell is on disk
+        progress.say(f"logger wandb failed ({type(error).__name__}: {str(error)[:200]}); "
+                     f"the result is in {cell.folder}")  # fmt: skip
+
+
+def _log_wandb(config: LoggerConfig, cell: Cell, settings: dict[str, Any], sweep: str) -> None:
+    import wandb  # slow to import
+
+    result = cell.result
+    run = wandb.init(
+        project=config.project,
+        group=config.group or sweep,
+        job_type="evaluate",
+        name=f"{result.method['name']}-{result.model['name']}",
+        tags=[result.task["name"], result.model["name"], result.method["name"]],
+        config=settings,
+        mode=config.mode,  # type: ignore[arg-type]
+        dir=str(cell.folder.parents[3]),
+        reinit="finish_previous",
+    )
+    run.summary.update(
+        {
+            f"{name}{suffix}": value
+            for name, estimate in result.metrics.items()
+            for suffix, value in (
+                ("", estimate.value),
+                ("/low", estimate.ci95[0]),
+                ("/high", estimate.ci95[1]),
+            )
+        }
+    )
+    run.finish()

@@ -1,0 +1,21 @@
+"""Models under study: trained from scratch on the task's corpus, or loaded from a directory."""
+
+from bench.models.base import ModelSource
+from bench.registry import Entry, Registry
+
+SOURCES: Registry[ModelSource] = Registry("model source", "bench.models.base:ModelSource")
+
+SOURCES.add(
+    "scratch",
+    Entry(
+        target="bench.models.scratch:Scratch",
+        summary="trained here, from random weights, on the task's passages; cached by content",
+    ),
+)
+SOURCES.add(
+    "directory",
+    Entry(
+        target="bench.models.directory:Directory",
+        summary="a causal language model saved by transformers in a local directory",
+    ),
+)

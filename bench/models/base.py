@@ -1,0 +1,36 @@
+"""What a model source is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from bench.models.language_model import LanguageModel
+    from bench.tasks.base import Task
+
+
+class ModelSource(ABC):
+    """Brings a model from its config; a subclass is one entry of ``SOURCES``.
+
+    Subclasses set ``Config``: a dataclass whose fields are the keys of ``conf/model/NAME.yaml``
+    (less ``name`` and ``source``), without defaults.
+    """
+
+    Config: ClassVar[type]
+
+    def __init__(self, name: str, config: Any) -> None:
+        self.name = name
+        self.config = config
+
+    def check(self) -> None:  # noqa: B027 - a source may have nothing to check
+        """Raise UserError, before any work starts, if the settings cannot work."""
+
+    @abstractmethod
+    def identity(self, task: Task) -> str:
+        """A hash that changes whenever the model would, known without loading or training it."""
+
+    @abstractmethod
+    def load(self, task: Task, cache_dir: Path, device: str) -> LanguageModel:
+        """The model, ready for gradients; trained first if that is what the source does."""

@@ -1,0 +1,55 @@
+"""Wall time and peak memory of the named phases of a cell."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase: its wall time in seconds and the process's peak resident memory in MiB."""
+
+    name: str
+    seconds: float
+    peak_mib: float
+
+
+@dataclass
+class Phases:
+    """The phases of one cell, in the order in which they ended."""
+
+    records: list[Phase] = field(default_factory=list)
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Time the block. Peak memory is of the block on Linux, of the process so far elsewhere."""
+        _reset_peak()
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - start
+            self.records.append(Phase(name, round(seconds, 3), round(_peak_mib(), 1)))
+
+
+def _reset_peak() -> None:
+    with contextlib.suppress(OSError):  # elsewhere the peak is of the whole process
+        _CLEAR.write_text("5")  # Linux: set the peak back to the current resident size
+
+
+def _peak_mib() -> float:
+    if _STATUS.exists():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20) if sys.platform == "darwin" else peak / 1024

@@ -1,0 +1,133 @@
+"""The record of one finished cell: ``result.json`` and the files beside it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+
+SCHEMA_VERSION = 1
+RESULT, RETRIEVALS, PER_QUERY, CONFIG = (
+    "result.json",
+    "retrievals.jsonl",
+    "per_query.parquet",
+    "config.yaml",
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over queries with its 95% bootstrap interval.
+
+    Attributes:
+        value: the mean.
+        ci95: lower and upper bound.
+        n: how many queries went into it.
+    """
+
+    value: float
+    ci95: tuple[float, float]
+    n: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything a leaderboard row needs, and what is needed to make it again.
+
+    Attributes:
+        task: name, version, sha256, n_queries, n_scored, n_passages, counts.
+        model: name, n_params, sha256, and what is known of its training.
+        method: name, config, key, facts found on the way (such as the λ in use), counts.
+        metrics: name → Estimate.
+        slices: slice → group → metric → Estimate, e.g. ``slices["relation"]["instrument"]["mrr"]``.
+        phases: ``[{name, seconds, peak_mib}]``.
+        index: bytes, bytes_per_passage, shards.
+        env: python, torch, device, git_sha, dirty.
+        rankings_sha256: hash of ``retrievals.jsonl``.
+        top_k: stored list length; MRR cannot see past it.
+        command: the overrides that make this cell again.
+        imported: true for rankings made elsewhere.
+    """
+
+    task: dict[str, Any]
+    model: dict[str, Any]
+    method: dict[str, Any]
+    metrics: dict[str, Estimate]
+    slices: dict[str, dict[str, dict[str, Estimate]]]
+    phases: list[dict[str, Any]]
+    index: dict[str, Any]
+    env: dict[str, Any]
+    date: str
+    top_k: int
+    seed: int
+    command: str
+    rankings_sha256: str = ""
+    imported: bool = False
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """As written to ``result.json``."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A finished cell on disk: its folder and its parsed result."""
+
+    folder: Path
+    result: Result = field(repr=False)
+
+
+def read_result(path: Path) -> Result:
+    """Read and validate one ``result.json``.
+
+    Raises:
+        UserError: not JSON, another schema version, a missing or unknown field, a wrong type.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read it ({error})", where=str(path)) from error
+    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"not a result of schema version {SCHEMA_VERSION}", where=str(path))
+    try:
+        record["metrics"] = _estimates(record["metrics"])
+        record["slices"] = {
+            name: {group: _estimates(values) for group, values in groups.items()}
+            for name, groups in record["slices"].items()
+        }
+        return Result(**record)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise UserError(f"not a valid result ({error})", where=str(path)) from error
+
+
+def _estimates(record: dict[str, Any]) -> dict[str, Estimate]:
+    return {
+        name: Estimate(
+            float(values["value"]),
+            (float(values["ci95"][0]), float(values["ci95"][1])),
+            int(values["n"]),
+        )
+        for name, values in record.items()
+    }
+
+
+def read_cells(results_dir: Path) -> list[Cell]:
+    """All finished cells below a results folder, in the order of their paths.
+
+    Raises:
+        UserError: the folder does not exist or holds no cell.
+    """
+    if not results_dir.is_dir():
+        raise UserError(
+            "no such results folder", where=str(results_dir), fix="run `tdabench run` first"
+        )
+    paths = sorted(p for p in results_dir.glob(f"*/*/*/*/{RESULT}") if ".partial-" not in str(p))
+    if not paths:
+        raise UserError(
+            "holds no finished cell", where=str(results_dir), fix="run `tdabench run` first"
+        )
+    return [Cell(path.parent, read_result(path)) for path in paths]

@@ -1,0 +1,70 @@
+"""Writes a finished cell: all four files or none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from bench import jsonlines
+from bench.records import RetrievalRecord
+from bench.result import CONFIG, PER_QUERY, RESULT, RETRIEVALS, Result
+from bench.storage import file_sha256, whole_folder
+from bench.tasks.base import Query, Task
+from methods.base import Ranking
+
+
+def write_cell(
+    folder: Path,
+    config: dict[str, Any],
+    result: Result,
+    task: Task,
+    rankings: Sequence[Ranking],
+    per_query: pd.DataFrame,
+) -> Result:
+    """Write config, rankings, per-query values and result.
+
+    Returns:
+        the result as written, with the hash of the rankings.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; no part is then left.
+    """
+    with whole_folder(folder) as partial:
+        header = "# Resolved settings of this cell. The command that makes it again:\n"
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        (partial / CONFIG).write_text(f"{header}# {result.command}\n{text}", encoding="utf-8")
+        with open(partial / RETRIEVALS, "w", encoding="utf-8") as stream:
+            for query, ranking in zip(task.queries, rankings, strict=True):
+                record = retrieval_record(task, query, ranking)
+                stream.write(jsonlines.dump(record.to_json()))
+        result = replace(result, rankings_sha256=file_sha256(partial / RETRIEVALS))
+        per_query.to_parquet(partial / PER_QUERY, index=False)
+        text = json.dumps(result.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+        (partial / RESULT).write_text(text + "\n", encoding="utf-8")
+    return result
+
+
+def retrieval_record(task: Task, query: Query, ranking: Ranking) -> RetrievalRecord:
+    """One query's ranking in the release's format."""
+    passages = [task.passages[row] for row in ranking.rows.tolist()]
+    correct = task.correct(query, ranking.rows.tolist()).tolist() if task.annotated else None
+    return RetrievalRecord(
+        example_id=query.query_id,
+        query_set=task.name,
+        inputs_plaintext=query.prompt,
+        targets_plaintext=query.target,
+        proponents=[passage.text for passage in passages],
+        proponent_ids=[passage.passage_id for passage in passages],
+        proponent_scores=ranking.scores.tolist(),
+        fact_id=query.query_id,
+        relation=query.relation or None,
+        c4_frequency=query.frequency,
+        has_trex_sentence=bool(query.gold_rows) if task.annotated else None,
+        proponent_correct=correct,
+    )

@@ -1,0 +1,91 @@
+"""Files that are written whole or not at all, and keys that name their content."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+
+
+def content_key(value: Any, length: int = 16) -> str:
+    """A short hash of a JSON-serialisable value; the order of dictionary keys does not matter."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    # File names may hold bytes that are no UTF-8, which Python carries as lone surrogates.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, a read-only folder and the like into a one-line error."""
+    try:
+        yield
+    except OSError as error:
+        reasons = {
+            errno.ENOSPC: ("the disk is full", "free some space, or set results_dir / cache_dir"),
+            errno.EDQUOT: ("the disk quota is used up", "free some space, or set another folder"),
+            errno.EACCES: ("no permission to write", "set results_dir / cache_dir to your own"),
+            errno.EEXIST: ("a file is where a folder should be", "move it away"),
+            errno.ENOTDIR: ("a file is where a folder should be", "move it away"),
+            errno.EROFS: ("the file system is read-only", "set results_dir / cache_dir elsewhere"),
+        }
+        if error.errno not in reasons:
+            raise
+        what, fix = reasons[error.errno]
+        raise UserError(what, where=str(path), fix=fix) from error
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``target`` that becomes ``target`` only if the block succeeds.
+
+    A reader therefore sees either nothing or everything. If another process finished the same
+    folder in the meantime, its copy stays and ours is dropped: the key names the content.
+    """
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+        try:
+            yield partial
+            os.chmod(partial, 0o755)  # noqa: S103 - mkdtemp makes it private, results are shared
+            try:
+                os.rename(partial, target)
+            except OSError:
+                if not target.exists():
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(target: Path, mode: str = "w") -> Iterator[Any]:
+    """Open a temporary file that replaces ``target`` only if the block succeeds."""
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+        try:
+            encoding = None if "b" in mode else "utf-8"
+            with open(partial, mode, encoding=encoding) as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -1,0 +1,155 @@
+"""A task on disk: queries and a corpus, prepared once per content key, then opened by anyone."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bench import jsonlines, progress
+from bench.errors import UserError
+from bench.passages import Passage, PassageStore, write_passages
+from bench.storage import content_key, file_sha256, whole_folder
+from bench.support import Support, support
+
+
+@dataclass(frozen=True)
+class Query:
+    """A fact to trace: which passages made the model complete ``prompt`` with ``target``?
+
+    Attributes:
+        gold_rows: rows of the passages annotated to state the fact, ascending.
+        frequency: how often the fact occurs in the corpus, None if unknown.
+        slices: group labels for breakdowns, e.g. ``{"relation": "instrument"}``.
+        statement: the fact's entity ids, hops and near names (``bench.support``), or None.
+        is_repetition: the target's words already occur in the prompt's subject.
+    """
+
+    query_id: str
+    prompt: str
+    target: str
+    relation: str = ""
+    gold_rows: tuple[int, ...] = ()
+    frequency: int | None = None
+    is_repetition: bool = False
+    slices: dict[str, str] = field(default_factory=dict)
+    statement: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """Queries, candidates and ground truth of one prepared task.
+
+    Attributes:
+        sha256: hash of the queries and of every passage; two tasks with equal hashes are the same.
+        corpus_sha256: hash of the passages alone; models trained here depend on nothing else.
+        annotated: whether ``gold_rows`` are known; if not, attribution needs a judge.
+        counts: what was kept and what was left out, by reason.
+    """
+
+    name: str
+    version: int
+    sha256: str
+    corpus_sha256: str
+    queries: Sequence[Query]
+    passages: PassageStore
+    annotated: bool
+    counts: dict[str, int]
+
+    def correct(self, query: Query, rows: Sequence[int]) -> np.ndarray:
+        """Whether each of ``rows`` is annotated to state the fact: bool ``[len(rows)]``."""
+        return np.isin(np.asarray(rows, dtype=np.int64), np.asarray(query.gold_rows, np.int64))
+
+    def support(self, query: Query, row: int) -> Support:
+        """How passage ``row`` supports the fact of ``query``."""
+        if query.statement is None:
+            return Support.ENTAILS if row in query.gold_rows else Support.UNANNOTATED
+        return support(query.statement, self.passages[row].statement)
+
+
+class TaskBuilder(ABC):
+    """Makes a task from its config; a subclass is one entry of ``TASKS``.
+
+    Attributes:
+        annotated: whether the queries' gold rows are known.
+        counts: what was kept and left out, filled by ``passages`` and ``queries``.
+
+    Subclasses set ``Config`` (a dataclass whose fields are the keys of ``conf/task/NAME.yaml``) and
+    ``version`` (raised whenever a change of code moves a number).
+    """
+
+    Config: ClassVar[type]
+    version: ClassVar[int] = 1
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.annotated = True
+        self.counts: dict[str, int] = {}
+
+    @abstractmethod
+    def fingerprint(self) -> Any:
+        """JSON value that changes whenever the produced task would: settings, input files."""
+
+    @abstractmethod
+    def passages(self) -> Iterable[Passage]:
+        """Stream the candidates in row order. Called once, before ``queries``."""
+
+    @abstractmethod
+    def queries(self) -> Iterable[Query]:
+        """The queries, with rows as ``passages`` gave them."""
+
+
+def load_task(name: str, builder: TaskBuilder, cache_dir: Path) -> Task:
+    """Open the prepared task of ``builder``, preparing it first if the cache has none.
+
+    Raises:
+        UserError: bad input files, no queries, or no passages.
+    """
+    key = content_key([name, builder.version, builder.fingerprint()])
+    folder = cache_dir / "tasks" / name / key
+    if folder.exists() and not (folder / "task.json").exists():
+        raise UserError("the cached task is damaged", where=str(folder), fix="delete this folder")
+    if not folder.exists():
+        progress.say(f"prepare task {name} in {folder}")
+        with whole_folder(folder) as partial:
+            _prepare(name, builder, partial)
+    manifest = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+    queries = [_query(record) for _, record in jsonlines.read(folder / "queries.jsonl")]
+    return Task(
+        name=name,
+        version=manifest["version"],
+        sha256=manifest["sha256"],
+        corpus_sha256=manifest["corpus_sha256"],
+        queries=queries,
+        passages=PassageStore(folder),
+        annotated=manifest["annotated"],
+        counts=manifest["counts"],
+    )
+
+
+def _prepare(name: str, builder: TaskBuilder, folder: Path) -> None:
+    n_passages = write_passages(
+        progress.track(builder.passages(), f"prepare {name}", unit="passages"), folder
+    )
+    with open(folder / "queries.jsonl", "w", encoding="utf-8") as stream:
+        n_queries = sum(bool(stream.write(jsonlines.dump(asdict(q)))) for q in builder.queries())
+    if n_queries == 0:
+        raise UserError("no query is left to ask", fix="check the task's facts and filters")
+    parts = [file_sha256(folder / part) for part in ("passages.jsonl", "queries.jsonl")]
+    manifest = {
+        "version": builder.version,
+        "sha256": content_key(parts, length=64),
+        "corpus_sha256": parts[0],
+        "annotated": builder.annotated,
+        "counts": {**builder.counts, "passages": n_passages, "queries": n_queries},
+    }
+    (folder / "task.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def _query(record: dict[str, Any]) -> Query:
+    return Query(**{**record, "gold_rows": tuple(record["gold_rows"])})

@@ -1,0 +1,303 @@
+"""T-REx fact tracing from local files in the release's format (``bench.records``).
+
+Source: Chang et al., arXiv 2410.17413, sections 3 and 4, and its public data release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from enum import Enum
+from pathlib import Path
+
+from bench import jsonlines, progress
+from bench.errors import UserError
+from bench.jsonlines import Place
+from bench.passages import Passage
+from bench.records import N_PROMPTS, Fact, Sentence, read_facts, read_sentences
+from bench.tasks import inputs
+from bench.tasks.base import Query, TaskBuilder
+
+
+class Stratify(str, Enum):
+    """What sampled queries are balanced over; names are the values of the setting."""
+
+    relation = "relation"
+    frequency = "frequency"
+    none = "none"
+
+
+class Repetitions(str, Enum):
+    """Whether facts whose target already occurs in the prompt's subject are asked."""
+
+    keep = "keep"
+    exclude = "exclude"
+
+
+class MissingSentences(str, Enum):
+    """What a sentence id that a fact lists and no sentences file holds means."""
+
+    error = "error"
+    skip = "skip"
+
+
+@dataclass
+class TRexConfig:
+    """Settings; ``conf/task/trex.yaml`` says what each is for."""
+
+    facts: str
+    sentences: str
+    n_queries: int | None
+    n_passages: int | None
+    stratify: Stratify
+    keep_gold: bool
+    prompt: int
+    repetitions: Repetitions
+    missing_sentences: MissingSentences
+    seed: int
+
+
+def frequency_bucket(frequency: int | None) -> str:
+    """Powers of ten: ``"0"``, ``"1-9"``, ``"10-99"``, ...; ``"unknown"`` for None.
+
+    The release's own buckets 0-5 have bounds that are unverified, so they are not used here.
+    """
+    if frequency is None:
+        return "unknown"
+    if frequency == 0:
+        return "0"
+    low = 10 ** (len(str(frequency)) - 1)
+    return f"{low}-{10 * low - 1}"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A sampled fact: its query (without gold), where it was read, the sentences it lists."""
+
+    query: Query
+    place: Place
+    sentences: tuple[str, ...]
+
+
+class _Gold:
+    """Which sentences state which asked facts; it grows with the gold of the asked facts only."""
+
+    def __init__(self, asked: list[_Asked]) -> None:
+        self._asked = {fact.query.query_id for fact in asked}
+        self._listed: dict[str, list[str]] = {}
+        for fact in asked:
+            for sentence_id in fact.sentences:
+                self._listed.setdefault(sentence_id, []).append(fact.query.query_id)
+        self.places: dict[str, Place] = {}
+        self.stated: set[str] = set()
+
+    def facts(self, place: Place, sentence: Sentence) -> list[str]:
+        """The asked facts that ``sentence`` is gold for, by the fact's list or by its own.
+
+        Raises:
+            UserError: another gold sentence has the same id.
+        """
+        listed = self._listed.get(sentence.sentence_id, [])
+        own = [fact for fact in sentence.fact_triples if fact in self._asked]
+        facts = list(dict.fromkeys(own + listed))
+        if facts:
+            first = self.places.setdefault(sentence.sentence_id, place)
+            if first != place:
+                raise inputs.repeated(sentence.sentence_id, "sentence_id", first, place)
+            self.stated.update(facts)
+        return facts
+
+    def missing(self) -> set[str]:
+        """Listed sentence ids that ``facts`` has not met."""
+        return self._listed.keys() - self.places.keys()
+
+
+class TRex(TaskBuilder):
+    """Facts as queries, sentences as candidates, both streamed from files.
+
+    A sentence is correct for a fact if the fact lists it (``trex_sentences``) or it lists the fact
+    (``fact_triples``). Facts without such a sentence are asked too, and counted. Facts are read
+    twice; sentences once, or twice if they are sampled. Memory grows with the asked facts and
+    their gold sentences, and by 8 bytes a fact; never with the number of sentences.
+
+    Repeated fact ids are an error. Repeated sentence ids are one where both are gold for an asked
+    fact; others would take memory for every id of the corpus, and change no result.
+
+    Raises:
+        UserError: a setting out of range; faulty or missing files; no fact left to ask; listed
+            sentences that no file holds; gold sentences that exceed ``n_passages``.
+    """
+
+    Config = TRexConfig
+
+    def __init__(self, config: TRexConfig) -> None:
+        super().__init__(config)
+        if config.prompt not in range(N_PROMPTS):
+            raise UserError(
+                f"no prompt {config.prompt}", where="task.prompt", fix=f"set 0 to {N_PROMPTS - 1}"
+            )
+        inputs.at_least_one(config.n_queries, "task.n_queries")
+        inputs.at_least_one(config.n_passages, "task.n_passages")
+        self._asked: list[_Asked] = []
+        self._rows: dict[str, list[int]] = {}
+
+    def fingerprint(self) -> dict[str, object]:
+        """Settings and the identity of the files; the seed only where something is sampled."""
+        files = {kind: inputs.identity(self._files(kind)) for kind in ("facts", "sentences")}
+        settings = {**asdict(self.config), **files}
+        if self.config.n_queries is None and self.config.n_passages is None:
+            del settings["seed"]
+        return settings
+
+    def passages(self) -> Iterator[Passage]:
+        """The sentences, in the order of the files, less those left out by sampling."""
+        self._asked = self._ask()
+        gold = _Gold(self._asked)
+        bound = self._key_bound(gold)
+        read = gold_rows = row = 0
+        for key, place, sentence in self._sentences():
+            read += 1
+            facts = gold.facts(place, sentence)
+            if not (key < bound or (facts and self.config.keep_gold)):
+                continue
+            for fact in facts:
+                self._rows.setdefault(fact, []).append(row)
+            gold_rows += bool(facts)
+            stated = tuple(dict.fromkeys([*sentence.fact_triples, *facts]))
+            yield Passage(row, sentence.sentence_id, sentence.text, fact_ids=stated)
+            row += 1
+        if self.config.n_passages is None:  # else the first pass has checked it
+            self._check_missing(gold)
+        self.counts |= {
+            "passages_read": read,
+            "passages_left_out_by_sampling": read - row,
+            "gold_passages": gold_rows,
+            "gold_passages_left_out_by_sampling": len(gold.places) - gold_rows,
+            "gold_passages_always_kept": int(self.config.keep_gold),
+            "queries_without_gold_sentence": len(self._asked) - len(gold.stated),
+            "queries_with_gold_left_out_by_sampling": len(gold.stated) - len(self._rows),
+        }
+
+    def queries(self) -> Iterator[Query]:
+        """The sampled facts, in the order of the files."""
+        for fact in self._asked:
+            rows = self._rows.get(fact.query.query_id, [])
+            yield replace(fact.query, gold_rows=tuple(rows))
+
+    # -------------------------------------------------------------- facts
+
+    def _files(self, kind: str) -> list[Path]:
+        return jsonlines.expand(getattr(self.config, kind), f"task.{kind}")
+
+    def _facts(self) -> Iterator[tuple[int, Place, Fact]]:
+        for row, (place, fact) in enumerate(read_facts(self._files("facts"))):
+            yield inputs.row_key(self.config.seed, inputs.FACT_ROWS, row), place, fact
+
+    def _ask(self) -> list[_Asked]:
+        chosen = self._choose_facts()
+        asked = [
+            _Asked(self._query(fact), place, fact.trex_sentences)
+            for key, place, fact in self._facts()
+            if self._allowed(fact) and (chosen is None or key in chosen)
+        ]
+        self.counts["facts_left_out_by_sampling"] = (
+            self.counts["facts_read"] - self.counts["facts_left_out_as_repetition"] - len(asked)
+        )
+        if not asked:  # now, and not after hours of reading sentences
+            raise UserError(
+                "no fact is left to ask", where=self.config.facts, fix="check task.repetitions"
+            )
+        return asked
+
+    def _choose_facts(self) -> frozenset[int] | None:
+        """Row keys of the sampled facts, None for all; counts facts and rejects repeated ids."""
+        n = self.config.n_queries
+        ids = inputs.UniqueIds("fact_id")
+        strata: dict[str, inputs.SmallestKeys] = {}
+        read = allowed = 0
+        for key, _, fact in progress.track(self._facts(), "read facts", unit="facts"):
+            ids.add(fact.fact_id)
+            read += 1
+            if not self._allowed(fact):
+                continue
+            allowed += 1
+            if n is not None:
+                strata.setdefault(self._stratum(fact), inputs.SmallestKeys(n)).add(key)
+        ids.check((place, fact.fact_id) for _, place, fact in self._facts())
+        self.counts |= {"facts_read": read, "facts_left_out_as_repetition": read - allowed}
+        return None if n is None else inputs.balanced(strata, n)
+
+    def _allowed(self, fact: Fact) -> bool:
+        return self.config.repetitions == Repetitions.keep or not fact.is_repetition
+
+    def _stratum(self, fact: Fact) -> str:
+        if self.config.stratify == Stratify.relation:
+            return fact.relation
+        if self.config.stratify == Stratify.frequency:
+            return frequency_bucket(fact.c4_frequency)
+        return ""
+
+    def _query(self, fact: Fact) -> Query:
+        return Query(
+            query_id=fact.fact_id,
+            prompt=fact.prompts[self.config.prompt],
+            target=fact.entity1,
+            relation=fact.relation,
+            frequency=fact.c4_frequency,
+            is_repetition=fact.is_repetition,
+            slices={
+                "relation": fact.relation,
+                "frequency": frequency_bucket(fact.c4_frequency),
+            },
+        )
+
+    # -------------------------------------------------------------- sentences
+
+    def _sentences(self) -> Iterator[tuple[int, Place, Sentence]]:
+        for row, (place, sentence) in enumerate(read_sentences(self._files("sentences"))):
+            yield inputs.row_key(self.config.seed, inputs.PASSAGE_ROWS, row), place, sentence
+
+    def _key_bound(self, gold: _Gold) -> int:
+        """The row key below which a sentence is sampled: all of them, or a first pass tells.
+
+        Gold sentences that are always kept take their part of ``n_passages``.
+        """
+        n = self.config.n_passages
+        if n is None:
+            return 1 << 64
+        kept = 0
+        others = inputs.SmallestKeys(n)
+        for key, place, sentence in progress.track(
+            self._sentences(), "sample sentences", unit="sentences"
+        ):
+            if gold.facts(place, sentence) and self.config.keep_gold:
+                kept += 1
+            else:
+                others.add(key)
+        self._check_missing(gold)  # before the long second pass
+        if kept > n:
+            raise UserError(
+                f"{n} is less than the {kept} gold sentences of the asked facts",
+                where="task.n_passages",
+                fix=f"set {kept} or more, or task.n_queries lower, or task.keep_gold=false",
+            )
+        sampled = others.values()[: n - kept]
+        return int(sampled[-1]) + 1 if len(sampled) else 0
+
+    def _check_missing(self, gold: _Gold) -> None:
+        missing = gold.missing()
+        self.counts["gold_sentences_missing"] = len(missing)
+        if not missing:
+            return
+        fact = next(fact for fact in self._asked if missing.intersection(fact.sentences))
+        example = next(sentence for sentence in fact.sentences if sentence in missing)
+        error = fact.place.error(
+            "trex_sentences",
+            f"no sentences file holds {example!r} of fact {fact.query.query_id!r}, "
+            f"nor {len(missing) - 1} more of the sentences that the asked facts list",
+            "check task.sentences (are all shards there?), "
+            "or set task.missing_sentences=skip to leave them out",
+        )
+        if self.config.missing_sentences == MissingSentences.error:
+            raise error
+        progress.say(str(error))

@@ -1,0 +1,1 @@
+"""Hydra configuration of tdabench, shipped as package data."""

@@ -1,0 +1,98 @@
+"""What a method is: it indexes the passages once and ranks them for each query."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from bench.phases import Phases
+from bench.tasks.base import Query, Task
+
+if TYPE_CHECKING:
+    from bench.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The strongest passages for one query.
+
+    Attributes:
+        rows: passage rows, strongest first, int64 ``[k]``; equal scores in ascending row order.
+        scores: the method's scores, higher = stronger, float64 ``[k]``.
+    """
+
+    query_id: str
+    rows: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass
+class IndexSize:
+    """What the index costs on disk. ``bytes`` is 0 for methods that store nothing."""
+
+    bytes: int = 0
+    shards: int = 0
+
+
+def _no_model() -> LanguageModel:
+    raise ValueError("this context was made without a model")
+
+
+@dataclass
+class Context:
+    """What the harness lends a method for one cell.
+
+    Attributes:
+        task: the queries and candidates.
+        cache_dir: root of all caches; a method writes below ``cache_dir/index``.
+        device: torch device name, e.g. ``"cpu"``.
+        phases: wall time and memory by named phase, written into the result.
+        counts: anything counted on the way (truncated passages, skipped queries), likewise.
+        facts: values found on the way that a reader of the result needs, e.g. the λ in use.
+        load_model: brings the model under study; called at most once, on first use.
+    """
+
+    task: Task
+    cache_dir: Path
+    load_model: Callable[[], LanguageModel] = _no_model
+    device: str = "cpu"
+    phases: Phases = field(default_factory=Phases)
+    counts: Counter[str] = field(default_factory=Counter)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        """The model under study: loaded, or trained, only when somebody asks for it."""
+        return self.load_model()
+
+
+class Method(ABC):
+    """One way of ranking passages; a subclass is one entry of ``METHODS``.
+
+    Subclasses set ``Config``: a dataclass whose fields are the keys of ``conf/method/NAME.yaml``,
+    without defaults, since the YAML file holds each default and the reason for it.
+    """
+
+    Config: ClassVar[type]
+
+    def __init__(self, config: Any, context: Context) -> None:
+        self.config = config
+        self.context = context
+
+    def check(self) -> None:  # noqa: B027 - most methods have nothing to check
+        """Raise UserError, before any work starts, if the method cannot run in this setting."""
+
+    @abstractmethod
+    def index(self) -> IndexSize:
+        """Read the passages once and keep what searching needs."""
+
+    @abstractmethod
+    def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
+        """Rank the passages for each query, in the order given."""

@@ -1,0 +1,1 @@
+"""Gradient methods: one encoder with switches, from raw gradients to TrackStar."""

@@ -1,0 +1,195 @@
+"""Scores of one ranked list against the passages annotated to state the fact.
+
+A metric has a name that can be parsed back: ``parse_metric(str(metric)) == metric``. The paper
+(2410.17413) and its viewer call ``hit@10`` "recall@10"; here ``recall@k`` is true recall, and both
+are reported under their own names.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import pandas as pd
+
+from bench.errors import UserError, did_you_mean
+
+
+class NoGold(Enum):
+    """What a query counts that has no annotated passage in the corpus."""
+
+    skip = "skip"  # left out of every mean: NaN
+    zero = "zero"  # a failure of the method
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One ranked list, judged.
+
+    Attributes:
+        correct: whether each listed passage is annotated, strongest first, bool ``[list length]``.
+        n_gold: how many annotated passages the corpus holds, listed or not.
+    """
+
+    query_id: str
+    correct: np.ndarray
+    n_gold: int
+
+
+class Metric(ABC):
+    """A number in ``[0, 1]`` for one query."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What ``parse_metric`` reads, e.g. ``"hit@10"``."""
+
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """How long the stored list must be at least for the number to mean what its name says."""
+
+    @abstractmethod
+    def score(self, correct: np.ndarray, n_gold: int) -> float:
+        """The score of one list.
+
+        Args:
+            correct: bool ``[list length]``, strongest first. What a short list lacks is wrong.
+            n_gold: annotated passages in the corpus, at least 1.
+        """
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class MRR(Metric):
+    """1 / rank of the first correct passage, 0 if the stored list holds none.
+
+    The mean over queries is the mean reciprocal rank. It cannot see past the list, whose length is
+    therefore part of every result.
+    """
+
+    name = "mrr"
+    depth = 1
+
+    def score(self, correct: np.ndarray, n_gold: int) -> float:  # noqa: ARG002
+        """See ``Metric.score``."""
+        hits = np.flatnonzero(correct)
+        return 1.0 / (int(hits[0]) + 1) if len(hits) else 0.0
+
+
+@dataclass(frozen=True)
+class _AtK(Metric):
+    """A metric of the ``k`` strongest passages."""
+
+    k: int
+    kind = ""
+
+    @property
+    def name(self) -> str:
+        """See ``Metric.name``."""
+        return f"{self.kind}@{self.k}"
+
+    @property
+    def depth(self) -> int:
+        """See ``Metric.depth``."""
+        return self.k
+
+
+@dataclass(frozen=True)
+class Hit(_AtK):
+    """Any correct among the ``k`` strongest: Success@k. The paper calls this "recall@10"."""
+
+    kind = "hit"
+
+    def score(self, correct: np.ndarray, n_gold: int) -> float:  # noqa: ARG002
+        """See ``Metric.score``."""
+        return float(np.any(correct[: self.k]))
+
+
+@dataclass(frozen=True)
+class Recall(_AtK):
+    """Share of the annotated passages that are among the ``k`` strongest."""
+
+    kind = "recall"
+
+    def score(self, correct: np.ndarray, n_gold: int) -> float:
+        """See ``Metric.score``."""
+        return int(np.sum(correct[: self.k])) / n_gold
+
+
+@dataclass(frozen=True)
+class Precision(_AtK):
+    """Share of the ``k`` strongest that is correct; at most ``n_gold / k``."""
+
+    kind = "precision"
+
+    def score(self, correct: np.ndarray, n_gold: int) -> float:  # noqa: ARG002
+        """See ``Metric.score``."""
+        return int(np.sum(correct[: self.k])) / self.k
+
+
+_AT_K: dict[str, type[_AtK]] = {kind.kind: kind for kind in (Hit, Recall, Precision)}
+
+
+def parse_metric(name: str) -> Metric:
+    """The metric called ``name``: ``mrr``, ``hit@K``, ``recall@K`` or ``precision@K``, K >= 1.
+
+    Raises:
+        UserError: an unknown name, or a cut-off that is no positive integer.
+    """
+    if name == MRR.name:
+        return MRR()
+    kind, at, cut = name.partition("@")
+    if kind not in _AT_K or not at:
+        known = [MRR.name, *(f"{known}@{cut or 10}" for known in _AT_K)]
+        raise UserError(f"unknown metric {name!r}", fix=did_you_mean(name, known))
+    if not re.fullmatch("[1-9][0-9]*", cut, re.ASCII):
+        raise UserError(
+            f"metric {name!r}: expected a positive integer after @, found {cut!r}",
+            fix=f"for example {kind}@10",
+        )
+    return _AT_K[kind](int(cut))
+
+
+def check_depth(metrics: Iterable[Metric], top_k: int) -> None:
+    """Make sure that the stored lists are long enough for every metric.
+
+    Raises:
+        UserError: a metric looks deeper than ``top_k``.
+    """
+    for metric in metrics:
+        if metric.depth > top_k:
+            raise UserError(
+                f"metric {metric} needs lists of {metric.depth}, but top_k is {top_k}",
+                fix=f"set top_k={metric.depth} or more, or leave the metric out",
+            )
+
+
+def score_rankings(
+    judged: Iterable[Judged], metrics: Sequence[Metric], no_gold: NoGold
+) -> pd.DataFrame:
+    """Score every list: one row a query, in the order given.
+
+    Returns:
+        columns ``query_id``, ``n_gold`` and one per metric. Queries without gold are NaN or 0 as
+        ``no_gold`` says, so ``frame[metric].notna().sum()`` is n_scored and ``len(frame)`` n_total.
+    """
+    without_gold = {NoGold.skip: np.nan, NoGold.zero: 0.0}[no_gold]
+    query_ids: list[str] = []
+    n_gold: list[int] = []
+    scores: list[list[float]] = [[] for _ in metrics]
+    for one in judged:
+        query_ids.append(one.query_id)
+        n_gold.append(one.n_gold)
+        for metric, column in zip(metrics, scores, strict=True):
+            column.append(metric.score(one.correct, one.n_gold) if one.n_gold else without_gold)
+    columns = {str(m): np.array(s, dtype=np.float64) for m, s in zip(metrics, scores, strict=True)}
+    return pd.DataFrame(
+        {"query_id": query_ids, "n_gold": np.array(n_gold, dtype=np.int64), **columns}
+    )

@@ -1,0 +1,50 @@
+"""What patched models said, kept across methods and runs: only new pairs cost a step."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from bench.storage import disk_errors
+
+_CHUNK = 500  # query ids a statement; sqlite allows 999 variables in its oldest builds
+
+
+class PatchCache:
+    """(passage row, query id) → log-probability of the target after the step.
+
+    One file holds one setting: its name must be a hash of model, corpus and step.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path, timeout=60)
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS patched "
+                "(passage INTEGER, query TEXT, log_probability REAL, PRIMARY KEY (passage, query))"
+            )
+
+    def known(self, passage: int, queries: Sequence[str]) -> dict[str, float]:
+        """What is already measured of one passage, by query id."""
+        found: dict[str, float] = {}
+        for start in range(0, len(queries), _CHUNK):
+            part = queries[start : start + _CHUNK]
+            marks = ",".join("?" * len(part))
+            statement = (
+                f"SELECT query, log_probability FROM patched WHERE passage = ? "  # noqa: S608
+                f"AND query IN ({marks})"
+            )
+            found.update(self._database.execute(statement, [passage, *part]))
+        return found
+
+    def add(self, passage: int, measured: Iterable[tuple[str, float]]) -> None:
+        """Keep new measurements of one passage."""
+        rows = [(passage, query, value) for query, value in measured]
+        self._database.executemany("INSERT OR REPLACE INTO patched VALUES (?, ?, ?)", rows)
+        self._database.commit()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()

@@ -1,0 +1,157 @@
+"""Tail-patch: does one more training step on a proponent raise the target's probability?
+
+Source: 2410.17413, section 4: from the final checkpoint, one step on one proponent alone; the
+increase of the target sequence's probability, mean over the top 10 proponents, then over queries.
+The learning rate and the exact optimizer settings of that step are unverified: both are settings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+import pandas as pd
+
+from bench import progress
+from bench.errors import UserError
+from bench.models.language_model import LanguageModel, Tokens, target_log_probs
+from bench.storage import content_key
+from bench.tasks.base import Query, Task
+from metrics.optimizer_step import OptimizerStep
+from metrics.patch_cache import PatchCache
+
+# Raised whenever a change of code moves a measurement; part of the cache's name.
+STEP_VERSION = 1
+
+
+@dataclass
+class TailPatchConfig:
+    """Settings of the step; defaults and reasons in ``conf/metric/default.yaml``."""
+
+    enabled: bool
+    top: int
+    n_queries: Optional[int]  # noqa: UP045 - omegaconf reads the annotation at run time
+    optimizer: str
+    learning_rate: Optional[float]  # noqa: UP045
+
+
+class TailPatch:
+    """Measures pairs of (query, proponent); each distinct passage is stepped on once.
+
+    Args:
+        config: the settings.
+        model: left exactly as it was.
+        task: where the passages are.
+        cache_dir: measured pairs are kept below it and shared by all methods.
+
+    Raises:
+        UserError: an unknown optimizer, or one whose state or learning rate is not at hand.
+    """
+
+    def __init__(
+        self, config: TailPatchConfig, model: LanguageModel, task: Task, cache_dir: Path
+    ) -> None:
+        self._config = config
+        self._model = model
+        self._task = task
+        learning_rate = config.learning_rate or model.learning_rate
+        if learning_rate is None:
+            raise UserError(
+                "the learning rate of the model's training is not known",
+                where="metric.tail_patch.learning_rate",
+                fix="set it, or model.learning_rate, or metric=attribution to go without",
+            )
+        if config.optimizer not in ("saved", "sgd"):
+            raise UserError(
+                f"unknown optimizer {config.optimizer!r}",
+                where="metric.tail_patch.optimizer",
+                fix="known: saved, sgd",
+            )
+        moments = model.second_moments if config.optimizer == "saved" else None
+        if config.optimizer == "saved" and moments is None:
+            raise UserError(
+                f"model {model.name} has no second moments to step with",
+                where="metric.tail_patch.optimizer",
+                fix="set model.optimizer_state=FILE, metric.tail_patch.optimizer=sgd, or "
+                "metric=attribution to go without",
+            )
+        self._learning_rate, self._moments = learning_rate, moments
+        step = [learning_rate, moments.sha256 if moments else "sgd"]
+        key = content_key([STEP_VERSION, task.sha256, model.sha256, model.append_eos, *step])
+        self._cache_path = cache_dir / "tail_patch" / f"{key}.sqlite"
+
+    def measure(
+        self, queries: Sequence[Query], proponents: Mapping[str, Sequence[int]]
+    ) -> pd.DataFrame:
+        """Mean change of each query's target probability over its first ``top`` proponents.
+
+        Args:
+            queries: those to measure.
+            proponents: passage rows by query id, strongest first.
+
+        Returns:
+            one row a query: ``query_id``, ``base_log_probability``, ``base_probability``,
+            ``tail_patch`` (Δp, in probability), ``tail_patch_log`` (Δ log p, in nats); NaN for a
+            query without proponents.
+        """
+        tokens = {
+            q.query_id: self._model.query_tokens(q.query_id, q.prompt, q.target) for q in queries
+        }
+        base = dict(
+            zip(tokens, target_log_probs(self._model, list(tokens.values()))[0], strict=True)
+        )
+        wanted: defaultdict[int, list[str]] = defaultdict(list)
+        for query in queries:
+            for row in proponents[query.query_id][: self._config.top]:
+                wanted[int(row)].append(query.query_id)
+        patched = self._patch(wanted, tokens)
+        records = []
+        for query in queries:
+            query_id = query.query_id
+            rows = [int(row) for row in proponents[query_id][: self._config.top]]
+            after = [patched[row, query_id] for row in rows]
+            records.append(_record(query_id, base[query_id], after))
+        return pd.DataFrame.from_records(records)
+
+    def _patch(
+        self, wanted: Mapping[int, list[str]], tokens: Mapping[str, Tokens]
+    ) -> dict[tuple[int, str], float]:
+        """Log-probability after the step for every (passage row, query id) asked for."""
+        cache = PatchCache(self._cache_path)
+        step: OptimizerStep | None = None  # made on first need: it snapshots every weight
+        found: dict[tuple[int, str], float] = {}
+        for row in progress.track(sorted(wanted), "tail-patch", unit="passages"):
+            known = cache.known(row, wanted[row])
+            missing = [query_id for query_id in wanted[row] if query_id not in known]
+            if missing:
+                step = step or OptimizerStep(self._model, self._learning_rate, self._moments)
+                new = self._measure_passage(step, row, [tokens[query_id] for query_id in missing])
+                cache.add(row, zip(missing, new, strict=True))
+                known.update(zip(missing, new, strict=True))
+            found.update({(row, query_id): value for query_id, value in known.items()})
+        cache.close()
+        return found
+
+    def _measure_passage(
+        self, step: OptimizerStep, row: int, queries: Sequence[Tokens]
+    ) -> list[float]:
+        passage = self._model.passage_tokens(self._task.passages[row].text)
+        if passage.n_loss == 0:  # nothing to predict: the step would change nothing
+            return target_log_probs(self._model, queries)[0]
+        with step.on(passage):
+            return target_log_probs(self._model, queries)[0]
+
+
+def _record(query_id: str, base: float, after: Sequence[float]) -> dict[str, object]:
+    n = len(after)
+    return {
+        "query_id": query_id,
+        "base_log_probability": base,
+        "base_probability": math.exp(base),
+        "tail_patch": sum(map(math.exp, after)) / n - math.exp(base) if n else math.nan,
+        "tail_patch_log": sum(after) / n - base if n else math.nan,
+    }

@@ -1,0 +1,7 @@
+"""One thread a test process: on small tensors threads only get in each other's way."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch starts, here and in child processes
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may reach for a network
+os.environ["WANDB_MODE"] = "offline"

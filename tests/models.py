@@ -1,0 +1,69 @@
+"""Small models with random weights, for tests of what reads models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from bench.models import second_moments
+from bench.models.language_model import LanguageModel, load_directory
+from bench.models.scratch import train_tokenizer
+
+TEXTS = (
+    "The instrument played by Al Grey is the trombone.",
+    "Al Grey plays the trombone in a band from Virginia.",
+    "Free Birds was written in the language English, they say.",
+    "Marla Venn was born in Oslo.",
+    "Nobody knows why.",
+    "The Dewarists originated in the country of India and were broadcast for years, as was said.",
+)
+
+
+def make_model(
+    folder: Path, architecture: str = "gpt_neox", seed: int = 0, layers: int = 3, hidden: int = 32
+) -> Path:
+    """Write a model directory as ``save_pretrained`` does; returns it."""
+    tokenizer = train_tokenizer(iter(TEXTS * 3), 300)
+    config = AutoConfig.for_model(
+        architecture,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=2 * hidden,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=64,
+        bos_token_id=None,
+        eos_token_id=0,
+    )
+    torch.manual_seed(seed)
+    module = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():  # away from the tiny initial weights: gradients of every layer matter
+        for parameter in module.parameters():
+            parameter.mul_(3) if parameter.ndim > 1 else parameter.add_(0.01)
+    module.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def load(folder: Path, gradient_dtype: torch.dtype = torch.float64) -> LanguageModel:
+    """Open a directory made by ``make_model``."""
+    return load_directory("toy", folder, device="cpu", gradient_dtype=gradient_dtype)
+
+
+def with_moments(model: LanguageModel, folder: Path, kind: str) -> LanguageModel:
+    """Give the model random second moments, ``adafactor`` or ``adam``, through a file."""
+    generator = torch.Generator().manual_seed(1)
+    state = {}
+    for name, parameter in model.module.named_parameters():
+        v = torch.rand(parameter.shape, generator=generator) * 1e-3 + 1e-5
+        if kind == "adafactor" and parameter.ndim == 2:
+            state[name] = {"exp_avg_sq_row": v.mean(1), "exp_avg_sq_col": v.mean(0)}
+        else:
+            state[name] = {"exp_avg_sq": v}
+    path = folder / f"{kind}.safetensors"
+    second_moments.save(state, path)
+    model.second_moments = second_moments.load(path, model.module)
+    model.learning_rate = 1e-3
+    return model

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+import conf
+from bench.errors import UserError
+from bench.tasks.base import Query
+from methods.base import Context
+from methods.controls import Gold, GoldConfig, Random, RandomConfig
+from tests.helpers import make_task
+
+QUERIES = [
+    Query("q0", "Al Grey plays the", "trombone", gold_rows=(2, 5)),
+    Query("q1", "Paris is the capital of", "France", gold_rows=(0, 3, 4)),
+    Query("q2", "nobody states", "this"),
+]
+
+
+@pytest.fixture
+def context(tmp_path):
+    task = make_task(tmp_path / "task", [f"passage {i}" for i in range(50)], QUERIES)
+    return Context(task, tmp_path / "cache")
+
+
+def search_random(context, seed=0, queries=QUERIES, top_k=10):
+    method = Random(RandomConfig(seed=seed), context)
+    method.index()
+    return {ranking.query_id: ranking for ranking in method.search(queries, top_k)}
+
+
+def test_random_lists_distinct_rows_with_falling_scores(context):
+    for top_k in (1, 10, 50, 1000):
+        for ranking in search_random(context, top_k=top_k).values():
+            assert len(ranking.rows) == min(top_k, 50)
+            assert len(set(ranking.rows.tolist())) == len(ranking.rows)
+            assert set(ranking.rows.tolist()) <= set(range(50))
+            assert (np.diff(ranking.scores) < 0).all()
+            assert ranking.rows.dtype == np.int64
+
+
+def test_random_depends_on_seed_and_query_but_not_on_order_or_length(context):
+    once = search_random(context)
+    assert list(search_random(context, queries=QUERIES[::-1])) == ["q2", "q1", "q0"]
+    for query_id, again in search_random(context, queries=QUERIES[::-1], top_k=3).items():
+        assert again.rows.tolist() == once[query_id].rows[:3].tolist()
+        assert again.scores.tolist() == once[query_id].scores[:3].tolist()
+    assert once["q0"].rows.tolist() != once["q1"].rows.tolist()
+    assert once["q0"].rows.tolist() != search_random(context, seed=1)["q0"].rows.tolist()
+
+
+def test_random_permutations_are_uniform(tmp_path):
+    queries = [Query(f"q{i}", "a", "b") for i in range(6000)]
+    context = Context(make_task(tmp_path / "task", ["x", "y", "z"], queries), tmp_path)
+    found = search_random(context, queries=queries)
+    orders = [tuple(ranking.rows.tolist()) for ranking in found.values()]
+    counts = [orders.count(order) for order in itertools.permutations(range(3))]
+    assert sum(counts) == 6000
+    assert all(850 < count < 1150 for count in counts)  # 1000 ± 5 standard deviations of 29
+
+
+def test_gold_returns_the_annotated_rows_in_order(context):
+    method = Gold(GoldConfig(), context)
+    method.check()
+    assert method.index().bytes == 0
+    rankings = list(method.search(QUERIES, 2))
+    assert [ranking.rows.tolist() for ranking in rankings] == [[2, 5], [0, 3], []]
+    assert [ranking.scores.tolist() for ranking in rankings] == [[1.0, 1.0], [1.0, 1.0], []]
+
+
+def test_gold_refuses_a_task_without_annotation(tmp_path):
+    task = make_task(tmp_path / "task", ["x"], QUERIES, annotated=False)
+    with pytest.raises(UserError, match="toy has no annotated passages"):
+        Gold(GoldConfig(), Context(task, tmp_path)).check()
+
+
+@pytest.mark.parametrize(("name", "schema"), [("random", RandomConfig), ("gold", GoldConfig)])
+def test_configuration_files_fit_the_schema(name, schema):
+    loaded = OmegaConf.load(f"{conf.__path__[0]}/method/{name}.yaml")
+    assert loaded.pop("name") == name
+    merged = OmegaConf.merge({"seed": 7}, {"method": loaded})
+    values = OmegaConf.to_container(merged, resolve=True)["method"]
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
+    assert config == (RandomConfig(seed=7) if name == "random" else GoldConfig())

@@ -1,0 +1,429 @@
+"""The leaderboard in all its formats, from cells on disk."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import escape
+from bench.errors import UserError
+from bench.leaderboard import Board, Mark, make_boards
+from bench.report import ReportPaths, report
+from bench.result import PER_QUERY, read_cells
+from bench.scatter import Point, scatter
+from bench.significance import sign_flip_p
+from tests.cells import N_PASSAGES, edit_result, write_cell
+
+HOSTILE = "a\"'><script>alert(1)</script>|*b*\u202ec\x1b[31m`&\\_${}"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, visible text, and the content of scripts."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.scripts: list[str] = []
+        self._open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("script", "style"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._open and self._open[-1] == tag:
+            self._open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.scripts += [data] if self._open[-1] == "script" else []
+        elif data.strip():
+            self.text.append(data.strip())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def boards_of(results: Path) -> list[Board]:
+    return make_boards(read_cells(results))
+
+
+def labels(board: Board) -> list[str]:
+    return [row.label for row in board.rows]
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    for method, strength, patch in (("bm25", 0.9, 0.002), ("trackstar", 0.4, 0.006)):
+        write_cell(tmp_path, method, strength=strength, tail_patch=patch)
+    write_cell(tmp_path, "gold", strength=9, tail_patch=0.004)
+    return tmp_path
+
+
+# ------------------------------------------------------------------ rows
+
+
+def test_rows_come_by_mrr_then_name(tmp_path: Path) -> None:
+    for method, strength in (("grad_dot", 0.05), ("dense", 0.6), ("bm25", 2.0)):
+        write_cell(tmp_path, method, strength=strength)
+    for method in ("trackstar", "grad_cos"):  # a tie: both find nothing
+        write_cell(tmp_path, method, strength=0)
+    assert labels(boards_of(tmp_path)[0]) == ["bm25", "dense", "grad_dot", "grad_cos", "trackstar"]
+
+
+def test_settings_are_named_only_where_cells_differ(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bm25", config={"b": 0.4, "nested": {"x": 1}})
+    write_cell(tmp_path, "bm25", config={"b": 0.75, "nested": {"x": 1}})
+    write_cell(tmp_path, "dense", config={"b": 1})
+    assert sorted(labels(boards_of(tmp_path)[0])) == ["bm25 (b=0.4)", "bm25 (b=0.75)", "dense"]
+
+
+def test_seeds_are_rows_of_their_own(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        folder = write_cell(tmp_path, "bm25", seed=seed)
+        # Another seed trains another model; saying so twice would be noise.
+        edit_result(folder, lambda r, s=seed: r["model"].update(sha256=f"{s}" * 64))
+    assert sorted(labels(boards_of(tmp_path)[0])) == ["bm25 (seed=0)", "bm25 (seed=1)"]
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"), [("ef" * 32, {"bm25 (b=1, model=cdcdcdcd)"}), (None, {"bm25 (b=1)"})]
+)
+def test_models_are_told_apart_where_both_are_known(
+    tmp_path: Path, other: str | None, expected: set[str]
+) -> None:
+    write_cell(tmp_path, "bm25", config={"b": 1})
+    folder = write_cell(tmp_path, "bm25", config={"b": 2})
+    edit_result(folder, lambda record: record["model"].update(sha256=other))
+    assert expected < set(labels(boards_of(tmp_path)[0]))
+
+
+def test_cells_that_no_setting_tells_apart_show_their_key(tmp_path: Path) -> None:
+    first = write_cell(tmp_path, "bm25")
+    first.rename(first.with_name("1111111122222222"))
+    write_cell(tmp_path, "bm25")
+    assert "bm25 [11111111]" in labels(boards_of(tmp_path)[0])
+    assert len(set(labels(boards_of(tmp_path)[0]))) == 2
+
+
+def test_tasks_of_one_name_but_different_content_are_not_compared(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bm25")
+    write_cell(tmp_path, "dense", task_sha256="ef" * 32)
+    boards = boards_of(tmp_path)
+    assert [board.task for board in boards] == ["factworld @abababab", "factworld @efefefef"]
+    assert [len(board.rows) for board in boards] == [1, 1]
+
+
+def test_a_task_without_annotation_is_sorted_by_what_it_has(tmp_path: Path) -> None:
+    for method, patch in (("bm25", 0.001), ("dense", 0.05)):
+        folder = write_cell(tmp_path, method, tail_patch=patch)
+        edit_result(
+            folder,
+            lambda r: r.update(
+                metrics={k: v for k, v in r["metrics"].items() if k.startswith("tail_patch")}
+            ),
+        )
+    assert labels(boards_of(tmp_path)[0]) == ["dense", "bm25"]
+
+
+# ------------------------------------------------------------------ marks
+
+
+def test_the_best_is_marked_and_a_bound_is_not_the_best(results: Path) -> None:
+    marks = {row.label: row.marks for row in boards_of(results)[0].rows}
+    assert marks["gold"] == {}
+    assert marks["bm25"]["mrr"] is Mark.BEST
+    assert "mrr" not in marks["trackstar"]
+    assert marks["trackstar"]["tail_patch"] is Mark.BEST
+
+
+def test_a_tie_is_marked_by_the_paired_test_and_needs_the_queries(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bm25", strength=0.6)
+    other = write_cell(tmp_path, "dense", strength=0.6)
+    marks = {row.marks.get("mrr") for row in boards_of(tmp_path)[0].rows}
+    assert marks == {Mark.BEST, Mark.TIED}
+    (other / PER_QUERY).unlink()
+    marks = {row.marks.get("mrr") for row in boards_of(tmp_path)[0].rows}
+    assert marks == {Mark.BEST, None}
+
+
+def test_sign_flip_p_equals_the_exact_test_on_few_queries() -> None:
+    best, other = np.array([1.0, 0.9, 0.8, 0.5, 0.7, 0.6]), np.array([0.2, 0.4, 0.9, 0.1, 0.3, 0.5])
+    difference = best - other
+    signs = 1 - 2 * ((np.arange(64)[:, None] >> np.arange(6)) & 1)
+    exact = np.mean(abs(signs @ difference) >= abs(difference.sum()) - 1e-12)
+    assert sign_flip_p(best, other, flips=20_000) == pytest.approx(exact, abs=0.01)
+    assert sign_flip_p(best, other) == sign_flip_p(best, other)
+
+
+def test_sign_flip_p_of_equal_scores_is_one_and_of_none_is_nan() -> None:
+    scores = np.array([0.5, np.nan, 1.0])
+    assert sign_flip_p(scores, scores) == 1.0
+    assert math.isnan(sign_flip_p(np.array([np.nan, 1.0]), np.array([1.0, np.nan])))
+
+
+def test_sign_flip_p_is_uniform_under_the_null() -> None:
+    rng = np.random.default_rng(0)
+    p = [sign_flip_p(*rng.normal(size=(2, 30)), flips=200) for _ in range(300)]
+    assert 0.02 < np.mean(np.array(p) < 0.05) < 0.09
+
+
+# ------------------------------------------------------------------ files
+
+
+@pytest.fixture
+def paths(results: Path) -> ReportPaths:
+    return report(results, quiet=True)
+
+
+def test_csv_has_full_precision_and_a_line_per_cell(results: Path, paths: ReportPaths) -> None:
+    with open(paths.csv, newline="", encoding="utf-8") as stream:
+        rows = {row["method"]: row for row in csv.DictReader(stream)}
+    assert set(rows) == {"gold", "bm25", "trackstar"}
+    for cell in read_cells(results):
+        row = rows[cell.result.method["name"]]
+        for name, estimate in cell.result.metrics.items():
+            assert float(row[name]) == estimate.value
+            assert (float(row[f"{name}_low"]), float(row[f"{name}_high"])) == estimate.ci95
+            assert int(row[f"{name}_n"]) == estimate.n
+        assert int(row["n_passages"]) == N_PASSAGES
+        assert float(row["seconds"]) == 1.75
+        assert float(row["peak_mib"]) == 402.5
+
+
+def test_markdown_shows_value_interval_and_tail_patch_in_points(
+    results: Path, paths: ReportPaths
+) -> None:
+    lines = paths.markdown.read_text(encoding="utf-8").splitlines()
+    cell = next(c for c in read_cells(results) if c.result.method["name"] == "trackstar")
+    patch = cell.result.metrics["tail_patch"]
+    line = next(line for line in lines if line.startswith("| trackstar"))
+    assert f"**{100 * patch.value:+.3f}** \\[{100 * patch.ci95[0]:+.3f}, " in line
+    assert "| 500 | 40/40 | 20 | 256 | 1.75 | 402 |" in line
+
+
+def test_latex_is_a_table_per_board(paths: ReportPaths) -> None:
+    text = paths.latex.read_text(encoding="utf-8")
+    assert text.count("\\begin{tabular}") == text.count("\\end{tabular}") == 1
+    rows = [line for line in text.splitlines() if line.endswith("\\\\")]
+    assert len(rows) == 4
+    assert len({line.count(" & ") for line in rows}) == 1
+
+
+def test_terminal_table_fits_in_120_columns(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(results)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120
+    assert any("trackstar" in line for line in lines)
+    assert any("[" in line and "40/40" in line for line in lines)
+
+
+def test_report_goes_where_it_is_told_and_is_the_same_twice(results: Path, tmp_path: Path) -> None:
+    first = report(results, tmp_path / "a", quiet=True)
+    second = report(results, tmp_path / "b", quiet=True)
+    assert first.html.read_bytes() == second.html.read_bytes()
+    assert {p.name for p in (tmp_path / "a").iterdir()} == {
+        "index.html", "leaderboard.md", "leaderboard.csv", "leaderboard.tex",
+    }  # fmt: skip
+
+
+def test_report_without_cells_is_a_one_line_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no finished cell"):
+        report(tmp_path, quiet=True)
+
+
+def test_report_of_a_damaged_table_names_the_file(results: Path) -> None:
+    next(results.glob(f"*/*/bm25/*/{PER_QUERY}")).write_bytes(b"PAR1 torn")
+    with pytest.raises(UserError, match=r"bm25.*per_query.parquet"):
+        report(results, quiet=True)
+
+
+# ------------------------------------------------------------------ the page
+
+
+def test_page_shows_every_row_with_its_numbers_and_details(
+    results: Path, paths: ReportPaths
+) -> None:
+    page = Page(paths.html)
+    rows = [attrs["data-method"] for attrs in page.all("tbody") if "data-method" in attrs]
+    assert rows == ["gold", "bm25", "trackstar"]
+    for cell in read_cells(results):
+        assert f"{cell.result.metrics['mrr'].value:.3f}" in page.text
+        assert cell.result.command in page.text
+    for shown in ("k1", "1.5", "rank", "facts left out, no prompt", "ab" * 32, "cd" * 32, "3.11.7"):
+        assert shown in page.text
+
+
+def test_page_does_not_print_long_histories(results: Path) -> None:
+    folder = next(results.glob("*/*/bm25/*"))
+    history = [{"loss": 1 / 3}] * 30
+    edit_result(folder, lambda record: record["model"].update(epochs=history, final=1 / 3))
+    text = Page(report(results, quiet=True).html).text
+    assert "30 entries, see result.json" in text
+    assert "0.333333" in text
+
+
+def test_page_links_to_the_rankings(paths: ReportPaths) -> None:
+    links = [attrs["href"] or "" for attrs in Page(paths.html).all("a")]
+    assert len(links) == 3
+    assert all((paths.html.parent / link).is_file() for link in links)
+
+
+def test_page_asks_nothing_of_the_outside(paths: ReportPaths) -> None:
+    page = Page(paths.html)
+    addresses = [
+        value or ""
+        for _, attrs in page.tags
+        for name, value in attrs.items()
+        if name in ("src", "href", "action", "data", "srcset", "xlink:href")
+    ]
+    assert addresses
+    assert not [a for a in addresses if re.match(r"(?i)\s*(\w+:|//)", a)]
+    html = paths.html.read_text(encoding="utf-8")
+    assert "@import" not in html
+    assert "url(" not in html
+    assert not page.all("link")
+
+
+def test_page_heads_are_buttons_and_the_sorted_one_says_so(paths: ReportPaths) -> None:
+    page = Page(paths.html)
+    assert [a["aria-sort"] for a in page.all("th") if "aria-sort" in a] == ["descending"]
+    openers = [a for a in page.all("button") if a.get("class") == "open"]
+    ids = {a.get("id") for a in page.all("tr")}
+    assert len(openers) == 3
+    assert all(a["aria-expanded"] == "false" and a["aria-controls"] in ids for a in openers)
+
+
+def test_page_plots_only_rows_with_both_metrics(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bm25")
+    write_cell(tmp_path, "dense")
+    assert not Page(report(tmp_path, quiet=True).html).all("svg")
+    write_cell(tmp_path, "trackstar", tail_patch=0.01)
+    page = Page(report(tmp_path, quiet=True).html)
+    assert len(page.all("circle")) == 2  # the point and its sign in the legend
+
+
+def test_page_has_slices_as_tables(paths: ReportPaths) -> None:
+    page = Page(paths.html)
+    assert len(page.all("details")) == 1
+    assert {"born in", "instrument", "capital of"} <= set(page.text)
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> ReportPaths:
+    names = {"task": HOSTILE, "model": HOSTILE, "method": HOSTILE}
+    for seed in (0, 1):
+        folder = write_cell(
+            tmp_path, seed=seed, names=names, tail_patch=0.01, relations=(HOSTILE, "ok")
+        )
+        edit_result(
+            folder,
+            lambda r: (
+                r["method"]["config"].update({HOSTILE: HOSTILE}),
+                r["metrics"].update({f"x{HOSTILE}": r["metrics"]["mrr"]}),
+                r["phases"][0].update(name=HOSTILE),
+                r["env"].update({HOSTILE: HOSTILE}),
+            ),
+        )
+    return report(tmp_path, quiet=True)
+
+
+def test_no_name_becomes_markup_or_script(
+    hostile: ReportPaths, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("plain")
+    for seed in (0, 1):
+        write_cell(other, "new", seed=seed, tail_patch=0.01)
+    page, plain = Page(hostile.html), Page(report(other, quiet=True).html)
+    assert page.scripts == plain.scripts
+    assert {tag for tag, _ in page.tags} <= {tag for tag, _ in plain.tags}
+    assert {a for _, at in page.tags for a in at} <= {a for _, at in plain.tags for a in at}
+    seen = escape.clean(HOSTILE)
+    assert any(seen in text for text in page.text)
+
+
+def test_page_runs_no_script_but_its_own(hostile: ReportPaths) -> None:
+    import base64
+    import hashlib
+
+    page = Page(hostile.html)
+    policy = next(a["content"] or "" for a in page.all("meta") if "http-equiv" in a)
+    (script,) = page.scripts
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+
+
+def test_no_format_holds_control_characters(
+    hostile: ReportPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(hostile.html.parent.parent)
+    texts = [capsys.readouterr().out]
+    for path in (hostile.html, hostile.markdown, hostile.csv, hostile.latex):
+        texts.append(path.read_text(encoding="utf-8"))
+    for text in texts:
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e]", text)
+
+
+def test_markdown_rows_keep_their_columns(hostile: ReportPaths) -> None:
+    lines = hostile.markdown.read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in rows}) == 1
+    assert "<script" not in "".join(rows)
+
+
+@pytest.mark.parametrize(
+    ("escaped", "expected"),
+    [
+        (escape.markdown("a|b <i> *x* grad_dot _y_"), r"a\|b &lt;i&gt; \*x\* grad_dot \_y\_"),
+        (escape.markdown("https://x.y"), "https:\\//x.y"),
+        (escape.latex("50% of a_b & {c}\\"), r"50\% of a\_b \& \{c\}\textbackslash{}"),
+        (escape.latex("[x]*"), "{[}x]{*}"),
+        (escape.spreadsheet("=1+1"), "'=1+1"),
+        (escape.clean("a\nb\x1b[2J\u202e\ud800"), "a b\ufffd[2J\ufffd\ufffd"),
+    ],
+)
+def test_escapes(escaped: str, expected: str) -> None:
+    assert escaped == expected
+
+
+def test_scatter_escapes_labels_and_survives_equal_points() -> None:
+    point = Point("<b>&", "gradient", 0.0, 0.0, (0.0, 0.0), (0.0, 0.0))
+    svg = str(scatter([point, point], "x<", "y"))
+    assert "<b>" not in svg
+    assert "&lt;b&gt;&amp;" in svg
+    assert "nan" not in svg.lower()
+
+
+def test_scatter_puts_points_where_the_axes_say() -> None:
+    points = [
+        Point(f"m{i}", "gradient", x, y, (x, x), (y, y))
+        for i, (x, y) in enumerate([(0.0, 0.0), (1.0, 2.0), (0.5, 1.0)])
+    ]
+    svg = str(scatter(points, "x", "y"))
+    found = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg)[:3]
+    (x0, y0), (x1, y1), (x2, y2) = [(float(a), float(b)) for a, b in found]
+    assert x2 == pytest.approx((x0 + x1) / 2, abs=0.1)
+    assert y2 == pytest.approx((y0 + y1) / 2, abs=0.1)
+    assert x1 > x0
+    assert y1 < y0  # up is better
+
+
+def test_result_json_is_left_alone(results: Path) -> None:
+    before = {p: p.read_bytes() for p in results.glob("*/*/*/*/*")}
+    report(results, quiet=True)
+    assert {p: p.read_bytes() for p in results.glob("*/*/*/*/*")} == before
+    assert all(json.loads(p.read_text()) for p in before if p.suffix == ".json")
