@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.display import in_order
+from bench.display import in_order, title
 from bench.per_query import read_per_query
 from bench.result import PER_QUERY, Cell, Estimate, Result
 from bench.significance import ALPHA, FLIPS, sign_flip_p
@@ -95,6 +95,18 @@ class Board:
     metrics: list[str]
     main: str | None
     rows: list[Row]
+
+    @property
+    def samples(self) -> str:
+        """How many queries the metrics are means of, e.g. ``"MRR, hit@10: 200 queries"``."""
+        titles: dict[tuple[int, int], list[str]] = {}
+        for metric in self.metrics:
+            ns = [row.result.metrics[metric].n for row in self.rows if metric in row.result.metrics]
+            titles.setdefault((min(ns), max(ns)), []).append(title(metric))
+        return "; ".join(
+            f"{', '.join(names)}: {low:,}{f' to {high:,}' if high > low else ''} queries"
+            for (low, high), names in titles.items()
+        )
 
 
 def make_boards(cells: Iterable[Cell]) -> list[Board]:

@@ -19,10 +19,15 @@ from omegaconf.errors import OmegaConfBaseException
 from bench import progress
 from bench.config import settings_from
 from bench.config_errors import explain
-from bench.errors import UserError
+from bench.errors import UserError, did_you_mean
 
 # Jobs of a sweep append "done" or "failed" here, whichever process they run in.
 _JOURNAL = "TDABENCH_SWEEP_JOURNAL"
+_SWEEP = ("-m", "--multirun")
+_OPTIONS = (
+    *_SWEEP, "-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p",
+    "--package", "-r", "--run", "-i", "--info", "-cd", "--config-dir", "-sc", "--shell-completion",
+)  # fmt: skip
 
 
 class CellError(Exception):
@@ -34,12 +39,18 @@ def main(arguments: Sequence[str]) -> int:
 
     Returns:
         0 = all cells are done; 1 = some cell failed; 2 = nothing could be done with this input.
+
+    Raises:
+        UserError: an unknown option.
     """
+    for word in arguments:
+        name = word.partition("=")[0]
+        if name.startswith("-") and name not in _OPTIONS:
+            raise UserError(f"unknown option {name!r}", fix=did_you_mean(name, _OPTIONS))
+    # Hydra takes its options before the overrides only.
+    arguments = sorted(arguments, key=lambda word: word not in _SWEEP)
     with tempfile.NamedTemporaryFile(prefix="tdabench-sweep-") as journal:
         os.environ[_JOURNAL] = journal.name
-        # On a shared machine, threads that spin while they wait cost far more than they gain: with
-        # one of two cores taken, a training step of `tiny` took 1,310 ms spinning, 124 ms passive.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         os.environ["HYDRA_FULL_ERROR"] = "1"  # hand exceptions over; we print them as one line
         sys.argv = ["tdabench run", *arguments]
         try:

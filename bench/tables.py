@@ -47,10 +47,11 @@ def _terminal_table(board: Board, chosen: Sequence[str]) -> Table:
     shown = [metric for metric in board.metrics if metric in chosen]
     hidden = [display.title(metric) for metric in board.metrics if metric not in chosen]
     title = f"{escape.clean(board.task)} × {escape.clean(board.model)}"
-    caption = escape.clean(f"also in the report: {', '.join(hidden)}")
+    captions = [f"means over {board.samples}"] if board.samples else []
+    captions += [f"also in the report: {', '.join(hidden)}"] if hidden else []
     table = Table(
         title=Text(title, style="bold"),
-        caption=Text(caption, style="dim") if hidden else None,
+        caption=Text("\n".join(map(escape.clean, captions)), style="dim"),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -96,6 +97,7 @@ def markdown(boards: Sequence[Board]) -> str:
         lines += [f"## {escape.markdown(board.task)} × {escape.markdown(board.model)}", ""]
         lines += [_piped(heads), _piped([":--", *["--:"] * (len(heads) - 1)])]
         lines += [_piped(_markdown_row(row, board)) for row in board.rows] + [""]
+        lines += [f"Means over {escape.markdown(board.samples)}.", ""] if board.samples else []
     return "\n".join(lines)
 
 
@@ -149,6 +151,7 @@ def latex(boards: Sequence[Board]) -> str:
             *(_latex_line(_latex_row(row, board)) for row in board.rows),
             "\\bottomrule",
             "\\end{tabular}",
+            f"% Means over {escape.latex(board.samples)}.",
         ]
     return "\n".join(lines) + "\n"
 

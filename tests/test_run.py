@@ -1,0 +1,304 @@
+"""``tdabench run`` end to end: real cells from the command line, small enough to run in seconds."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file, save_file
+
+from bench import cell
+from bench.cli import main
+from bench.verify import verify
+from tests.models import load, make_model, with_moments
+
+SMALL = (
+    "task.n_passages=400", "task.n_facts=40", "model.hidden_size=16", "model.num_layers=2",
+    "model.num_heads=2", "model.epochs=2", "model.vocab_size=400", "model.projection_dim=4",
+    "metric.tail_patch.n_queries=8", "metric.bootstrap_samples=50",
+)  # fmt: skip
+METHODS = (
+    "random,gold,bm25,dense,grad_dot,grad_cos,cos_hessian,cos_optimizer,"
+    "cos_optimizer_hessian,trackstar"
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for all tests here: the model is trained once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def run(results: Path, cache: Path, *words: str, small: bool = True) -> int:
+    places = (f"results_dir={results}", f"cache_dir={cache}", f"hydra.sweep.dir={results}/.jobs")
+    return main(["run", *(SMALL if small else ()), *words, *places])
+
+
+def cells(results: Path) -> dict[str, Path]:
+    """Method → folder of its finished cell."""
+    return {path.parents[1].name: path.parent for path in results.glob("*/*/*/*/result.json")}
+
+
+def ranked(folder: Path) -> list[list[str]]:
+    lines = (folder / "retrievals.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["proponent_ids"] for line in lines]
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one error line; nothing that looks like a traceback may be beside it."""
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    (line,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def test_a_sweep_over_every_method(tmp_path: Path, cache: Path, capsys) -> None:
+    assert run(tmp_path, cache, "-m", f"method={METHODS}") == 0
+    found = cells(tmp_path)
+    assert sorted(found) == sorted(METHODS.split(","))
+    for folder in found.values():
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "config.yaml", "per_query.parquet", "result.json", "retrievals.jsonl",
+        ]  # fmt: skip
+    assert verify(tmp_path) == []
+    capsys.readouterr()
+    assert main(["report", str(tmp_path)]) == 0
+    table = capsys.readouterr().out
+    assert all(f" {method} " in table for method in METHODS.split(","))
+    values = {name: result(folder)["metrics"] for name, folder in found.items()}
+    assert values["gold"]["mrr"]["value"] == 1
+    assert values["random"]["mrr"]["value"] < 0.2 < values["bm25"]["mrr"]["value"]
+    assert values["trackstar"]["tail_patch"]["n"] == 8
+    assert result(found["trackstar"])["task"]["n_passages"] == 400
+
+
+def test_the_same_numbers_bit_for_bit_from_nothing(tmp_path: Path) -> None:
+    """Trained anew in another cache: rankings, scores and metrics are equal to the last bit."""
+    for name in "ab":
+        assert run(tmp_path / name, tmp_path / f"cache-{name}", "method=trackstar") == 0
+    one, two = (cells(tmp_path / name)["trackstar"] for name in "ab")
+    assert (one / "retrievals.jsonl").read_bytes() == (two / "retrievals.jsonl").read_bytes()
+    assert result(one)["metrics"] == result(two)["metrics"]
+    assert one.name == two.name
+
+
+@pytest.mark.parametrize("method", ["trackstar", "grad_dot"])
+def test_the_same_ranking_at_any_batch_size(tmp_path: Path, cache: Path, method: str) -> None:
+    lists = []
+    for size in (1, 32):
+        apart = tmp_path / f"cache{size}"  # the index is cached: it must be encoded anew
+        for part in ("tasks", "models"):
+            apart.mkdir(exist_ok=True)
+            if (cache / part).exists():
+                (apart / part).symlink_to(cache / part)
+        words = (f"method={method}", f"method.batch_size={size}", "metric=attribution")
+        assert run(tmp_path / str(size), apart, *words) == 0
+        lists.append(ranked(cells(tmp_path / str(size))[method]))
+    assert lists[0] == lists[1]
+
+
+def test_a_finished_cell_is_never_run_twice(tmp_path: Path, cache: Path, monkeypatch, capsys):
+    words = ("method=bm25", "metric=attribution")
+    assert run(tmp_path, cache, *words) == 0
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    monkeypatch.setattr(cell._Run, "_work", lambda *_: pytest.fail("ran again"))
+    assert run(tmp_path, cache, *words) == 0
+    assert "already there" in capsys.readouterr().err
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_failing_cell_does_not_stop_the_sweep(tmp_path: Path, cache: Path, capsys) -> None:
+    words = ("method=bm25", "metric=attribution", "-m")
+    assert run(tmp_path / "none", cache, *words, "top_k=5,6") == 2  # nothing could be done
+    capsys.readouterr()
+    assert run(tmp_path, cache, *words, "top_k=5,50") == 1
+    captured = capsys.readouterr()
+    assert "top_k=5" in captured.err
+    assert "1 of 2 cells failed" in captured.err
+    assert "Traceback" not in captured.err
+    assert len(list(tmp_path.glob("*/*/bm25/*/result.json"))) == 1
+
+
+# ------------------------------------------------------------------ other people's models
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox"])
+def test_a_model_directory(tmp_path: Path, cache: Path, architecture: str, capsys) -> None:
+    folder = make_model(tmp_path / "model", architecture)
+    model = with_moments(load(folder), tmp_path, "adafactor")
+    words = (
+        "model=hf", f"model.path={folder}", "model.learning_rate=1e-3", "model.projection_dim=4",
+        "task.n_passages=400", "task.n_facts=40", "metric.tail_patch.n_queries=4",
+        "task.n_queries=6",
+    )  # fmt: skip
+    assert run(tmp_path / "no", cache, *words, "method=trackstar", small=False) == 2
+    line = error_line(capsys)
+    assert "model.optimizer_state=FILE" in line
+    assert "optimizer_correction=false" in line
+    state = f"model.optimizer_state={tmp_path / 'adafactor.safetensors'}"
+    assert run(tmp_path, cache, *words, state, "-m", "method=trackstar,bm25", small=False) == 0
+    found = cells(tmp_path)
+    assert result(found["trackstar"])["metrics"]["tail_patch"]["n"] == 4
+    assert result(found["trackstar"])["model"]["n_params"] == model.n_params
+    assert verify(tmp_path) == []
+
+
+def test_nan_in_the_weights(tmp_path: Path, cache: Path, capsys) -> None:
+    folder = make_model(tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if "mlp" in name)
+    weights[name].view(-1)[7] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    words = ("model=hf", f"model.path={folder}", "method=grad_cos", "metric=attribution")
+    assert run(tmp_path / "r", cache, *words, small=False) == 2
+    assert f"parameter {name} holds NaN" in error_line(capsys)
+    assert cells(tmp_path / "r") == {}
+
+
+# ------------------------------------------------------------------ wrong input
+
+
+def lines_of(path: Path, records: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    """Ten facts and ten sentences in the release's format."""
+    prompts = {f"prompt{i}": "Al Grey plays the" for i in range(3)}
+    facts = [
+        {"fact_id": f"f{i}", "entity0": "Al Grey", "relation": "instrument", "entity1": "trombone",
+         "trex_sentences": [f"s{i}"], **prompts}
+        for i in range(10)
+    ]  # fmt: skip
+    sentences = [
+        {"sentence_id": f"s{i}", "text": f"Al Grey plays trombone number {i}."} for i in range(10)
+    ]
+    return lines_of(tmp_path / "f.jsonl", facts), lines_of(tmp_path / "s.jsonl", sentences)
+
+
+def trex(facts: Path, sentences: Path, *words: str) -> tuple[str, ...]:
+    return (
+        "task=trex", f"task.facts={facts}", f"task.sentences={sentences}", "method=bm25",
+        "metric=attribution", *words,
+    )  # fmt: skip
+
+
+def break_line_7(facts: Path, sentences: Path) -> None:
+    lines = sentences.read_text().splitlines()
+    lines[6] = lines[6][:-3]
+    sentences.write_text("\n".join(lines))
+
+
+def unknown_sentence(facts: Path, sentences: Path) -> None:
+    facts.write_text(facts.read_text().replace('"s3"', '"nowhere"'))
+
+
+def directory(facts: Path, sentences: Path) -> None:
+    facts.unlink()
+    facts.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (lambda f, s: f.unlink(), ["f.jsonl: no such file", "task.facts"]),
+        (directory, ["f.jsonl: is a directory"]),
+        (break_line_7, ["s.jsonl:7: broken JSON", "mend or delete the line"]),
+        (unknown_sentence, ["f.jsonl:4", "'trex_sentences'", "'nowhere'", "task.sentences"]),
+        (lambda f, s: s.write_text(""), ["no sentences file holds"]),
+        (lambda f, s: (s.write_text(""), f.write_text("")), ["no fact is left to ask"]),
+    ],
+)
+def test_faulty_files(tmp_path: Path, cache: Path, files, fault, expected, capsys) -> None:
+    facts, sentences = files
+    assert run(tmp_path / "good", cache, *trex(facts, sentences), small=False) == 0
+    capsys.readouterr()
+    fault(facts, sentences)
+    assert run(tmp_path / "bad", cache, *trex(facts, sentences), small=False) == 2
+    line = error_line(capsys)
+    assert all(word in line for word in expected), line
+    assert cells(tmp_path / "bad") == {}
+
+
+def test_an_empty_corpus(tmp_path: Path, cache: Path, capsys) -> None:
+    queries = lines_of(tmp_path / "q.jsonl", [{"query_id": "q", "prompt": "a", "target": "b"}])
+    passages = lines_of(tmp_path / "p.jsonl", [])
+    words = ("task=jsonl", f"task.queries={queries}", f"task.passages={passages}", "method=bm25")
+    assert run(tmp_path / "r", cache, *words, "metric=attribution", small=False) == 2
+    assert "the corpus is empty" in error_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["method=trakstar"], ["unknown method 'trakstar'", "did you mean trackstar"]),
+        (["method.unit_nrom=true"], ["method.unit_nrom", "did you mean unit_norm"]),
+        (["modle=tiny"], ["'modle'", "did you mean model"]),
+        (["top_k=many"], ["top_k"]),
+        (["metric.attribution=[mmr]"], ["unknown metric 'mmr'", "mrr"]),
+        (["top_k=5"], ["hit@10", "top_k=10"]),
+        (["method.hessian=trian"], ["hessian"]),
+        (["task.n_facts=0"], ["task.n_facts"]),
+        (["--multi"], ["unknown option '--multi'", "did you mean --multirun"]),
+    ],
+)
+def test_wrong_words(tmp_path: Path, cache: Path, words: list[str], expected: list[str], capsys):
+    assert run(tmp_path, cache, *words) == 2
+    line = error_line(capsys)
+    assert all(word in line for word in expected), line
+    assert cells(tmp_path) == {}
+
+
+def test_a_disk_that_fills_up_leaves_no_half_result(tmp_path, cache, monkeypatch, capsys) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+    assert run(tmp_path, cache, "method=random", "metric=attribution") == 2
+    assert "the disk is full" in error_line(capsys)
+    assert list(tmp_path.glob("factworld/tiny/random/*")) == []
+
+
+def test_passages_longer_than_the_context_are_cut_and_counted(tmp_path: Path, cache: Path) -> None:
+    model = make_model(tmp_path / "model")  # 64 tokens of context
+    texts = [{"passage_id": "long", "text": "Al Grey plays the trombone. " * 40},
+             {"passage_id": "short", "text": "Marla Venn was born in Oslo."}]  # fmt: skip
+    query = {"query_id": "q", "prompt": "Al Grey plays the", "target": "trombone", "gold": ["long"]}
+    passages = lines_of(tmp_path / "p.jsonl", texts)
+    queries = lines_of(tmp_path / "q.jsonl", [query])
+    words = (
+        "task=jsonl", f"task.queries={queries}", f"task.passages={passages}", "model=hf",
+        f"model.path={model}", "method=grad_cos", "model.projection_dim=4", "metric=attribution",
+    )  # fmt: skip
+    assert run(tmp_path / "r", cache, *words, small=False) == 0
+    assert result(cells(tmp_path / "r")["grad_cos"])["method"]["counts"]["passages_truncated"] == 1
+
+
+# ------------------------------------------------------------------ plug-ins
+
+
+def test_the_method_of_contributing_runs_from_outside(tmp_path: Path, cache: Path, monkeypatch):
+    """The example that CONTRIBUTING.md gives, taken from it: one file and one YAML."""
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    code, settings = (
+        re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)[1] for kind in ("python", "yaml")
+    )
+    (tmp_path / "mymethods.py").write_text(code)
+    (tmp_path / "myconf/method").mkdir(parents=True)
+    (tmp_path / "myconf/method/longest.yaml").write_text(settings)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ("method=longest", f"hydra.searchpath=[file://{tmp_path}/myconf]", "metric=attribution")
+    assert run(tmp_path / "r", cache, *words) == 0
+    lists = ranked(cells(tmp_path / "r")["longest"])
+    assert len(lists) > 1
+    assert all(one == lists[0] for one in lists)
