@@ -20,6 +20,8 @@ from bench.errors import UserError, did_you_mean
 from metrics.attribution import NoGold
 from metrics.tail_patch import TailPatchConfig
 
+_GROUPS = ("task", "model", "method", "metric", "logger")
+
 
 @dataclass
 class MetricConfig:
@@ -39,6 +41,18 @@ class LoggerConfig:
     project: str = "tdabench"
     group: str | None = None
     mode: str = "offline"
+
+
+@dataclass
+class _Common:
+    """The keys outside every group; defaults and reasons in ``conf/config.yaml``."""
+
+    seed: int
+    top_k: int
+    results_dir: str
+    cache_dir: str
+    device: str
+    quiet: bool
 
 
 @dataclass(frozen=True)
@@ -68,7 +82,8 @@ def settings_from(config: DictConfig) -> Settings:
     """Resolve and check the composed configuration.
 
     Raises:
-        UserError: an unresolved interpolation, an unknown key, or a value of the wrong type.
+        UserError: an unresolved interpolation, an unknown key, a group without a choice, or a
+            value of the wrong type or out of range.
     """
     try:
         resolved = OmegaConf.to_container(config, resolve=True)
@@ -77,21 +92,30 @@ def settings_from(config: DictConfig) -> Settings:
     assert isinstance(resolved, dict)
     plain = {str(key): value for key, value in resolved.items()}
     plain.pop("experiment", None)
-    if plain["top_k"] < 1:
-        raise UserError(f"expected at least 1, found {plain['top_k']}", where="top_k")
+    for group in _GROUPS:
+        if not isinstance(plain.get(group), dict):
+            raise UserError("nothing is chosen", where=group, fix=f"set {group}=NAME")
+    common = typed(_Common, plain, "", drop=_GROUPS)
+    metric = typed(MetricConfig, plain["metric"], "metric")
+    patch = metric.tail_patch
+    _at_least(0, "seed", common.seed)
+    _at_least(1, "top_k", common.top_k)
+    _at_least(1, "metric.bootstrap_samples", metric.bootstrap_samples)
+    _at_least(1, "metric.tail_patch.top", patch.top)
+    _at_least(1, "metric.tail_patch.n_queries", patch.n_queries)
     return Settings(
         resolved=plain,
         task=plain["task"],
         model=plain["model"],
         method=plain["method"],
-        metric=typed(MetricConfig, plain["metric"], "metric"),
+        metric=metric,
         logger=typed(LoggerConfig, plain["logger"], "logger"),
-        seed=plain["seed"],
-        top_k=plain["top_k"],
-        results_dir=Path(plain["results_dir"]).expanduser(),
-        cache_dir=Path(plain["cache_dir"]).expanduser(),
-        device=_device(plain["device"]),
-        quiet=plain["quiet"],
+        seed=common.seed,
+        top_k=common.top_k,
+        results_dir=Path(common.results_dir).expanduser(),
+        cache_dir=Path(common.cache_dir).expanduser(),
+        device=_device(common.device),
+        quiet=common.quiet,
     )
 
 
@@ -101,7 +125,7 @@ def typed(schema: type, values: Mapping[str, Any], group: str, drop: tuple[str, 
     Args:
         schema: dataclass with the group's keys.
         values: plain values.
-        group: config group, for messages.
+        group: config group, for messages; empty for the keys outside every group.
         drop: keys that the harness reads itself, such as ``name``.
 
     Raises:
@@ -111,17 +135,24 @@ def typed(schema: type, values: Mapping[str, Any], group: str, drop: tuple[str, 
     known = [field.name for field in fields(schema)]
     for key in given:
         if key not in known:
-            raise UserError(f"unknown key {group}.{key}", fix=did_you_mean(key, known))
+            raise UserError(f"unknown key {_full(group, key)}", fix=did_you_mean(key, known))
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), given))
     except MissingMandatoryValue as error:
-        key = getattr(error, "full_key", None) or "value"
-        raise UserError(
-            "has no value", where=f"{group}.{key}", fix=f"set {group}.{key}=…"
-        ) from error
+        key = _full(group, getattr(error, "full_key", None) or "value")
+        raise UserError("has no value", where=key, fix=f"set {key}=…") from error
     except (ValidationError, ConfigKeyError, OmegaConfBaseException) as error:
-        key = getattr(error, "full_key", None) or ""
-        raise UserError(_first_line(error), where=f"{group}.{key}".rstrip(".")) from error
+        key = _full(group, getattr(error, "full_key", None) or "")
+        raise UserError(_first_line(error), where=key) from error
+
+
+def _full(group: str, key: str) -> str:
+    return ".".join(part for part in (group, key) if part)
+
+
+def _at_least(least: int, key: str, value: int | None) -> None:
+    if value is not None and value < least:
+        raise UserError(f"expected at least {least}, found {value}", where=key)
 
 
 def _first_line(error: Exception) -> str:

@@ -36,13 +36,15 @@ def explain(error: Exception, arguments: Sequence[str]) -> UserError:
 
 
 def _unknown_key(key: str, arguments: Sequence[str]) -> UserError:
-    parent, _, last = key.rpartition(".")
-    config = _composed(arguments)
-    node: Any = OmegaConf.select(config, parent) if parent and config is not None else config
-    known = [str(name) for name in node] if isinstance(node, DictConfig) else []
-    if not parent:
-        known = sorted({*known, *GROUPS})
-    return UserError(f"unknown key {key!r}", fix=did_you_mean(last, known))
+    node: Any = _composed(arguments)
+    known = {*GROUPS, *map(str, node or ())}
+    for part in key.split("."):
+        if part not in known:
+            fix = did_you_mean(part, known) if known else ""
+            return UserError(f"unknown key {key!r}", fix=fix)
+        node = OmegaConf.select(node, part) if isinstance(node, DictConfig) else None
+        known = {str(name) for name in node} if isinstance(node, DictConfig) else set()
+    return UserError(f"unknown key {key!r}")
 
 
 def _composed(arguments: Sequence[str]) -> DictConfig | None:

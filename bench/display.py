@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bench.result import Estimate
+from metrics.length import LENGTH_RATIO
 
 MISSING = "–"
 PREFERRED = ("mrr", "hit@1", "hit@10", "recall@10", "tail_patch", "tail_patch_log")
@@ -20,7 +21,14 @@ _MEANINGS = {
     "tail_patch": "change of the target's probability after one training step on one proponent, "
     "mean over the top proponents, in percentage points",
     "tail_patch_log": "the same change in log-probability (nats)",
+    LENGTH_RATIO: "mean length of the top 10 proponents over that of all passages: a method that "
+    "favours long passages is above 1",
 }
+
+
+def is_diagnostic(metric: str) -> bool:
+    """Whether a number describes a cell without judging its method."""
+    return metric.startswith("base_") or metric == LENGTH_RATIO
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -16,6 +16,7 @@ from bench.tasks.base import Query, Task
 from methods.base import Context, Ranking
 from metrics.attribution import Judged, parse_metric, score_rankings
 from metrics.bootstrap import estimate
+from metrics.length import DEPTH, LENGTH_RATIO, length_ratio
 from metrics.tail_patch import TailPatch
 
 INFLUENCE = ("tail_patch", "tail_patch_log", "base_probability")
@@ -52,6 +53,7 @@ def evaluate(
             for query, ranking in zip(task.queries, rankings, strict=True)
         )
         frame = score_rankings(judged, metrics, config.no_gold)
+        frame[LENGTH_RATIO] = _length_ratios(task, rankings)
         support = _support_shares(task, rankings)
     if config.tail_patch.enabled:
         patch = TailPatch(config.tail_patch, context.model, task, context.cache_dir)
@@ -60,7 +62,7 @@ def evaluate(
             rows = {ranking.query_id: ranking.rows.tolist() for ranking in rankings}
             frame = frame.merge(patch.measure(chosen, rows), on="query_id", how="left")
     names = [metric.name for metric in metrics]
-    measured = [*names, *(name for name in INFLUENCE if name in frame)]
+    measured = [*names, *(name for name in INFLUENCE if name in frame), LENGTH_RATIO]
     samples = config.bootstrap_samples
     labels = pd.DataFrame([query.slices for query in task.queries], index=frame.index)
     slices = _slices(labels, frame[measured], samples, seed)
@@ -104,6 +106,16 @@ def _slices(
     }
 
 
+def _length_ratios(task: Task, rankings: Sequence[Ranking]) -> list[float]:
+    mean_length = task.counts["characters"] / len(task.passages)
+    return [
+        length_ratio(
+            [task.passages[row].text for row in ranking.rows[:DEPTH].tolist()], mean_length
+        )
+        for ranking in rankings
+    ]
+
+
 def _support_shares(task: Task, rankings: Sequence[Ranking]) -> pd.DataFrame | None:
     """Share of each kind of support among each query's first proponents; None if unannotated."""
     if not any(query.statement for query in task.queries):
@@ -114,5 +126,7 @@ def _support_shares(task: Task, rankings: Sequence[Ranking]) -> pd.DataFrame | N
         kinds = Counter(task.support(query, row).value for row in rows)
         shares.append({kind: count / len(rows) for kind, count in kinds.items()})
     order = [kind.value for kind in Support]
-    frame = pd.DataFrame(shares).fillna(0.0)
+    frame = pd.DataFrame(shares)
+    answered = frame.notna().any(axis=1)  # an empty list has no shares: NaN, left out of the means
+    frame = frame.mask(answered, frame.fillna(0.0), axis=0)
     return frame[[kind for kind in order if kind in frame]]

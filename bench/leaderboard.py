@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from bench.display import in_order, title
+from bench.display import in_order, is_diagnostic, title
 from bench.per_query import read_per_query
 from bench.result import PER_QUERY, Cell, Estimate, Result
 from bench.significance import ALPHA, FLIPS, sign_flip_p
 from methods import METHODS
+from metrics.length import LENGTH_RATIO
 
 LEGEND = (
     "Values are means over the scored queries with their 95% bootstrap intervals. "
@@ -72,6 +73,12 @@ class Row:
     def index_bytes_per_passage(self) -> float | None:
         """Size of the index in bytes per passage, None if the method has none."""
         return self.result.index.get("bytes_per_passage")
+
+    @property
+    def length_ratio(self) -> float | None:
+        """Length of the first proponents over the corpus's mean, None if it was not measured."""
+        ratio = self.result.metrics.get(LENGTH_RATIO)
+        return ratio.value if ratio else None
 
     @property
     def queries(self) -> str:
@@ -133,8 +140,7 @@ def make_boards(cells: Iterable[Cell]) -> list[Board]:
 
 def _board(task: str, model: str, cells: list[Cell]) -> Board:
     found = {name for cell in cells for name in cell.result.metrics}
-    # What the model believes before any step says nothing about a method.
-    metrics = in_order(name for name in found if not name.startswith("base_"))
+    metrics = in_order(name for name in found if not is_diagnostic(name))
     main = metrics[0] if metrics else None
     labels = _labels(cells)
     rows = [Row(cell, label, _family(cell)) for cell, label in zip(cells, labels, strict=True)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
-from bench import progress
 from bench.config import LoggerConfig
 from bench.errors import UserError, did_you_mean
+from bench.escape import clean
 from bench.result import Cell
 
 _KNOWN = ("none", "wandb")
@@ -27,8 +28,9 @@ def log_cell(config: LoggerConfig, cell: Cell, settings: dict[str, Any], sweep: 
     try:
         _log_wandb(config, cell, settings, sweep)
     except Exception as error:  # whatever goes wrong in there, the cell is on disk
-        progress.say(f"logger wandb failed ({type(error).__name__}: {str(error)[:200]}); "
-                     f"the result is in {cell.folder}")  # fmt: skip
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        line = f"logger wandb failed ({reason}); the result is in {cell.folder}"
+        print(clean(line), file=sys.stderr)  # an error: quiet does not silence it
 
 
 def _log_wandb(config: LoggerConfig, cell: Cell, settings: dict[str, Any], sweep: str) -> None:

@@ -21,6 +21,7 @@ from bench.escape import clean
 from bench.leaderboard import LEGEND, Board, Row, flatten
 from bench.result import RETRIEVALS
 from bench.scatter import Point, scatter
+from metrics.length import LENGTH_RATIO
 
 _X, _Y = "mrr", "tail_patch"
 _LONGEST_LIST = 80  # characters; such as the loss after every epoch of training
@@ -94,6 +95,7 @@ def page(boards: Sequence[Board], out_dir: Path) -> str:
     return environment.from_string(template).render(
         sections=[_section(board, out_dir) for board in boards],
         legend=LEGEND,
+        length_meaning=display.meaning(LENGTH_RATIO),
         version=__version__,
         style=Markup(style),  # noqa: S704 - package data
         script=Markup(script),  # noqa: S704 - package data
@@ -178,6 +180,7 @@ def _facts(row: Row) -> list[tuple[str, str]]:
         (display.count(pool), _sortable(pool)),
         (row.queries, _sortable(scored)),
         (str(result.top_k), _sortable(result.top_k)),
+        (display.quantity(row.length_ratio), _sortable(row.length_ratio)),
         (display.quantity(row.index_bytes_per_passage), _sortable(row.index_bytes_per_passage)),
         (display.quantity(row.seconds), _sortable(row.seconds)),
         (display.quantity(row.peak_mib), _sortable(row.peak_mib)),
@@ -194,7 +197,7 @@ def _details(row: Row) -> list[tuple[str, list[tuple[str, str]]]]:
     found = {k: v for k, v in result.method.items() if k not in ("name", "config")}
     data = {k: v for k, v in result.task.items() if k != "counts"}
     origin = {"seed": result.seed, "date": result.date}
-    before = {k: f"{v.value:.4g}" for k, v in result.metrics.items() if k.startswith("base_")}
+    before = {k: f"{v.value:.4g}" for k, v in result.metrics.items() if display.is_diagnostic(k)}
     groups = {
         "Method configuration": config,
         "Method record": found,
@@ -252,7 +255,7 @@ def _slices(board: Board) -> list[Slice]:
         _slice(board, name, metric)
         for name, metrics in tables.items()
         for metric in display.in_order(metrics)
-        if metric in shown or not (metric in board.metrics or metric.startswith("base_"))
+        if metric in shown or not (metric in board.metrics or display.is_diagnostic(metric))
     ]
 
 

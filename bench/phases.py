@@ -28,17 +28,27 @@ class Phases:
     """The phases of one cell, in the order in which they ended."""
 
     records: list[Phase] = field(default_factory=list)
+    _peaks: list[float] = field(default_factory=list)  # so far, of the phases that are running
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
         """Time the block. Peak memory is of the block on Linux, of the process so far elsewhere."""
+        self._note_peak()
+        self._peaks.append(0.0)
         _reset_peak()
         start = time.perf_counter()
         try:
             yield
         finally:
             seconds = time.perf_counter() - start
-            self.records.append(Phase(name, round(seconds, 3), round(_peak_mib(), 1)))
+            self._note_peak()
+            self.records.append(Phase(name, round(seconds, 3), round(self._peaks.pop(), 1)))
+
+    def _note_peak(self) -> None:
+        """Keep the peak for every running phase: one within another is about to reset it."""
+        if self._peaks:
+            peak = _peak_mib()
+            self._peaks = [max(known, peak) for known in self._peaks]
 
 
 def _reset_peak() -> None:

@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from bench.escape import clean
+
 T = TypeVar("T")
 
 _LOG_EVERY_SECONDS = 15.0  # often enough to see life in a log, rare enough not to flood it
@@ -32,7 +34,7 @@ def set_quiet(quiet: bool) -> None:
 def say(message: str) -> None:
     """Print one plain line to standard error, unless quiet."""
     if not _quiet:
-        print(message, file=sys.stderr, flush=True)
+        print(clean(message), file=sys.stderr, flush=True)  # names of files may steer a terminal
 
 
 def track(

@@ -64,7 +64,7 @@ def _terminal_table(board: Board, chosen: Sequence[str]) -> Table:
     for head in ("passages\nqueries", "B/passage\ntop k", "seconds\nMiB"):
         table.add_column(head, justify="right", no_wrap=True)
     for row in board.rows:
-        pool, queries, top_k, index, seconds, peak = facts(row)
+        pool, queries, top_k, _, index, seconds, peak = facts(row)
         table.add_row(
             Text(escape.clean(row.label)),
             *(_terminal_value(row, metric) for metric in shown),
@@ -86,7 +86,7 @@ def _terminal_value(row: Row, metric: str) -> Text:
 
 # ------------------------------------------------------------------ markdown
 
-_FACTS = ("passages", "queries", "top k", "index B/passage", "seconds", "peak MiB")
+_FACTS = ("passages", "queries", "top k", "length ratio", "index B/passage", "seconds", "peak MiB")
 
 
 def markdown(boards: Sequence[Board]) -> str:
@@ -126,6 +126,7 @@ def facts(row: Row) -> tuple[str, ...]:
         display.count(row.result.task.get("n_passages")),
         row.queries,
         str(row.result.top_k),
+        display.quantity(row.length_ratio),
         display.quantity(row.index_bytes_per_passage),
         display.quantity(row.seconds),
         display.quantity(row.peak_mib),

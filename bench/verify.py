@@ -30,6 +30,7 @@ from bench.result import (
     read_result,
 )
 from bench.storage import file_sha256
+from metrics.length import LENGTH_RATIO, length_ratio
 
 ENTAILED = 0.5  # the release calls a passage correct above this entailment score
 _BELIEVED = ("tail_patch", "base_")  # measured on a model, query by query
@@ -190,7 +191,7 @@ class _Check:
         return True
 
     def _check_n_scored(self, result: Result, table: dict[str, np.ndarray]) -> None:
-        judged = [name for name in result.metrics if not name.startswith(_BELIEVED)]
+        judged = [n for n in result.metrics if not n.startswith(_BELIEVED) and n != LENGTH_RATIO]
         columns = [table[name] for name in judged if name in table]
         counts = [int((~np.isnan(c)).sum()) for c in columns if c.dtype.kind == "f"]
         stored, expected = result.task.get("n_scored"), max(counts, default=0)
@@ -212,39 +213,52 @@ class _Check:
             self.add(name, f"{PER_QUERY} has no such column of numbers")
             return
         if not name.startswith(_BELIEVED):
-            self._check_queries(name, values, records, table)
+            self._check_queries(name, values, self._expected(name, records, table), records)
         self._check_estimate(name, stored, values)
+
+    def _expected(
+        self, name: str, records: Sequence[RetrievalRecord], table: dict[str, np.ndarray]
+    ) -> list[float]:
+        """The metric of each query, from its ranking; empty if there is no such metric."""
+        from metrics.attribution import parse_metric
+
+        if name == LENGTH_RATIO:
+            task = self.result.task
+            mean_length = task["counts"]["characters"] / task["n_passages"]
+            return [length_ratio(record.proponents, mean_length) for record in records]
+        try:
+            metric = parse_metric(name)
+        except UserError as error:
+            self.add(name, error.what)
+            return []
+        found = []
+        for record, n_gold in zip(records, table["n_gold"], strict=True):
+            correct = _correct(record)
+            if correct is None:
+                found.append(math.nan)
+            elif n_gold > 0:
+                found.append(metric.score(correct, int(n_gold)))
+            else:
+                found.append(self.settings.without_gold)
+        return found
 
     def _check_queries(
         self,
         name: str,
         values: np.ndarray,
+        expected: Sequence[float],
         records: Sequence[RetrievalRecord],
-        table: dict[str, np.ndarray],
     ) -> None:
-        from metrics.attribution import parse_metric
-
-        try:
-            metric = parse_metric(name)
-        except UserError as error:
-            self.add(name, error.what)
-            return
-        wrong = []
-        for record, n_gold, value in zip(records, table["n_gold"], values, strict=True):
-            correct = _correct(record)
-            if correct is None:
-                expected = math.nan
-            elif n_gold > 0:
-                expected = metric.score(correct, int(n_gold))
-            else:
-                expected = self.settings.without_gold
-            self.n_numbers += 1
-            if not _same(value, expected):
-                wrong.append((record.example_id, value, expected))
+        self.n_numbers += len(expected)
+        wrong = [
+            (record.example_id, stored, right)
+            for record, stored, right in zip(records, values, expected, strict=False)
+            if not _same(stored, right)
+        ]
         if wrong:
-            query, value, expected = wrong[0]
+            query, stored, right = wrong[0]
             others = f" (and {len(wrong) - 1} more queries)" if len(wrong) > 1 else ""
-            self.add(f"{name} of query {query}{others}", f"stored {value:.6g}", f"{expected:.6g}")
+            self.add(f"{name} of query {query}{others}", f"stored {stored:.6g}", f"{right:.6g}")
 
     def _check_estimate(self, name: str, stored: Estimate, values: np.ndarray) -> None:
         from metrics.bootstrap import estimate
@@ -287,6 +301,13 @@ def _check_shape(result: Result) -> None:
     for name, kind in (("task", dict), ("top_k", int), ("seed", int)):
         if not isinstance(getattr(result, name), kind):
             raise UserError(f"{name} is no {kind.__name__}", where=RESULT)
+    if LENGTH_RATIO in result.metrics:
+        counts = result.task.get("counts")
+        sizes = (result.task.get("n_passages"), dict(counts or {}).get("characters"))
+        if not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise UserError(
+                "task.n_passages and task.counts.characters are no counts", where=RESULT
+            )
 
 
 def _read_settings(path: Path) -> _Settings:

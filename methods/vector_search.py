@@ -1,29 +1,34 @@
-"""Exact search by dot product over rows of vectors that stay on disk."""
+"""Exact search by dot product over rows of vectors that stay on disk.
+
+Two stages. A scan in float32 streams the rows once and keeps, for each query, a few more candidates
+than asked for: rounding may swap rows whose scores differ by about 1e-6 of their size. The
+candidates' final scores are float64 sums over two vectors and nothing else, so they do not depend
+on how the rows were cut into blocks. (Of more than ``MARGIN`` rows so near each other at the end of
+a list, which ones are candidates is up to rounding.)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from bench import progress
 from methods.topk import TopK, order
 
-# Fixed, so that no setting changes which candidates the scan finds. A block's scores take 32 MiB.
+MARGIN = 32  # candidates kept beyond the list's length
+# Fixed, so that no setting changes which candidates the scan finds. A block's scores take 16 MiB.
 _QUERIES_AT_ONCE = 1024
 _ROWS_AT_ONCE = 4096
-# Rounding in the float32 scan may swap passages within 1e-6 of each other; this many more than
-# asked for are kept, and scored again in float64.
-_MARGIN = 32
+_FETCHED_AT_ONCE = 2048  # candidates brought from disk together
 
 
 def search_rows(
     queries: np.ndarray, stored: np.ndarray, top_k: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The ``top_k`` rows with the highest dot product, for each query in turn.
-
-    A scan in float32 finds candidates; the candidates' scores are float64 sums over the stored
-    vectors, so they depend on nothing but the two vectors.
 
     Args:
         queries: float32 ``[queries, dim]``.
@@ -34,25 +39,90 @@ def search_rows(
         ``k = min(top_k, rows)``.
     """
     starts = range(0, len(queries), _QUERIES_AT_ONCE)
-    blocks = [(q, r) for q in starts for r in range(0, len(stored), _ROWS_AT_ONCE)]
-    best = TopK(0, 0)
-    for first_query, first_row in progress.track(blocks, "search vectors", unit="blocks"):
-        asked = queries[first_query : first_query + _QUERIES_AT_ONCE]
-        if first_row == 0:
-            best = TopK(len(asked), top_k + _MARGIN)
-        block = np.asarray(stored[first_row : first_row + _ROWS_AT_ONCE])
-        best.push(asked @ block.T, np.arange(first_row, first_row + len(block)))
-        if first_row + len(block) == len(stored):
-            for query, candidates in zip(asked, best.rows, strict=True):
-                yield _rescored(query, stored, candidates, top_k)
+    for start in progress.track(starts, "search vectors", unit=f"times {_QUERIES_AT_ONCE} queries"):
+        asked = queries[start : start + _QUERIES_AT_ONCE]
+        best, _ = scan(torch.from_numpy(asked), _blocks(stored), top_k + MARGIN, 0)
+        candidates = best.rows
+        scores = rescore(asked.astype(np.float64), candidates, stored.__getitem__, _FETCHED_AT_ONCE)
+        for rows, line in zip(candidates, scores, strict=True):
+            ranked = order(line, rows)[:top_k]
+            yield rows[ranked], line[ranked]
 
 
-def _rescored(
-    query: np.ndarray, stored: np.ndarray, candidates: np.ndarray, top_k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The best of ``candidates`` by float64 dot product."""
-    rows = np.sort(candidates)  # in the order in which they lie on disk
-    # A sum per row, not a matrix product, whose rounding depends on a row's place in the matrix.
-    scores = (stored[rows].astype(np.float64) * query.astype(np.float64)).sum(axis=1)
-    best = order(scores, rows)[:top_k]
-    return rows[best], scores[best]
+def _blocks(stored: np.ndarray) -> Iterator[tuple[int, Tensor]]:
+    for start in range(0, len(stored), _ROWS_AT_ONCE):
+        yield start, as_tensor(stored[start : start + _ROWS_AT_ONCE])
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """A tensor over the array's own memory, also of a read-only map: it must not be written to."""
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    # torch has no read-only tensors and would warn; the interface dictionary says it is writable.
+    return torch.from_numpy(np.asarray(_Writable(array)))
+
+
+class _Writable:
+    """An array's memory, presented as writable."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array  # keeps the memory alive
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
+
+
+def scan(
+    queries: Tensor, blocks: Iterable[tuple[int, Tensor]], n_highest: int, n_lowest: int
+) -> tuple[TopK, TopK]:
+    """Stream blocks of rows once and keep the best and the worst rows of each query.
+
+    Args:
+        queries: ``[queries, dim]``.
+        blocks: number of the first row, and vectors ``[rows, dim]`` in the queries' dtype.
+        n_highest: rows with the highest scores to keep.
+        n_lowest: rows with the lowest scores to keep, 0 for none.
+
+    Returns:
+        both lists; the scores of the second are negated, so that lowest comes first.
+    """
+    highest, lowest = TopK(len(queries), n_highest), TopK(len(queries), n_lowest)
+    for first_row, block in blocks:
+        scores = (queries @ block.T).numpy()
+        rows = np.arange(first_row, first_row + len(block))
+        highest.push(scores, rows)
+        if n_lowest:
+            lowest.push(np.negative(scores, out=scores), rows)
+    return highest, lowest
+
+
+def rescore(
+    queries: np.ndarray,
+    candidates: np.ndarray,
+    fetch: Callable[[np.ndarray], np.ndarray],
+    rows_at_once: int,
+) -> np.ndarray:
+    """Dot products of each query with its own candidates, summed in float64.
+
+    A sum per pair, not a matrix product, whose rounding depends on a row's place in the matrix.
+
+    Args:
+        queries: float64 ``[queries, dim]``.
+        candidates: int64 rows ``[queries, candidates]``.
+        fetch: gives the vectors ``[n, dim]`` of ``n`` ascending rows; asked once for each row.
+        rows_at_once: the most rows fetched together.
+
+    Returns:
+        float64 ``[queries, candidates]``.
+    """
+    distinct, place = np.unique(candidates, return_inverse=True)
+    place = place.reshape(candidates.shape)
+    scores = np.empty(candidates.shape)
+    for first in range(0, len(distinct), rows_at_once):
+        chunk = distinct[first : first + rows_at_once]
+        fetched = fetch(chunk)
+        inside = (place >= first) & (place < first + len(chunk))
+        for query in np.flatnonzero(inside.any(axis=1)):
+            columns = np.flatnonzero(inside[query])
+            vectors = fetched[place[query, columns] - first].astype(np.float64, copy=False)
+            scores[query, columns] = np.multiply(vectors, queries[query], out=vectors).sum(axis=1)
+    return scores

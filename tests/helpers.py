@@ -36,5 +36,9 @@ def make_task(
         queries=list(queries),
         passages=PassageStore(folder),
         annotated=annotated,
-        counts={"passages": len(texts), "queries": len(queries)},
+        counts={
+            "passages": len(texts),
+            "queries": len(queries),
+            "characters": sum(map(len, texts)),
+        },
     )

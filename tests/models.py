@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -22,9 +23,14 @@ TEXTS = (
 
 
 def make_model(
-    folder: Path, architecture: str = "gpt_neox", seed: int = 0, layers: int = 3, hidden: int = 32
+    folder: Path,
+    architecture: str = "gpt_neox",
+    seed: int = 0,
+    layers: int = 3,
+    hidden: int = 32,
+    **options: Any,
 ) -> Path:
-    """Write a model directory as ``save_pretrained`` does; returns it."""
+    """Write a model directory as ``save_pretrained`` does; ``options`` go to its config."""
     tokenizer = train_tokenizer(iter(TEXTS * 3), 300)
     config = AutoConfig.for_model(
         architecture,
@@ -36,6 +42,7 @@ def make_model(
         max_position_embeddings=64,
         bos_token_id=None,
         eos_token_id=0,
+        **options,
     )
     torch.manual_seed(seed)
     module = AutoModelForCausalLM.from_config(config)

@@ -16,13 +16,35 @@ from methods.gradient.parameters import gradient_matrices
 from methods.gradient.projection import projection
 from tests.models import TEXTS, load, make_model, with_moments
 
-FAMILIES = ("gpt_neox", "gpt2", "llama")
+GROUPED = {"num_key_value_heads": 2}  # fewer keys and values than queries
+FAMILIES = {
+    "gpt_neox": {},
+    "gpt2": {},
+    "llama": GROUPED,
+    "olmo": {**GROUPED, "pad_token_id": 0},
+    "olmo2": {**GROUPED, "pad_token_id": 0},
+    "qwen2": {**GROUPED, "tie_word_embeddings": True},
+    "qwen3": {**GROUPED, "head_dim": 8},
+    "gemma": {**GROUPED, "head_dim": 8, "pad_token_id": 0},
+    "gemma2": {**GROUPED, "head_dim": 8, "pad_token_id": 0, "sliding_window": 8},
+    "mistral": {**GROUPED, "sliding_window": 8},
+    "phi3": {**GROUPED, "pad_token_id": 0},
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
+}
 DIM = 6
+# transformers takes the softmax of Gemma 2's attention in float32 whatever the model's dtype, so a
+# longer padded row rounds differently.
+FLOAT32_INSIDE = ("gemma2",)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+def tolerance(family: Path, float64: float) -> float:
+    return 1e-6 if family.parent.name.startswith(FLOAT32_INSIDE) else float64
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
 def family(request, tmp_path_factory) -> Path:
-    return make_model(tmp_path_factory.mktemp(request.param) / "model", request.param)
+    folder = tmp_path_factory.mktemp(request.param) / "model"
+    return make_model(folder, request.param, layers=2, **FAMILIES[request.param])
 
 
 def texts(model: LanguageModel) -> list[Tokens]:
@@ -77,17 +99,20 @@ def test_equals_autograd_loop(family, tmp_path, kind, dim):
     expected = torch.stack([oracle(model, t, kind, dim) for t in texts(model)])
     assert features.shape == expected.shape
     error = (features - expected).norm(dim=1) / expected.norm(dim=1)
-    assert error.max() < 1e-9
+    assert error.max() < tolerance(family, 1e-10)
 
 
-def test_float32_equals_autograd_loop(family):
+@pytest.mark.parametrize("kind", [None, "adafactor", "adam"])
+def test_float32_equals_autograd_loop(family, tmp_path, kind):
     """The bound that is promised for float32: 1e-5 relative."""
-    model = load(family, torch.float32)
+    model, exact = load(family, torch.float32), load(family)
+    if kind:
+        model, exact = (with_moments(m, tmp_path, kind) for m in (model, exact))
     encoder = GradientEncoder(
-        model, projection_dim=DIM, layer_blocks=8, seed=0, second_moments=None
+        model, projection_dim=DIM, layer_blocks=8, seed=0, second_moments=model.second_moments
     )
     features = encoder.encode(texts(model)).double()
-    expected = torch.stack([oracle(load(family), t, None, DIM) for t in texts(model)])
+    expected = torch.stack([oracle(exact, t, kind, DIM) for t in texts(model)])
     assert ((features - expected).norm(dim=1) / expected.norm(dim=1)).max() < 1e-5
 
 
@@ -98,7 +123,9 @@ def test_batch_and_padding_change_nothing(family):
     )
     together = encoder.encode(texts(model))
     alone = torch.cat([encoder.encode([t]) for t in texts(model)])
-    assert torch.allclose(together, alone, rtol=0, atol=1e-12 * together.abs().max())
+    bound = tolerance(family, 1e-12) * together.abs().max()
+    assert torch.allclose(together, alone, rtol=0, atol=bound)
+    assert torch.equal(together, encoder.encode(texts(model))), "the same bits every time"
 
 
 def test_dropout_stays_off(tmp_path):
@@ -136,6 +163,7 @@ def test_text_without_loss_has_zero_gradient(family):
 
 
 def test_matrices_and_blocks(family):
+    """Attention and MLP only; embeddings are left out, tied ones too."""
     model = load(family)
     matrices = gradient_matrices(model.module, 2)
     names = {m.name for m in matrices}
@@ -149,8 +177,8 @@ def test_matrices_and_blocks(family):
     assert names == expected
     assert {m.block for m in matrices} == {0, 1, 2, 3}
     for m in matrices:
-        assert m.block % 2 == int("mlp" in m.name)
-    blocks = [m.block for m in matrices if "mlp" not in m.name]
+        assert m.block % 2 == int("mlp" in m.name or ".fc" in m.name)
+    blocks = [m.block for m in matrices if m.block % 2 == 0]
     assert blocks == sorted(blocks), "layers form consecutive groups"
 
 

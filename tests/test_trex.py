@@ -131,6 +131,7 @@ def test_counts(small):
         "queries_without_gold_sentence": 1,
         "queries_with_gold_left_out_by_sampling": 0,
         "passages": 5,
+        "characters": 30,
         "queries": 4,
     }
 

@@ -11,11 +11,14 @@ import torch
 from bench.errors import UserError, did_you_mean
 from bench.models import second_moments
 from bench.models.base import ModelSource
-from bench.models.language_model import LanguageModel, directory_sha256, load_directory
+from bench.models.language_model import (
+    DTYPES,
+    LanguageModel,
+    directory_sha256,
+    load_directory,
+)
 from bench.storage import content_key, file_sha256
 from bench.tasks.base import Task
-
-_DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 @dataclass
@@ -40,11 +43,11 @@ class Directory(ModelSource):
     def check(self) -> None:
         """Refuse unknown dtypes and a missing directory."""
         for field in ("dtype", "gradient_dtype"):
-            if getattr(self.config, field) not in _DTYPES:
+            if getattr(self.config, field) not in DTYPES:
                 raise UserError(
                     f"unknown dtype {getattr(self.config, field)!r}",
                     where=f"model.{field}",
-                    fix=did_you_mean(getattr(self.config, field), _DTYPES),
+                    fix=did_you_mean(getattr(self.config, field), DTYPES),
                 )
         if not Path(self.config.path).expanduser().is_dir():
             raise UserError(

@@ -20,6 +20,7 @@ from bench.storage import content_key, file_sha256
 
 transformers_logging.disable_progress_bar()  # ours say what is loaded; theirs flood a log
 
+DTYPES = ("float32", "float64", "bfloat16", "float16")  # of weights and of gradients
 IGNORE = -100  # label of a token that carries no loss, as transformers has it
 
 
@@ -187,6 +188,13 @@ def load_directory(
             where=str(path),
             fix="it needs config.json, a tokenizer and *.safetensors; remote code is never run",
         ) from error
+    if not tokenizer("any text", add_special_tokens=False)["input_ids"]:
+        # transformers makes an empty tokenizer of some families where the files are missing.
+        raise UserError(
+            "has no tokenizer, or one without a vocabulary",
+            where=str(path),
+            fix="save the tokenizer of its training into it with save_pretrained",
+        )
     module.eval().requires_grad_(False).to(device)
     _check_finite(module, path)
     return LanguageModel(

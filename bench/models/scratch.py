@@ -20,10 +20,11 @@ from transformers import (
 from transformers.optimization import Adafactor
 
 from bench import progress
-from bench.errors import UserError
+from bench.errors import UserError, did_you_mean
 from bench.models import second_moments
 from bench.models.base import ModelSource
 from bench.models.language_model import (
+    DTYPES,
     LanguageModel,
     Tokens,
     load_directory,
@@ -37,7 +38,7 @@ from bench.storage import content_key, whole_folder
 from bench.tasks.base import Task
 
 # Raised whenever a change of this file would train another model from the same settings.
-TRAINING_VERSION = 2
+TRAINING_VERSION = 3
 _PROBE_QUERIES = 200  # facts looked at after each epoch; enough to see learning, cheap
 _EOS = "<|endoftext|>"
 LAST_SHARE = 0.1  # of the peak learning rate, reached at the last step
@@ -73,8 +74,19 @@ class Scratch(ModelSource):
     Config = ScratchConfig
 
     def check(self) -> None:
-        """Refuse geometries that cannot be built."""
+        """Refuse geometries that cannot be built, and what would fail only after training."""
         config: ScratchConfig = self.config
+        for field in _COUNTS:
+            if getattr(config, field) < 1:
+                raise UserError(
+                    f"expected at least 1, found {getattr(config, field)}", where=f"model.{field}"
+                )
+        if config.gradient_dtype not in DTYPES:
+            raise UserError(
+                f"unknown dtype {config.gradient_dtype!r}",
+                where="model.gradient_dtype",
+                fix=did_you_mean(config.gradient_dtype, DTYPES),
+            )
         if config.hidden_size % config.num_heads:
             raise UserError(
                 f"hidden_size {config.hidden_size} is not a multiple of num_heads "
@@ -121,6 +133,9 @@ class Scratch(ModelSource):
 
 
 _READ_WITH = ("gradient_dtype", "projection_dim")
+_COUNTS = (
+    "hidden_size", "num_layers", "num_heads", "vocab_size", "context_length", "epochs", "batch_size"
+)  # fmt: skip
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -138,14 +153,14 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=_EOS)
 
 
+@torch.random.fork_rng()  # the caller's random numbers go on as if nothing had been trained
 def train(config: ScratchConfig, task: Task, folder: Path, device: str) -> None:
     """Train on the task's passages and save model, tokenizer, second moments and a log."""
+    torch.manual_seed(config.seed)  # of the first weights and of gpt2's dropout
     progress.say(f"train {config.architecture} on {len(task.passages):,} passages")
     tokenizer = train_tokenizer((p.text for p in task.passages), config.vocab_size)
     tokenizer.model_max_length = config.context_length
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        module = AutoModelForCausalLM.from_config(_geometry(config, len(tokenizer)))
+    module = AutoModelForCausalLM.from_config(_geometry(config, len(tokenizer)))
     model = LanguageModel(
         name="", module=module.to(device), tokenizer=tokenizer,
         context_length=config.context_length, sha256="", append_eos=config.append_eos,
@@ -157,6 +172,8 @@ def train(config: ScratchConfig, task: Task, folder: Path, device: str) -> None:
     history = [
         _epoch(config, epoch, model, optimizer, corpus, task) for epoch in range(config.epochs)
     ]
+    if not all(torch.isfinite(parameter).all() for parameter in module.parameters()):
+        raise _diverged("weights that are NaN or infinite after the last step")
     module.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
     names = {parameter: name for name, parameter in module.named_parameters()}
@@ -202,11 +219,7 @@ def _epoch(
         n_tokens = sum(tokens.n_loss for tokens in batch)
         loss = -token_log_probs(model.module, ids, labels).sum() / n_tokens
         if not math.isfinite(loss.item()):
-            raise UserError(
-                f"training diverged: loss {loss.item()} at epoch {epoch + 1}, step {step + 1}",
-                where="model",
-                fix="lower model.learning_rate or raise model.warmup_steps",
-            )
+            raise _diverged(f"loss {loss.item()} at epoch {epoch + 1}, step {step + 1}")
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -219,6 +232,14 @@ def _epoch(
         f"mean target probability {probability:.2f}"
     )
     return {"loss": mean_loss, "facts_recalled": recalled, "target_probability": probability}
+
+
+def _diverged(found: str) -> UserError:
+    return UserError(
+        f"training diverged: {found}",
+        where="model",
+        fix="lower model.learning_rate or raise model.warmup_steps",
+    )
 
 
 def learning_rate_share(step: int, n_steps: int, warmup_steps: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +16,9 @@ from bench.errors import UserError
 from bench.passages import Passage, PassageStore, write_passages
 from bench.storage import content_key, file_sha256, whole_folder
 from bench.support import Support, support
+
+# Raised whenever the files of a prepared task change; part of its folder's name.
+_LAYOUT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def load_task(name: str, builder: TaskBuilder, cache_dir: Path) -> Task:
     Raises:
         UserError: bad input files, no queries, or no passages.
     """
-    key = content_key([name, builder.version, builder.fingerprint()])
+    key = content_key([_LAYOUT_VERSION, name, builder.version, builder.fingerprint()])
     folder = cache_dir / "tasks" / name / key
     if folder.exists() and not (folder / "task.json").exists():
         raise UserError("the cached task is damaged", where=str(folder), fix="delete this folder")
@@ -133,9 +136,15 @@ def load_task(name: str, builder: TaskBuilder, cache_dir: Path) -> Task:
 
 
 def _prepare(name: str, builder: TaskBuilder, folder: Path) -> None:
-    n_passages = write_passages(
-        progress.track(builder.passages(), f"prepare {name}", unit="passages"), folder
-    )
+    characters = 0
+
+    def counted() -> Iterator[Passage]:
+        nonlocal characters
+        for passage in progress.track(builder.passages(), f"prepare {name}", unit="passages"):
+            characters += len(passage.text)
+            yield passage
+
+    n_passages = write_passages(counted(), folder)
     with open(folder / "queries.jsonl", "w", encoding="utf-8") as stream:
         n_queries = sum(bool(stream.write(jsonlines.dump(asdict(q)))) for q in builder.queries())
     if n_queries == 0:
@@ -146,7 +155,12 @@ def _prepare(name: str, builder: TaskBuilder, folder: Path) -> None:
         "sha256": content_key(parts, length=64),
         "corpus_sha256": parts[0],
         "annotated": builder.annotated,
-        "counts": {**builder.counts, "passages": n_passages, "queries": n_queries},
+        "counts": {
+            **builder.counts,
+            "passages": n_passages,
+            "characters": characters,
+            "queries": n_queries,
+        },
     }
     (folder / "task.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 

@@ -2,27 +2,27 @@
 
 For one matrix and one example the loss gradient is W = Σ_t δ_t x_tᵀ, so
 P0 (W / sqrt(V)) P1ᵀ = Σ_t (A0 δ_t)(A1 x_t)ᵀ with A0 = P0 · diag(1/sqrt of V's row side) and A1
-likewise, because Adafactor's V has rank one. Hooks project the layer's input on the way forward and
-the output gradient on the way back; the weights are frozen, so no weight gradient is computed.
-Source: 2410.17413, section 3 and appendix.
-
-Shapes: b batch, t tokens, m out, n in, p and q projected sides.
+likewise, because Adafactor's V has rank one. The layer's input is projected on the way forward and
+its output gradient on the way back; weights are frozen, so no weight gradient is computed, and
+nothing is computed below the lowest matrices. Source: 2410.17413, section 3 and appendix.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.models.language_model import LanguageModel, Tokens, pad, token_log_probs
-from bench.models.second_moments import Factored, SecondMoments
-from methods.gradient.parameters import Matrix, gradient_matrices
-from methods.gradient.projection import projection
+from bench.models.language_model import LanguageModel, Tokens, pad
+from bench.models.second_moments import SecondMoments
+from methods.gradient.collectors import Collector, accumulation_dtype, make_collector
+from methods.gradient.linear import watched
+from methods.gradient.loss import backward_of_loss
+from methods.gradient.parameters import Adapters, Matrix, Unsupported, gradient_matrices
 
 
 class GradientEncoder:
@@ -35,6 +35,15 @@ class GradientEncoder:
         layer_blocks: groups of consecutive layers, each × {attention, MLP}.
         seed: of the projections.
         second_moments: divide the gradient by sqrt(V) before projecting; None leaves it as it is.
+        adapters: which matrices of a LoRA-adapted layer count.
+        unsupported: refuse matrices that cannot be taken, or leave them out.
+
+    Attributes:
+        block_sizes: dimensions of each block.
+        dim: dimensions of all blocks together.
+        dtype: of the features: the gradient dtype, float32 where that is a half precision.
+        device: where the model is.
+        fitting_tokens: padded tokens that a batch may hold, learnt from running out of memory.
     """
 
     def __init__(
@@ -45,54 +54,104 @@ class GradientEncoder:
         layer_blocks: int,
         seed: int,
         second_moments: SecondMoments | None,
+        adapters: Adapters = Adapters.base,
+        unsupported: Unsupported = Unsupported.refuse,
     ) -> None:
-        self._model = model
-        self._dtype = model.gradient_dtype
-        self._module = _in_dtype(model.module, self._dtype)
-        matrices = gradient_matrices(self._module, layer_blocks)
-        self._slots: list[_Slot] = [
-            _ExactSlot(matrix, self._dtype, model.device, second_moments)
-            if projection_dim is None
-            else _ProjectedSlot(
-                matrix, self._dtype, model.device, second_moments, projection_dim, seed
+        self._name = model.name
+        self._module = _in_dtype(model.module, model.gradient_dtype)
+        matrices = gradient_matrices(
+            self._module, layer_blocks, adapters=adapters, unsupported=unsupported
+        )
+        # By block, and in the order of the model within one: the order of the exact features.
+        self._matrices = sorted(matrices, key=lambda matrix: matrix.block)
+        self.device = model.device
+        self.dtype = accumulation_dtype(model.gradient_dtype)
+        self._collectors = [
+            make_collector(
+                matrix,
+                dtype=model.gradient_dtype,
+                device=self.device,
+                moments=second_moments,
+                projection_dim=projection_dim,
+                seed=seed,
             )
-            for matrix in matrices
+            for matrix in self._matrices
         ]
-        self.block_sizes = _lay_out(self._slots)
+        shared = projection_dim is not None
+        self._sums = _lay_out(self._matrices, self._collectors, shared)
+        self.block_sizes = self._sums.block_sizes
         self.dim = sum(self.block_sizes)
+        self.fitting_tokens: int | None = None
 
     def encode(self, batch: Sequence[Tokens]) -> Tensor:
-        """Raw projected gradients of a batch: ``[batch, dim]`` in the gradient dtype.
+        """Raw projected gradients of a batch: ``[batch, dim]``.
 
         Texts with no token to predict have zero gradient.
 
         Raises:
-            UserError: the loss or a gradient is not finite.
+            UserError: a gradient is not finite, or a matrix takes no part in the forward pass.
         """
-        features = torch.zeros(len(batch), self.dim, dtype=self._dtype, device=self._model.device)
-        ids, labels = pad(batch, self._model.device)
-        if ids.shape[1] < 2:
-            return features
-        with self._hooked(features), torch.enable_grad():
-            loss = -token_log_probs(self._module, ids, labels).sum()
-            loss.backward()
+        if all(tokens.n_loss == 0 for tokens in batch):
+            return torch.zeros(len(batch), self.dim, dtype=self.dtype, device=self.device)
+        ids, labels = pad(batch, self.device)
+        totals = [
+            torch.zeros(len(batch), *size, dtype=self.dtype, device=self.device)
+            for size in self._sums.sizes
+        ]
+        sinks = [
+            _MatrixSink(matrix, collector, totals[index], ids.shape)
+            for matrix, collector, index in zip(
+                self._matrices, self._collectors, self._sums.of_matrix, strict=True
+            )
+        ]
+        with watched([matrix.module for matrix in self._matrices], sinks), torch.enable_grad():
+            backward_of_loss(self._module, ids, labels)
+        features = torch.cat([total.flatten(1) for total in totals], dim=1)
+        self._check(features, sinks)
+        return features
+
+    def _check(self, features: Tensor, sinks: Sequence[_MatrixSink]) -> None:
+        idle = [sink.matrix.name for sink in sinks if not sink.used]
+        if idle:
+            raise UserError(
+                f"matrix {idle[0]} takes no part in the forward pass",
+                where=f"model {self._name}",
+                fix="an adapter must be active and not merged (see method.adapters)",
+            )
         if not torch.isfinite(features).all():
             raise UserError(
                 "a gradient is NaN or infinite",
-                where=f"model {self._model.name}",
+                where=f"model {self._name}",
                 fix="use model.gradient_dtype=float32 or wider, or another checkpoint",
             )
-        return features
 
-    @contextmanager
-    def _hooked(self, features: Tensor) -> Iterator[None]:
-        embeddings = self._module.get_input_embeddings()  # type: ignore[operator]
-        with ExitStack() as stack:
-            handles = [embeddings.register_forward_hook(_start_gradient)]
-            handles += [slot.register(features) for slot in self._slots]
-            for handle in handles:
-                stack.callback(handle.remove)
-            yield
+
+class _MatrixSink:
+    """One matrix during one batch: views its factors by example and sums them up."""
+
+    def __init__(
+        self, matrix: Matrix, collector: Collector, total: Tensor, shape: torch.Size
+    ) -> None:
+        self.matrix, self.used = matrix, False
+        self._collector, self._total, self._shape = collector, total, shape
+
+    def keep(self, inputs: Tensor) -> Tensor:
+        self.used = True
+        return self._collector.keep(self._by_example(inputs))
+
+    def add(self, delta: Tensor, kept: Tensor) -> None:
+        self._collector.add(self._total, self._by_example(delta), kept)
+
+    def _by_example(self, rows: Tensor) -> Tensor:
+        """``[batch, tokens, width]``, also where the model works on a flat list of all tokens."""
+        if rows.numel() != self._shape.numel() * rows.shape[-1]:
+            raise UserError(
+                f"matrix {self.matrix.name} gets {rows.numel() // rows.shape[-1]} rows for "
+                f"{self._shape.numel()} tokens, so they cannot be told apart by example",
+                where="model",
+                fix="this architecture is not supported by gradient methods yet",
+            )
+        return rows.reshape(*self._shape, rows.shape[-1])
 
 
 def _in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -102,127 +161,30 @@ def _in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return copy.deepcopy(module).to(dtype).requires_grad_(False).eval()
 
 
-def _start_gradient(module: nn.Module, inputs: object, output: Tensor) -> None:  # noqa: ARG001
-    """With all weights frozen, the graph must start at the embeddings."""
-    output.requires_grad_(True)
+@dataclass(frozen=True)
+class _Sums:
+    """Which sums make up the features, in their order.
 
-
-class _Slot:
-    """Where one matrix adds its part to the features."""
-
-    def __init__(self, matrix: Matrix) -> None:
-        self.matrix = matrix
-        self.start = self.stop = 0  # columns in the features, set by _lay_out
-
-    size: int
-
-    def register(self, features: Tensor) -> torch.utils.hooks.RemovableHandle:
-        """Hook the module so that the coming backward pass adds into ``features``."""
-
-        def forward_hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            kept = self.forward_side(inputs[0].detach())
-
-            def backward_hook(delta_btm: Tensor) -> None:
-                features[:, self.start : self.stop] += self.outer(delta_btm, kept).flatten(1)
-
-            output.register_hook(backward_hook)
-
-        return self.matrix.module.register_forward_hook(forward_hook)
-
-    def forward_side(self, x_btn: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def outer(self, delta_btm: Tensor, kept: Tensor) -> Tensor:
-        raise NotImplementedError
-
-
-class _ProjectedSlot(_Slot):
-    """Two-sided projection; V is folded into the sides if it has rank one."""
-
-    def __init__(
-        self,
-        matrix: Matrix,
-        dtype: torch.dtype,
-        device: torch.device,
-        moments: SecondMoments | None,
-        projection_dim: int,
-        seed: int,
-    ) -> None:
-        super().__init__(matrix)
-        m, n = matrix.shape
-        out_pm = projection(seed, matrix.name, "out", projection_dim, m)
-        in_qn = projection(seed, matrix.name, "in", projection_dim, n)
-        self._full_mn: Tensor | None = None
-        if moments is not None:
-            moment = moments[matrix.name]
-            if isinstance(moment, Factored):
-                left, right = moment.inverse_sqrt_sides()
-                if matrix.transposed:
-                    left, right = right, left
-                out_pm, in_qn = out_pm * left.cpu(), in_qn * right.cpu()
-            else:
-                self._full_mn = _inverse_sqrt(matrix, moments).to(device, dtype)
-        self._out_mp = out_pm.T.to(device, dtype)
-        self._in_nq = in_qn.T.to(device, dtype)
-        self.size = projection_dim**2
-
-    def forward_side(self, x_btn: Tensor) -> Tensor:
-        # A full V is divided elementwise, so the gradient itself is needed: keep the input whole.
-        return x_btn if self._full_mn is not None else x_btn @ self._in_nq
-
-    def outer(self, delta_btm: Tensor, kept: Tensor) -> Tensor:
-        if self._full_mn is None:
-            return (delta_btm @ self._out_mp).transpose(1, 2) @ kept
-        gradient_bmn = (delta_btm.transpose(1, 2) @ kept) * self._full_mn
-        return self._out_mp.T @ gradient_bmn @ self._in_nq
-
-
-class _ExactSlot(_Slot):
-    """The gradient itself, divided by sqrt(V) if asked for."""
-
-    def __init__(
-        self,
-        matrix: Matrix,
-        dtype: torch.dtype,
-        device: torch.device,
-        moments: SecondMoments | None,
-    ) -> None:
-        super().__init__(matrix)
-        m, n = matrix.shape
-        self.size = m * n
-        self._scale_mn = (
-            None if moments is None else _inverse_sqrt(matrix, moments).to(device, dtype)
-        )
-
-    def forward_side(self, x_btn: Tensor) -> Tensor:
-        return x_btn
-
-    def outer(self, delta_btm: Tensor, kept: Tensor) -> Tensor:
-        gradient_bmn = delta_btm.transpose(1, 2) @ kept
-        return gradient_bmn if self._scale_mn is None else gradient_bmn * self._scale_mn
-
-
-def _inverse_sqrt(matrix: Matrix, moments: SecondMoments) -> Tensor:
-    """``1 / sqrt(V)`` as ``[out, in]``."""
-    scale = moments[matrix.name].inverse_sqrt()
-    return scale.T if matrix.transposed else scale
-
-
-def _lay_out(slots: Sequence[_Slot]) -> list[int]:
-    """Give each slot its columns; returns the size of each block.
-
-    Projected matrices of a block share its columns (their features add up); exact ones stand side
-    by side.
+    Attributes:
+        sizes: of each sum.
+        of_matrix: the sum that each matrix adds to.
+        block_sizes: dimensions of each block.
     """
-    sizes: list[int] = []
-    start = 0
-    for block in sorted({slot.matrix.block for slot in slots}):
-        members = [slot for slot in slots if slot.matrix.block == block]
-        shared = isinstance(members[0], _ProjectedSlot)
-        offset = 0
-        for slot in members:
-            slot.start, slot.stop = start + offset, start + offset + slot.size
-            offset += 0 if shared else slot.size
-        sizes.append(members[0].size if shared else offset)
-        start += sizes[-1]
-    return sizes
+
+    sizes: list[tuple[int, int]]
+    of_matrix: list[int]
+    block_sizes: list[int]
+
+
+def _lay_out(matrices: Sequence[Matrix], collectors: Sequence[Collector], shared: bool) -> _Sums:
+    """Projected matrices of a block share a sum; exact ones have each their own, side by side."""
+    blocks = sorted({matrix.block for matrix in matrices})
+    sizes, of_matrix, block_sizes = [], [], [0] * len(blocks)
+    opened = None
+    for matrix, collector in zip(matrices, collectors, strict=True):
+        if not shared or matrix.block != opened:
+            opened = matrix.block
+            sizes.append(collector.size)
+            block_sizes[blocks.index(opened)] += collector.size[0] * collector.size[1]
+        of_matrix.append(len(sizes) - 1)
+    return _Sums(sizes, of_matrix, block_sizes)

@@ -22,12 +22,13 @@ from bench import progress
 from bench.errors import UserError
 from bench.passages import PassageStore
 from bench.storage import file_sha256, whole_file
+from methods.gradient.batching import encode_all
 from methods.gradient.encoder import GradientEncoder
 
 if TYPE_CHECKING:
     from collections import Counter
 
-    from bench.models.language_model import LanguageModel, Tokens
+    from bench.models.language_model import LanguageModel
 
 SHARD_ROWS = 2048  # a shard of 2^16 dims in float32 is then 512 MiB: held in memory once
 
@@ -123,16 +124,6 @@ class IndexBuilder:
         with whole_file(path.with_suffix(".json")) as stream:
             json.dump(sidecar, stream)
         return sidecar
-
-
-def encode_all(encoder: GradientEncoder, tokens: list[Tokens], batch_size: int) -> Tensor:
-    """Features of many texts, batched by length: float32 ``[len(tokens), dim]`` on the CPU."""
-    features = torch.empty(len(tokens), encoder.dim, dtype=torch.float32)
-    by_length = sorted(range(len(tokens)), key=lambda i: len(tokens[i].ids))
-    for first in range(0, len(tokens), batch_size):
-        rows = by_length[first : first + batch_size]
-        features[rows] = encoder.encode([tokens[row] for row in rows]).float().cpu()
-    return features
 
 
 def _read_sidecar(folder: Path, number: int, key: str) -> dict[str, Any] | None:

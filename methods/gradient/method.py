@@ -21,7 +21,7 @@ from methods.gradient.index import GradientIndex, IndexBuilder, encode_all
 from methods.topk import TopK
 
 # Raised whenever a change of code moves a feature; part of every index key.
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 
 
 class Hessian(Enum):

@@ -6,15 +6,39 @@ normalisation are left out; consecutive layers form groups, each with an attenti
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from bench import progress
 from bench.errors import UserError
 
 _ATTENTION = ("attn", "attention")
-_MLP = ("mlp", "feed_forward", "ffn", "feedforward")
+_MLP = ("mlp", "feed_forward", "ffn", "feedforward", "fc1", "fc2")  # the last two: OPT
+_FORWARDS = (nn.Linear.forward, Conv1D.forward)
+_NAMES_SHOWN = 3
+
+
+class Adapters(Enum):
+    """Which matrices of a LoRA-adapted layer carry the gradient.
+
+    ``base``: the frozen weight, through the adapter: the gradient that the merged weight would
+    have, so features are comparable with those of a model that is fine-tuned in full. ``lora``: the
+    adapter's own matrices, what its training moved and what its optimizer has moments for.
+    """
+
+    base = "base"
+    lora = "lora"
+
+
+class Unsupported(Enum):
+    """What becomes of a matrix whose per-example gradient this engine cannot take."""
+
+    refuse = "refuse"
+    skip = "skip"
 
 
 @dataclass(frozen=True)
@@ -45,26 +69,49 @@ class Matrix:
         return self.module.weight  # type: ignore[return-value]
 
 
-def gradient_matrices(model: nn.Module, layer_blocks: int) -> list[Matrix]:
+def gradient_matrices(
+    model: nn.Module,
+    layer_blocks: int,
+    *,
+    adapters: Adapters = Adapters.base,
+    unsupported: Unsupported = Unsupported.refuse,
+) -> list[Matrix]:
     """The attention and MLP matrices of a decoder, in the order of ``named_modules``.
 
     Args:
-        model: a causal language model of transformers.
+        model: a causal language model of transformers, with or without peft's LoRA layers.
         layer_blocks: groups of consecutive layers; at most one group a layer is made.
+        adapters: what of a LoRA-adapted layer counts.
+        unsupported: whether matrices that cannot be taken are an error or are left out by name.
 
     Raises:
-        UserError: no decoder layers found, or a matrix in them is neither attention nor MLP.
+        UserError: no decoder layers, an unsupported matrix that is not to be skipped, or nothing
+            left.
     """
     prefix, layers = _decoder_layers(model)
     n_groups = min(layer_blocks, len(layers))
-    matrices = []
+    matrices: list[Matrix] = []
+    faults: list[str] = []
+    seen: dict[int, nn.Module] = {}
     for number, layer in enumerate(layers):
         group = number * n_groups // len(layers)
-        for path, module in layer.named_modules():
-            if isinstance(module, nn.Linear | Conv1D):
-                name = f"{prefix}.{number}.{path}.weight"
-                block = 2 * group + _is_mlp(path, name)
-                matrices.append(Matrix(name, module, block, isinstance(module, Conv1D)))
+        for path, module in _candidates(layer, adapters):
+            name = f"{prefix}.{number}.{path}"
+            fault = _fault(layer, path, module, seen)
+            if fault:
+                faults.append(f"{name}{_parameter_of(module)} ({fault})")
+            elif id(module.weight) not in seen:
+                seen[id(module.weight)] = module
+                block = 2 * group + _is_mlp(path)
+                matrices.append(Matrix(f"{name}.weight", module, block, isinstance(module, Conv1D)))
+    _judge(faults, unsupported)
+    if not matrices:
+        raise UserError(
+            f"no {'adapter' if adapters is Adapters.lora else 'attention or MLP'} matrix found in "
+            f"{type(model).__name__}",
+            where="method.adapters" if adapters is Adapters.lora else "model",
+            fix="gradient methods need a decoder-only transformer of the transformers library",
+        )
     return matrices
 
 
@@ -85,13 +132,68 @@ def _decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return max(outer, key=lambda item: len(item[1]))
 
 
-def _is_mlp(path: str, name: str) -> bool:
+def _candidates(layer: nn.Module, adapters: Adapters) -> Iterator[tuple[str, nn.Module]]:
+    """(path, module) of everything in a layer that owns a matrix and is asked for."""
+    for path, module in layer.named_modules():
+        if isinstance(module, nn.Embedding) or not _parameter_of(module):
+            continue
+        is_adapter = any(part.startswith("lora_") for part in path.split("."))
+        if is_adapter == (adapters is Adapters.lora):
+            yield path, module
+
+
+def _parameter_of(module: nn.Module) -> str:
+    """``".weight"`` or the name of another matrix that the module itself owns; ``""`` if none."""
+    own = module.named_parameters(recurse=False)
+    names = [f".{name}" for name, p in own if p.ndim > 1 or isinstance(module, nn.Linear)]
+    return ".weight" if ".weight" in names else next(iter(names), "")
+
+
+def _fault(
+    layer: nn.Module, path: str, module: nn.Module, seen: dict[int, nn.Module]
+) -> str | None:
+    """Why the gradient of this matrix cannot be taken per example; None if it can."""
+    parts = path.split(".")
+    parent = layer.get_submodule(".".join(parts[:-1]))
+    # Experts get the tokens of all examples in one list, and not each token.
+    if "experts" in parts or (hasattr(parent, "experts") and parts[-1] in ("gate", "router")):
+        return "mixture-of-experts"
+    if not isinstance(module, nn.Linear | Conv1D):
+        return f"{type(module).__name__} is neither nn.Linear nor Conv1D"
+    if type(module).forward not in _FORWARDS:
+        return f"{type(module).__name__} has a forward of its own"
+    if not module.weight.is_floating_point() or module.weight.ndim != 2:
+        return "quantised"
+    if seen.get(id(module.weight), module) is not module:
+        return "shares its weight with another layer"
+    if len(getattr(parent, "lora_magnitude_vector", ())):
+        return "DoRA"
+    if _kind(path) is None:
+        return "neither attention nor MLP by its name"
+    return None
+
+
+def _kind(path: str) -> str | None:
     if any(word in path for word in _MLP):
-        return True
-    if any(word in path for word in _ATTENTION):
-        return False
+        return "mlp"
+    return "attention" if any(word in path for word in _ATTENTION) else None
+
+
+def _is_mlp(path: str) -> bool:
+    return _kind(path) == "mlp"
+
+
+def _judge(faults: Sequence[str], unsupported: Unsupported) -> None:
+    """Refuse what cannot be taken, or say that it is left out."""
+    if not faults:
+        return
+    shown = ", ".join(faults[:_NAMES_SHOWN])
+    more = f" and {len(faults) - _NAMES_SHOWN} more" if len(faults) > _NAMES_SHOWN else ""
+    if unsupported is Unsupported.skip:
+        progress.say(f"gradient: left out {shown}{more}")
+        return
     raise UserError(
-        f"matrix {name} is neither attention nor MLP by its name",
+        f"gradient methods do not support {shown}{more}",
         where="model",
-        fix="this architecture is not supported by gradient methods yet",
+        fix="set method.unsupported=skip to leave these matrices out, or use another model",
     )

@@ -1,0 +1,280 @@
+"""Encoding beside plain training, the floor and two peers, interleaved: what an encoding costs.
+
+    OMP_WAIT_POLICY=PASSIVE python benchmarks/encoding.py --hidden 256 --threads 1 \
+        --peer-python /tmp/peers/venv/bin/python
+
+One round runs every contender once, over the same passages; a table gives the median over rounds
+of each contender's time over the floor's time *in the same round*, so that other work on the
+machine cancels. Contenders:
+
+    plain       forward + backward with the gradients of all weights, as training does
+    floor       forward + backward to activations only, weights frozen, from the embeddings
+    none, adafactor, adam
+                tdabench's features, uncorrected or divided by sqrt(V) of that optimizer
+    bergson, bergson-adafactor, bergson-adam
+                the same of bergson, one projection of the same size for each matrix
+    kronfluence scores against one query, identity for the Hessian (it projects nothing)
+
+A peer that the interpreter of ``--peer-python`` cannot import is left out and named. That
+environment, made once (tried with bergson 2.5.1 and kronfluence 1.0.1):
+
+    python -m venv /tmp/peers/venv && cd /tmp/peers && echo "torch==2.13.0" > c.txt
+    venv/bin/pip install torch==2.13.0
+    venv/bin/pip install -c c.txt bergson==2.5.1 kronfluence==1.0.1
+    venv/bin/pip uninstall -y torchvision torchaudio
+
+With ``--texts FILE`` (JSON lines with a field ``text``) the passages are real sentences of unequal
+length, in batches that each contender makes itself; the floor and plain take ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import random
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from encoding_workload import Workload, padded, use_threads
+from torch.nn import functional as F  # noqa: N812
+from transformers import PreTrainedModel
+
+from bench.models.language_model import LanguageModel, Tokens
+from bench.models.scratch import train_tokenizer
+from bench.models.second_moments import ADAM_EPSILON, Factored, Full, SecondMoments
+from methods.gradient.batching import encode_all
+from methods.gradient.encoder import GradientEncoder
+
+OURS = ("none", "adafactor", "adam")
+PEERS = (
+    ("bergson", "none"), ("bergson", "adafactor"), ("bergson", "adam"), ("kronfluence", "none"),
+)  # fmt: skip
+NO_ROW_CAP = 1 << 30
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _options()
+    work = _workload(options)
+    use_threads(work.threads)
+    peers: dict[str, Peer] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "workload.json")
+        work.save(path)
+        contenders = _contenders(work, options.contenders)
+        for name, peer in _start_peers(options, path):
+            peers[name] = peer
+            contenders[name] = peer.seconds
+        seconds = _interleave(contenders, options.rounds)
+        for peer in peers.values():
+            peer.stop()
+    _report(options, work, seconds, peers)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--vocabulary", type=int, default=4096)
+    parser.add_argument("--passages", type=int, default=512)
+    parser.add_argument("--tokens", type=int, default=128, help="of a random passage")
+    parser.add_argument("--texts", type=Path, help="JSON lines with a field 'text'")
+    parser.add_argument("--projection-dim", type=int, default=64)
+    parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--contenders", default="", help="comma-separated; all if empty")
+    parser.add_argument("--peer-python", help="interpreter with bergson and kronfluence")
+    return parser.parse_args()
+
+
+def _workload(options: argparse.Namespace) -> Workload:
+    if options.texts:
+        lines = options.texts.read_text(encoding="utf-8").splitlines()
+        texts = [json.loads(line)["text"] for line in lines]
+        texts = random.Random(0).sample(texts, options.passages)
+        tokenizer = train_tokenizer(iter(texts), options.vocabulary)
+        ids = [tokenizer(text)["input_ids"][: options.tokens] for text in texts]
+    else:
+        draw = random.Random(0)
+        ids = [
+            [draw.randrange(options.vocabulary) for _ in range(options.tokens)]
+            for _ in range(options.passages)
+        ]
+    return Workload(
+        options.hidden, options.layers, options.vocabulary, options.projection_dim,
+        options.batch_tokens, options.threads, ids,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------ contenders in this process
+
+
+def _contenders(work: Workload, chosen: str) -> dict[str, Callable[[], float]]:
+    runs: dict[str, Callable[[], object]] = {
+        "plain": lambda: _train_like(work, weights=True),
+        "floor": lambda: _train_like(work, weights=False),
+    }
+    runs |= {name: _ours(work, name) for name in OURS}
+    wanted = [name for name in chosen.split(",") if name] or list(runs)
+    return {name: _timed(run) for name, run in runs.items() if name in {"floor", *wanted}}
+
+
+def _timed(run: Callable[[], object]) -> Callable[[], float]:
+    def seconds() -> float:
+        began = time.perf_counter()
+        run()
+        return time.perf_counter() - began
+
+    return seconds
+
+
+def _train_like(work: Workload, *, weights: bool) -> None:
+    """Forward and backward of the next-token loss, as transformers' users write it."""
+    model = _shared_model(work)
+    model.requires_grad_(weights)
+    embeddings = model.get_input_embeddings()
+    handle = None
+    if not weights:
+        handle = embeddings.register_forward_hook(lambda *args: args[-1].requires_grad_(True))
+    for rows in work.batches():
+        ids, labels = padded([work.ids[row] for row in rows])
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+        loss = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+        loss.backward()
+        model.zero_grad()
+    if handle is not None:
+        handle.remove()
+    model.requires_grad_(False)
+
+
+@functools.cache
+def _shared_model(work: Workload) -> PreTrainedModel:
+    """One model for all contenders of this process: the encoder changes nothing in it."""
+    return work.model()
+
+
+def _ours(work: Workload, moments: str) -> Callable[[], object]:
+    module = _shared_model(work)
+    model = LanguageModel(
+        name="benchmark", module=module, tokenizer=None, context_length=4096, sha256=""  # type: ignore[arg-type]
+    )  # fmt: skip
+    encoder = GradientEncoder(
+        model,
+        projection_dim=work.projection_dim,
+        layer_blocks=8,
+        seed=0,
+        second_moments=_moments(module, moments),
+    )
+    tokens = [Tokens(row, 1) for row in work.ids]
+    return lambda: encode_all(encoder, tokens, NO_ROW_CAP, work.batch_tokens)
+
+
+def _moments(module: torch.nn.Module, kind: str) -> SecondMoments | None:
+    if kind == "none":
+        return None
+    found: dict[str, Factored | Full] = {}
+    for name, parameter in module.named_parameters():
+        v = torch.rand(parameter.shape) * 1e-3 + 1e-5
+        factored = kind == "adafactor" and v.ndim == 2
+        found[name] = Factored(v.mean(1), v.mean(0)) if factored else Full(v, ADAM_EPSILON)
+    return SecondMoments(found, sha256="")
+
+
+# ------------------------------------------------------------------ peers in their own process
+
+
+class Peer:
+    """A worker process that does one pass when asked."""
+
+    def __init__(self, python: str, workload: Path, name: str, moments: str) -> None:
+        script = str(Path(__file__).with_name("encoding_peer.py"))
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the worker
+        self._process = subprocess.Popen(
+            [python, script, str(workload), name, moments],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
+        )  # fmt: skip
+        self.version = self._answer().removeprefix("ready").strip()
+
+    def _answer(self) -> str:
+        line = self._process.stdout.readline()  # type: ignore[union-attr]
+        if not line:
+            self._log.seek(0)
+            last = self._log.read().strip().splitlines()[-1:] or ["no output"]
+            raise RuntimeError(last[0])
+        return line
+
+    def seconds(self) -> float:
+        """One pass; the worker keeps its own time, so that starting costs nothing."""
+        self._process.stdin.write("run\n")  # type: ignore[union-attr]
+        self._process.stdin.flush()  # type: ignore[union-attr]
+        return float(self._answer())
+
+    def stop(self) -> None:
+        self._process.stdin.close()  # type: ignore[union-attr]
+        self._process.wait(timeout=60)
+
+
+def _start_peers(options: argparse.Namespace, workload: Path):
+    """(label, peer) of each that starts; the others are named on standard error."""
+    wanted = [name for name in options.contenders.split(",") if name]
+    for name, moments in PEERS if options.peer_python else ():
+        label = name if moments == "none" else f"{name}-{moments}"
+        if wanted and label not in wanted:
+            continue
+        try:
+            yield label, Peer(options.peer_python, workload, name, moments)
+        except RuntimeError as error:
+            print(f"left out {label}: {error}", file=sys.stderr)
+
+
+# ------------------------------------------------------------------ measuring
+
+
+def _interleave(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, run in contenders.items():
+            taken = run()
+            if number:  # the first round warms up
+                seconds[name].append(taken)
+        print(f"round {number} of {rounds}", file=sys.stderr, flush=True)
+    return seconds
+
+
+def _report(
+    options: argparse.Namespace,
+    work: Workload,
+    seconds: dict[str, list[float]],
+    peers: dict[str, Peer],
+) -> None:
+    lengths = [len(row) for row in work.ids]
+    parameters = sum(p.numel() for p in _shared_model(work).parameters())
+    print(
+        f"\nGPT-NeoX, hidden {work.hidden}, {work.layers} layers, {parameters / 1e6:.1f}M "
+        f"parameters, float32; {len(lengths)} passages of {min(lengths)} to {max(lengths)} tokens "
+        f"({sum(lengths)} in all), {work.batch_tokens} tokens a batch; {work.projection_dim} × "
+        f"{work.projection_dim}; {work.threads} thread(s), torch {torch.__version__}; median of "
+        f"{options.rounds} interleaved rounds (least–greatest)\n"
+    )
+    print("| contender | time / floor | passages a second |\n| --- | --- | --- |")
+    for name, taken in seconds.items():
+        ratios = [a / b for a, b in zip(taken, seconds["floor"], strict=True)]
+        label = f"{name} {peers[name].version}" if name in peers else name
+        print(
+            f"| {label} | {statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f}) "
+            f"| {len(lengths) / statistics.median(taken):.1f} |"
+        )
+    print(f"\nagain: python {shlex.join(sys.argv)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""From the two factors of a matrix's gradient to its part of the features.
+
+One collector a matrix; four ways, by the second moments V and the projection:
+
+| projection | V | what happens | multiplications a token |
+| --- | --- | --- | --- |
+| p × q | none, rank one | factors are projected, then multiplied | q·n + p·m + p·q |
+| p × q | full | gradient formed, scaled, projected | m·n + (p·m·n + p·q·min(m, n)) / tokens |
+| none | any | gradient formed, scaled | m·n |
+
+A rank-one V is folded into the projections, so it costs nothing. A full V is divided elementwise:
+1 / sqrt(V) has full rank, so the gradient must be formed. With 128 tokens and p = q = 64 that is
+1.5 m·n a token beside the 2 m·n of a forward and backward pass; measured with
+``benchmarks/encoding.py`` (hidden 256): 1.45 × the floor, against 1.08 × with a rank-one V.
+
+Projections are products of their own and do not ride as 64 more columns in the layer's product.
+Measured on an MLP (hidden 256 and 512, 2,048 and 8,192 tokens, float32, one thread, forward and
+backward with a layer norm below): riding takes 4 to 8% longer in each of the four cases. The wider
+product itself saves at most 15% of the 64 columns' cost, but its results are strided, and what
+reads them next pays for that. It would also hold every weight twice.
+
+Shapes: b batch, t tokens, m out, n in, p and q projected sides.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from bench.models.second_moments import Factored, SecondMoments
+from methods.gradient.parameters import Matrix
+from methods.gradient.projection import projection
+
+# Elements of full gradients formed at a time. Measured: chunks of 1 to 8 gradients of 256 × 1,024
+# take the same time, 16 take 20% more (they leave the cache). It also bounds the memory.
+_FORMED_ELEMENTS = 2**20
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype of the features: sums over tokens in half precision would lose most of their digits."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+class Collector(ABC):
+    """How one matrix adds to a sum ``[b, *size]``."""
+
+    size: tuple[int, int]
+
+    @abstractmethod
+    def keep(self, x_btn: Tensor) -> Tensor:
+        """What must live of the layer's input."""
+
+    @abstractmethod
+    def add(self, total: Tensor, delta_btm: Tensor, kept: Tensor) -> None:
+        """Add this matrix's gradient of each example, corrected and projected, to ``total``."""
+
+
+class _ProjectedCollector(Collector):
+    """Σ_t (A0 δ_t)(A1 x_t)ᵀ: V has rank one or there is none, the gradient is never formed.
+
+    Args:
+        out_pm, in_qn: A0 and A1, V's sides folded in.
+        dtype: of the model.
+    """
+
+    def __init__(
+        self, out_pm: Tensor, in_qn: Tensor, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.size = (len(out_pm), len(in_qn))
+        # Transposed once: the product then reads both factors along memory.
+        self._out_mp = out_pm.T.to(device, dtype).contiguous()
+        self._in_nq = in_qn.T.to(device, dtype).contiguous()
+
+    def keep(self, x_btn: Tensor) -> Tensor:
+        return x_btn @ self._in_nq
+
+    def add(self, total: Tensor, delta_btm: Tensor, kept: Tensor) -> None:
+        projected_btp = (delta_btm @ self._out_mp).to(total.dtype)
+        total.baddbmm_(projected_btp.transpose(1, 2), kept.to(total.dtype))
+
+
+class _FullMomentCollector(Collector):
+    """P0 ((Σ_t δ_t x_tᵀ) / sqrt(V)) P1ᵀ with a full V.
+
+    Examples are taken a few at a time, as many as stay in the cache. The longer side is projected
+    first and flat, as one product over all examples of the chunk: ``[b·short, long] [long, p]``.
+
+    Args:
+        out_pm, in_qn: P0 and P1.
+        scale_mn: ``1 / sqrt(V)``.
+        dtype: of the model.
+    """
+
+    def __init__(
+        self,
+        out_pm: Tensor,
+        in_qn: Tensor,
+        scale_mn: Tensor,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        wide = accumulation_dtype(dtype)
+        self.size = (len(out_pm), len(in_qn))
+        self._out_pm = out_pm.to(device, wide).contiguous()
+        self._in_nq = in_qn.T.to(device, wide).contiguous()
+        m, n = scale_mn.shape
+        self._in_first = n >= m
+        scale = scale_mn if self._in_first else scale_mn.T
+        self._scale = scale.to(device, wide).contiguous()
+        self._step = max(1, _FORMED_ELEMENTS // (m * n))
+
+    def keep(self, x_btn: Tensor) -> Tensor:
+        return x_btn
+
+    def add(self, total: Tensor, delta_btm: Tensor, kept: Tensor) -> None:
+        steps = (part.split(self._step) for part in (total, delta_btm, kept))
+        for some, delta, x in zip(*steps, strict=True):
+            delta, x = delta.to(total.dtype), x.to(total.dtype)
+            some += self._in_then_out(delta, x) if self._in_first else self._out_then_in(delta, x)
+
+    def _in_then_out(self, delta_btm: Tensor, x_btn: Tensor) -> Tensor:
+        gradient_bmn = torch.bmm(delta_btm.transpose(1, 2), x_btn).mul_(self._scale)
+        half_bmq = (gradient_bmn.flatten(0, 1) @ self._in_nq).unflatten(0, gradient_bmn.shape[:2])
+        return self._out_pm @ half_bmq
+
+    def _out_then_in(self, delta_btm: Tensor, x_btn: Tensor) -> Tensor:
+        gradient_bnm = torch.bmm(x_btn.transpose(1, 2), delta_btm).mul_(self._scale)
+        flat = gradient_bnm.flatten(0, 1) @ self._out_pm.T
+        half_bnp = flat.unflatten(0, gradient_bnm.shape[:2])
+        return half_bnp.transpose(1, 2) @ self._in_nq
+
+
+class _ExactCollector(Collector):
+    """The gradient itself, times ``scale_mn`` if given. For small models only."""
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        scale_mn: Tensor | None,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.size = shape
+        wide = accumulation_dtype(dtype)
+        self._scale_mn = None if scale_mn is None else scale_mn.to(device, wide)
+
+    def keep(self, x_btn: Tensor) -> Tensor:
+        return x_btn
+
+    def add(self, total: Tensor, delta_btm: Tensor, kept: Tensor) -> None:
+        delta_btm, kept = delta_btm.to(total.dtype), kept.to(total.dtype)
+        if self._scale_mn is None:
+            total.baddbmm_(delta_btm.transpose(1, 2), kept)
+        else:
+            total += torch.bmm(delta_btm.transpose(1, 2), kept) * self._scale_mn
+
+
+def make_collector(
+    matrix: Matrix,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    moments: SecondMoments | None,
+    projection_dim: int | None,
+    seed: int,
+) -> Collector:
+    """The cheapest exact collector of a matrix.
+
+    Raises:
+        UserError: ``moments`` lack this matrix.
+    """
+    moment = None if moments is None else moments[matrix.name]
+    if projection_dim is None:
+        scale = None if moment is None else _as_out_in(matrix, moment.inverse_sqrt())
+        return _ExactCollector(matrix.shape, scale, dtype, device)
+    m, n = matrix.shape
+    out_pm = projection(seed, matrix.name, "out", projection_dim, m)
+    in_qn = projection(seed, matrix.name, "in", projection_dim, n)
+    if moment is None:
+        return _ProjectedCollector(out_pm, in_qn, dtype, device)
+    if isinstance(moment, Factored):
+        rows, columns = moment.inverse_sqrt_sides()
+        left, right = (columns, rows) if matrix.transposed else (rows, columns)
+        return _ProjectedCollector(out_pm * left.cpu(), in_qn * right.cpu(), dtype, device)
+    scale = _as_out_in(matrix, moment.inverse_sqrt())
+    return _FullMomentCollector(out_pm, in_qn, scale, dtype, device)
+
+
+def _as_out_in(matrix: Matrix, stored: Tensor) -> Tensor:
+    return stored.T if matrix.transposed else stored

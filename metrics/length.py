@@ -1,0 +1,29 @@
+"""Does a method favour long passages? Raw dot products do: long texts have large gradients.
+
+A diagnostic, not a score: 2410.17413 names retrieval of long, repetitive passages as the failure
+that unit norm mends.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+LENGTH_RATIO = "length_ratio"
+DEPTH = 10  # proponents looked at: as many as tail-patch and hit@10 see
+
+
+def length_ratio(proponents: Sequence[str], mean_length: float) -> float:
+    """Mean length of the first ``DEPTH`` proponents over the corpus's mean, both in characters.
+
+    Args:
+        proponents: texts, strongest first.
+        mean_length: of all passages, in characters.
+
+    Returns:
+        1 for a method that does not look at length, NaN for an empty list or an empty corpus.
+    """
+    first = proponents[:DEPTH]
+    if not first or not mean_length:
+        return math.nan
+    return sum(map(len, first)) / len(first) / mean_length

@@ -1,0 +1,119 @@
+"""What README and results/ say holds: commands compose, links lead somewhere, figures are those."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+
+from bench.cli import COMMANDS
+from bench.config import settings_from
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "results/README.md")]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of every `tdabench` command of a page, continued lines joined."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = re.findall(r"^\s*(?:[A-Z]+=\S+ )?(tdabench [a-z].*)$", text, re.MULTILINE)
+    lines += re.findall(r"`(tdabench [a-z][^`]*)`", text)
+    return [shlex.split(line)[1:] for line in lines]
+
+
+ALL = [w for page in PAGES for w in commands(page) if not any("[-m]" in x or "[R" in x for x in w)]
+
+
+def test_there_are_commands() -> None:
+    assert len(ALL) > 8
+
+
+@pytest.mark.parametrize("words", [w for w in ALL if w[0] == "run"], ids=" ".join)
+def test_run_commands_compose(words: list[str]) -> None:
+    overrides = [
+        word if word.startswith("hydra.") else re.sub(r"^([^=]+=[^,\[]*),.*$", r"\1", word)
+        for word in words[1:]
+        if word not in ("-m", "…", "method=longest") and not word.startswith("hydra.searchpath")
+    ]
+    GlobalHydra.instance().clear()
+    with initialize_config_module("conf", version_base="1.3"):
+        settings_from(compose("config", overrides))
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_commands_exist(words: list[str]) -> None:
+    assert words[0] in COMMANDS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+# ------------------------------------------------------------------ figures
+
+
+def board(name: str) -> dict[str, dict[str, str]]:
+    """Method → its line in ``results/NAME/leaderboard.csv``."""
+    with open(ROOT / "results" / name / "leaderboard.csv", encoding="utf-8", newline="") as stream:
+        return {line["label"]: line for line in csv.DictReader(stream)}
+
+
+def shown(metric: str, line: dict[str, str]) -> str:
+    """As README prints it: three digits with the interval, tail-patch in percentage points."""
+    if not line[metric]:
+        return "–"
+    scale, sign = (100, "+") if metric == "tail_patch" else (1, "")
+    value, low, high = (scale * float(line[metric + part]) for part in ("", "_low", "_high"))
+    digits = 2 if metric == "tail_patch" else 3
+    text = f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+    return text.replace("-", "−")
+
+
+def table(name: str) -> str:
+    """The README's table of one results folder, best MRR first."""
+    metrics = ("mrr", "hit@10", "recall@10", "tail_patch")
+    lines = sorted(board(name).values(), key=lambda line: (-float(line["mrr"]), line["label"]))
+    rows = [
+        f"| {line['label']} | {' | '.join(shown(metric, line) for metric in metrics)} |"
+        for line in lines
+    ]
+    heads = ["| method | MRR | hit@10 | recall@10 | tail-patch (pp) |"]
+    heads += ["| :-- | --: | --: | --: | --: |"]
+    return "\n".join([*heads, *rows])
+
+
+@pytest.mark.parametrize("name", ["quickstart", "trex"])
+def test_the_readmes_tables_are_the_results(name: str) -> None:
+    """To renew a table: `python -m tests.test_readme NAME` prints it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", text, re.DOTALL)
+    assert found is not None
+    assert found[1] == table(name)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*/leaderboard.csv")))
+def test_results_are_sound(path: Path) -> None:
+    for label, line in board(path.parent.name).items():
+        assert int(line["n_scored"]) <= int(line["n_queries"])
+        assert int(line["n_passages"]) > int(line["top_k"]) > 0
+        assert len(line["task_sha256"]) == 64
+        for metric in (name.removesuffix("_low") for name in line if name.endswith("_low")):
+            if line[metric]:
+                low, value, high = (float(line[metric + part]) for part in ("_low", "", "_high"))
+                assert low <= value <= high, (label, metric)
+    assert path.with_suffix(".md").exists()
+    assert f"{path.parent.name}/" in (ROOT / "results/README.md").read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    import sys
+
+    print(table(sys.argv[1]))
