@@ -29,6 +29,8 @@ _OPTIONS = (
     "--package", "-r", "--run", "-i", "--info", "-cd", "--config-dir", "-sc", "--shell-completion",
 )  # fmt: skip
 
+_failures: list[UserError] = []  # of a single run, for main to report
+
 
 class CellError(Exception):
     """A cell failed by a fault of the code; its traceback has been printed."""
@@ -55,9 +57,12 @@ def main(arguments: Sequence[str]) -> int:
         sys.argv = ["tdabench run", *arguments]
         try:
             _job()
+            if _failures:
+                raise _failures.pop()
         except UserError as error:
             return _report(error, journal.name)
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            # A ValueError is Hydra's, of a group without a choice: those of cells are CellErrors.
             return _report(explain(error, arguments), journal.name)
         except CellError:
             return 1
@@ -93,7 +98,10 @@ def _job(config: DictConfig) -> None:
         if in_sweep:
             print(f"error: {' '.join(overrides)}: {error}", file=sys.stderr)
             _note("failed")
-        raise
+            raise
+        # Not raised: Hydra would print a line of its own before ours.
+        _failures.append(error)
+        return
     except Exception as error:
         traceback.print_exc()
         _note("failed")

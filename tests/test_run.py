@@ -56,6 +56,7 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
     """The one error line; nothing that looks like a traceback may be beside it."""
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
+    assert "Error executing job" not in captured.err
     (line,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
     return line
 
@@ -249,6 +250,7 @@ def test_an_empty_corpus(tmp_path: Path, cache: Path, capsys) -> None:
         (["top_k=5"], ["hit@10", "top_k=10"]),
         (["method.hessian=trian"], ["hessian"]),
         (["task.n_facts=0"], ["task.n_facts"]),
+        (["task=null"], ["group override must be a string"]),
         (["--multi"], ["unknown option '--multi'", "did you mean --multirun"]),
     ],
 )
