@@ -52,9 +52,9 @@ def _dispatch(arguments: list[str]) -> int:
         _parser().print_help()
         return DONE
     if arguments[0] == "run":
-        # Threads that wait spin for a moment, then sleep. With OpenMP's long default, one of two cores
-        # taken made a training step of `tiny` ten times slower; never spinning halves the speed of
-        # tail-patch on a quiet machine. OpenMP reads this once, when torch is imported: so here.
+        # Threads that wait spin for a moment, then sleep. With OpenMP's long default, one of two
+        # cores taken made a training step of `tiny` ten times slower; never spinning halves the
+        # speed of tail-patch on a quiet machine. OpenMP reads it once, when torch is imported.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         from bench import run
 
