@@ -105,13 +105,13 @@ class Board:
 
     @property
     def samples(self) -> str:
-        """How many queries the metrics are means of, e.g. ``"MRR, hit@10: 200 queries"``."""
+        """How many queries the metrics are means of, e.g. ``"MRR, hit@10 over 200 queries"``."""
         titles: dict[tuple[int, int], list[str]] = {}
         for metric in self.metrics:
             ns = [row.result.metrics[metric].n for row in self.rows if metric in row.result.metrics]
             titles.setdefault((min(ns), max(ns)), []).append(title(metric))
         return "; ".join(
-            f"{', '.join(names)}: {low:,}{f' to {high:,}' if high > low else ''} queries"
+            f"{', '.join(names)} over {low:,}{f' to {high:,}' if high > low else ''} queries"
             for (low, high), names in titles.items()
         )
 

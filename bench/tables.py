@@ -47,7 +47,7 @@ def _terminal_table(board: Board, chosen: Sequence[str]) -> Table:
     shown = [metric for metric in board.metrics if metric in chosen]
     hidden = [display.title(metric) for metric in board.metrics if metric not in chosen]
     title = f"{escape.clean(board.task)} × {escape.clean(board.model)}"
-    captions = [f"means over {board.samples}"] if board.samples else []
+    captions = [f"means of {board.samples}"] if board.samples else []
     captions += [f"also in the report: {', '.join(hidden)}"] if hidden else []
     table = Table(
         title=Text(title, style="bold"),
@@ -97,7 +97,7 @@ def markdown(boards: Sequence[Board]) -> str:
         lines += [f"## {escape.markdown(board.task)} × {escape.markdown(board.model)}", ""]
         lines += [_piped(heads), _piped([":--", *["--:"] * (len(heads) - 1)])]
         lines += [_piped(_markdown_row(row, board)) for row in board.rows] + [""]
-        lines += [f"Means over {escape.markdown(board.samples)}.", ""] if board.samples else []
+        lines += [f"Means of {escape.markdown(board.samples)}.", ""] if board.samples else []
     return "\n".join(lines)
 
 
@@ -152,7 +152,7 @@ def latex(boards: Sequence[Board]) -> str:
             *(_latex_line(_latex_row(row, board)) for row in board.rows),
             "\\bottomrule",
             "\\end{tabular}",
-            f"% Means over {escape.latex(board.samples)}.",
+            f"% Means of {escape.latex(board.samples)}.",
         ]
     return "\n".join(lines) + "\n"
 

@@ -427,3 +427,9 @@ def test_result_json_is_left_alone(results: Path) -> None:
     report(results, quiet=True)
     assert {p: p.read_bytes() for p in results.glob("*/*/*/*/*")} == before
     assert all(json.loads(p.read_text()) for p in before if p.suffix == ".json")
+
+
+def test_every_format_says_over_how_many_queries(paths: ReportPaths) -> None:
+    for path in (paths.markdown, paths.latex, paths.html):
+        text = path.read_text(encoding="utf-8")
+        assert re.search(r"Means of MRR.* over 40 queries", text), path.name
