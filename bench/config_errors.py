@@ -25,7 +25,9 @@ def explain(error: Exception, arguments: Sequence[str]) -> UserError:
     """
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return UserError(f"unknown {group} {name!r}", fix=did_you_mean(name, error.options or ()))
+        # Files that start with an underscore are parts of others.
+        options = [option for option in error.options or () if not option.startswith("_")]
+        return UserError(f"unknown {group} {name!r}", fix=did_you_mean(name, options))
     text = str(error)
     key = re.search(r"Could not override '([^']+)'", text) or re.search(
         r"Could not append to config|Key '([^']+)' is not in struct", text

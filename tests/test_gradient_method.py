@@ -15,6 +15,7 @@ from bench.tasks.base import Query
 from methods.base import Context
 from methods.gradient import index as index_module
 from methods.gradient.method import Gradient, GradientConfig, Hessian
+from methods.gradient.parameters import Adapters, Unsupported
 from tests.brute_force_trackstar import features, gradients, scores
 from tests.helpers import make_task
 from tests.models import TEXTS, load, make_model, with_moments
@@ -26,7 +27,8 @@ QUERIES = (
 )
 DEFAULTS = {
     "optimizer_correction": True, "hessian": Hessian.mixed, "mixing": 0.9, "unit_norm": True,
-    "projection_dim": 8, "layer_blocks": 8, "damping": 1e-2, "batch_size": 4, "seed": 0,
+    "projection_dim": 8, "layer_blocks": 8, "damping": 1e-2, "batch_size": 4, "batch_tokens": None,
+    "adapters": Adapters.base, "unsupported": Unsupported.refuse, "seed": 0,
 }  # fmt: skip
 
 

@@ -73,7 +73,7 @@ class IndexBuilder:
     Attributes:
         folder: of this index alone.
         key: hash of everything that the features depend on; a shard with another key is refused.
-        batch_size: passages a forward pass; changes no ranking in float64.
+        batch_size, batch_tokens: bounds of a forward pass; they change no ranking in float64.
     """
 
     folder: Path
@@ -82,6 +82,7 @@ class IndexBuilder:
     encoder: GradientEncoder
     passages: PassageStore
     batch_size: int
+    batch_tokens: int | None
 
     def build(self, counts: Counter[str]) -> GradientIndex:
         """Encode what is not encoded yet.
@@ -106,7 +107,7 @@ class IndexBuilder:
         began = time.perf_counter()
         texts = (passage.text for passage in self.passages.slice(start, start + SHARD_ROWS))
         tokens = [self.model.passage_tokens(text) for text in texts]
-        features = encode_all(self.encoder, tokens, self.batch_size)
+        features = encode_all(self.encoder, tokens, self.batch_size, self.batch_tokens)
         path = _shard_path(self.folder, number)
         with whole_file(path, "wb") as stream:
             np.save(stream, features.numpy(), allow_pickle=False)

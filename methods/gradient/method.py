@@ -18,6 +18,7 @@ from methods.base import Context, IndexSize, Method, Ranking
 from methods.gradient import hessian
 from methods.gradient.encoder import GradientEncoder
 from methods.gradient.index import GradientIndex, IndexBuilder, encode_all
+from methods.gradient.parameters import Adapters, Unsupported
 from methods.topk import TopK
 
 # Raised whenever a change of code moves a feature; part of every index key.
@@ -44,6 +45,9 @@ class GradientConfig:
     layer_blocks: int
     damping: float
     batch_size: int
+    batch_tokens: Optional[int]  # noqa: UP045
+    adapters: Adapters
+    unsupported: Unsupported
     seed: int
 
 
@@ -70,7 +74,7 @@ class Gradient(Method):
             )
         if isinstance(config.mixing, float) and not 0 <= config.mixing <= 1:
             raise UserError(f"expected 0 to 1, found {config.mixing}", where="method.mixing")
-        for field in ("projection_dim", "layer_blocks", "batch_size"):
+        for field in ("projection_dim", "layer_blocks", "batch_size", "batch_tokens"):
             value = getattr(config, field)
             if value is not None and value < 1:
                 raise UserError(f"expected at least 1, found {value}", where=f"method.{field}")
@@ -94,6 +98,8 @@ class Gradient(Method):
             layer_blocks=config.layer_blocks,
             seed=config.seed,
             second_moments=model.second_moments if config.optimizer_correction else None,
+            adapters=config.adapters,
+            unsupported=config.unsupported,
         )
         key = content_key(self._feature_settings())
         builder = IndexBuilder(
@@ -103,6 +109,7 @@ class Gradient(Method):
             self._encoder,
             self.context.task.passages,
             config.batch_size,
+            config.batch_tokens,
         )
         self._index = builder.build(self.context.counts)
         self.context.facts["encoding_seconds"] = round(self._index.seconds, 3)
@@ -121,6 +128,8 @@ class Gradient(Method):
             "moments": moments.sha256 if moments else None,
             "projection_dim": config.projection_dim,
             "layer_blocks": config.layer_blocks,
+            "adapters": config.adapters.value,
+            "unsupported": config.unsupported.value,
             "seed": config.seed,
         }
 
@@ -132,7 +141,7 @@ class Gradient(Method):
         model = self.context.model
         tokens = [model.query_tokens(q.query_id, q.prompt, q.target) for q in queries]
         dtype = torch.float64 if model.gradient_dtype == torch.float64 else torch.float32
-        raw = encode_all(self._encoder, tokens, self.config.batch_size)
+        raw = encode_all(self._encoder, tokens, self.config.batch_size, self.config.batch_tokens)
         roots = self._whitening(raw)
         asked = self._finish(raw.to(dtype), roots)
         best = TopK(len(queries), top_k)
