@@ -194,21 +194,30 @@ def check_rankings(
     if [r.query_id for r in rankings] != [q.query_id for q in queries]:
         faults.append("it did not answer the queries asked, in their order")
     for ranking in rankings:
-        rows, scores = np.asarray(ranking.rows), np.asarray(ranking.scores)
-        step = np.diff(scores)
-        if len(rows) != len(scores) or len(rows) > top_k:
-            fault = f"has {len(rows)} rows and {len(scores)} scores, with top_k {top_k}"
-        elif not np.isfinite(scores).all():
-            fault = "has scores that are NaN or infinite"
-        elif len(set(rows.tolist())) != len(rows) or not _within(rows, n_passages):
-            fault = "has rows that repeat or do not exist"
-        elif (step > 0).any() or ((step == 0) & (np.diff(rows) < 0)).any():
-            fault = "is not sorted by falling score, then rising row"
-        else:
-            continue
-        faults.append(f"the ranking of query {ranking.query_id} {fault}")
+        opponents = (ranking.opponent_rows, -np.asarray(ranking.opponent_scores))
+        for name, (rows, scores) in (
+            ("ranking", (ranking.rows, ranking.scores)),
+            ("opponents", opponents),
+        ):
+            fault = _fault(np.asarray(rows), np.asarray(scores), n_passages, top_k)
+            if fault:
+                faults.append(f"the {name} of query {ranking.query_id} {fault}")
     if faults:
         raise UserError(f"the method returned a wrong ranking: {faults[0]}", where="method")
+
+
+def _fault(rows: np.ndarray, scores: np.ndarray, n_passages: int, top_k: int) -> str:
+    """What is wrong with one list whose scores should fall; empty if nothing is."""
+    step = np.diff(scores)
+    if len(rows) != len(scores) or len(rows) > top_k:
+        return f"has {len(rows)} rows and {len(scores)} scores, with top_k {top_k}"
+    if not np.isfinite(scores).all():
+        return "has scores that are NaN or infinite"
+    if len(set(rows.tolist())) != len(rows) or not _within(rows, n_passages):
+        return "has rows that repeat or do not exist"
+    if (step > 0).any() or ((step == 0) & (np.diff(rows) < 0)).any():
+        return "is not sorted by score, then rising row"
+    return ""
 
 
 def _within(rows: np.ndarray, n_passages: int) -> bool:

@@ -53,6 +53,7 @@ def write_cell(
 def retrieval_record(task: Task, query: Query, ranking: Ranking) -> RetrievalRecord:
     """One query's ranking in the release's format."""
     passages = [task.passages[row] for row in ranking.rows.tolist()]
+    opponents = [task.passages[row] for row in ranking.opponent_rows.tolist()] or None
     correct = task.correct(query, ranking.rows.tolist()).tolist() if task.annotated else None
     return RetrievalRecord(
         example_id=query.query_id,
@@ -62,6 +63,9 @@ def retrieval_record(task: Task, query: Query, ranking: Ranking) -> RetrievalRec
         proponents=[passage.text for passage in passages],
         proponent_ids=[passage.passage_id for passage in passages],
         proponent_scores=ranking.scores.tolist(),
+        opponents=opponents and [passage.text for passage in opponents],
+        opponent_ids=opponents and [passage.passage_id for passage in opponents],
+        opponent_scores=opponents and ranking.opponent_scores.tolist(),
         fact_id=query.query_id,
         relation=query.relation or None,
         c4_frequency=query.frequency,

@@ -11,9 +11,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bench.errors import UserError
+from bench.progress import say
 
 
 def content_key(value: Any, length: int = 16) -> str:
@@ -72,6 +73,35 @@ def whole_folder(target: Path) -> Iterator[Path]:
                     raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Let one process at a time write into ``folder``, which is made if missing.
+
+    Others wait. The lock goes with the process, however it ends; what killed writers left half
+    done is removed. Where the system has no such locks, nothing is locked.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115 - closed below
+    with stream:
+        _wait_for_lock(stream, folder)
+        for leftover in folder.glob(".*.partial-*"):
+            leftover.unlink(missing_ok=True)
+        yield
+
+
+def _wait_for_lock(stream: IO[str], folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say(f"waiting for another process that writes {folder}")
+        fcntl.flock(stream, fcntl.LOCK_EX)
 
 
 @contextmanager

@@ -26,11 +26,15 @@ class Ranking:
     Attributes:
         rows: passage rows, strongest first, int64 ``[k]``; equal scores in ascending row order.
         scores: the method's scores, higher = stronger, float64 ``[k]``.
+        opponent_rows, opponent_scores: likewise the lowest scores, lowest first, equal ones in
+            ascending row order; empty where a method has none.
     """
 
     query_id: str
     rows: np.ndarray
     scores: np.ndarray
+    opponent_rows: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    opponent_scores: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass

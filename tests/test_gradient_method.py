@@ -13,9 +13,14 @@ from bench.errors import UserError
 from bench.models.language_model import LanguageModel
 from bench.tasks.base import Query
 from methods.base import Context
+from methods.gradient import hessian
 from methods.gradient import index as index_module
-from methods.gradient.method import Gradient, GradientConfig, Hessian
+from methods.gradient.codecs import Storage
+from methods.gradient.estimate import Hessian
+from methods.gradient.method import Gradient, GradientConfig
 from methods.gradient.parameters import Adapters, Unsupported
+from methods.gradient.search import Finish
+from methods.gradient.whitening import HessianForm, full
 from tests.brute_force_trackstar import features, gradients, scores
 from tests.helpers import make_task
 from tests.models import TEXTS, load, make_model, with_moments
@@ -28,6 +33,8 @@ QUERIES = (
 DEFAULTS = {
     "optimizer_correction": True, "hessian": Hessian.mixed, "mixing": 0.9, "unit_norm": True,
     "projection_dim": 8, "layer_blocks": 8, "damping": 1e-2, "batch_size": 4, "batch_tokens": None,
+    "hessian_form": HessianForm.full, "hessian_components": 8, "hessian_sample": None,
+    "storage": Storage.fp32, "rerank": None, "opponents": 0, "memory_mib": 64,
     "adapters": Adapters.base, "unsupported": Unsupported.refuse, "seed": 0,
 }  # fmt: skip
 
@@ -126,11 +133,11 @@ def test_repeated_text_ranks_by_row_after_unit_norm_and_longer_wins_without(tmp_
     assert rows.index(1) == rows.index(2) - 1
 
 
-def test_mixing_in_use_is_recorded(tmp_path, model):
+def test_mixing_in_use_is_recorded(tmp_path, model, capsys):
     task = make_task(tmp_path / "task", many_texts(), QUERIES)
     method = make(task, model, tmp_path, mixing="auto")
-    with pytest.warns(UserWarning, match="rank"):
-        ranked(method)
+    ranked(method)
+    assert "is taken at component" in capsys.readouterr().err
     assert 0 < method.context.facts["mixing"] < 1
 
 
@@ -160,9 +167,9 @@ def test_methods_of_the_same_features_share_an_index(tmp_path, model, monkeypatc
     task = make_task(tmp_path / "task", many_texts(), QUERIES)
     ranked(make(task, model, tmp_path))
     encoded = []
-    original = index_module.IndexBuilder._encode
+    original = index_module.IndexBuilder._make
     monkeypatch.setattr(
-        index_module.IndexBuilder, "_encode", lambda *a: encoded.append(a) or original(*a)
+        index_module.IndexBuilder, "_make", lambda *a: encoded.append(a) or original(*a)
     )
     ranked(make(task, model, tmp_path, hessian=Hessian.none, unit_norm=False))
     assert not encoded
@@ -176,7 +183,7 @@ def test_a_killed_build_goes_on_and_gives_the_same_bytes(tmp_path, model, monkey
     task = make_task(tmp_path / "task", many_texts(), QUERIES)
     undisturbed = make(task, model, tmp_path / "a")
     ranked(undisturbed)
-    original, calls = index_module.IndexBuilder._encode, []
+    original, calls = index_module.IndexBuilder._make, []
 
     def dies_on_third(*arguments):
         calls.append(arguments)
@@ -184,7 +191,7 @@ def test_a_killed_build_goes_on_and_gives_the_same_bytes(tmp_path, model, monkey
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(index_module.IndexBuilder, "_encode", dies_on_third)
+    monkeypatch.setattr(index_module.IndexBuilder, "_make", dies_on_third)
     with pytest.raises(KeyboardInterrupt):
         ranked(make(task, model, tmp_path / "b"))
     ranked(make(task, model, tmp_path / "b"))
@@ -212,12 +219,9 @@ def test_damaged_or_foreign_shards_are_refused(tmp_path, model, fault):
         ranked(make(task, model, tmp_path))
 
 
-def test_unit_norm_comes_after_the_hessian(tmp_path, model):
+def test_unit_norm_comes_after_the_hessian():
     """Fault in the field: norms before R^(-1/2). A passage's score with itself must be 1."""
-    task = make_task(tmp_path / "task", many_texts(), QUERIES)
-    method = make(task, model, tmp_path)
-    method.check()
-    method.index()
-    raw = torch.randn(4, method._encoder.dim, dtype=torch.float64)
-    done = method._finish(raw, method._whitening(raw))
+    raw = torch.randn(4, 12, dtype=torch.float64)
+    whitening, _ = full(hessian.autocorrelation([12], [raw * torch.arange(12)]), 1e-3)
+    done = Finish(whitening, True, torch.float64, raw.device)(raw)
     assert torch.allclose(done.norm(dim=1), torch.ones(4, dtype=torch.float64))

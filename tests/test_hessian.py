@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.errors import UserError
-from methods.gradient import hessian
+from methods.gradient import hessian, whitening
 
 
 def random_features(rows: int, dim: int, seed: int = 0) -> torch.Tensor:
@@ -26,7 +26,7 @@ def test_autocorrelation_is_the_mean_outer_product_per_block():
 def test_inverse_sqrt_is_the_inverse_not_the_root():
     """Fault in the field: H applied in place of its inverse."""
     r = torch.diag(torch.tensor([4.0, 1.0, 0.25], dtype=torch.float64))
-    (root,) = hessian.inverse_sqrt([r], damping=0.0)
+    (root,) = whitening.full([r], damping=0.0)[0].roots
     expected = torch.diag(torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64))
     assert torch.allclose(root, expected, atol=1e-12)
 
@@ -34,14 +34,14 @@ def test_inverse_sqrt_is_the_inverse_not_the_root():
 def test_inverse_sqrt_whitens():
     features = random_features(400, 6) @ random_features(6, 6, seed=1)
     r = hessian.autocorrelation([6], [features])
-    white = hessian.apply_blocks(features, hessian.inverse_sqrt(r, damping=0.0))
+    white = whitening.full(r, damping=0.0)[0].apply(features)
     (found,) = hessian.autocorrelation([6], [white])
     assert torch.allclose(found, torch.eye(6, dtype=torch.float64), atol=1e-8)
 
 
 def test_damping_is_relative_to_the_mean_eigenvalue():
     r = torch.diag(torch.tensor([3.0, 1.0], dtype=torch.float64))
-    (root,) = hessian.inverse_sqrt([r], damping=0.5)
+    (root,) = whitening.full([r], damping=0.5)[0].roots
     expected = torch.diag(torch.tensor([4.0**-0.5, 2.0**-0.5], dtype=torch.float64))
     assert torch.allclose(root, expected, atol=1e-12)
 
@@ -49,8 +49,10 @@ def test_damping_is_relative_to_the_mean_eigenvalue():
 def test_singular_without_damping_is_an_error_that_says_what_to_do():
     r = hessian.autocorrelation([5], [random_features(2, 5)])
     with pytest.raises(UserError, match="damping"):
-        hessian.inverse_sqrt(r, damping=0.0)
-    assert torch.isfinite(hessian.inverse_sqrt(r, damping=1e-3)[0]).all()
+        whitening.full(r, damping=0.0)
+    found, ranks = whitening.full(r, damping=1e-3)
+    assert torch.isfinite(found.roots[0]).all()
+    assert ranks == [2]
 
 
 def test_block_too_large_is_an_error():
@@ -66,10 +68,70 @@ def test_crossing_rule(monkeypatch):
     assert hessian.crossing_mixing(train, evaluation) == pytest.approx(5 / 7)
 
 
-def test_crossing_rule_is_capped_by_the_rank_of_the_queries():
+def test_crossing_rule_is_capped_by_the_rank_of_the_queries(capsys):
     """Fault in the field: fewer query dimensions than k drive λ to 1 and drop R_train unseen."""
     train = hessian.autocorrelation([40], [random_features(500, 40)])
     evaluation = hessian.autocorrelation([40], [random_features(3, 40, seed=2)])
-    with pytest.warns(UserWarning, match="rank 3"):
-        mixing = hessian.crossing_mixing(train, evaluation)
+    mixing = hessian.crossing_mixing(train, evaluation)
+    assert "rank 3" in capsys.readouterr().err
     assert 0.01 < mixing < 0.9
+
+
+# ------------------------------------------------------------------ forms of R
+
+
+def inverse(found: whitening.Whitening, dim: int) -> torch.Tensor:
+    """WᵀW, which must be the inverse of R."""
+    applied = found.apply(torch.eye(dim, dtype=torch.float64))
+    return applied @ applied.T
+
+
+def with_few_directions(rows: int = 500) -> torch.Tensor:
+    """Four strong directions in each block, and unequal noise."""
+    noise = random_features(rows, 20) * torch.linspace(0.5, 1, 20)
+    strong = random_features(rows, 4, seed=1) @ random_features(4, 20, seed=2) * 5
+    return noise + strong
+
+
+def test_diagonal_form_divides_by_the_root_of_each_mean_square():
+    features = with_few_directions()
+    squares = hessian.mean_squares(20, [features[:7], features[7:]])
+    assert torch.allclose(squares, features.square().mean(0))
+    found = whitening.diagonal(squares, [12, 8], damping=0.5)
+    floors = torch.cat([squares[:12].mean().expand(12), squares[12:].mean().expand(8)]) / 2
+    assert torch.allclose(inverse(found, 20), torch.diag(1 / (squares + floors)))
+
+
+def low_rank(features: torch.Tensor, blocks: list[int], components: int) -> whitening.Whitening:
+    return whitening.low_rank(
+        hessian.mean_squares(sum(blocks), [features]),
+        blocks,
+        lambda directions: hessian.products(directions, [features[:99], features[99:]]),
+        components=components,
+        damping=1e-3,
+        seed=0,
+    )
+
+
+def test_low_rank_form_with_all_components_is_the_full_form():
+    features = with_few_directions()
+    full, _ = whitening.full(hessian.autocorrelation([12, 8], [features]), 1e-3)
+    found = low_rank(features, [12, 8], 12)
+    assert torch.allclose(inverse(found, 20), inverse(full, 20), rtol=1e-6, atol=1e-8)
+
+
+def test_low_rank_form_is_the_inverse_of_components_and_diagonal():
+    features = with_few_directions()
+    r = hessian.autocorrelation([20], [features])[0]
+    values, vectors = torch.linalg.eigh(r)
+    strong = vectors[:, -4:] * values[-4:] @ vectors[:, -4:].T
+    rest = torch.diag(r - strong) + 1e-3 * r.trace() / 20
+    expected = torch.linalg.inv(strong + torch.diag(rest))
+    found = inverse(low_rank(features, [20], 4), 20)
+    assert torch.allclose(found, expected, rtol=0.02, atol=0.02 * float(expected.max()))
+
+
+def test_products_are_those_of_the_matrix():
+    features, directions = with_few_directions(), random_features(20, 3, seed=5)
+    (found,) = hessian.products([directions], [features[:3], features[3:]])
+    assert torch.allclose(found, hessian.autocorrelation([20], [features])[0] @ directions)

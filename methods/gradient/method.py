@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, replace
 from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
 
-from bench import progress
 from bench.errors import UserError
 from bench.storage import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
-from methods.gradient import hessian
+from methods.gradient.batching import encode_all
+from methods.gradient.codecs import Storage
 from methods.gradient.encoder import GradientEncoder
-from methods.gradient.index import GradientIndex, IndexBuilder, encode_all
+from methods.gradient.estimate import Hessian, HessianSettings, estimate_whitening
+from methods.gradient.index import IndexBuilder
 from methods.gradient.parameters import Adapters, Unsupported
-from methods.topk import TopK
+from methods.gradient.search import Finish, MemoryPlan, Search
+from methods.gradient.source import EncodedFeatures, FeatureSource
+from methods.gradient.whitening import HessianForm
 
 # Raised whenever a change of code moves a feature; part of every index key.
 FEATURES_VERSION = 2
-
-
-class Hessian(Enum):
-    """Where R comes from."""
-
-    none = "none"
-    train = "train"
-    mixed = "mixed"
+# What a lossy index says of a passage is too coarse for its own Hessian.
+_COARSE = (Storage.sign, Storage.none)
 
 
 @dataclass
@@ -44,6 +40,13 @@ class GradientConfig:
     projection_dim: Optional[int]  # noqa: UP045
     layer_blocks: int
     damping: float
+    hessian_form: HessianForm
+    hessian_components: int
+    hessian_sample: Optional[int]  # noqa: UP045
+    storage: Storage
+    rerank: Optional[int]  # noqa: UP045
+    opponents: int
+    memory_mib: int
     batch_size: int
     batch_tokens: Optional[int]  # noqa: UP045
     adapters: Adapters
@@ -62,24 +65,15 @@ class Gradient(Method):
 
     def __init__(self, config: GradientConfig, context: Context) -> None:
         super().__init__(config, context)
-        self._index: GradientIndex | None = None
+        self._source: FeatureSource | None = None
 
     def check(self) -> None:
         """Refuse settings that cannot work, before anything is trained or encoded."""
         config = self.config
-        if isinstance(config.mixing, str) and config.mixing != "auto":
-            raise UserError(
-                f"expected a number from 0 to 1 or 'auto', found {config.mixing!r}",
-                where="method.mixing",
-            )
-        if isinstance(config.mixing, float) and not 0 <= config.mixing <= 1:
-            raise UserError(f"expected 0 to 1, found {config.mixing}", where="method.mixing")
-        for field in ("projection_dim", "layer_blocks", "batch_size", "batch_tokens"):
-            value = getattr(config, field)
-            if value is not None and value < 1:
-                raise UserError(f"expected at least 1, found {value}", where=f"method.{field}")
-        if config.damping < 0:
-            raise UserError(f"expected 0 or more, found {config.damping}", where="method.damping")
+        self._check_mixing()
+        _at_least(1, config, "projection_dim", "layer_blocks", "batch_size", "batch_tokens")
+        _at_least(1, config, "hessian_components", "hessian_sample", "rerank", "memory_mib")
+        _at_least(0, config, "damping", "opponents")
         if config.optimizer_correction and self.context.model.second_moments is None:
             raise UserError(
                 "optimizer_correction=true needs the optimizer's second moments, and the model "
@@ -89,9 +83,25 @@ class Gradient(Method):
                 "file), or method.optimizer_correction=false",
             )
 
+    def _check_mixing(self) -> None:
+        mixing = self.config.mixing
+        if isinstance(mixing, float):
+            if not 0 <= mixing <= 1:
+                raise UserError(f"expected 0 to 1, found {mixing}", where="method.mixing")
+        elif mixing != "auto":
+            raise UserError(
+                f"expected a number from 0 to 1 or 'auto', found {mixing!r}", where="method.mixing"
+            )
+        elif self.config.hessian_form is not HessianForm.full:
+            raise UserError(
+                "mixing=auto compares whole spectra, which only hessian_form=full has",
+                where="method.mixing",
+                fix="set method.mixing to a number, or method.hessian_form=full",
+            )
+
     def index(self) -> IndexSize:
         """Encode the corpus, or open the index that another method of the same features made."""
-        model, config = self.context.model, self.config
+        model, config, context = self.context.model, self.config, self.context
         self._encoder = GradientEncoder(
             model,
             projection_dim=config.projection_dim,
@@ -101,29 +111,35 @@ class Gradient(Method):
             adapters=config.adapters,
             unsupported=config.unsupported,
         )
-        key = content_key(self._feature_settings())
-        builder = IndexBuilder(
-            self.context.cache_dir / "index" / "gradient" / key,
-            key,
-            model,
-            self._encoder,
-            self.context.task.passages,
-            config.batch_size,
-            config.batch_tokens,
+        self._encoded = EncodedFeatures(
+            model, self._encoder, context.task.passages, config.batch_size, config.batch_tokens
         )
-        self._index = builder.build(self.context.counts)
-        self.context.facts["encoding_seconds"] = round(self._index.seconds, 3)
-        return IndexSize(self._index.bytes, self._index.n_shards)
+        if config.storage is Storage.none:
+            self._refuse_passes()
+            self._source = replace(self._encoded, counts=context.counts)
+            return IndexSize()
+        settings = self._feature_settings()
+        key = content_key(settings)
+        folder = context.cache_dir / "index" / "gradient" / key
+        corpus = context.task.corpus_sha256
+        builder = IndexBuilder(folder, key, settings, config.storage, self._encoded, corpus)
+        index = builder.build(context.counts)
+        context.facts["encoding_seconds"] = round(index.seconds, 3)
+        self._source = index
+        return IndexSize(index.bytes, len(index.shards))
 
     def _feature_settings(self) -> dict[str, Any]:
-        """Everything that the stored features depend on. Not the batch size: see ``conf/model``."""
+        """All that a stored feature depends on beside its text. Not the batch: see ``conf/model``.
+
+        Nor the task: a shard is named by its texts.
+        """
         model, config = self.context.model, self.config
         moments = model.second_moments if config.optimizer_correction else None
         return {
             "version": FEATURES_VERSION,
-            "task": self.context.task.sha256,
             "model": model.sha256,
             "append_eos": model.append_eos,
+            "context_length": model.context_length,
             "dtype": str(model.gradient_dtype),
             "moments": moments.sha256 if moments else None,
             "projection_dim": config.projection_dim,
@@ -134,46 +150,101 @@ class Gradient(Method):
         }
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
-        """Score the shards against all queries in one pass, keeping a running top-k."""
-        index = self._index
-        if index is None:
+        """Score all passages against groups of resident queries, keeping running lists."""
+        if self._source is None:
             raise ValueError("call index() before search()")
+        groups = _QueryGroups(self, queries)
+        search = self._search(self._source, groups)
+        for start, features in groups:
+            found = search.find(features, top_k, self.config.opponents)
+            for query, one in zip(queries[start : start + len(features)], found, strict=True):
+                yield Ranking(query.query_id, **vars(one))
+
+    def _search(self, source: FeatureSource, groups: _QueryGroups) -> Search:
+        config, device = self.config, self.context.model.device
+        whitening = self._whitening(source, groups)
+        candidates = None if config.storage is Storage.none else source
+        return Search(
+            scanned=source,
+            candidates=candidates if config.rerank is None else self._encoded,
+            finish=Finish(whitening, config.unit_norm, self._dtype, device),
+            finish_exactly=Finish(whitening, config.unit_norm, torch.float64, device),
+            depth=config.rerank or 0,
+            rows_at_once=groups.memory.rows,
+        )
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of the scan: float32 unless gradients are wider."""
+        wide = self.context.model.gradient_dtype == torch.float64
+        return torch.float64 if wide else torch.float32
+
+    def memory(self, n_queries: int) -> MemoryPlan:
+        """How many queries and passages are held at a time."""
+        return MemoryPlan.of(self.config.memory_mib, n_queries, self._encoder.dim, self._dtype)
+
+    def encode_queries(self, queries: Sequence[Query]) -> Tensor:
+        """Raw features, float32 ``[queries, dim]``."""
         model = self.context.model
         tokens = [model.query_tokens(q.query_id, q.prompt, q.target) for q in queries]
-        dtype = torch.float64 if model.gradient_dtype == torch.float64 else torch.float32
-        raw = encode_all(self._encoder, tokens, self.config.batch_size, self.config.batch_tokens)
-        roots = self._whitening(raw)
-        asked = self._finish(raw.to(dtype), roots)
-        best = TopK(len(queries), top_k)
-        shards = progress.track(index.shards(dtype), "search", total=index.n_shards, unit="shards")
-        for first_row, shard in shards:
-            scores = asked @ self._finish(shard, roots).T
-            rows = torch.arange(first_row, first_row + len(shard))
-            best.push(scores.double().numpy(), rows.numpy())
-        for number, query in enumerate(queries):
-            yield Ranking(query.query_id, best.rows[number], best.scores[number])
+        return encode_all(self._encoder, tokens, self.config.batch_size, self.config.batch_tokens)
 
-    def _whitening(self, queries: Tensor) -> list[Tensor] | None:
-        """R^(-1/2) of each block, or None without Hessian."""
+    def _refuse_passes(self) -> None:
+        """Without an index, a second group of queries would encode the corpus again."""
+        n_queries = len(self.context.task.queries)
+        if self.memory(n_queries).queries < n_queries:
+            raise UserError(
+                f"storage=none takes a single pass, and {n_queries:,} queries do not fit",
+                where=f"method.memory_mib={self.config.memory_mib}",
+                fix="raise method.memory_mib, or set method.storage to keep an index",
+            )
+
+    def _whitening(self, source: FeatureSource, groups: _QueryGroups) -> Any:
         config = self.config
-        if config.hessian is Hessian.none or self._index is None:
-            return None
-        blocks = self._encoder.block_sizes
-        shards = (shard for _, shard in self._index.shards(torch.float64))
-        r = hessian.autocorrelation(blocks, shards)
-        if config.hessian is Hessian.mixed:
-            r_eval = hessian.autocorrelation(blocks, [queries])
-            auto = config.mixing == "auto"
-            mixing = hessian.crossing_mixing(r, r_eval) if auto else float(config.mixing)
-            self.context.facts["mixing"] = mixing
-            r = [mixing * e + (1 - mixing) * t for e, t in zip(r_eval, r, strict=True)]
-        return hessian.inverse_sqrt(r, config.damping)
+        coarse = config.storage in _COARSE
+        settings = HessianSettings(
+            hessian=config.hessian,
+            form=config.hessian_form,
+            mixing=config.mixing,
+            damping=config.damping,
+            components=config.hessian_components,
+            sample=config.hessian_sample,
+            seed=config.seed,
+        )
+        return estimate_whitening(
+            settings,
+            self._encoder.block_sizes,
+            self._encoded if coarse else source,
+            lambda: (features for _, features in groups),
+            groups.memory.rows,
+            self.context.facts,
+        )
 
-    def _finish(self, features: Tensor, roots: list[Tensor] | None) -> Tensor:
-        """R^(-1/2), then unit norm: in this order on both sides. Zero rows stay zero."""
-        if roots is not None:
-            features = hessian.apply_blocks(features, roots)
-        if self.config.unit_norm:
-            norms = features.norm(dim=1, keepdim=True)
-            features = torch.where(norms > 0, features / norms, 0.0)
-        return features
+
+class _QueryGroups:
+    """Features of the queries in groups that fit into memory: (first query, ``[queries, dim]``).
+
+    A single group is encoded once; of several, each is encoded again whenever it is asked for.
+    """
+
+    def __init__(self, method: Gradient, queries: Sequence[Query]) -> None:
+        self.memory = method.memory(len(queries))
+        self._method, self._queries = method, queries
+        self._only: Tensor | None = None
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        size = self.memory.queries
+        for start in range(0, len(self._queries), size):
+            features = self._only
+            if features is None:
+                features = self._method.encode_queries(self._queries[start : start + size])
+            if size >= len(self._queries):
+                self._only = features
+            yield start, features
+
+
+def _at_least(least: int, config: GradientConfig, *fields: str) -> None:
+    for name in fields:
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise UserError(f"expected at least {least}, found {value}", where=f"method.{name}")

@@ -1,0 +1,178 @@
+"""How a feature row is stored: four formats, from four bytes a dimension to one bit.
+
+Only passages are stored; queries keep full precision, so the error of a score is that of one side.
+
+| storage | bytes a dimension | what is kept |
+| --- | --- | --- |
+| fp32 | 4 | the features |
+| bf16 | 2 | 8 significant bits of each |
+| int8 | 1 + 2/64 | codes from -127 to 127, a scale for each 64 dimensions |
+| sign | 1/8 + 2/256 | a bit for each, a scale for each 256 dimensions: their mean magnitude |
+
+A row of int8 and sign is a record of bytes, codes first, then scales as bfloat16; so each format
+is one array ``[rows, width]`` in one file, and any row of it can be read alone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from enum import Enum
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - as torch's own documentation has it
+
+
+class Storage(Enum):
+    """Formats of the index; ``none`` stores nothing and encodes while it searches."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    int8 = "int8"
+    sign = "sign"
+    none = "none"
+
+
+class Codec(ABC):
+    """One format, for rows of ``dim`` dimensions."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+
+    @property
+    @abstractmethod
+    def bytes_per_row(self) -> int:
+        """Bytes that a row takes on disk."""
+
+    @abstractmethod
+    def encode(self, features: Tensor) -> np.ndarray:
+        """Float32 ``[rows, dim]`` as it is stored: ``[rows, width]``."""
+
+    @abstractmethod
+    def decode(self, stored: np.ndarray) -> Tensor:
+        """Float32 ``[rows, dim]`` back from what is stored, in memory of its own."""
+
+
+class _Float32(Codec):
+    @property
+    def bytes_per_row(self) -> int:
+        return 4 * self.dim
+
+    def encode(self, features: Tensor) -> np.ndarray:
+        return features.numpy()
+
+    def decode(self, stored: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(stored))
+
+
+class _BFloat16(Codec):
+    """As ``uint16``, since numpy has no bfloat16."""
+
+    @property
+    def bytes_per_row(self) -> int:
+        return 2 * self.dim
+
+    def encode(self, features: Tensor) -> np.ndarray:
+        return features.to(torch.bfloat16).view(torch.uint16).numpy()
+
+    def decode(self, stored: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(stored)).view(torch.bfloat16).float()
+
+
+class _Scaled(Codec):
+    """Codes with a scale for each ``group`` dimensions; the last group may be shorter."""
+
+    group: int
+
+    @property
+    def n_groups(self) -> int:
+        """Scales of a row."""
+        return -(-self.dim // self.group)
+
+    def _grouped(self, features: Tensor) -> Tensor:
+        """``[rows, groups, group]``, filled up with zeros."""
+        missing = self.n_groups * self.group - self.dim
+        return F.pad(features, (0, missing)).unflatten(1, (self.n_groups, self.group))
+
+    def _scale(self, grouped: Tensor, scales: Tensor) -> Tensor:
+        return grouped.mul_(scales[:, :, None]).flatten(1)[:, : self.dim]
+
+    def _scales(self, stored: np.ndarray) -> Tensor:
+        """Float32 ``[rows, groups]`` from the end of each record."""
+        tail = np.ascontiguousarray(stored[:, -2 * self.n_groups :]).view(np.uint16)
+        return torch.from_numpy(tail.astype(np.int32) << 16).view(torch.float32)
+
+
+class _Int8(_Scaled):
+    group = 64
+
+    @property
+    def bytes_per_row(self) -> int:
+        return self.dim + 2 * self.n_groups
+
+    def encode(self, features: Tensor) -> np.ndarray:
+        grouped = self._grouped(features)
+        # Rounded up, so that the largest of a group still fits into 127 steps.
+        bits, scales = _bfloat16_above(grouped.abs().amax(2) / 127)
+        steps = torch.where(scales > 0, scales, 1.0)
+        codes = (grouped / steps[:, :, None]).round_().clamp_(-127, 127).to(torch.int8)
+        return _records(codes.flatten(1)[:, : self.dim].numpy().view(np.uint8), bits)
+
+    def decode(self, stored: np.ndarray) -> Tensor:
+        codes = torch.from_numpy(stored[:, : self.dim].view(np.int8).astype(np.float32))
+        return self._scale(self._grouped(codes), self._scales(stored))
+
+
+class _Sign(_Scaled):
+    """The mean magnitude is the scale that leaves the least squared error."""
+
+    group = 256
+
+    @property
+    def bytes_per_row(self) -> int:
+        return -(-self.dim // 8) + 2 * self.n_groups
+
+    def encode(self, features: Tensor) -> np.ndarray:
+        filled = torch.arange(self.n_groups) * self.group
+        sizes = (self.dim - filled).clamp_max(self.group)
+        bits, _ = _bfloat16_above(self._grouped(features).abs().sum(2) / sizes)
+        return _records(np.packbits(features.numpy() > 0, axis=1), bits)
+
+    def decode(self, stored: np.ndarray) -> Tensor:
+        n_bytes = -(-self.dim // 8)
+        signs = torch.from_numpy(_SIGNS_OF_BYTE[stored[:, :n_bytes]].reshape(len(stored), -1))
+        return self._scale(self._grouped(signs[:, : self.dim]), self._scales(stored))
+
+
+# The eight signs of each byte, to be looked up.
+_SIGNS_OF_BYTE = (
+    np.unpackbits(np.arange(256, dtype=np.uint8)[:, np.newaxis], axis=1) * np.float32(2) - 1
+)
+
+
+def _bfloat16_above(values: Tensor) -> tuple[np.ndarray, Tensor]:
+    """The nearest bfloat16 that is not smaller, of values from 0: its bits, and as float32."""
+    bits = values.float().contiguous().numpy().view(np.uint32)
+    upper = ((bits.astype(np.uint64) + 0xFFFF) >> 16).astype(np.uint16)
+    upper = np.minimum(upper, np.uint16(0x7F7F))  # the largest finite one
+    return upper, torch.from_numpy(upper.astype(np.int32) << 16).view(torch.float32)
+
+
+def _records(codes: np.ndarray, scale_bits: np.ndarray) -> np.ndarray:
+    return np.concatenate([codes, np.ascontiguousarray(scale_bits).view(np.uint8)], axis=1)
+
+
+_CODECS: dict[Storage, type[Codec]] = {
+    Storage.fp32: _Float32,
+    Storage.bf16: _BFloat16,
+    Storage.int8: _Int8,
+    Storage.sign: _Sign,
+}
+
+
+def make_codec(storage: Storage, dim: int) -> Codec:
+    """The codec of a format for rows of ``dim`` dimensions; ``none`` has no codec: ValueError."""
+    if storage not in _CODECS:
+        raise ValueError("storage none stores nothing")
+    return _CODECS[storage](dim)

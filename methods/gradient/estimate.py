@@ -1,0 +1,147 @@
+"""R from passages and queries in streaming passes, in the form asked for, ready to multiply by."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from bench import progress
+from methods.gradient import hessian, whitening
+from methods.gradient.source import FeatureSource
+from methods.gradient.whitening import HessianForm, Whitening
+
+
+class Hessian(Enum):
+    """Where R comes from."""
+
+    none = "none"
+    train = "train"
+    mixed = "mixed"
+
+
+@dataclass(frozen=True)
+class HessianSettings:
+    """As in ``conf/method/_gradient.yaml``.
+
+    Attributes:
+        mixing: λ or ``"auto"``.
+        components: eigenvectors a block of the low-rank form.
+        sample: passages that R_train is estimated from, by seed; None takes all.
+    """
+
+    hessian: Hessian
+    form: HessianForm
+    mixing: float | str
+    damping: float
+    components: int
+    sample: int | None
+    seed: int
+
+
+Features = Callable[[], Iterable[Tensor]]  # gives the features ``[rows, dim]`` from the start again
+
+
+def estimate_whitening(
+    settings: HessianSettings,
+    blocks: Sequence[int],
+    source: FeatureSource,
+    queries: Features,
+    rows_at_once: int,
+    facts: dict[str, Any],
+) -> Whitening | None:
+    """R^(-1/2), or None without Hessian.
+
+    Args:
+        source: of the passages' features.
+        queries: the queries' features.
+        rows_at_once: passages in memory together.
+        facts: gets the λ in use, the rank of each block, and how many passages R is from.
+    """
+    if settings.hessian is Hessian.none:
+        return None
+    train = _Passages(source, settings, rows_at_once)
+    facts["hessian_passages"] = train.n_rows
+    evaluation = queries if settings.hessian is Hessian.mixed else None
+    if settings.form is HessianForm.full:
+        return _full(settings, blocks, train, evaluation, facts)
+    mixing = float(settings.mixing)
+    if evaluation is not None:
+        facts["mixing"] = mixing
+
+    def of_both(estimate: Callable[[Features], list[Tensor]]) -> list[Tensor]:
+        found = estimate(train)
+        return found if evaluation is None else hessian.mix(estimate(evaluation), found, mixing)
+
+    (squares,) = of_both(lambda features: [hessian.mean_squares(sum(blocks), features())])
+    if settings.form is HessianForm.diagonal:
+        return whitening.diagonal(squares, blocks, settings.damping)
+    return whitening.low_rank(
+        squares,
+        blocks,
+        lambda directions: of_both(lambda features: hessian.products(directions, features())),
+        components=settings.components,
+        damping=settings.damping,
+        seed=settings.seed,
+    )
+
+
+def _full(
+    settings: HessianSettings,
+    blocks: Sequence[int],
+    train: Features,
+    evaluation: Features | None,
+    facts: dict[str, Any],
+) -> Whitening:
+    r = hessian.autocorrelation(blocks, train())
+    if evaluation is not None:
+        r_eval = hessian.autocorrelation(blocks, evaluation())
+        auto = settings.mixing == "auto"
+        mixing = hessian.crossing_mixing(r, r_eval) if auto else float(settings.mixing)
+        facts["mixing"] = mixing
+        r = hessian.mix(r_eval, r, mixing)
+    found, ranks = whitening.full(r, settings.damping)
+    facts["hessian_ranks"] = ranks
+    deficient = [(rank, size) for rank, size in zip(ranks, blocks, strict=True) if rank < size]
+    if deficient:
+        rank, size = min(deficient, key=lambda pair: pair[0] / pair[1])
+        progress.say(
+            f"R is rank-deficient in {len(deficient)} of {len(blocks)} blocks (the worst has rank "
+            f"{rank:,} of {size:,}): there damping={settings.damping:g} decides; more passages or "
+            "queries, or a smaller projection_dim, would raise the rank"
+        )
+    return found
+
+
+class _Passages:
+    """Features of all passages, or of a sample of rows that depends on the seed alone."""
+
+    def __init__(self, source: FeatureSource, settings: HessianSettings, rows_at_once: int) -> None:
+        self._source, self._rows_at_once = source, rows_at_once
+        n_rows, wanted = source.n_rows, settings.sample
+        self._rows: np.ndarray | None = None
+        if wanted is not None and wanted < n_rows:
+            drawn = random.Random(settings.seed).sample(range(n_rows), wanted)  # noqa: S311
+            self._rows = np.sort(np.array(drawn))
+
+    @property
+    def n_rows(self) -> int:
+        """How many passages."""
+        return self._source.n_rows if self._rows is None else len(self._rows)
+
+    def __call__(self) -> Iterator[Tensor]:
+        size = self._rows_at_once
+        if self._rows is None:
+            total = self._source.n_blocks(size)
+            blocks = self._source.blocks(size)
+            for _, block in progress.track(blocks, "Hessian", total=total, unit="blocks"):
+                yield block
+        else:
+            starts = range(0, len(self._rows), size)
+            for start in progress.track(starts, "Hessian", unit="blocks"):
+                yield self._source.rows(self._rows[start : start + size])

@@ -1,0 +1,160 @@
+"""Ranking passages by inner products of finished features, in two stages and bounded memory.
+
+The first stage streams all passages once for a group of resident queries and keeps each query's
+candidates. The second scores the candidates again, pair by pair in float64: from the index, or, if
+the index is lossy, from gradients that are encoded anew (``rerank``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import progress
+from methods.gradient.source import FeatureSource
+from methods.gradient.whitening import Whitening
+from methods.topk import order
+from methods.vector_search import MARGIN, rescore, scan
+
+_ROWS_AT_ONCE = 4096  # more make no product faster
+
+
+class Finish:
+    """What is done to features before inner products: R^(-1/2), then unit norm.
+
+    Args:
+        whitening: None leaves the features as they are.
+        unit_norm: divide each row by its norm, which comes last; zero rows stay zero.
+        dtype, device: what it computes in, and where.
+    """
+
+    def __init__(
+        self,
+        whitening: Whitening | None,
+        unit_norm: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.dtype, self._device, self._unit_norm = dtype, device, unit_norm
+        self._whitening = whitening and whitening.to(dtype, device)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Raw features ``[rows, dim]`` of any dtype, finished."""
+        features = features.to(self._device, self.dtype)
+        if self._whitening is not None:
+            features = self._whitening.apply(features)
+        if self._unit_norm:
+            norms = features.norm(dim=1, keepdim=True)
+            features = torch.where(norms > 0, features / norms, 0.0)
+        return features
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How much of each side is held at a time, so that a search stays within a bound.
+
+    Attributes:
+        queries: that are resident together; more take another pass over the passages.
+        rows: passages in a block.
+    """
+
+    queries: int
+    rows: int
+
+    @staticmethod
+    def of(memory_mib: int, n_queries: int, dim: int, dtype: torch.dtype) -> MemoryPlan:
+        """Half of the memory for the queries, the rest for a block of passages."""
+        budget = memory_mib << 20
+        # A query is there as encoded, finished, and finished in float64; a passage as stored,
+        # decoded, in the search's dtype, whitened and normed.
+        per_query = dim * (4 + dtype.itemsize + 8)
+        queries = min(n_queries, max(1, budget // 2 // per_query))
+        # Each query has a score of each row, and a copy of those that enter its list.
+        per_row = dim * (8 + 3 * dtype.itemsize) + queries * 2 * dtype.itemsize
+        rows = (budget - queries * per_query) // per_row
+        return MemoryPlan(queries, max(1, min(_ROWS_AT_ONCE, rows)))
+
+
+@dataclass(frozen=True)
+class Found:
+    """Rows and scores of one query: highest first, and lowest first."""
+
+    rows: np.ndarray
+    scores: np.ndarray
+    opponent_rows: np.ndarray
+    opponent_scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search over all passages.
+
+    Attributes:
+        scanned: streamed in the first stage.
+        candidates: read in the second; None leaves it out, and the scan's scores are final.
+        finish, finish_exactly: for the two stages; the second in float64.
+        depth: candidates a query of the first stage, on each side, beyond those asked for.
+        rows_at_once: passages in a block.
+    """
+
+    scanned: FeatureSource
+    candidates: FeatureSource | None
+    finish: Finish
+    finish_exactly: Finish
+    depth: int
+    rows_at_once: int
+
+    def find(self, queries: Tensor, n_highest: int, n_lowest: int) -> Iterator[Found]:
+        """Rank the passages for some queries.
+
+        Args:
+            queries: raw features, float32 ``[queries, dim]``.
+            n_highest, n_lowest: lengths of the two lists.
+        """
+        margin = MARGIN if self.candidates is not None else 0
+        deep = max(n_highest + margin, self.depth)
+        deep_lowest = max(n_lowest + margin, self.depth) if n_lowest else 0
+        highest, lowest = scan(self.finish(queries), self._blocks(), deep, deep_lowest)
+        scores = self._score(queries, highest.rows, highest.scores)
+        opposed = self._score(queries, lowest.rows, -lowest.scores)
+        for number in range(len(queries)):
+            yield Found(
+                *_best(highest.rows[number], scores[number], n_highest),
+                *_worst(lowest.rows[number], opposed[number], n_lowest),
+            )
+
+    def _blocks(self) -> Iterator[tuple[int, Tensor]]:
+        blocks = self.scanned.blocks(self.rows_at_once)
+        total = self.scanned.n_blocks(self.rows_at_once)
+        for first_row, block in progress.track(blocks, "search", total=total, unit="blocks"):
+            yield first_row, self.finish(block)
+
+    def _score(self, queries: Tensor, rows: np.ndarray, scanned: np.ndarray) -> np.ndarray:
+        """Final scores ``[queries, candidates]``.
+
+        As float32 numbers: equal passages may differ in the last bits of a float64 sum, depending
+        on their place in a product, and would not tie.
+        """
+        if self.candidates is not None and rows.shape[1]:
+            asked = self.finish_exactly(queries).cpu().numpy()
+            scanned = rescore(asked, rows, self._fetch, self.rows_at_once)
+        return scanned.astype(np.float32).astype(np.float64)
+
+    def _fetch(self, rows: np.ndarray) -> np.ndarray:
+        assert self.candidates is not None
+        features: np.ndarray = self.finish_exactly(self.candidates.rows(rows)).cpu().numpy()
+        return features
+
+
+def _best(rows: np.ndarray, scores: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    ranked = order(scores, rows)[:n]
+    return rows[ranked], scores[ranked]
+
+
+def _worst(rows: np.ndarray, scores: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    rows, negated = _best(rows, -scores, n)
+    return rows, -negated

@@ -1,0 +1,100 @@
+"""Where the features of passages come from: a stored index, or the encoder itself."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from bench.passages import PassageStore
+from methods.gradient.batching import encode_all
+
+if TYPE_CHECKING:
+    from bench.models.language_model import LanguageModel
+    from methods.gradient.encoder import GradientEncoder
+
+
+class FeatureSource(ABC):
+    """Features of the passages of one corpus, float32, by row."""
+
+    @property
+    @abstractmethod
+    def n_rows(self) -> int:
+        """Passages."""
+
+    @abstractmethod
+    def n_blocks(self, rows_at_once: int) -> int:
+        """How many blocks ``blocks`` streams."""
+
+    @abstractmethod
+    def blocks(self, rows_at_once: int) -> Iterator[tuple[int, Tensor]]:
+        """Stream (first row, features ``[rows, dim]``) in row order, each row once."""
+
+    @abstractmethod
+    def rows(self, rows: np.ndarray) -> Tensor:
+        """Features ``[len(rows), dim]`` of ascending rows."""
+
+
+@dataclass(frozen=True)
+class EncodedFeatures(FeatureSource):
+    """Encodes whenever it is asked; nothing is kept.
+
+    Attributes:
+        batch_size, batch_tokens: bounds of a forward pass; they change no ranking in float64.
+        counts: gets what ``blocks`` encoded that was cut or has no loss.
+    """
+
+    model: LanguageModel
+    encoder: GradientEncoder
+    passages: PassageStore
+    batch_size: int
+    batch_tokens: int | None
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def n_rows(self) -> int:
+        """Passages."""
+        return len(self.passages)
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of a row."""
+        return self.encoder.dim
+
+    @property
+    def block_sizes(self) -> list[int]:
+        """Dimensions of each block."""
+        return self.encoder.block_sizes
+
+    def texts(self, rows: range) -> list[str]:
+        """The passages of some rows."""
+        return [passage.text for passage in self.passages.slice(rows.start, rows.stop)]
+
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, dict[str, int]]:
+        """Features ``[texts, dim]``, and how many texts were cut or have no loss."""
+        tokens = [self.model.passage_tokens(text) for text in texts]
+        features = encode_all(self.encoder, tokens, self.batch_size, self.batch_tokens)
+        return features, {
+            "passages_truncated": sum(t.truncated for t in tokens),
+            "passages_without_loss": sum(t.n_loss == 0 for t in tokens),
+        }
+
+    def n_blocks(self, rows_at_once: int) -> int:
+        """How many blocks ``blocks`` streams."""
+        return -(-self.n_rows // rows_at_once)
+
+    def blocks(self, rows_at_once: int) -> Iterator[tuple[int, Tensor]]:
+        """Encode the corpus in row order, ``rows_at_once`` passages at a time."""
+        for start in range(0, self.n_rows, rows_at_once):
+            features, counted = self.encode(self.texts(range(start, start + rows_at_once)))
+            self.counts.update(counted)
+            yield start, features
+
+    def rows(self, rows: np.ndarray) -> Tensor:
+        """Encode some passages."""
+        return self.encode([self.passages[row].text for row in rows.tolist()])[0]

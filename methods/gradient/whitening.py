@@ -1,0 +1,210 @@
+"""Multiplying features by R^(-1/2), for three forms of R.
+
+| form | R of a block | memory a block of n | when |
+| --- | --- | --- | --- |
+| full | as estimated | n² | the paper's; n up to 8,192 |
+| low_rank | U Σ Uᵀ + D, r components and a diagonal | n·r | larger blocks |
+| diagonal | D | n | blocks of any size |
+
+Scores are inner products on both sides, so any W with WᵀW = R^(-1) gives the same ones; for
+low_rank it is not the symmetric root.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from bench.errors import UserError
+from methods.gradient import hessian
+
+_OVERSAMPLING = 8  # directions beyond the components; Halko et al. 2011 advise 5 to 10
+
+
+class HessianForm(Enum):
+    """What is kept of R."""
+
+    full = "full"
+    low_rank = "low_rank"
+    diagonal = "diagonal"
+
+
+class Whitening(ABC):
+    """Some W with WᵀW = R^(-1)."""
+
+    @abstractmethod
+    def apply(self, features: Tensor) -> Tensor:
+        """W g of each row: ``[rows, dim]``; in the dtype and on the device of ``to``."""
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> Whitening:
+        """The same in another dtype, on another device."""
+        moved = {
+            name: [tensor.to(device, dtype) for tensor in value]
+            if isinstance(value, list)
+            else value.to(device, dtype)
+            for name, value in vars(self).items()
+        }
+        return type(self)(**moved)
+
+
+@dataclass(frozen=True)
+class BlockWhitening(Whitening):
+    """One symmetric matrix a block.
+
+    Attributes:
+        roots: ``[size, size]`` for each block.
+    """
+
+    roots: list[Tensor]
+
+    def apply(self, features: Tensor) -> Tensor:
+        """Multiply each block of the features by its matrix."""
+        parts = features.split([len(root) for root in self.roots], dim=1)
+        return torch.cat(
+            [part @ root for part, root in zip(parts, self.roots, strict=True)], dim=1
+        )
+
+
+@dataclass(frozen=True)
+class DiagonalWhitening(Whitening):
+    """Each dimension by its own factor: ``[dim]``."""
+
+    factors: Tensor
+
+    def apply(self, features: Tensor) -> Tensor:
+        """Multiply each dimension by its factor."""
+        return features * self.factors
+
+
+@dataclass(frozen=True)
+class LowRankWhitening(Whitening):
+    """W = (I + B (Γ - I) Bᵀ) D^(-1/2), of each block.
+
+    Attributes:
+        factors: the diagonal of D^(-1/2), ``[dim]``.
+        bases: B, orthonormal, ``[size, components]``.
+        gains: the diagonal of Γ - I, ``[components]``.
+    """
+
+    factors: Tensor
+    bases: list[Tensor]
+    gains: list[Tensor]
+
+    def apply(self, features: Tensor) -> Tensor:
+        """Scale each dimension, then the components of each block."""
+        scaled = features * self.factors
+        parts = scaled.split([len(basis) for basis in self.bases], dim=1)
+        return torch.cat(
+            [
+                part + ((part @ basis) * gains) @ basis.T
+                for part, basis, gains in zip(parts, self.bases, self.gains, strict=True)
+            ],
+            dim=1,
+        )
+
+
+def full(blocks: Sequence[Tensor], damping: float) -> tuple[BlockWhitening, list[int]]:
+    """R^(-1/2) of each block by symmetric eigendecomposition.
+
+    Args:
+        blocks: float64 ``[size, size]``, symmetric.
+        damping: added to every eigenvalue, as a share of the block's mean eigenvalue.
+
+    Returns:
+        the whitening, and the rank of each block before damping.
+
+    Raises:
+        UserError: a block is singular and there is no damping.
+    """
+    roots, ranks = [], []
+    for block in blocks:
+        values, vectors = torch.linalg.eigh(block)
+        ranks.append(hessian.rank(values))
+        damped = values.clamp_min(0) + damping * values.mean().clamp_min(0)
+        _refuse_singular(damped)
+        roots.append((vectors * damped.rsqrt()) @ vectors.T)
+    return BlockWhitening(roots), ranks
+
+
+def diagonal(squares: Tensor, blocks: Sequence[int], damping: float) -> DiagonalWhitening:
+    """From the diagonal of R, ``[dim]``, damped as in ``full``."""
+    damped = squares + _floors(squares, blocks, damping)
+    for part in damped.split(list(blocks)):
+        _refuse_singular(part)
+    return DiagonalWhitening(damped.rsqrt())
+
+
+def low_rank(
+    squares: Tensor,
+    blocks: Sequence[int],
+    multiply: Callable[[list[Tensor]], list[Tensor]],
+    *,
+    components: int,
+    damping: float,
+    seed: int,
+) -> LowRankWhitening:
+    """The largest components of R, and the diagonal of what they leave.
+
+    Three passes over the features find them (randomised range finder with one power iteration, then
+    Rayleigh and Ritz; Halko et al. 2011), and no matrix ``[size, size]`` is formed. Without the
+    power iteration the diagonal, a small difference of large numbers, was off by tens of percent.
+
+    Args:
+        squares: the diagonal of R, float64 ``[dim]``.
+        blocks: sizes of the blocks.
+        multiply: R times the directions of each block; called three times.
+        components: eigenvectors a block, at most.
+        damping: as in ``full``.
+        seed: of the random directions.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    wanted = [min(components, size) for size in blocks]
+    random = [
+        torch.randn(size, min(size, n + _OVERSAMPLING), generator=generator, dtype=torch.float64)
+        for size, n in zip(blocks, wanted, strict=True)
+    ]
+    bases = random
+    for _ in range(2):
+        bases = [torch.linalg.qr(image).Q for image in multiply(bases)]
+    images = multiply(bases)
+    left, floors = list(squares.split(list(blocks))), _floors(squares, blocks, damping)
+    found = []
+    for number, (basis, image, n) in enumerate(zip(bases, images, wanted, strict=True)):
+        small = basis.T @ image
+        values, vectors = torch.linalg.eigh((small + small.T) / 2)
+        values, vectors = values[-n:].clamp_min(0), basis @ vectors[:, -n:]
+        left[number] = (left[number] - vectors.square() @ values).clamp_min(0)
+        found.append(vectors * values.sqrt())
+    damped = torch.cat(left) + floors
+    for part in damped.split(list(blocks)):
+        _refuse_singular(part)
+    factors = damped.rsqrt()
+    scaled = [f[:, None] * a for f, a in zip(factors.split(list(blocks)), found, strict=True)]
+    inner = [_inner(block) for block in scaled]
+    return LowRankWhitening(factors, [b for b, _ in inner], [g for _, g in inner])
+
+
+def _inner(scaled: Tensor) -> tuple[Tensor, Tensor]:
+    """(I + A Aᵀ)^(-1/2) as ``I + B diag(gains) Bᵀ``, from A ``[size, components]``."""
+    basis, singular, _ = torch.linalg.svd(scaled, full_matrices=False)
+    return basis, (1 + singular.square()).rsqrt() - 1
+
+
+def _floors(squares: Tensor, blocks: Sequence[int], damping: float) -> Tensor:
+    """What damping adds to each dimension: a share of its block's mean eigenvalue, ``[dim]``."""
+    means = torch.stack([part.mean() for part in squares.split(list(blocks))])
+    return damping * means.repeat_interleave(torch.tensor(list(blocks)))
+
+
+def _refuse_singular(damped: Tensor) -> None:
+    if float(damped.min()) <= float(damped.max()) * 1e-14:
+        raise UserError(
+            "the autocorrelation R is rank-deficient and cannot be inverted",
+            where="method.damping",
+            fix="set a positive damping, a smaller projection_dim, or more passages",
+        )
