@@ -10,7 +10,6 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.models.language_model import Tokens
-from methods.gradient import index
 from methods.gradient.batching import encode_all
 from methods.gradient.encoder import GradientEncoder
 from tests.models import TEXTS, load, make_model
@@ -108,7 +107,3 @@ def test_the_budget_changes_no_feature(tmp_path) -> None:
     for rows, budget in ((32, None), (32, 40), (2, 64)):
         torch.testing.assert_close(encode_all(encoder, tokens, rows, budget), alone, rtol=1e-6,
                                    atol=1e-6)  # fmt: skip
-
-
-def test_index_has_it_under_its_name() -> None:
-    assert index.encode_all is encode_all

@@ -65,9 +65,7 @@ class BlockWhitening(Whitening):
     def apply(self, features: Tensor) -> Tensor:
         """Multiply each block of the features by its matrix."""
         parts = features.split([len(root) for root in self.roots], dim=1)
-        return torch.cat(
-            [part @ root for part, root in zip(parts, self.roots, strict=True)], dim=1
-        )
+        return torch.cat([part @ root for part, root in zip(parts, self.roots, strict=True)], dim=1)
 
 
 @dataclass(frozen=True)
