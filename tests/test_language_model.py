@@ -144,6 +144,14 @@ def test_hash_follows_content_not_place(folder, tmp_path):
     assert directory_sha256(copy) != directory_sha256(folder)
 
 
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "spiece.model", "tokenizer.json"])
+def test_hash_covers_every_file_that_a_tokenizer_is_read_from(folder, name):
+    before = directory_sha256(folder)
+    (folder / name).write_text("another")
+    assert directory_sha256(folder) != before
+    (folder / "notes.txt").write_text("no part of the model")
+
+
 def test_directories_that_are_no_models(tmp_path, folder):
     with pytest.raises(UserError, match=r"no config\.json"):
         load(tmp_path)

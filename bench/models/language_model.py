@@ -224,11 +224,18 @@ def _context_length(module: nn.Module, tokenizer: PreTrainedTokenizerBase) -> in
     return min(limits) if limits else 2048  # neither says: a length every current family has
 
 
+# What transformers' tokenizers are read from, the slow ones of sentencepiece included.
+_TOKENIZER_FILES = (
+    "tokenizer*", "vocab.*", "merges.txt", "added_tokens.json", "special_tokens_map.json",
+    "spiece.model", "sentencepiece*.model",
+)  # fmt: skip
+
+
 def directory_sha256(path: Path) -> str:
     """Hash of weights, configuration and tokenizer, wherever the directory is."""
     files = sorted(
         file
-        for pattern in ("*.safetensors", "config.json", "tokenizer*")
+        for pattern in ("*.safetensors", "config.json", *_TOKENIZER_FILES)
         for file in path.glob(pattern)
         if file.name != "second_moments.safetensors"
     )
