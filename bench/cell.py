@@ -120,7 +120,7 @@ class _Run:
             parts,
         ]
         names = (self.task.name, settings.model["name"], settings.method["name"])
-        return settings.results_dir.joinpath(*map(_path_part, names), content_key(identity))
+        return settings.results_dir.joinpath(*map(path_part, names), content_key(identity))
 
     def _work(self, method: Method, folder: Path) -> Result:
         settings, context, task = self.settings, self.context, self.task
@@ -224,7 +224,7 @@ def _within(rows: np.ndarray, n_passages: int) -> bool:
     return bool(((rows >= 0) & (rows < n_passages)).all())
 
 
-def _path_part(name: str) -> str:
+def path_part(name: str) -> str:
     """A name as a folder: nothing in it may climb out of the results folder."""
     safe = "".join(c if c.isalnum() or c in "-_.@" else "_" for c in name)
     return safe.lstrip(".") or "_"

@@ -19,6 +19,8 @@ DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 DEFAULT_RESULTS = "runs"  # the default of results_dir in conf/config.yaml
 COMMANDS = {
     "run": "run a cell, or with -m a sweep of cells",
+    "plan": "what a run with a gradient method will cost: passes, FLOPs, bytes, hours",
+    "import": "make rows of rankings made elsewhere: release format, TREC run file, bergson",
     "report": "write the leaderboard as text, Markdown, CSV, LaTeX and HTML",
     "list": "list methods, metrics, tasks, models and experiments",
     "verify": "recompute every metric from the stored rankings",
@@ -51,11 +53,12 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments:
         _parser().print_help()
         return DONE
-    if arguments[0] == "run":
+    if arguments[0] in ("run", "plan", "import"):
         # Threads that wait spin for a moment, then sleep. With OpenMP's long default, one of two
         # cores taken made a training step of `tiny` ten times slower; never spinning halves the
         # speed of tail-patch on a quiet machine. OpenMP reads it once, when torch is imported.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if arguments[0] == "run":
         from bench import run
 
         # Hydra has its own grammar and its own --help.
@@ -73,6 +76,14 @@ def _dispatch(arguments: list[str]) -> int:
 
         listing.show(options.group)
         return DONE
+    if options.command == "plan":
+        from bench import plan
+
+        return plan.main(options.overrides)
+    if options.command == "import":
+        from bench.importing import command
+
+        return command.main(options.words)
     return _report(options) if options.command == "report" else _verify(options)
 
 
@@ -124,6 +135,24 @@ def _parser() -> argparse.ArgumentParser:
             metavar="RESULTS",
             help="folder of finished cells (default: %(default)s)",
         )
+    parts["plan"].add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="as of `tdabench run` (task=…, model=…, method=…), and plan.passages, "
+        "plan.tokens_per_passage, plan.queries, plan.device_tflops and plan.devices, which stand "
+        "in for what is not here; nothing is trained, encoded or written",
+    )
+    parts["import"].add_argument(
+        "words",
+        nargs="*",
+        metavar="FILE|KEY=VALUE",
+        help="files, globs or score folders of bergson; task=NAME whose queries and passages were "
+        "ranked, or task=none to believe the file's own judgement; name=NAME for the leaderboard, "
+        "format=release|trec|bergson (default: by content), missing=error|skip|empty for what "
+        "only one of file and task has, top_k=N to cut lists; model=NAME metric=default to "
+        "measure tail-patch; else as of `tdabench run`",
+    )
     parts["report"].add_argument(
         "--out", type=Path, metavar="DIR", help="where the files go (default: RESULTS/report)"
     )

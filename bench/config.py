@@ -92,6 +92,7 @@ def settings_from(config: DictConfig) -> Settings:
     assert isinstance(resolved, dict)
     plain = {str(key): value for key, value in resolved.items()}
     plain.pop("experiment", None)
+    plain.pop("plan", None)  # of `tdabench plan` alone: no part of a cell
     for group in _GROUPS:
         if not isinstance(plain.get(group), dict):
             raise UserError("nothing is chosen", where=group, fix=f"set {group}=NAME")

@@ -18,6 +18,10 @@ _MEANINGS = {
     "hit": "share of queries with any correct passage in the top k (the paper calls it recall)",
     "recall": "share of the annotated passages that are in the top k",
     "precision": "share of the top k that is correct",
+    "map": "mean average precision: over the annotated passages, the precision at the rank of "
+    "each; 0 for those not listed",
+    "ndcg": "sum of 1 / log2(1 + rank) over the correct passages in the top k, over that of the "
+    "best possible list",
     "tail_patch": "change of the target's probability after one training step on one proponent, "
     "mean over the top proponents, in percentage points",
     "tail_patch_log": "the same change in log-probability (nats)",
@@ -56,8 +60,21 @@ def number(metric: str, value: float) -> str:
     """A metric's value in its shown unit; differences carry a sign."""
     if math.isnan(value):
         return MISSING
-    sign = "+" if metric.startswith("tail_patch") else ""
+    return difference(metric, value) if metric.startswith("tail_patch") else _digits(metric, value)
+
+
+def difference(metric: str, value: float) -> str:
+    """A difference of two values of a metric, in its shown unit and with a sign."""
+    return _digits(metric, value, "+")
+
+
+def _digits(metric: str, value: float, sign: str = "") -> str:
     return f"{scaled(metric, value):{sign}.3f}".replace("-", "−")
+
+
+def p_value(p: float) -> str:
+    """A p-value with three digits; what would be 0.000 is told as a bound."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def interval(metric: str, estimate: Estimate) -> str:

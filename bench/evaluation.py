@@ -64,15 +64,15 @@ def evaluate(
     names = [metric.name for metric in metrics]
     measured = [*names, *(name for name in INFLUENCE if name in frame), LENGTH_RATIO]
     samples = config.bootstrap_samples
-    labels = pd.DataFrame([query.slices for query in task.queries], index=frame.index)
-    slices = _slices(labels, frame[measured], samples, seed)
+    labels = pd.DataFrame(_labels(task.queries), index=frame.index)
+    slices = by_group(labels, frame[measured], samples, seed)
     if support is not None:
-        shares = _estimates(support, samples, seed)
+        shares = estimates(support, samples, seed)
         slices["top10_support"] = {kind: {"share": share} for kind, share in shares.items()}
         labels = labels.join(support.add_prefix("top10_support="))
     return Evaluation(
         per_query=frame.join(labels),
-        metrics=_estimates(frame[measured], samples, seed),
+        metrics=estimates(frame[measured], samples, seed),
         slices=slices,
         n_scored=int(frame[names[0]].notna().sum()) if names else 0,
     )
@@ -85,7 +85,7 @@ def spread(queries: Sequence[Query], n: int | None) -> Sequence[Query]:
     return [queries[i * len(queries) // n] for i in range(n)]
 
 
-def _estimates(frame: pd.DataFrame, samples: int, seed: int) -> dict[str, Estimate]:
+def estimates(frame: pd.DataFrame, samples: int, seed: int) -> dict[str, Estimate]:
     """Mean and interval of each column; columns without any value are left out."""
     found = {
         str(name): estimate(frame[name].to_numpy(dtype=np.float64), samples=samples, seed=seed)
@@ -94,16 +94,26 @@ def _estimates(frame: pd.DataFrame, samples: int, seed: int) -> dict[str, Estima
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _slices(
+def by_group(
     labels: pd.DataFrame, measured: pd.DataFrame, samples: int, seed: int
 ) -> dict[str, dict[str, dict[str, Estimate]]]:
+    """Means and intervals by each column of labels: ``[column][label][metric]``."""
     return {
         str(name): {
-            str(label): _estimates(group, samples, seed)
+            str(label): estimates(group, samples, seed)
             for label, group in measured.groupby(labels[name], sort=True)
         }
         for name in labels
     }
+
+
+def _labels(queries: Sequence[Query]) -> list[dict[str, str]]:
+    """Each query's groups: its own and, where some repeat the target in the prompt, if it does."""
+    if not any(query.is_repetition for query in queries):
+        return [query.slices for query in queries]
+    return [
+        {"is_repetition": str(query.is_repetition).lower(), **query.slices} for query in queries
+    ]
 
 
 def _length_ratios(task: Task, rankings: Sequence[Ranking]) -> list[float]:

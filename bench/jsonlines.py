@@ -67,13 +67,22 @@ def read(path: Path) -> Iterator[tuple[Place, Json]]:
     Raises:
         UserError: not readable, not UTF-8, not JSON, not an object, or a damaged gzip stream.
     """
+    for place, raw in lines(path):
+        yield place, _parse(raw, place)
+
+
+def lines(path: Path) -> Iterator[tuple[Place, bytes]]:
+    """Yield every line of one plain or gzipped file with its place; blank lines are skipped.
+
+    Raises:
+        UserError: not readable, or a damaged gzip stream.
+    """
     line_number = 0
     try:
         with _open(path) as stream:
             for line_number, raw in enumerate(stream, start=1):
                 if raw.strip():
-                    place = Place(path, line_number)
-                    yield place, _parse(raw, place)
+                    yield Place(path, line_number), raw
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
             f"damaged gzip stream after line {line_number} ({error})",

@@ -5,33 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 import numpy as np
 
 from bench.display import in_order, is_diagnostic, title
+from bench.pairs import Pair, compare
 from bench.per_query import read_per_query
 from bench.result import PER_QUERY, Cell, Estimate, Result
-from bench.significance import ALPHA, FLIPS, sign_flip_p
+from bench.significance import ALPHA
 from methods import METHODS
 from metrics.length import LENGTH_RATIO
 
 LEGEND = (
     "Values are means over the scored queries with their 95% bootstrap intervals. "
-    "Bold: best of its column; †: not significantly worse than the best "
-    f"(two-sided paired sign-flip randomisation test over queries, {FLIPS:,} flips, "
-    f"p ≥ {ALPHA}, not corrected for the number of methods). "
-    "The controls random and gold are bounds and take no part in that. "
-    "MRR cannot see past the stored list (top k)."
+    "Bold: best of its column. Two methods that share no letter (a, b, …) differ significantly in "
+    "that column: two-sided paired sign-flip randomisation tests over the queries that both were "
+    f"scored on, Holm's correction for all pairs of the column, p < {ALPHA}. "
+    "Controls are bounds and take no part in that. "
+    "MRR and map cannot see past the stored list (top k)."
 )
-
-
-class Mark(Enum):
-    """How a value compares with its column: the best, or not significantly worse than it."""
-
-    BEST = "best"
-    TIED = "tied"
 
 
 @dataclass(frozen=True)
@@ -39,15 +32,18 @@ class Row:
     """One cell on a board.
 
     Attributes:
-        label: the method and, in parentheses, the settings that tell it from its neighbours.
+        label: the method and, in parentheses, whether it was imported and the settings that tell
+            it from its neighbours.
         family: the method's group in the registry, ``"other"`` for one that is not in it.
-        marks: metric → mark; a metric without mark is significantly worse, or cannot be tested.
+        best: metrics on which no other method of the board is better, controls aside.
+        letters: metric → letters (``Comparison.letters``); absent where there is nothing to test.
     """
 
     cell: Cell = field(repr=False)
     label: str
     family: str
-    marks: dict[str, Mark] = field(default_factory=dict)
+    best: set[str] = field(default_factory=set)
+    letters: dict[str, str] = field(default_factory=dict)
 
     @property
     def result(self) -> Result:
@@ -95,6 +91,7 @@ class Board:
         metrics: every metric of any row that judges a method, in the order of the columns.
         main: the metric that rows are sorted by, best first: MRR wherever it was measured.
         rows: sorted by ``main``, then by label.
+        pairs: every two methods, metric by metric, controls aside.
     """
 
     task: str
@@ -102,6 +99,7 @@ class Board:
     metrics: list[str]
     main: str | None
     rows: list[Row]
+    pairs: list[Pair] = field(default_factory=list)
 
     @property
     def samples(self) -> str:
@@ -145,10 +143,9 @@ def _board(task: str, model: str, cells: list[Cell]) -> Board:
     labels = _labels(cells)
     rows = [Row(cell, label, _family(cell)) for cell, label in zip(cells, labels, strict=True)]
     rows.sort(key=lambda row: (-_value(row, main), row.label))
-    scores = [_scores(row.cell) for row in rows]
-    for metric in metrics:
-        _mark(rows, scores, metric)
-    return Board(task, model, metrics, main, rows)
+    rivals = [(row, _table(row.cell)) for row in rows if row.family != "control"]
+    pairs = [pair for metric in metrics for pair in _compared(metric, rivals)]
+    return Board(task, model, metrics, main, rows, pairs)
 
 
 # ------------------------------------------------------------------ labels
@@ -158,8 +155,14 @@ def _labels(cells: Sequence[Cell]) -> list[str]:
     settings = [_settings(cell) for cell in cells]
     labels = []
     for cell, own in zip(cells, settings, strict=True):
-        peers = [other for other in settings if other["method"] == own["method"]]
-        parts = [f"{key}={_short(value)}" for key, value in _differing(own, peers)]
+        # An imported ranking and a run of the same name have no setting in common to compare.
+        peers = [
+            other
+            for other in settings
+            if (other["method"], other["imported"]) == (own["method"], own["imported"])
+        ]
+        parts = ["imported"] if cell.result.imported else []
+        parts += [f"{key}={_short(value)}" for key, value in _differing(own, peers)]
         labels.append(f"{_name(cell, 'method')} ({', '.join(parts)})" if parts else own["method"])
     return [
         # Equal settings and yet two cells: only the key tells them apart.
@@ -191,6 +194,7 @@ def _settings(cell: Cell) -> dict[str, Any]:
         "model": _sha(result.model)[:8],
         "seed": result.seed,
         "top_k": result.top_k,
+        "imported": result.imported,
     }
 
 
@@ -210,36 +214,41 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:18]}…{text[-18:]}"
 
 
-# ------------------------------------------------------------------ marks
+# ------------------------------------------------------------------ comparison
 
 
-def _mark(rows: list[Row], scores: list[dict[str, np.ndarray] | None], metric: str) -> None:
-    """Mark the best value of a column and those that the test cannot tell from it."""
-    rivals = [i for i, row in enumerate(rows) if row.family != "control"]
-    rivals = [i for i in rivals if not math.isinf(_value(rows[i], metric))]
-    if not rivals:
-        return
-    best = max(_value(rows[i], metric) for i in rivals)
-    winners = [i for i in rivals if _value(rows[i], metric) == best]
-    for i in rivals:
-        if i in winners:
-            rows[i].marks[metric] = Mark.BEST
-        elif _indistinguishable(scores[winners[0]], scores[i], metric):
-            rows[i].marks[metric] = Mark.TIED
+_Table = dict[str, np.ndarray]
 
 
-def _indistinguishable(
-    best: dict[str, np.ndarray] | None, other: dict[str, np.ndarray] | None, metric: str
-) -> bool:
-    if best is None or other is None or metric not in best or metric not in other:
-        return False
-    _, left, right = np.intersect1d(best["query_id"], other["query_id"], return_indices=True)
-    # NaN (no common query) compares as False: what cannot be tested is not marked.
-    return sign_flip_p(best[metric][left], other[metric][right]) >= ALPHA
+def _compared(metric: str, rivals: Sequence[tuple[Row, _Table]]) -> list[Pair]:
+    """Note the best of a column and everyone's letters in the rows; the pairs behind them."""
+    measured = [(row, table) for row, table in rivals if not math.isinf(_value(row, metric))]
+    # Best first; equal values stay in the board's order.
+    measured.sort(key=lambda rival: -_value(rival[0], metric))
+    for row, _ in measured:
+        if _value(row, metric) == _value(measured[0][0], metric):
+            row.best.add(metric)
+    tested = [(row, table) for row, table in measured if _has_numbers(table, metric)]
+    if len(tested) < 2:
+        return []
+    comparison = compare(
+        metric, [row.label for row, _ in tested], [_by_query(table, metric) for _, table in tested]
+    )
+    for (row, _), letters in zip(tested, comparison.letters, strict=True):
+        row.letters[metric] = letters
+    return comparison.pairs
 
 
-def _scores(cell: Cell) -> dict[str, np.ndarray] | None:
-    return read_per_query(cell.folder) if (cell.folder / PER_QUERY).exists() else None
+def _table(cell: Cell) -> _Table:
+    return read_per_query(cell.folder) if (cell.folder / PER_QUERY).exists() else {}
+
+
+def _has_numbers(table: _Table, metric: str) -> bool:
+    return metric in table and table[metric].dtype.kind == "f"
+
+
+def _by_query(table: _Table, metric: str) -> dict[str, float]:
+    return dict(zip(table["query_id"].tolist(), table[metric].tolist(), strict=True))
 
 
 # ------------------------------------------------------------------ fields of a result

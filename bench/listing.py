@@ -16,7 +16,10 @@ from bench.registry import Registry
 
 # Columns of a terminal; together with the names they fill 120.
 _MAX_WIDTHS = {"what it does": 31, "needs": 15, "cost": 16, "source": 16}
-_METRICS = ("mrr", "hit@k", "recall@k", "precision@k", "tail_patch", "tail_patch_log")
+_METRICS = (
+    "mrr", "hit@k", "recall@k", "precision@k", "map", "map@k", "ndcg@k", "tail_patch",
+    "tail_patch_log",
+)  # fmt: skip
 
 
 def show(group: str | None = None) -> None:

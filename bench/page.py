@@ -16,7 +16,7 @@ from urllib.parse import quote
 from jinja2 import Environment
 from markupsafe import Markup
 
-from bench import __version__, display
+from bench import __version__, display, pair_tables
 from bench.escape import clean
 from bench.leaderboard import LEGEND, Board, Row, flatten
 from bench.result import RETRIEVALS
@@ -33,14 +33,16 @@ class Value:
 
     Attributes:
         sort: what the column is sorted by, in full precision; empty where not measured.
-        mark: ``"best"``, ``"tied"`` or empty.
+        best: whether it is the best of its column.
+        letters: what tells which other methods it differs from significantly.
         bar: ``left, width, point`` of the interval in percent of the column's range.
     """
 
     text: str = display.MISSING
     interval: str = ""
     sort: str = ""
-    mark: str = ""
+    best: bool = False
+    letters: str = ""
     bar: tuple[float, float, float] | None = None
 
 
@@ -72,14 +74,25 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class PairLine:
+    """Two methods on one metric; ``cells`` are those of ``pair_tables.HEADS`` after the names."""
+
+    a: str
+    b: str
+    significant: bool
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Section:
-    """One board of the page."""
+    """One board of the page; ``pairs`` by metric."""
 
     board: Board
     heads: list[tuple[str, str]]
     lines: list[Line]
     plot: Markup | None
     slices: list[Slice] = field(default_factory=list)
+    pairs: dict[str, list[PairLine]] = field(default_factory=dict)
 
 
 def page(boards: Sequence[Board], out_dir: Path) -> str:
@@ -95,6 +108,8 @@ def page(boards: Sequence[Board], out_dir: Path) -> str:
     return environment.from_string(template).render(
         sections=[_section(board, out_dir) for board in boards],
         legend=LEGEND,
+        pair_legend=pair_tables.LEGEND,
+        pair_heads=pair_tables.HEADS,
         length_meaning=display.meaning(LENGTH_RATIO),
         version=__version__,
         style=Markup(style),  # noqa: S704 - package data
@@ -112,6 +127,7 @@ def _section(board: Board, out_dir: Path) -> Section:
         lines=[_line(row, spans, out_dir) for row in board.rows],
         plot=_plot(board),
         slices=_slices(board),
+        pairs=_pairs(board),
     )
 
 
@@ -129,14 +145,14 @@ def _value(row: Row, metric: str, span: tuple[float, float]) -> Value:
     estimate = row.result.metrics.get(metric)
     if estimate is None:
         return Value()
-    mark = row.marks.get(metric)
     low, high = estimate.ci95
     drawable = all(map(math.isfinite, (low, high, estimate.value)))
     return Value(
         text=display.number(metric, estimate.value),
         interval=display.interval(metric, estimate),
         sort=repr(estimate.value) if math.isfinite(estimate.value) else "",
-        mark=mark.value if mark else "",
+        best=metric in row.best,
+        letters=row.letters.get(metric, ""),
         bar=_bar(low, high, estimate.value, span) if drawable else None,
     )
 
@@ -223,7 +239,7 @@ def _leaf(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-# ------------------------------------------------------------------ plot and slices
+# ------------------------------------------------------------------ plot, slices, pairs
 
 
 def _plot(board: Board) -> Markup | None:
@@ -280,3 +296,11 @@ def _group(rows: Sequence[Row], name: str, group: str, metric: str) -> tuple[str
     ]
     n = max((estimate.n for estimate in found if estimate), default=None)
     return group, display.count(n), values
+
+
+def _pairs(board: Board) -> dict[str, list[PairLine]]:
+    found: dict[str, list[PairLine]] = {}
+    for pair in board.pairs:
+        line = PairLine(pair.a, pair.b, pair.significant, pair_tables.shown(pair))
+        found.setdefault(pair.metric, []).append(line)
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import console, tables
+from bench import console, pair_tables, tables
 from bench.leaderboard import make_boards
 from bench.page import page
 from bench.result import read_cells
@@ -18,6 +18,7 @@ class ReportPaths:
 
     markdown: Path
     csv: Path
+    significance: Path
     latex: Path
     html: Path
 
@@ -38,12 +39,14 @@ def report(results_dir: Path, out_dir: Path | None = None, quiet: bool = False) 
     paths = ReportPaths(
         markdown=out_dir / "leaderboard.md",
         csv=out_dir / "leaderboard.csv",
+        significance=out_dir / "significance.csv",
         latex=out_dir / "leaderboard.tex",
         html=out_dir / "index.html",
     )
     texts = {
-        paths.markdown: tables.markdown(boards),
+        paths.markdown: tables.markdown(boards) + pair_tables.markdown(boards),
         paths.csv: tables.csv_text(boards),
+        paths.significance: pair_tables.csv_text(boards),
         paths.latex: tables.latex(boards),
         paths.html: page(boards, out_dir),
     }

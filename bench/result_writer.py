@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 
 from bench import jsonlines
+from bench.escape import clean
 from bench.records import RetrievalRecord
 from bench.result import CONFIG, PER_QUERY, RESULT, RETRIEVALS, Result
 from bench.storage import file_sha256, whole_folder
@@ -27,7 +28,25 @@ def write_cell(
     rankings: Sequence[Ranking],
     per_query: pd.DataFrame,
 ) -> Result:
+    """Write config, rankings, per-query values and result; see ``write_records``."""
+    records = (
+        retrieval_record(task, query, ranking)
+        for query, ranking in zip(task.queries, rankings, strict=True)
+    )
+    return write_records(folder, config, result, records, per_query)
+
+
+def write_records(
+    folder: Path,
+    config: dict[str, Any],
+    result: Result,
+    records: Iterable[RetrievalRecord],
+    per_query: pd.DataFrame,
+) -> Result:
     """Write config, rankings, per-query values and result.
+
+    Args:
+        records: one a query, in the order of ``per_query``; streamed, never held together.
 
     Returns:
         the result as written, with the hash of the rankings.
@@ -38,10 +57,12 @@ def write_cell(
     with whole_folder(folder) as partial:
         header = "# Resolved settings of this cell. The command that makes it again:\n"
         text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-        (partial / CONFIG).write_text(f"{header}# {result.command}\n{text}", encoding="utf-8")
+        # Cleaned: a file's name in the command may hold a line break, which would end the comment.
+        (partial / CONFIG).write_text(
+            f"{header}# {clean(result.command)}\n{text}", encoding="utf-8"
+        )
         with open(partial / RETRIEVALS, "w", encoding="utf-8") as stream:
-            for query, ranking in zip(task.queries, rankings, strict=True):
-                record = retrieval_record(task, query, ranking)
+            for record in records:
                 stream.write(jsonlines.dump(record.to_json()))
         result = replace(result, rankings_sha256=file_sha256(partial / RETRIEVALS))
         per_query.to_parquet(partial / PER_QUERY, index=False)

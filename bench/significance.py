@@ -1,4 +1,4 @@
-"""Is one method's mean over queries below another's by more than the choice of queries explains?"""
+"""Do the queries tell one method from another? Paired sign-flip tests, and Holm's correction."""
 
 from __future__ import annotations
 
@@ -6,44 +6,77 @@ from functools import lru_cache
 
 import numpy as np
 
-FLIPS = 2_000
+FLIPS = 10_000
 ALPHA = 0.05
+EXACT = 12  # differences that are not zero, up to which all 2^n signs are tried
 _BLOCK = 250  # flips at a time: bounds the memory at 5,000 queries to 10 MB
 
 
-def sign_flip_p(best: np.ndarray, other: np.ndarray, flips: int = FLIPS, seed: int = 0) -> float:
-    """Two-sided p-value of the paired sign-flip randomisation test of equal means.
+def sign_flip_p(differences: np.ndarray, flips: int = FLIPS, seed: int = 0) -> np.ndarray:
+    """Two-sided p-values of paired sign-flip randomisation tests of equal means.
 
-    Under the null hypothesis the two methods are exchangeable on each query, so every sign of a
-    difference is as likely as its opposite.
+    Under the null hypothesis two methods are exchangeable on each query, so every sign of a
+    difference is as likely as its opposite. A difference of zero is the same under either sign.
 
     Args:
-        best: scores of one method, one per query; NaN where it was not scored.
-        other: scores of the other method on the same queries.
+        differences: score of one method minus that of the other, float ``[n_queries, n_tests]``;
+            NaN where either was not scored. All tests see the same signs.
         flips: how many random assignments of signs are drawn.
-        seed: of the draw; equal arguments give an equal p-value.
+        seed: of the draw; equal arguments give equal p-values.
 
     Returns:
-        (1 + assignments at least as extreme) / (1 + flips), or NaN without a common scored query.
+        float ``[n_tests]``: with up to ``EXACT`` differences that are not zero, the share of all
+        assignments that are at least as extreme as the one observed; else (1 + drawn assignments
+        at least as extreme) / (1 + flips), which keeps the test's level (Phipson & Smyth 2010). NaN
+        without a query that both methods were scored on.
     """
-    difference = best - other
-    difference = difference[~np.isnan(difference)]
-    if difference.size == 0:
-        return float("nan")
-    # A difference of zero adds nothing under either sign, and dropping it saves most of the work.
-    difference = difference[difference != 0]
-    observed = abs(difference.sum())
+    scored = ~np.isnan(differences).all(axis=0)
+    differences = np.nan_to_num(differences, nan=0.0)
+    moved = differences != 0
+    observed = np.abs(differences.sum(axis=0))
     # Sums of the same numbers in another order differ in the last bits; count those as equal.
-    threshold = observed - 1e-9 * np.abs(difference).sum()
-    extreme = 0
-    for signs in _signs(difference.size, flips, seed):
-        extreme += int((np.abs(signs @ difference) >= threshold).sum())
-    return (1 + extreme) / (1 + flips)
+    thresholds = observed - 1e-9 * np.abs(differences).sum(axis=0)
+    found = np.full(differences.shape[1], np.nan)
+    few = moved.sum(axis=0) <= EXACT
+    for test in np.flatnonzero(few & scored):
+        own = differences[moved[:, test], test]
+        found[test] = (np.abs(_all_signs(len(own)) @ own) >= thresholds[test]).mean()
+    many = np.flatnonzero(~few)
+    if len(many):
+        used = moved[:, many].any(axis=1)
+        left = differences[np.ix_(used, many)]
+        extreme = np.zeros(len(many), dtype=np.int64)
+        rng = np.random.default_rng(seed)
+        for start in range(0, flips, _BLOCK):
+            n_signs = min(_BLOCK, flips - start)
+            signs = rng.integers(0, 2, (n_signs, len(left)), dtype=np.int8) * 2.0 - 1.0
+            extreme += (np.abs(signs @ left) >= thresholds[many]).sum(axis=0)
+        found[many] = (1 + extreme) / (1 + flips)
+    return found
 
 
-@lru_cache(maxsize=8)
-def _signs(n: int, flips: int, seed: int) -> tuple[np.ndarray, ...]:
-    """Blocks of random ±1, ``[block, n]`` int8, that together have ``flips`` rows."""
-    rng = np.random.default_rng(seed)
-    sizes = [min(_BLOCK, flips - start) for start in range(0, flips, _BLOCK)]
-    return tuple(rng.integers(0, 2, (size, n), dtype=np.int8) * 2 - 1 for size in sizes)
+@lru_cache(maxsize=EXACT + 1)
+def _all_signs(n: int) -> np.ndarray:
+    """Every assignment of signs to ``n`` differences: ±1, ``[2^n, n]``."""
+    return 1.0 - 2.0 * ((np.arange(1 << n)[:, None] >> np.arange(n)) & 1)
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """P-values of one family of tests, corrected step by step (Holm 1979).
+
+    Rejecting what is below α afterwards makes the chance of any false rejection at most α, however
+    the tests depend on each other.
+
+    Args:
+        p: float ``[n_tests]``; a NaN is no test and stays NaN.
+
+    Returns:
+        float ``[n_tests]``: the running maximum of ``(m - i) · p_i`` over the ``m`` p-values in
+        ascending order (``i`` from 0), at most 1.
+    """
+    corrected = np.full(len(p), np.nan)
+    tests = np.flatnonzero(~np.isnan(p))
+    order = tests[np.argsort(p[tests], kind="stable")]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return corrected

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from bench import display, escape
 from bench.display import in_order
-from bench.leaderboard import LEGEND, Board, Mark, Row
+from bench.leaderboard import LEGEND, Board, Row
 
 _NAME_WIDTH = 24
 _TERMINAL_ORDER = ("mrr", "hit@10", "tail_patch", "recall@10", "hit@1")
@@ -77,10 +77,11 @@ def _terminal_value(row: Row, metric: str) -> Text:
     estimate = row.result.metrics.get(metric)
     if estimate is None:
         return Text(display.MISSING, style="dim")
-    mark = row.marks.get(metric)
-    sign = {Mark.BEST: "*", Mark.TIED: "†", None: ""}[mark]
-    value = display.number(metric, estimate.value)
-    text = Text(f"{sign}{value}", style="bold" if mark is Mark.BEST else "")
+    # Before the value, so that the digits of a column stay below each other.
+    text = Text(row.letters.get(metric, ""), style="dim")
+    best = metric in row.best
+    value = f"{'*' if best else ''}{display.number(metric, estimate.value)}"
+    text.append(f" {value}" if text else value, style="bold not dim" if best else "not dim")
     return text.append(f"\n{display.interval(metric, estimate)}", style="dim not bold")
 
 
@@ -95,13 +96,14 @@ def markdown(boards: Sequence[Board]) -> str:
     for board in boards:
         heads = ["method", *(escape.markdown(display.title(m)) for m in board.metrics), *_FACTS]
         lines += [f"## {escape.markdown(board.task)} × {escape.markdown(board.model)}", ""]
-        lines += [_piped(heads), _piped([":--", *["--:"] * (len(heads) - 1)])]
-        lines += [_piped(_markdown_row(row, board)) for row in board.rows] + [""]
+        lines += [piped(heads), piped([":--", *["--:"] * (len(heads) - 1)])]
+        lines += [piped(_markdown_row(row, board)) for row in board.rows] + [""]
         lines += [f"Means of {escape.markdown(board.samples)}.", ""] if board.samples else []
     return "\n".join(lines)
 
 
-def _piped(cells: Iterable[str]) -> str:
+def piped(cells: Iterable[str]) -> str:
+    """One line of a Markdown table; the cells are escaped already."""
     return f"| {' | '.join(cells)} |"
 
 
@@ -112,9 +114,10 @@ def _markdown_row(row: Row, board: Board) -> list[str]:
         if estimate is None:
             cells.append(display.MISSING)
             continue
-        value, mark = display.number(metric, estimate.value), row.marks.get(metric)
-        value = f"**{value}**" if mark is Mark.BEST else value
-        value += "†" if mark is Mark.TIED else ""
+        value = display.number(metric, estimate.value)
+        value = f"**{value}**" if metric in row.best else value
+        letters = row.letters.get(metric)
+        value += f"<sup>{letters}</sup>" if letters else ""
         bounds = display.interval(metric, estimate).replace("[", "\\[").replace("]", "\\]")
         cells.append(f"{value} {bounds}")
     return [*cells, *(escape.markdown(fact) for fact in facts(row))]
@@ -169,10 +172,11 @@ def _latex_row(row: Row, board: Board) -> list[str]:
             cells.append("--")
             continue
         value = display.number(metric, estimate.value).replace("−", "-")
-        value = f"\\mathbf{{{value}}}" if row.marks.get(metric) is Mark.BEST else value
-        dagger = "^{\\dagger}" if row.marks.get(metric) is Mark.TIED else ""
+        value = f"\\mathbf{{{value}}}" if metric in row.best else value
+        letters = row.letters.get(metric)
+        value += f"^{{\\mathrm{{{letters}}}}}" if letters else ""
         bounds = display.interval(metric, estimate).replace("−", "-")
-        cells.append(f"${value}{dagger}$ {{\\scriptsize ${bounds}$}}".replace("–", "\\text{--}"))
+        cells.append(f"${value}$ {{\\scriptsize ${bounds}$}}".replace("–", "\\text{--}"))
     return [*cells, *(escape.latex(fact) for fact in facts(row)[:2])]
 
 

@@ -183,6 +183,9 @@ class _Check:
         if gold is None or gold.dtype.kind != "f":
             self.add("n_gold", f"{PER_QUERY} has no such column of numbers")
             return False
+        if np.isnan(gold).any() and self.result.task.get("n_passages") is not None:
+            self.add("n_gold", "is unknown for some query, though the corpus is known")
+            return False
         for record, n_gold in zip(records, gold, strict=True):
             n_correct = sum(record.proponent_correct or ())
             if n_correct > n_gold:
@@ -233,9 +236,11 @@ class _Check:
             return []
         found = []
         for record, n_gold in zip(records, table["n_gold"], strict=True):
-            correct = _correct(record)
+            correct = correct_of(record)
             if correct is None:
                 found.append(math.nan)
+            elif math.isnan(n_gold):  # judged by the file it came in: how much gold is unknown
+                found.append(math.nan if metric.needs_n_gold else metric.score(correct, 1))
             elif n_gold > 0:
                 found.append(metric.score(correct, int(n_gold)))
             else:
@@ -328,7 +333,8 @@ def _place(error: Exception) -> str:
     return Path(getattr(error, "filename", None) or RESULT).name
 
 
-def _correct(record: RetrievalRecord) -> np.ndarray | None:
+def correct_of(record: RetrievalRecord) -> np.ndarray | None:
+    """The judgement that a ranking carries: bool ``[n proponents]``, None if it has none."""
     if record.proponent_correct is not None:
         return np.asarray(record.proponent_correct, dtype=bool)
     if record.proponent_ais_scores is not None:

@@ -20,6 +20,20 @@ def _add(name: str, target: str, summary: str, **description: object) -> None:
 _add("random", "methods.controls:Random", "a seeded random ranking", family="control")
 _add("gold", "methods.controls:Gold", "the annotated passages themselves", family="control")
 _add(
+    "length",
+    "methods.controls:Length",
+    "the longest passages, whatever the query",
+    family="control",
+    cost="one pass over the text",
+)
+_add(
+    "popularity",
+    "methods.controls:Popularity",
+    "passages of the corpus's common words, whatever the query",
+    family="control",
+    cost="two passes over the text",
+)
+_add(
     "bm25",
     "methods.bm25:BM25",
     "lexical match by BM25",
@@ -34,6 +48,32 @@ _add(
     family="retrieval",
     cost="one encoder pass over the text",
     source="Reimers & Gurevych 2019; stands in for the paper's Gecko",
+)
+_add(
+    "verbatim",
+    "methods.verbatim:Verbatim",
+    "longest n-gram shared word for word",
+    family="retrieval",
+    cost="one pass over the text",
+    source="after infini-gram, 2401.17377",
+)
+_add(
+    "repsim",
+    "methods.representation:RepresentationSimilarity",
+    "cosine of pooled hidden states",
+    family="representation",
+    needs=("model",),
+    cost="one forward pass over the corpus",
+    source="Hanawa et al. 2021, 2006.04528",
+)
+_add(
+    "output_embedding",
+    "methods.representation:OutputEmbedding",
+    "cosine of mean output embeddings, passage and target",
+    family="representation",
+    needs=("model",),
+    cost="one pass over the tokens",
+    source="a plain baseline",
 )
 
 _GRADIENT = {
@@ -55,4 +95,73 @@ for _name, _summary, _optimizer in (
         _summary,
         needs=("model", "optimizer state") if _optimizer else ("model",),
         **_GRADIENT,
+    )
+
+for _name, _summary, _needs, _source in (
+    (
+        "trak",
+        "margins in one projection, (ΦᵀΦ)^(-1), weighted by 1 - p, several checkpoints",
+        ("model", "checkpoints"),
+        "TRAK, arXiv 2303.14186",
+    ),
+    (
+        "tracin",
+        "dot products summed over checkpoints by learning rate",
+        ("model", "checkpoints"),
+        "TracInCP, arXiv 2002.08484",
+    ),
+    (
+        "less",
+        "cosine of the passage's optimizer update with the query's gradient, over checkpoints",
+        ("model", "optimizer state", "checkpoints"),
+        "LESS, arXiv 2402.04333",
+    ),
+    (
+        "logra",
+        "influence with a projection and an autocorrelation for each matrix",
+        ("model",),
+        "LoGra, arXiv 2405.13954",
+    ),
+):
+    _add(
+        _name,
+        "methods.gradient.method:Gradient",
+        _summary,
+        family="gradient",
+        needs=_needs,
+        cost="one forward and backward pass over the corpus for each checkpoint",
+        source=_source,
+    )
+
+for _name, _target, _summary, _cost, _source in (
+    (
+        "hybrid",
+        "Hybrid",
+        "BM25's candidates in the order of exact gradients, or any two methods",
+        "one forward and backward pass over the candidates",
+        "",
+    ),
+    (
+        "influence_rerank",
+        "Hybrid",
+        "TrackStar's best, those that match the query's words first",
+        "as trackstar",
+        "",
+    ),
+    (
+        "fusion",
+        "Fusion",
+        "reciprocal-rank fusion of several methods",
+        "that of its members",
+        "Cormack et al. 2009",
+    ),
+):
+    _add(
+        _name,
+        f"methods.combined:{_target}",
+        _summary,
+        family="combination",
+        needs=("model", "optimizer state"),
+        cost=_cost,
+        source=_source,
     )

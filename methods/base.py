@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from bench.errors import UserError
 from bench.phases import Phases
 from bench.tasks.base import Query, Task
 
@@ -100,3 +101,26 @@ class Method(ABC):
     @abstractmethod
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
         """Rank the passages for each query, in the order given."""
+
+    def rescore(
+        self,
+        queries: Sequence[Query],  # noqa: ARG002
+        rows: np.ndarray,  # noqa: ARG002
+    ) -> Iterator[np.ndarray]:
+        """Score given passages instead of searching for them; call ``index`` first.
+
+        Args:
+            queries: in any order.
+            rows: passages of each query, int64 ``[queries, candidates]``.
+
+        Yields:
+            float64 ``[candidates]`` for each query, on the scale of ``search``.
+
+        Raises:
+            UserError: this method cannot.
+        """
+        raise UserError(
+            f"{type(self).__name__} ranks all passages and cannot score chosen ones",
+            where="method",
+            fix="use a gradient method, bm25 or dense",
+        )

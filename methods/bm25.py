@@ -16,7 +16,6 @@ content words.
 from __future__ import annotations
 
 import logging
-import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.query_text import QueryPart, query_text
 from methods.topk import TopK
+from methods.words import TOKENIZERS, Tokenizer
 
 # Sums of the same terms in another order differ in their last bits; rounded, such ties are ties,
 # and both engines break them by row.
@@ -42,13 +42,6 @@ class Variant(Enum):
 
     atire_robertson = "atire_robertson"  # the module's docstring
     lucene = "lucene"  # idf = log(1 + (N - df + 0.5) / (df + 0.5)), never 0; no factor k1 + 1
-
-
-class Tokenizer(Enum):
-    """How text becomes words."""
-
-    words = "words"
-    whitespace = "whitespace"
 
 
 class Engine(Enum):
@@ -70,13 +63,6 @@ class BM25Config:
     engine: Engine
 
 
-_WORD = re.compile(r"\w+")
-_TOKENIZERS: dict[Tokenizer, Callable[[str], list[str]]] = {
-    Tokenizer.words: lambda text: _WORD.findall(text.lower()),
-    Tokenizer.whitespace: str.split,
-}
-
-
 class BM25(Method):
     """Lexical match. Every passage has a score; those that share no word with the query have 0."""
 
@@ -85,7 +71,7 @@ class BM25(Method):
 
     def __init__(self, config: BM25Config, context: Context) -> None:
         super().__init__(config, context)
-        self._tokenize = _TOKENIZERS[config.tokenizer]
+        self._tokenize = TOKENIZERS[config.tokenizer]
         self._scorer: _Scorer | None = None
 
     def check(self) -> None:
@@ -131,6 +117,14 @@ class BM25(Method):
             best = TopK(1, top_k)
             best.push(self._scorer.scores(words).round(_DECIMALS)[np.newaxis], rows)
             yield Ranking(query.query_id, best.rows[0], best.scores[0])
+
+    def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
+        """The scores of ``search``, of some passages: float64 ``[candidates]`` for each query."""
+        if self._scorer is None:
+            raise ValueError("call index() before rescore()")
+        for query, chosen in zip(queries, rows, strict=True):
+            words = self._tokenize(query_text(query, self.config.query))
+            yield self._scorer.scores(words).round(_DECIMALS)[chosen]
 
 
 class _NoWordsError(Exception):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from bench import progress
 from bench.errors import UserError
 from bench.storage import content_key
 from bench.tasks.base import Query
-from methods.base import IndexSize, Method, Ranking
+from methods.base import Context, IndexSize, Method, Ranking
+from methods.topk import order
+from methods.words import TOKENIZERS, Tokenizer
 
 _DRAWS_AT_ONCE = 1024
 
@@ -89,3 +95,84 @@ class Gold(Method):
         for query in queries:
             rows = np.array(sorted(query.gold_rows)[:top_k], dtype=np.int64)
             yield Ranking(query.query_id, rows, np.ones(len(rows)))
+
+
+class _Prior(Method):
+    """One ranking for every query: what a metric gives to a method that never looks at a query."""
+
+    def __init__(self, config: Any, context: Context) -> None:
+        super().__init__(config, context)
+        self._scores: np.ndarray | None = None
+
+    @abstractmethod
+    def _score_passages(self) -> np.ndarray:
+        """A score for each passage: float64 ``[passages]``."""
+
+    def index(self) -> IndexSize:
+        """Score the passages; 8 bytes each are kept, in memory."""
+        self._scores = self._score_passages()
+        return IndexSize()
+
+    def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
+        """The same list again and again: highest score, then lowest row."""
+        if self._scores is None:
+            raise ValueError("call index() before search()")
+        rows = order(self._scores, np.arange(len(self._scores)))[:top_k]
+        for query in queries:
+            yield Ranking(query.query_id, rows, self._scores[rows])
+
+
+@dataclass
+class LengthConfig:
+    """The length of a text has no settings."""
+
+
+class Length(_Prior):
+    """The longest passages first. The score is the number of characters (code points).
+
+    A method that favours long passages shares some of what this control gets.
+    """
+
+    Config = LengthConfig
+
+    def _score_passages(self) -> np.ndarray:
+        passages = self.context.task.passages
+        tracked = progress.track(passages, "index lengths", len(passages), unit="passages")
+        lengths = (len(passage.text) for passage in tracked)
+        return np.fromiter(lengths, dtype=np.float64, count=len(passages))
+
+
+@dataclass
+class PopularityConfig:
+    """See ``conf/method/popularity.yaml``."""
+
+    tokenizer: Tokenizer
+
+
+class Popularity(_Prior):
+    """Passages of common words first: what a ranking by sheer typicality gets.
+
+    The score is the mean, over the different words w of a passage, of df(w) / N: the share of the
+    N passages that hold w. It is 0 without a word, and 1 if every word is in every passage.
+    """
+
+    Config = PopularityConfig
+    config: PopularityConfig
+
+    def _score_passages(self) -> np.ndarray:
+        n = len(self.context.task.passages)
+        frequency: Counter[str] = Counter()
+        for types in self._types("count words"):
+            frequency.update(types)
+        scores = np.zeros(n)
+        for row, types in enumerate(self._types("index popularity")):
+            if types:
+                # One division of whole numbers: no order of summation can part equal scores.
+                scores[row] = sum(frequency[word] for word in types) / (len(types) * n)
+        return scores
+
+    def _types(self, description: str) -> Iterator[set[str]]:
+        """The different words of each passage, in the order of rows."""
+        passages, tokenize = self.context.task.passages, TOKENIZERS[self.config.tokenizer]
+        for passage in progress.track(passages, description, len(passages), unit="passages"):
+            yield set(tokenize(passage.text))

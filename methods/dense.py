@@ -123,12 +123,22 @@ class Dense(Method):
         """Embed the queries, and scan the stored embeddings block by block."""
         if self._embeddings is None:
             raise ValueError("call index() before search()")
-        config = self.config
-        texts = [query_text(query, config.query) for query in queries]
-        asked = _embed(self._encoder, texts, config.batch_size, config.query_prompt)
-        found = search_rows(asked, self._embeddings, top_k)
+        found = search_rows(self._embed_queries(queries), self._embeddings, top_k)
         for query, (rows, scores) in zip(queries, found, strict=True):
             yield Ranking(query.query_id, rows, scores)
+
+    def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Cosines with some passages: float64 ``[candidates]`` for each query."""
+        if self._embeddings is None:
+            raise ValueError("call index() before rescore()")
+        for asked, chosen in zip(self._embed_queries(queries), rows, strict=True):
+            vectors = self._embeddings[chosen].astype(np.float64)
+            yield (vectors * asked.astype(np.float64)).sum(axis=1)
+
+    def _embed_queries(self, queries: Sequence[Query]) -> np.ndarray:
+        config = self.config
+        texts = [query_text(query, config.query) for query in queries]
+        return _embed(self._encoder, texts, config.batch_size, config.query_prompt)
 
 
 def load_encoder(folder: Path, device: str, max_length: int | None) -> SentenceTransformer:

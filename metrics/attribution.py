@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -41,7 +41,14 @@ class Judged:
 
 
 class Metric(ABC):
-    """A number in ``[0, 1]`` for one query."""
+    """A number in ``[0, 1]`` for one query.
+
+    Attributes:
+        needs_n_gold: whether the score depends on how many annotated passages the corpus holds;
+            such a metric cannot be told from a list of judged passages alone.
+    """
+
+    needs_n_gold = False
 
     @property
     @abstractmethod
@@ -117,6 +124,7 @@ class Recall(_AtK):
     """Share of the annotated passages that are among the ``k`` strongest."""
 
     kind = "recall"
+    needs_n_gold = True
 
     def score(self, correct: np.ndarray, n_gold: int) -> float:
         """See ``Metric.score``."""
@@ -134,20 +142,84 @@ class Precision(_AtK):
         return int(np.sum(correct[: self.k])) / self.k
 
 
-_AT_K: dict[str, type[_AtK]] = {kind.kind: kind for kind in (Hit, Recall, Precision)}
+@dataclass(frozen=True)
+class AveragePrecision(Metric):
+    """Mean over the annotated passages of the precision at the rank where each of them stands.
+
+    ``AP = 1 / n_gold · Σ_{correct ranks r <= k} (correct among the first r) / r``; the mean over
+    queries is MAP, trec_eval's ``map`` and ``map_cut_K``. Passages that are not listed, or stand
+    below ``k``, add 0 and still count in ``n_gold``: on a list that is shorter than the corpus, the
+    number is a lower bound of the one on the whole ranking, and ``map`` means "over the stored
+    list", whose length is part of every result. With ``n_gold > k``, ``map@k`` cannot reach 1.
+
+    Attributes:
+        k: the cut-off, None for the whole stored list.
+    """
+
+    k: int | None = None
+    needs_n_gold = True
+
+    @property
+    def name(self) -> str:
+        """See ``Metric.name``."""
+        return "map" if self.k is None else f"map@{self.k}"
+
+    @property
+    def depth(self) -> int:
+        """See ``Metric.depth``."""
+        return 1 if self.k is None else self.k
+
+    def score(self, correct: np.ndarray, n_gold: int) -> float:
+        """See ``Metric.score``."""
+        ranks = np.flatnonzero(correct[: self.k]) + 1
+        return float((np.arange(1, len(ranks) + 1) / ranks).sum()) / n_gold
+
+
+@dataclass(frozen=True)
+class NDCG(_AtK):
+    """Discounted cumulative gain of the ``k`` strongest over that of the best possible list.
+
+    ``DCG = Σ_{correct ranks r <= k} 1 / log2(1 + r)`` with gain 1 for every annotated passage; the
+    ideal list has the ``min(n_gold, k)`` first ranks correct, whether or not those passages are
+    listed (trec_eval's ``ndcg_cut_K``). What a list shorter than ``k`` lacks has gain 0.
+    """
+
+    kind = "ndcg"
+    needs_n_gold = True
+
+    def score(self, correct: np.ndarray, n_gold: int) -> float:
+        """See ``Metric.score``."""
+        found = np.flatnonzero(correct[: self.k]) + 1
+        ideal = np.arange(1, min(n_gold, self.k) + 1)
+        return float(_discounts(found).sum() / _discounts(ideal).sum())
+
+
+def _discounts(ranks: np.ndarray) -> np.ndarray:
+    return 1 / np.log2(1 + ranks)
+
+
+_WHOLE_LIST: dict[str, Metric] = {metric.name: metric for metric in (MRR(), AveragePrecision())}
+_AT_K: dict[str, Callable[[int], Metric]] = {
+    **{kind.kind: kind for kind in (Hit, Recall, Precision)},
+    "map": AveragePrecision,
+    NDCG.kind: NDCG,
+}
 
 
 def parse_metric(name: str) -> Metric:
-    """The metric called ``name``: ``mrr``, ``hit@K``, ``recall@K`` or ``precision@K``, K >= 1.
+    """The metric called ``name``.
+
+    That is ``mrr``, ``map``, or one of ``hit``, ``recall``, ``precision``, ``map``, ``ndcg``
+    followed by ``@K``, K >= 1.
 
     Raises:
         UserError: an unknown name, or a cut-off that is no positive integer.
     """
-    if name == MRR.name:
-        return MRR()
+    if name in _WHOLE_LIST:
+        return _WHOLE_LIST[name]
     kind, at, cut = name.partition("@")
     if kind not in _AT_K or not at:
-        known = [MRR.name, *(f"{known}@{cut or 10}" for known in _AT_K)]
+        known = [*_WHOLE_LIST, *(f"{known}@{cut or 10}" for known in _AT_K)]
         raise UserError(f"unknown metric {name!r}", fix=did_you_mean(name, known))
     if not re.fullmatch("[1-9][0-9]*", cut, re.ASCII):
         raise UserError(

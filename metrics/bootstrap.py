@@ -35,6 +35,35 @@ def estimate(
     return Estimate(value=float(values.mean()), ci95=(float(low), float(high)), n=n)
 
 
+def estimate_columns(
+    values: np.ndarray, samples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> list[Estimate]:
+    """``estimate`` of each column, in one pass over the resamples that all columns share.
+
+    Args:
+        values: float ``[n_queries, n_columns]`` without NaN, at least one query.
+        samples: see ``estimate``.
+        confidence: see ``estimate``.
+        seed: see ``estimate``; the result is that of ``estimate`` but for the last bits.
+    """
+    n = len(values)
+    tail = 100 * (1 - confidence) / 2
+    rng = np.random.default_rng(seed)
+    at_once = max(1, _DRAWS_AT_ONCE // n)
+    means = np.empty((samples, values.shape[1]))
+    for start in range(0, samples, at_once):
+        block = means[start : start + at_once]
+        drawn = rng.integers(n, size=(len(block), n))
+        # How often each query was drawn: a matrix product then does for any number of columns.
+        times = np.array([np.bincount(one, minlength=n) for one in drawn], dtype=np.float64)
+        block[:] = times @ values / n
+    low, high = np.percentile(means, [tail, 100 - tail], axis=0)
+    return [
+        Estimate(value=float(value), ci95=(float(one_low), float(one_high)), n=n)
+        for value, one_low, one_high in zip(values.mean(axis=0), low, high, strict=True)
+    ]
+
+
 def _resampled_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
     """Means of ``samples`` draws of ``len(values)`` queries with replacement: ``[samples]``."""
     rng = np.random.default_rng(seed)

@@ -9,8 +9,10 @@ from bench.tasks.base import Query
 from methods.base import Context
 from methods.gradient.codecs import Storage
 from methods.gradient.estimate import Hessian
+from methods.gradient.features import CheckpointWeights
+from methods.gradient.loss import Output
 from methods.gradient.method import Gradient, GradientConfig
-from methods.gradient.parameters import Adapters, Unsupported
+from methods.gradient.parameters import Adapters, BlockLayout, Unsupported
 from methods.gradient.whitening import HessianForm
 from tests.models import TEXTS, load, make_model, with_moments
 
@@ -24,7 +26,9 @@ DEFAULTS = {
     "projection_dim": 8, "layer_blocks": 8, "damping": 1e-2, "batch_size": 4, "batch_tokens": None,
     "hessian_form": HessianForm.full, "hessian_components": 8, "hessian_sample": None,
     "storage": Storage.fp32, "rerank": None, "opponents": 0, "memory_mib": 64,
-    "adapters": Adapters.base, "unsupported": Unsupported.refuse, "seed": 0,
+    "output": Output.loss, "passage_weight": False, "correct_queries": True, "checkpoints": 1,
+    "checkpoint_weights": CheckpointWeights.equal, "block_layout": BlockLayout.groups,
+    "layers": None, "adapters": Adapters.base, "unsupported": Unsupported.refuse, "seed": 0,
 }  # fmt: skip
 
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from bench.errors import UserError
 from metrics.attribution import (
     MRR,
+    NDCG,
+    AveragePrecision,
     Hit,
     Judged,
     NoGold,
@@ -20,7 +22,10 @@ from metrics.attribution import (
     score_rankings,
 )
 
-NAMES = ("mrr", "hit@1", "hit@10", "recall@10", "precision@3", "recall@1000")
+NAMES = (
+    "mrr", "hit@1", "hit@10", "recall@10", "precision@3", "recall@1000", "map", "map@10", "ndcg@1",
+    "ndcg@10",
+)  # fmt: skip
 
 
 def score(name, correct, n_gold):
@@ -36,6 +41,13 @@ def test_values_by_hand():
     assert score("recall@5", correct, 6) == 3 / 6
     assert score("precision@2", correct, 6) == 1 / 2
     assert score("precision@4", correct, 6) == 2 / 4
+    assert score("map", correct, 6) == pytest.approx((1 / 2 + 2 / 4 + 3 / 5) / 6)
+    assert score("map@4", correct, 6) == pytest.approx((1 / 2 + 2 / 4) / 6)
+    assert score("map@1", correct, 6) == 0
+    ideal = sum(1 / math.log2(1 + rank) for rank in (1, 2, 3, 4))
+    gain = 1 / math.log2(3) + 1 / math.log2(5)
+    assert score("ndcg@4", correct, 6) == pytest.approx(gain / ideal)
+    assert score("ndcg@2", correct, 6) == pytest.approx(1 / math.log2(3) / (1 + 1 / math.log2(3)))
 
 
 def test_hit_and_recall_differ_when_a_fact_is_stated_twice():
@@ -49,8 +61,27 @@ def test_what_a_short_list_lacks_is_wrong():
     assert score("precision@10", [True, True], 2) == 0.2
     assert score("recall@10", [True, True], 4) == 0.5
     assert score("hit@10", [False], 1) == 0
+    assert score("map@10", [True, True], 4) == score("map", [True, True], 4) == 0.5
+    assert score("ndcg@10", [True], 2) == pytest.approx(1 / (1 + 1 / math.log2(3)))
     for name in NAMES:
         assert score(name, [], 1) == 0
+
+
+def test_unlisted_gold_keeps_a_perfect_list_below_one():
+    for name in ("map", "map@10", "ndcg@10", "recall@10"):
+        assert score(name, [True] * 3, 3) == 1, name
+        assert score(name, [True] * 3, 4) < 1, name
+    # Beyond the cut-off, gold counts against map, not against ndcg: no list of 2 can hold it.
+    assert score("map@2", [True] * 3, 3) == pytest.approx(2 / 3)
+    assert score("ndcg@2", [True] * 3, 3) == 1
+
+
+def test_a_metric_that_needs_the_gold_count_changes_with_it():
+    for name in NAMES:
+        metric = parse_metric(name)
+        moved = score(name, [True] * 2, 2) != score(name, [True] * 2, 3)
+        # One passage of two fills a list of one: only there does the count not show.
+        assert metric.needs_n_gold == moved or name == "ndcg@1", name
 
 
 def test_mrr_does_not_see_past_the_list():
@@ -71,13 +102,24 @@ def test_scores_equal_a_plain_oracle(correct, unlisted, k):
     assert score(f"hit@{k}", correct, n_gold) == (1.0 if found else 0.0)
     assert score(f"recall@{k}", correct, n_gold) == found / n_gold
     assert score(f"precision@{k}", correct, n_gold) == found / k
+    precisions = [sum(correct[:rank]) / rank for rank, hit in enumerate(correct, start=1) if hit]
+    assert score("map", correct, n_gold) == pytest.approx(sum(precisions) / n_gold)
+    assert score(f"map@{k}", correct, n_gold) == pytest.approx(sum(precisions[:found]) / n_gold)
+    gains = [hit / math.log2(1 + rank) for rank, hit in enumerate(correct, start=1)]
+    ideal = [1 / math.log2(1 + rank) for rank in range(1, n_gold + 1)]
+    expected = sum(gains[:k]) / sum(ideal[:k])
+    assert score(f"ndcg@{k}", correct, n_gold) == pytest.approx(expected)
+    assert 0 <= score(f"ndcg@{k}", correct, n_gold) <= 1
 
 
 def test_names_round_trip():
     for name in NAMES:
         assert str(parse_metric(name)) == name
         assert parse_metric(str(parse_metric(name))) == parse_metric(name)
-    metrics = {MRR(), Hit(10), Recall(10), Precision(10), Hit(1)}
+    metrics = {
+        MRR(), Hit(10), Recall(10), Precision(10), Hit(1), AveragePrecision(),
+        AveragePrecision(10), NDCG(10),
+    }  # fmt: skip
     assert {parse_metric(str(metric)) for metric in metrics} == metrics
 
 
@@ -85,7 +127,11 @@ def test_names_round_trip():
     ("name", "message"),
     [
         ("hits@10", "did you mean hit@10"),
-        ("MRR", "known: hit@10, mrr"),
+        ("MRR", "known: hit@10, map, map@10, mrr, ndcg@10"),
+        ("ndcg", "did you mean ndcg@10"),
+        ("map@", "positive integer"),
+        ("map10", "did you mean map@10"),
+        ("ndcg@0", "for example ndcg@10"),
         ("hit", "hit@10"),
         ("mrr@10", "mrr"),
         ("", "unknown metric ''"),
@@ -109,6 +155,10 @@ def test_a_metric_deeper_than_the_list_is_refused():
     check_depth(metrics, 10)
     with pytest.raises(UserError, match="hit@10 needs lists of 10, but top_k is 9"):
         check_depth(metrics, 9)
+    check_depth([parse_metric("map")], 1)  # what it looks at is the stored list
+    for name in ("map@10", "ndcg@10"):
+        with pytest.raises(UserError, match=f"{name} needs lists of 10"):
+            check_depth([parse_metric(name)], 9)
 
 
 def test_queries_without_gold_are_skipped_or_zero():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metrics import bootstrap
-from metrics.bootstrap import estimate
+from metrics.bootstrap import estimate, estimate_columns
 
 VALUES = np.random.default_rng(1).exponential(size=80)
 
@@ -59,6 +59,15 @@ def test_memory_bound_changes_no_number(monkeypatch):
     whole = estimate(VALUES)
     monkeypatch.setattr(bootstrap, "_DRAWS_AT_ONCE", 7 * len(VALUES))
     assert estimate(VALUES) == whole
+
+
+def test_columns_have_the_estimates_of_each_alone():
+    columns = np.random.default_rng(5).normal(size=(70, 4))
+    for found, column in zip(estimate_columns(columns, seed=2), columns.T, strict=True):
+        alone = estimate(column, seed=2)
+        assert found.value == pytest.approx(alone.value, abs=1e-12)
+        assert found.ci95 == pytest.approx(alone.ci95, abs=1e-12)
+        assert found.n == 70
 
 
 def test_equals_scipys_percentile_bootstrap():

@@ -58,7 +58,7 @@ def test_an_unknown_command_names_the_nearest(capsys: Capture) -> None:
     assert main(["raport"]) == 2
     line = error_of(capsys)
     assert "'raport'" in line
-    assert "did you mean report?" in line
+    assert "did you mean report" in line
 
 
 @pytest.mark.parametrize("arguments", [["report", "--nope"], ["--nope"], ["report", "a", "b"]])

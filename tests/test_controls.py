@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,17 @@ import conf
 from bench.errors import UserError
 from bench.tasks.base import Query
 from methods.base import Context
-from methods.controls import Gold, GoldConfig, Random, RandomConfig
+from methods.controls import (
+    Gold,
+    GoldConfig,
+    Length,
+    LengthConfig,
+    Popularity,
+    PopularityConfig,
+    Random,
+    RandomConfig,
+)
+from methods.words import Tokenizer
 from tests.helpers import make_task
 
 QUERIES = [
@@ -77,11 +88,81 @@ def test_gold_refuses_a_task_without_annotation(tmp_path):
         Gold(GoldConfig(), Context(task, tmp_path)).check()
 
 
-@pytest.mark.parametrize(("name", "schema"), [("random", RandomConfig), ("gold", GoldConfig)])
-def test_configuration_files_fit_the_schema(name, schema):
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("random", RandomConfig(seed=7)),
+        ("gold", GoldConfig()),
+        ("length", LengthConfig()),
+        ("popularity", PopularityConfig(Tokenizer.words)),
+    ],
+)
+def test_configuration_files_fit_the_schema(name, expected):
     loaded = OmegaConf.load(f"{conf.__path__[0]}/method/{name}.yaml")
     assert loaded.pop("name") == name
     merged = OmegaConf.merge({"seed": 7}, {"method": loaded})
     values = OmegaConf.to_container(merged, resolve=True)["method"]
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
-    assert config == (RandomConfig(seed=7) if name == "random" else GoldConfig())
+    schema = OmegaConf.structured(type(expected))
+    assert OmegaConf.to_object(OmegaConf.merge(schema, values)) == expected
+
+
+# ------------------------------------------------------------------ priors
+
+
+def search_prior(folder, method_class, config, texts, queries=QUERIES, top_k=100):
+    method = method_class(config, Context(make_task(folder, texts), folder))
+    method.check()
+    assert method.index().bytes == 0
+    return list(method.search(queries, top_k))
+
+
+TEXTS = ["a b", "", "the cat", "The, the cat!", "b", "école — cat", "the"]
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 100])
+def test_length_is_in_characters_and_ties_go_by_row(tmp_path, top_k):
+    found = search_prior(tmp_path, Length, LengthConfig(), TEXTS, top_k=top_k)
+    assert [ranking.query_id for ranking in found] == ["q0", "q1", "q2"]
+    for ranking in found:  # whatever the query
+        assert ranking.rows.tolist() == [3, 5, 2, 0, 6, 4, 1][:top_k]
+        assert ranking.scores.tolist() == [13, 11, 7, 3, 3, 1, 0][:top_k]
+
+
+def test_popularity_is_the_mean_document_frequency_of_a_passages_words(tmp_path):
+    found = search_prior(tmp_path, Popularity, PopularityConfig(Tokenizer.words), TEXTS)
+    types = [set(re.findall(r"\w+", text.lower())) for text in TEXTS]
+    frequency = {word: sum(word in held for held in types) / 7 for held in types for word in held}
+    slow = np.array([np.mean([frequency[w] for w in held]) if held else 0 for held in types])
+    for ranking in found:
+        assert ranking.rows.tolist() == [2, 3, 6, 4, 5, 0, 1]
+        np.testing.assert_allclose(ranking.scores, slow[ranking.rows], rtol=1e-12)
+        assert ranking.scores[0] == ranking.scores[1] == ranking.scores[2] == 3 / 7
+
+
+def test_equal_popularity_is_equal_to_the_last_bit(tmp_path):
+    """The same words in any order and number: summed as fractions, they could differ."""
+    rng = np.random.default_rng(0)
+    words = [f"w{i}" for i in range(30)]
+    texts = [" ".join(rng.permutation(words)) for _ in range(20)]
+    texts += [" ".join(rng.choice(words, size=5)) for _ in range(57)]
+    (ranking, *_) = search_prior(
+        tmp_path, Popularity, PopularityConfig(Tokenizer.whitespace), texts
+    )
+    scores = dict(zip(ranking.rows.tolist(), ranking.scores.tolist(), strict=True))
+    assert len({scores[row] for row in range(20)}) == 1
+
+
+def test_popularity_follows_the_tokenizer(tmp_path):
+    texts = ["The", "the", "the"]
+    (ranking, *_) = search_prior(
+        tmp_path, Popularity, PopularityConfig(Tokenizer.whitespace), texts
+    )
+    assert ranking.rows.tolist() == [1, 2, 0]
+    assert ranking.scores.tolist() == [2 / 3, 2 / 3, 1 / 3]
+    (ranking, *_) = search_prior(tmp_path, Popularity, PopularityConfig(Tokenizer.words), texts)
+    assert ranking.scores.tolist() == [1, 1, 1]
+
+
+def test_a_prior_is_not_searched_before_it_is_indexed(context):
+    with pytest.raises(ValueError, match="index"):
+        list(Length(LengthConfig(), context).search(QUERIES, 3))

@@ -133,6 +133,18 @@ def test_slices_are_means_of_their_queries(task: Task) -> None:
     assert {k: v["mrr"].value for k, v in slices["source"].items()} == {"book": 0.0, "web": 0.5}
 
 
+def test_repetitions_are_a_slice_where_there_are_any(tmp_path: Path) -> None:
+    """The target's words in the prompt: a method may match words and be right all the same."""
+    queries = [dataclasses.replace(q, is_repetition=q.query_id == "q2") for q in QUERIES]
+    found = evaluated(make_task(tmp_path / "task", TEXTS, queries))
+    assert found.per_query["is_repetition"].tolist() == ["false", "false", "true", "false"]
+    groups = found.slices["is_repetition"]
+    assert {label: group["mrr"].value for label, group in groups.items()} == {
+        "false": 0.25, "true": 1.0
+    }  # fmt: skip
+    assert set(found.slices) == {"is_repetition", "relation", "source"}
+
+
 def test_a_seed_makes_the_intervals(task: Task) -> None:
     context = Context(task, task.passages.folder)
     rankings = [ranking(query_id, rows) for query_id, rows in ROWS.items()]

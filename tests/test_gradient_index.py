@@ -98,9 +98,9 @@ def test_the_manifest_says_what_the_rows_are(tmp_path, model, monkeypatch):
     (path,) = tmp_path.rglob("corpus-*.json")
     manifest = json.loads(path.read_text())
     assert manifest["corpus_sha256"] == task.corpus_sha256
-    assert manifest["settings"]["model"] == model.sha256
+    assert manifest["settings"]["models"] == [model.sha256]
     assert (manifest["rows"], manifest["storage"]) == (60, "bf16")
-    assert sum(manifest["block_sizes"]) == manifest["dim"]
+    assert sum(manifest["layout"]["blocks"]) == manifest["dim"]
     assert [(s["first_row"], s["rows"]) for s in manifest["shards"]] == [(0, 32), (32, 28)]
     on_disk = sum(path.stat().st_size for path in tmp_path.rglob("shard-*.npy"))
     assert size.bytes == on_disk

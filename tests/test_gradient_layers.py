@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from bench.errors import UserError
 from bench.models.language_model import LanguageModel, pad, token_log_probs
 from methods.gradient.encoder import GradientEncoder
-from methods.gradient.loss import backward_of_loss
+from methods.gradient.loss import Output, backward_of
 from methods.gradient.parameters import Adapters, Unsupported, gradient_matrices
 from methods.gradient.projection import projection
 from tests.models import TEXTS, load, make_model
@@ -268,7 +268,7 @@ def test_the_loss_is_that_of_token_log_probs(model: LanguageModel) -> None:
             lambda *args: hidden.append(args[-1].requires_grad_(True))  # noqa: B023 - used at once
         )
         if cheap:
-            backward_of_loss(model.module, ids, labels)
+            backward_of(Output.loss, model.module, ids, labels)
         else:
             (-token_log_probs(model.module, ids, labels).sum()).backward()
         handle.remove()

@@ -12,6 +12,7 @@ from bench.errors import UserError
 from bench.models.language_model import LanguageModel
 from methods.gradient import hessian
 from methods.gradient import index as index_module
+from methods.gradient.checkpoints import FeatureLayout
 from methods.gradient.estimate import Hessian
 from methods.gradient.search import Finish
 from methods.gradient.whitening import HessianForm, full
@@ -143,5 +144,6 @@ def test_unit_norm_comes_after_the_hessian():
     """Fault in the field: norms before R^(-1/2). A passage's score with itself must be 1."""
     raw = torch.randn(4, 12, dtype=torch.float64)
     whitening, _ = full(hessian.autocorrelation([12], [raw * torch.arange(12)]), 1e-3)
-    done = Finish(whitening, True, torch.float64, raw.device)(raw)
+    layout = FeatureLayout(blocks=[12], parts=[12], weights=[1.0], weighted=False)
+    done = Finish(layout, whitening, True, torch.float64, raw.device)(raw)
     assert torch.allclose(done.norm(dim=1), torch.ones(4, dtype=torch.float64))

@@ -15,7 +15,9 @@ HARNESS = frozenset(
     f"bench.{name}"
     for name in (
         "run", "cell", "cli", "evaluation", "report", "leaderboard", "page", "result_writer",
-        "loggers",
+        "loggers", "plan", "plan_corpus", "plan_costs", "plan_model", "plan_table",
+        "importing.cells", "importing.command", "importing.judged", "importing.matching",
+        "importing.settings", "importing.sources",
     )
 )  # fmt: skip
 PICKLES = frozenset({"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve"})

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import re
 from html.parser import HTMLParser
+from itertools import groupby
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from bench import escape
 from bench.errors import UserError
-from bench.leaderboard import Board, Mark, make_boards
+from bench.leaderboard import Board, make_boards
 from bench.report import ReportPaths, report
 from bench.result import PER_QUERY, read_cells
 from bench.scatter import Point, scatter
-from bench.significance import sign_flip_p
-from tests.cells import N_PASSAGES, edit_result, write_cell
+from tests.cells import METRICS, N_PASSAGES, edit_result, edit_table, write_cell
 
 HOSTILE = "a\"'><script>alert(1)</script>|*b*\u202ec\x1b[31m`&\\_${}"
 
@@ -141,42 +139,44 @@ def test_a_task_without_annotation_is_sorted_by_what_it_has(tmp_path: Path) -> N
 
 
 def test_the_best_is_marked_and_a_bound_is_not_the_best(results: Path) -> None:
-    marks = {row.label: row.marks for row in boards_of(results)[0].rows}
-    assert marks["gold"] == {}
-    assert marks["bm25"]["mrr"] is Mark.BEST
-    assert "mrr" not in marks["trackstar"]
-    assert marks["trackstar"]["tail_patch"] is Mark.BEST
+    rows = {row.label: row for row in boards_of(results)[0].rows}
+    assert (rows["gold"].best, rows["gold"].letters) == (set(), {})
+    assert "mrr" in rows["bm25"].best
+    assert "mrr" not in rows["trackstar"].best
+    assert "tail_patch" in rows["trackstar"].best
+    assert rows["bm25"].letters["mrr"] == "a"
+    assert rows["trackstar"].letters["mrr"] == "b"
+    # The best of each column has the letter a, whatever the order of the rows.
+    assert rows["trackstar"].letters["tail_patch"] == "a"
+    assert rows["bm25"].letters["tail_patch"] == "b"
 
 
-def test_a_tie_is_marked_by_the_paired_test_and_needs_the_queries(tmp_path: Path) -> None:
+def test_methods_alike_share_a_letter_and_need_the_queries(tmp_path: Path) -> None:
     write_cell(tmp_path, "bm25", strength=0.6)
     other = write_cell(tmp_path, "dense", strength=0.6)
-    marks = {row.marks.get("mrr") for row in boards_of(tmp_path)[0].rows}
-    assert marks == {Mark.BEST, Mark.TIED}
+    (board,) = boards_of(tmp_path)
+    assert [row.letters["mrr"] for row in board.rows] == ["a", "a"]
+    assert {pair.metric for pair in board.pairs} == set(METRICS)
     (other / PER_QUERY).unlink()
-    marks = {row.marks.get("mrr") for row in boards_of(tmp_path)[0].rows}
-    assert marks == {Mark.BEST, None}
+    (board,) = boards_of(tmp_path)
+    assert [row.letters for row in board.rows] == [{}, {}]
+    assert board.pairs == []
+    assert sum("mrr" in row.best for row in board.rows) == 1
 
 
-def test_sign_flip_p_equals_the_exact_test_on_few_queries() -> None:
-    best, other = np.array([1.0, 0.9, 0.8, 0.5, 0.7, 0.6]), np.array([0.2, 0.4, 0.9, 0.1, 0.3, 0.5])
-    difference = best - other
-    signs = 1 - 2 * ((np.arange(64)[:, None] >> np.arange(6)) & 1)
-    exact = np.mean(abs(signs @ difference) >= abs(difference.sum()) - 1e-12)
-    assert sign_flip_p(best, other, flips=20_000) == pytest.approx(exact, abs=0.01)
-    assert sign_flip_p(best, other) == sign_flip_p(best, other)
+def test_a_column_that_holds_no_numbers_is_not_tested(tmp_path: Path) -> None:
+    for method in ("bm25", "dense"):
+        folder = write_cell(tmp_path, method)
+    edit_table(folder, lambda columns: columns.update(mrr=["x"] * 40))
+    (board,) = boards_of(tmp_path)
+    assert {pair.metric for pair in board.pairs} == set(METRICS) - {"mrr"}
 
 
-def test_sign_flip_p_of_equal_scores_is_one_and_of_none_is_nan() -> None:
-    scores = np.array([0.5, np.nan, 1.0])
-    assert sign_flip_p(scores, scores) == 1.0
-    assert math.isnan(sign_flip_p(np.array([np.nan, 1.0]), np.array([1.0, np.nan])))
-
-
-def test_sign_flip_p_is_uniform_under_the_null() -> None:
-    rng = np.random.default_rng(0)
-    p = [sign_flip_p(*rng.normal(size=(2, 30)), flips=200) for _ in range(300)]
-    assert 0.02 < np.mean(np.array(p) < 0.05) < 0.09
+def test_a_pair_is_tested_on_the_queries_that_were_patched(results: Path) -> None:
+    pairs = {pair.metric: pair for pair in boards_of(results)[0].pairs}
+    assert (pairs["mrr"].a, pairs["mrr"].b, pairs["mrr"].difference.n) == ("bm25", "trackstar", 40)
+    assert (pairs["tail_patch"].a, pairs["tail_patch"].difference.n) == ("trackstar", 30)
+    assert all(pair.p == pair.p_holm for pair in pairs.values()), "one pair: nothing to correct"
 
 
 # ------------------------------------------------------------------ files
@@ -202,6 +202,49 @@ def test_csv_has_full_precision_and_a_line_per_cell(results: Path, paths: Report
         assert float(row["peak_mib"]) == 402.5
 
 
+def test_significance_csv_has_a_line_per_pair_and_metric(results: Path, paths: ReportPaths) -> None:
+    with open(paths.significance, newline="", encoding="utf-8") as stream:
+        lines = list(csv.DictReader(stream))
+    (board,) = boards_of(results)
+    assert len(lines) == len(board.pairs) == len(board.metrics)
+    for line, pair in zip(lines, board.pairs, strict=True):
+        assert (line["task"], line["model"], line["metric"]) == ("factworld", "tiny", pair.metric)
+        assert (line["method_a"], line["method_b"]) == (pair.a, pair.b)
+        assert float(line["difference"]) == pair.difference.value
+        bounds = (float(line["difference_low"]), float(line["difference_high"]))
+        assert bounds == pair.difference.ci95
+        assert (float(line["p"]), float(line["p_holm"])) == (pair.p, pair.p_holm)
+        assert int(line["n"]) == pair.difference.n
+
+
+def test_one_method_has_no_pairs(tmp_path: Path) -> None:
+    write_cell(tmp_path, "bm25")
+    paths = report(tmp_path, quiet=True)
+    assert paths.significance.read_text().startswith("task,model,metric,method_a,")
+    assert len(paths.significance.read_text().splitlines()) == 1
+    assert "Pairs" not in paths.markdown.read_text(encoding="utf-8")
+    assert not [tag for tag in Page(paths.html).all("details") if "pairs" in (tag["class"] or "")]
+
+
+def test_letters_and_pairs_are_in_every_format(
+    results: Path, paths: ReportPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = f"{boards_of(results)[0].rows[1].result.metrics['mrr'].value:.3f}"
+    markdown = paths.markdown.read_text(encoding="utf-8")
+    assert f"**{value}**<sup>a</sup>" in markdown
+    assert "## Pairs: factworld × tiny" in markdown
+    assert re.search(r"\| MRR \| bm25 \| trackstar \| \*\*\+0\.\d{3}\*\* \|", markdown)
+    assert f"$\\mathbf{{{value}}}^{{\\mathrm{{a}}}}$" in paths.latex.read_text(encoding="utf-8")
+    page = Page(paths.html)
+    assert [t for t in page.all("span") if t.get("class") == "letters"]
+    assert len([t for t in page.all("details") if "pairs" in (t["class"] or "")]) == 6
+    assert "a − b" in page.text
+    report(results)
+    assert f"a *{value}" in capsys.readouterr().out
+    for text in (markdown, paths.latex.read_text(encoding="utf-8"), " ".join(page.text)):
+        assert "share no letter" in text
+
+
 def test_markdown_shows_value_interval_and_tail_patch_in_points(
     results: Path, paths: ReportPaths
 ) -> None:
@@ -209,7 +252,7 @@ def test_markdown_shows_value_interval_and_tail_patch_in_points(
     cell = next(c for c in read_cells(results) if c.result.method["name"] == "trackstar")
     patch = cell.result.metrics["tail_patch"]
     line = next(line for line in lines if line.startswith("| trackstar"))
-    assert f"**{100 * patch.value:+.3f}** \\[{100 * patch.ci95[0]:+.3f}, " in line
+    assert f"**{100 * patch.value:+.3f}**<sup>a</sup> \\[{100 * patch.ci95[0]:+.3f}, " in line
     assert "| 500 | 40/40 | 20 | – | 256 | 1.75 | 402 |" in line
 
 
@@ -235,8 +278,9 @@ def test_report_goes_where_it_is_told_and_is_the_same_twice(results: Path, tmp_p
     first = report(results, tmp_path / "a", quiet=True)
     second = report(results, tmp_path / "b", quiet=True)
     assert first.html.read_bytes() == second.html.read_bytes()
+    assert first.significance.read_bytes() == second.significance.read_bytes()
     assert {p.name for p in (tmp_path / "a").iterdir()} == {
-        "index.html", "leaderboard.md", "leaderboard.csv", "leaderboard.tex",
+        "index.html", "leaderboard.md", "leaderboard.csv", "leaderboard.tex", "significance.csv",
     }  # fmt: skip
 
 
@@ -318,7 +362,7 @@ def test_page_plots_only_rows_with_both_metrics(tmp_path: Path) -> None:
 
 def test_page_has_slices_as_tables(paths: ReportPaths) -> None:
     page = Page(paths.html)
-    assert len(page.all("details")) == 1
+    assert [tag["class"] for tag in page.all("details")].count("slice") == 1
     assert {"born in", "instrument", "capital of"} <= set(page.text)
 
 
@@ -372,7 +416,9 @@ def test_no_format_holds_control_characters(
 ) -> None:
     report(hostile.html.parent.parent)
     texts = [capsys.readouterr().out]
-    for path in (hostile.html, hostile.markdown, hostile.csv, hostile.latex):
+    for path in (
+        hostile.html, hostile.markdown, hostile.csv, hostile.significance, hostile.latex
+    ):  # fmt: skip
         texts.append(path.read_text(encoding="utf-8"))
     for text in texts:
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e]", text)
@@ -380,9 +426,11 @@ def test_no_format_holds_control_characters(
 
 def test_markdown_rows_keep_their_columns(hostile: ReportPaths) -> None:
     lines = hostile.markdown.read_text(encoding="utf-8").splitlines()
-    rows = [line for line in lines if line.startswith("|")]
-    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in rows}) == 1
-    assert "<script" not in "".join(rows)
+    tables = [list(table) for piped, table in groupby(lines, lambda x: x.startswith("|")) if piped]
+    assert len(tables) == 2, "the leaderboard and the pairs"
+    for table in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+    assert "<script" not in "".join(lines)
 
 
 @pytest.mark.parametrize(

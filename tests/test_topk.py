@@ -46,6 +46,22 @@ def test_any_blocks_in_any_order_equal_a_sort(problem):
 
 
 @settings(max_examples=100, deadline=None)
+@given(problems(), st.booleans())
+def test_neither_the_layout_of_a_block_nor_looking_at_a_list_matters(problem, looked_at):
+    """Blocks laid out by column, their memory used again; lists of a stream's first blocks."""
+    scores, blocks, k = problem
+    best = TopK(len(scores), k)
+    for number, columns in enumerate(blocks):
+        block = np.asfortranarray(scores[:, columns])
+        best.push(block, columns)
+        block[:] = np.inf
+        if looked_at:
+            seen = np.sort(np.concatenate(blocks[: number + 1]))
+            assert lists_of(best) == brute_force(scores[:, seen], seen, k)
+    assert lists_of(best) == brute_force(scores, np.arange(scores.shape[1]), k)
+
+
+@settings(max_examples=100, deadline=None)
 @given(problems(), st.integers(0, 6))
 def test_merging_is_associative(problem, split):
     """Lists of two parts, merged, are the list of the whole: rows then differ between queries."""
@@ -71,6 +87,19 @@ def test_what_is_kept_does_not_grow():
         best.push(np.full((2, 50), float(block)), np.arange(50 * block, 50 * block + 50))
         assert best.rows.shape == best.scores.shape == (2, 3)
     assert best.rows.tolist() == [[450, 451, 452]] * 2
+
+
+def test_lists_of_a_long_stream_are_those_of_a_sort():
+    """Most scores are left out, and those that are not wait for others."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(3, 5000)).round(2).astype(np.float32)
+    scores[rng.random(scores.shape) < 0.01] = np.nan
+    scores[2, 40:] = np.nan  # fewer numbers than the list is long
+    best = TopK(3, 50)
+    for columns in np.array_split(np.arange(5000), 37):
+        best.push(scores[:, columns], columns)
+        assert best._n_waiting < 50 * 3  # whatever came, what is kept stays bounded
+    assert best.rows.tolist() == [order(line, np.arange(5000))[:50].tolist() for line in scores]
 
 
 def test_order_is_by_score_then_row():

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench.errors import UserError
+from bench.per_query import read_per_query
 from bench.result import CONFIG, PER_QUERY, RESULT, RETRIEVALS
 from bench.verify import lines, verify
-from tests.cells import edit_result, edit_retrievals, edit_table, write_cell
+from metrics.attribution import parse_metric
+from metrics.bootstrap import estimate
+from tests.cells import SAMPLES, edit_result, edit_retrievals, edit_table, write_cell
 
 
 @pytest.fixture
@@ -73,6 +78,43 @@ def test_a_metric_without_column(cell: Path) -> None:
     edit_table(cell, lambda columns: columns.pop("hit@1"))
     (line,) = found(cell)
     assert "hit@1" in line
+
+
+def add_metric(cell: Path, name: str) -> None:
+    """Give the cell one more metric, as a run with it in ``metric.attribution`` would have."""
+    records = [json.loads(line) for line in (cell / RETRIEVALS).read_text().splitlines()]
+    n_gold = read_per_query(cell)["n_gold"]
+    values = [
+        parse_metric(name).score(np.array(record["proponent_correct"], dtype=bool), int(n))
+        for record, n in zip(records, n_gold, strict=True)
+    ]
+    edit_table(cell, lambda columns: columns.update({name: values}))
+    found = estimate(np.array(values), SAMPLES, seed=0)
+    assert found is not None
+    edit_result(cell, lambda record: record["metrics"].update({name: asdict(found)}))
+
+
+@pytest.mark.parametrize("name", ["map", "map@10", "ndcg@10", "precision@10"])
+def test_every_metric_is_recomputed_from_the_rankings(cell: Path, name: str) -> None:
+    add_metric(cell, name)
+    assert found(cell) == []
+    edit_table(cell, lambda columns: columns[name].__setitem__(5, 0.123))
+    text = "\n".join(found(cell))
+    assert f"{name} of query q5: stored 0.123, recomputed" in text
+    edit_retrievals(cell, lambda r: r[5].update(proponent_correct=[False] * 20))
+    assert f"{name} of query q5: stored 0.123, recomputed 0" in "\n".join(found(cell))
+
+
+@pytest.mark.parametrize("name", ["map", "map@10", "ndcg@10", "recall@10"])
+def test_what_needs_the_gold_is_not_scored_where_nobody_counted_it(cell: Path, name: str) -> None:
+    """Rankings judged by their own file, without a corpus: a number would be invented."""
+    if name != "recall@10":
+        add_metric(cell, name)
+    edit_table(cell, lambda columns: columns.update(n_gold=[math.nan] * 40))
+    edit_result(cell, lambda record: record["task"].update(n_passages=None))
+    problems = found(cell)
+    assert any(f"{name} of query" in line and "recomputed nan" in line for line in problems)
+    assert not any("mrr" in line or "hit@" in line for line in problems)
 
 
 def test_a_metric_of_unknown_name(cell: Path) -> None:

@@ -6,7 +6,11 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bench.errors import UserError
+
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
     from bench.models.language_model import LanguageModel
     from bench.tasks.base import Task
 
@@ -34,3 +38,21 @@ class ModelSource(ABC):
     @abstractmethod
     def load(self, task: Task, cache_dir: Path, device: str) -> LanguageModel:
         """The model, ready for gradients; trained first if that is what the source does."""
+
+    # ------------------------------------------------------------------ before there is a model
+
+    def architecture(self) -> PretrainedConfig:
+        """The configuration that the model has or will have; no weights are read or trained.
+
+        Raises:
+            UserError: this source cannot say.
+        """
+        raise UserError(
+            "this model source cannot say what its model will be",
+            where=f"model {self.name}",
+            fix="plan with another model",
+        )
+
+    def tokenizer(self, task: Task | None, cache_dir: Path) -> PreTrainedTokenizerBase | None:  # noqa: ARG002
+        """The tokenizer, if it is at hand without training; ``task`` is None if not prepared."""
+        return None

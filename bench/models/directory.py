@@ -2,37 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Optional
 
 import torch
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from bench.errors import UserError, did_you_mean
 from bench.models import second_moments
 from bench.models.base import ModelSource
 from bench.models.language_model import (
     DTYPES,
+    Checkpoint,
     LanguageModel,
     directory_sha256,
     load_directory,
+    weights_sha256,
 )
 from bench.storage import content_key, file_sha256
 from bench.tasks.base import Task
 
+ARCHITECTURES = ("gpt2", "gpt_neox", "llama")  # of a geometry
+
+
+@dataclass
+class Geometry:
+    """The size of a decoder that is planned with before there are weights."""
+
+    architecture: str
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    vocab_size: int
+    context_length: int
+
 
 @dataclass
 class DirectoryConfig:
-    """Settings of a model that exists already; defaults and reasons in ``conf/model/hf.yaml``."""
+    """Settings of a model that exists already; defaults and reasons in ``conf/model/hf.yaml``.
 
-    path: str
-    optimizer_state: Optional[str]  # noqa: UP045 - omegaconf reads the annotation at run time
+    ``geometry`` and the checkpoints have defaults, so that files of older versions still fit.
+    """
+
+    path: Optional[str]  # noqa: UP045 - omegaconf reads the annotation at run time
+    optimizer_state: Optional[str]  # noqa: UP045
     adam_epsilon: float
     learning_rate: Optional[float]  # noqa: UP045
     dtype: str
     gradient_dtype: str
     append_eos: bool
     projection_dim: int
+    geometry: Optional[Geometry] = None  # noqa: UP045
+    checkpoints: list[str] = field(default_factory=list)
+    checkpoint_learning_rates: list[float] = field(default_factory=list)
 
 
 class Directory(ModelSource):
@@ -42,23 +66,58 @@ class Directory(ModelSource):
 
     def check(self) -> None:
         """Refuse unknown dtypes and a missing directory."""
-        for field in ("dtype", "gradient_dtype"):
-            if getattr(self.config, field) not in DTYPES:
-                raise UserError(
-                    f"unknown dtype {getattr(self.config, field)!r}",
-                    where=f"model.{field}",
-                    fix=did_you_mean(getattr(self.config, field), DTYPES),
-                )
-        if not Path(self.config.path).expanduser().is_dir():
+        self._check_dtypes()
+        if self.config.path is None:
+            raise UserError(
+                "no weights are given",
+                where="model.path",
+                fix="set model.path=DIR to a model",
+            )
+        if not self._path.is_dir():
             raise UserError(
                 "no such directory", where=self.config.path, fix="set model.path=DIR to a model"
             )
+        state = self.config.optimizer_state
+        if state is not None and not Path(state).expanduser().is_file():
+            raise UserError("no such file", where=f"model.optimizer_state={state}")
+        self._check_checkpoints()
+
+    def _check_checkpoints(self) -> None:
+        config = self.config
+        for path in self._checkpoint_paths:
+            if not path.is_dir():
+                raise UserError("no such directory", where=f"model.checkpoints: {path}")
+        if len(config.checkpoints) != len(config.checkpoint_learning_rates):
+            raise UserError(
+                f"{len(config.checkpoints)} checkpoints and "
+                f"{len(config.checkpoint_learning_rates)} learning rates",
+                where="model.checkpoint_learning_rates",
+                fix="give one for each of model.checkpoints, oldest first",
+            )
+
+    @property
+    def _checkpoint_paths(self) -> list[Path]:
+        return [Path(path).expanduser() for path in self.config.checkpoints]
+
+    @property
+    def _path(self) -> Path:
+        return Path(self.config.path).expanduser()
+
+    def _check_dtypes(self) -> None:
+        for name in ("dtype", "gradient_dtype"):
+            value = getattr(self.config, name)
+            if value not in DTYPES:
+                raise UserError(
+                    f"unknown dtype {value!r}",
+                    where=f"model.{name}",
+                    fix=did_you_mean(value, DTYPES),
+                )
 
     def identity(self, task: Task) -> str:  # noqa: ARG002
         """Hash of the files and of what they are read with, not of where they are."""
-        settings = asdict(self.config) | {
-            "path": directory_sha256(Path(self.config.path).expanduser())
-        }
+        settings = asdict(self.config) | {"path": directory_sha256(self._path)}
+        del settings["geometry"]  # a model that is there is its files
+        settings["checkpoints"] = [weights_sha256(path) for path in self._checkpoint_paths]
         if self.config.optimizer_state is not None:
             state = Path(self.config.optimizer_state).expanduser()
             settings["optimizer_state"] = file_sha256(state) if state.is_file() else None
@@ -69,7 +128,7 @@ class Directory(ModelSource):
         config: DirectoryConfig = self.config
         model = load_directory(
             self.name,
-            Path(config.path).expanduser(),
+            self._path,
             device=device,
             dtype=getattr(torch, config.dtype),
             gradient_dtype=getattr(torch, config.gradient_dtype),
@@ -80,4 +139,68 @@ class Directory(ModelSource):
                 Path(config.optimizer_state).expanduser(), model.module, config.adam_epsilon
             )
         model.learning_rate = config.learning_rate
+        rates = config.checkpoint_learning_rates
+        model.checkpoints = [
+            Checkpoint(path, rate) for path, rate in zip(self._checkpoint_paths, rates, strict=True)
+        ]
         return model
+
+    def architecture(self) -> PretrainedConfig:
+        """As the directory's ``config.json`` says or, without a directory, as ``geometry`` does."""
+        self._check_dtypes()
+        if self.config.path is None and self.config.geometry is not None:
+            return _decoder(self.config.geometry)
+        self.check()
+        try:
+            return AutoConfig.from_pretrained(self._path, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                "has no config.json that transformers can read", where=str(self._path)
+            ) from error
+
+    def tokenizer(
+        self,
+        task: Task | None,  # noqa: ARG002
+        cache_dir: Path,  # noqa: ARG002
+    ) -> PreTrainedTokenizerBase | None:
+        """The directory's; None without a directory, or if it holds none."""
+        if self.config.path is None:
+            return None
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self._path, local_files_only=True)
+        except (OSError, ValueError, KeyError, ImportError):
+            return None
+        # transformers makes an empty tokenizer of some families where the files are missing.
+        return tokenizer if tokenizer("any text", add_special_tokens=False)["input_ids"] else None
+
+
+def _decoder(geometry: Geometry) -> PretrainedConfig:
+    """The configuration of transformers for a geometry, checked."""
+    for name, value in asdict(geometry).items():
+        if name != "architecture" and value < 1:
+            raise UserError(f"expected at least 1, found {value}", where=f"model.geometry.{name}")
+    if geometry.architecture not in ARCHITECTURES:
+        raise UserError(
+            f"unknown architecture {geometry.architecture!r}",
+            where="model.geometry.architecture",
+            fix=did_you_mean(geometry.architecture, ARCHITECTURES),
+        )
+    if geometry.hidden_size % geometry.num_heads:
+        raise UserError(
+            f"hidden_size {geometry.hidden_size} is not a multiple of num_heads "
+            f"{geometry.num_heads}",
+            where="model.geometry.num_heads",
+            fix="choose a divisor",
+        )
+    inner = "n_inner" if geometry.architecture == "gpt2" else "intermediate_size"
+    return AutoConfig.for_model(
+        geometry.architecture,
+        hidden_size=geometry.hidden_size,
+        num_hidden_layers=geometry.num_layers,
+        num_attention_heads=geometry.num_heads,
+        vocab_size=geometry.vocab_size,
+        max_position_embeddings=geometry.context_length,
+        bos_token_id=None,
+        eos_token_id=0,
+        **{inner: geometry.intermediate_size},
+    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from bench.storage import content_key, file_sha256
 transformers_logging.disable_progress_bar()  # ours say what is loaded; theirs flood a log
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")  # of weights and of gradients
+MOMENTS = "second_moments.safetensors"  # beside the weights, by parameter name
 IGNORE = -100  # label of a token that carries no loss, as transformers has it
 
 
@@ -45,6 +47,19 @@ class Tokens:
         return max(0, len(self.ids) - self.loss_from)
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights on the way to a model.
+
+    Attributes:
+        folder: as ``save_pretrained`` writes it, with ``second_moments.safetensors`` if at hand.
+        learning_rate: when it was saved.
+    """
+
+    folder: Path
+    learning_rate: float
+
+
 @dataclass
 class LanguageModel:
     """A model under study.
@@ -55,6 +70,7 @@ class LanguageModel:
             batch size and thread count; see ``conf/model``).
         second_moments: the optimizer's, by parameter name; None if not at hand.
         learning_rate: the last learning rate of its training; None if unknown.
+        checkpoints: earlier moments of its training, oldest first; empty if not at hand.
         sha256: hash of weights, configuration and tokenizer.
         training: facts about how it came to be, for the result.
     """
@@ -68,6 +84,7 @@ class LanguageModel:
     gradient_dtype: torch.dtype = torch.float32
     second_moments: SecondMoments | None = None
     learning_rate: float | None = None
+    checkpoints: Sequence[Checkpoint] = ()
     training: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -79,6 +96,18 @@ class LanguageModel:
     def n_params(self) -> int:
         """Number of parameters, tied ones counted once."""
         return sum(parameter.numel() for parameter in self.module.parameters())
+
+    def required_moments(self) -> SecondMoments:
+        """The second moments, for who cannot do without. Raises UserError if there are none."""
+        if self.second_moments is None:
+            raise UserError(
+                "optimizer_correction=true needs the optimizer's second moments, and the model "
+                "has none",
+                where=f"model {self.name}",
+                fix="set model.optimizer_state=FILE (optimizer.pt, or a name-keyed safetensors "
+                "file), or method.optimizer_correction=false",
+            )
+        return self.second_moments
 
     def passage_tokens(self, text: str) -> Tokens:
         """A passage as the tokenizer does it by default; loss on every token after the first."""
@@ -176,18 +205,8 @@ def load_directory(
             where=str(path),
             fix="set model.path to a folder written by save_pretrained",
         )
-    try:
+    with _loading(path):
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        module = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, local_files_only=True, use_safetensors=True
-        )
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()
-        raise UserError(
-            f"cannot be loaded as a causal language model ({reason[0][:200] if reason else error})",
-            where=str(path),
-            fix="it needs config.json, a tokenizer and *.safetensors; remote code is never run",
-        ) from error
     if not tokenizer("any text", add_special_tokens=False)["input_ids"]:
         # transformers makes an empty tokenizer of some families where the files are missing.
         raise UserError(
@@ -195,8 +214,7 @@ def load_directory(
             where=str(path),
             fix="save the tokenizer of its training into it with save_pretrained",
         )
-    module.eval().requires_grad_(False).to(device)
-    _check_finite(module, path)
+    module = load_module(path, dtype, torch.device(device))
     return LanguageModel(
         name=name,
         module=module,
@@ -206,6 +224,30 @@ def load_directory(
         append_eos=append_eos,
         gradient_dtype=gradient_dtype,
     )
+
+
+def load_module(path: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The weights of a directory, frozen and in eval mode; raises as ``load_directory`` does."""
+    with _loading(path):
+        module = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+    module.eval().requires_grad_(False).to(device)
+    _check_finite(module, path)
+    return module
+
+
+@contextmanager
+def _loading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"cannot be loaded as a causal language model ({reason[0][:200] if reason else error})",
+            where=str(path),
+            fix="it needs config.json, a tokenizer and *.safetensors; remote code is never run",
+        ) from error
 
 
 def _check_finite(module: nn.Module, path: Path) -> None:
@@ -231,13 +273,22 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 
 
+_WEIGHT_FILES = ("*.safetensors", "config.json")
+
+
 def directory_sha256(path: Path) -> str:
     """Hash of weights, configuration and tokenizer, wherever the directory is."""
+    return _files_sha256(path, (*_WEIGHT_FILES, *_TOKENIZER_FILES))
+
+
+def weights_sha256(path: Path) -> str:
+    """Hash of weights and configuration alone: of a checkpoint, read with another's tokenizer."""
+    return _files_sha256(path, _WEIGHT_FILES)
+
+
+def _files_sha256(path: Path, patterns: Sequence[str]) -> str:
     files = sorted(
-        file
-        for pattern in ("*.safetensors", "config.json", *_TOKENIZER_FILES)
-        for file in path.glob(pattern)
-        if file.name != "second_moments.safetensors"
+        file for pattern in patterns for file in path.glob(pattern) if file.name != MOMENTS
     )
     return content_key([[file.name, file_sha256(file)] for file in files], length=64)
 

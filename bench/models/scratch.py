@@ -11,10 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoTokenizer,
     PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 from transformers.optimization import Adafactor
@@ -25,6 +29,8 @@ from bench.models import second_moments
 from bench.models.base import ModelSource
 from bench.models.language_model import (
     DTYPES,
+    MOMENTS,
+    Checkpoint,
     LanguageModel,
     Tokens,
     load_directory,
@@ -37,8 +43,9 @@ from bench.models.tokens import TokenCorpus
 from bench.storage import content_key, whole_folder
 from bench.tasks.base import Task
 
-# Raised whenever a change of this file would train another model from the same settings.
-TRAINING_VERSION = 3
+# Raised whenever a change of this file would train another model from the same settings, or keep
+# other files of it.
+TRAINING_VERSION = 4
 _PROBE_QUERIES = 200  # facts looked at after each epoch; enough to see learning, cheap
 _EOS = "<|endoftext|>"
 LAST_SHARE = 0.1  # of the peak learning rate, reached at the last step
@@ -111,9 +118,12 @@ class Scratch(ModelSource):
         trained_by = {k: v for k, v in settings.items() if k not in _READ_WITH}
         return content_key([TRAINING_VERSION, task.corpus_sha256, trained_by])
 
+    def _folder(self, task: Task, cache_dir: Path) -> Path:
+        return cache_dir / "models" / self.name / self._training_key(task)
+
     def load(self, task: Task, cache_dir: Path, device: str) -> LanguageModel:
         """Open the cached model, training it first if there is none."""
-        folder = cache_dir / "models" / self.name / self._training_key(task)
+        folder = self._folder(task, cache_dir)
         if not (folder / "training.json").exists():
             with whole_folder(folder) as partial:
                 train(self.config, task, partial, device)
@@ -124,14 +134,25 @@ class Scratch(ModelSource):
             gradient_dtype=getattr(torch, self.config.gradient_dtype),
             append_eos=self.config.append_eos,
         )
-        model.second_moments = second_moments.load(
-            folder / "second_moments.safetensors", model.module
-        )
+        model.second_moments = second_moments.load(folder / MOMENTS, model.module)
+        model.checkpoints = _checkpoints(folder)
         model.learning_rate = self.config.learning_rate * LAST_SHARE
         model.training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         return model
 
+    def architecture(self) -> PretrainedConfig:
+        """The geometry, with as many tokens as the vocabulary may have."""
+        self.check()
+        return _geometry(self.config, self.config.vocab_size)
 
+    def tokenizer(self, task: Task | None, cache_dir: Path) -> PreTrainedTokenizerBase | None:
+        """That of the cached model; None if it is not trained yet."""
+        if task is None or not (self._folder(task, cache_dir) / "training.json").exists():
+            return None
+        return AutoTokenizer.from_pretrained(self._folder(task, cache_dir), local_files_only=True)
+
+
+_CHECKPOINTS, _RATE = "checkpoints", "learning_rate.json"
 _READ_WITH = ("gradient_dtype", "projection_dim")
 _COUNTS = (
     "hidden_size", "num_layers", "num_heads", "vocab_size", "context_length", "epochs", "batch_size"
@@ -169,18 +190,34 @@ def train(config: ScratchConfig, task: Task, folder: Path, device: str) -> None:
     optimizer = Adafactor(
         module.parameters(), lr=config.learning_rate, scale_parameter=False, relative_step=False
     )
-    history = [
-        _epoch(config, epoch, model, optimizer, corpus, task) for epoch in range(config.epochs)
-    ]
+    history = []
+    for epoch in range(config.epochs):
+        if epoch:  # the moment between two epochs; the last one is the model itself
+            _save(module, optimizer, folder / _CHECKPOINTS / f"epoch-{epoch:03}")
+        history.append(_epoch(config, epoch, model, optimizer, corpus, task))
     if not all(torch.isfinite(parameter).all() for parameter in module.parameters()):
         raise _diverged("weights that are NaN or infinite after the last step")
-    module.save_pretrained(folder, safe_serialization=True)
+    _save(module, optimizer, folder)
     tokenizer.save_pretrained(folder)
-    names = {parameter: name for name, parameter in module.named_parameters()}
-    state = {names[parameter]: values for parameter, values in optimizer.state.items()}
-    second_moments.save(state, folder / "second_moments.safetensors")
     log = {"optimizer": "adafactor", "epochs": history, **history[-1]}
     (folder / "training.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
+
+
+def _save(module: PreTrainedModel, optimizer: Adafactor, folder: Path) -> None:
+    """Weights, second moments, and the learning rate of the last step."""
+    module.save_pretrained(folder, safe_serialization=True)
+    names: dict[Tensor, str] = {p: name for name, p in module.named_parameters()}
+    state = {names[parameter]: values for parameter, values in optimizer.state.items()}
+    second_moments.save(state, folder / MOMENTS)
+    rate = {"learning_rate": optimizer.param_groups[0]["lr"]}
+    (folder / _RATE).write_text(json.dumps(rate), encoding="utf-8")
+
+
+def _checkpoints(folder: Path) -> list[Checkpoint]:
+    found = sorted((folder / _CHECKPOINTS).iterdir()) if (folder / _CHECKPOINTS).exists() else []
+    return [
+        Checkpoint(path, json.loads((path / _RATE).read_text())["learning_rate"]) for path in found
+    ]
 
 
 def _geometry(config: ScratchConfig, vocab_size: int) -> PretrainedConfig:

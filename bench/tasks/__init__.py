@@ -1,7 +1,7 @@
 """Tasks: where the queries and the candidate passages come from."""
 
 from bench.registry import Entry, Registry
-from bench.tasks.base import Query, Task, TaskBuilder, load_task
+from bench.tasks.base import Query, Task, TaskBuilder, load_task, prepared_task
 
 TASKS: Registry[TaskBuilder] = Registry("task", "bench.tasks.base:TaskBuilder")
 
@@ -36,4 +36,4 @@ TASKS.add(
     ),
 )
 
-__all__ = ["TASKS", "Query", "Task", "TaskBuilder", "load_task"]
+__all__ = ["TASKS", "Query", "Task", "TaskBuilder", "load_task", "prepared_task"]

@@ -113,14 +113,28 @@ def load_task(name: str, builder: TaskBuilder, cache_dir: Path) -> Task:
     Raises:
         UserError: bad input files, no queries, or no passages.
     """
-    key = content_key([_LAYOUT_VERSION, name, builder.version, builder.fingerprint()])
-    folder = cache_dir / "tasks" / name / key
-    if folder.exists() and not (folder / "task.json").exists():
-        raise UserError("the cached task is damaged", where=str(folder), fix="delete this folder")
+    folder = _folder(name, builder, cache_dir)
     if not folder.exists():
         progress.say(f"prepare task {name} in {folder}")
         with whole_folder(folder) as partial:
             _prepare(name, builder, partial)
+    return _open(name, folder)
+
+
+def prepared_task(name: str, builder: TaskBuilder, cache_dir: Path) -> Task | None:
+    """The prepared task of ``builder`` if the cache has it; prepares nothing."""
+    folder = _folder(name, builder, cache_dir)
+    return _open(name, folder) if folder.exists() else None
+
+
+def _folder(name: str, builder: TaskBuilder, cache_dir: Path) -> Path:
+    key = content_key([_LAYOUT_VERSION, name, builder.version, builder.fingerprint()])
+    return cache_dir / "tasks" / name / key
+
+
+def _open(name: str, folder: Path) -> Task:
+    if not (folder / "task.json").exists():
+        raise UserError("the cached task is damaged", where=str(folder), fix="delete this folder")
     manifest = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     queries = [_query(record) for _, record in jsonlines.read(folder / "queries.jsonl")]
     return Task(

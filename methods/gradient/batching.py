@@ -10,14 +10,17 @@ from torch import Tensor
 from bench import progress
 from bench.errors import UserError
 from bench.models.language_model import Tokens
+from methods.gradient.checkpoints import CheckpointEncoder
 from methods.gradient.encoder import GradientEncoder
+
+Encoder = GradientEncoder | CheckpointEncoder
 
 # What allocators of torch say where there is no exception of their own for it.
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 
 
 def encode_all(
-    encoder: GradientEncoder,
+    encoder: Encoder,
     tokens: Sequence[Tokens],
     batch_size: int,
     batch_tokens: int | None = None,
@@ -49,9 +52,7 @@ def encode_all(
     return features
 
 
-def _fitting(
-    longest: int, batch_size: int, batch_tokens: int | None, encoder: GradientEncoder
-) -> int:
+def _fitting(longest: int, batch_size: int, batch_tokens: int | None, encoder: Encoder) -> int:
     bounds = [bound for bound in (batch_tokens, encoder.fitting_tokens) if bound is not None]
     return _rows(longest, batch_size, min(bounds, default=None))
 
@@ -63,7 +64,7 @@ def _rows(longest: int, batch_size: int, batch_tokens: int | None) -> int:
     return max(1, min(batch_size, batch_tokens // max(1, longest)))
 
 
-def _encode(encoder: GradientEncoder, batch: Sequence[Tokens]) -> Tensor | None:
+def _encode(encoder: Encoder, batch: Sequence[Tokens]) -> Tensor | None:
     """Features as float32 on the CPU; None if memory ran out."""
     try:
         return encoder.encode(batch).float().cpu()
@@ -81,7 +82,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, kinds) or any(word in str(error) for word in _OUT_OF_MEMORY)
 
 
-def _lower_limit(encoder: GradientEncoder, rows: int, longest: int) -> None:
+def _lower_limit(encoder: Encoder, rows: int, longest: int) -> None:
     """Halve what a batch may hold, for this encoder's lifetime."""
     if rows == 1:
         raise UserError(

@@ -21,12 +21,18 @@ from bench.models.language_model import LanguageModel, Tokens, pad
 from bench.models.second_moments import SecondMoments
 from methods.gradient.collectors import Collector, accumulation_dtype, make_collector
 from methods.gradient.linear import watched
-from methods.gradient.loss import backward_of_loss
-from methods.gradient.parameters import Adapters, Matrix, Unsupported, gradient_matrices
+from methods.gradient.loss import Output, backward_of
+from methods.gradient.parameters import (
+    Adapters,
+    BlockLayout,
+    Matrix,
+    Unsupported,
+    gradient_matrices,
+)
 
 
 class GradientEncoder:
-    """Per-example gradients of the summed loss, corrected and projected.
+    """Per-example gradients of a summed output, corrected and projected.
 
     Args:
         model: weights are read in ``model.gradient_dtype``.
@@ -37,10 +43,15 @@ class GradientEncoder:
         second_moments: divide the gradient by sqrt(V) before projecting; None leaves it as it is.
         adapters: which matrices of a LoRA-adapted layer count.
         unsupported: refuse matrices that cannot be taken, or leave them out.
+        block_layout: which matrices share a block.
+        layers: decoder layers that count; None for all.
+        output: whose gradient is taken.
+        weighted: append how much of a text was left to learn, the mean of ``1 - p`` over its
+            tokens, as one more dimension.
 
     Attributes:
         block_sizes: dimensions of each block.
-        dim: dimensions of all blocks together.
+        dim: dimensions of all blocks together, and the weight's.
         dtype: of the features: the gradient dtype, float32 where that is a half precision.
         device: where the model is.
         fitting_tokens: padded tokens that a batch may hold, learnt from running out of memory.
@@ -56,11 +67,20 @@ class GradientEncoder:
         second_moments: SecondMoments | None,
         adapters: Adapters = Adapters.base,
         unsupported: Unsupported = Unsupported.refuse,
+        block_layout: BlockLayout = BlockLayout.groups,
+        layers: Sequence[int] | None = None,
+        output: Output = Output.loss,
+        weighted: bool = False,
     ) -> None:
-        self._name = model.name
+        self._name, self._output, self._weighted = model.name, output, weighted
         self._module = _in_dtype(model.module, model.gradient_dtype)
         matrices = gradient_matrices(
-            self._module, layer_blocks, adapters=adapters, unsupported=unsupported
+            self._module,
+            layer_blocks,
+            adapters=adapters,
+            unsupported=unsupported,
+            block_layout=block_layout,
+            layers=layers,
         )
         # By block, and in the order of the model within one: the order of the exact features.
         self._matrices = sorted(matrices, key=lambda matrix: matrix.block)
@@ -80,7 +100,7 @@ class GradientEncoder:
         shared = projection_dim is not None
         self._sums = _lay_out(self._matrices, self._collectors, shared)
         self.block_sizes = self._sums.block_sizes
-        self.dim = sum(self.block_sizes)
+        self.dim = sum(self.block_sizes) + weighted
         self.fitting_tokens: int | None = None
 
     def encode(self, batch: Sequence[Tokens]) -> Tensor:
@@ -105,8 +125,11 @@ class GradientEncoder:
             )
         ]
         with watched([matrix.module for matrix in self._matrices], sinks), torch.enable_grad():
-            backward_of_loss(self._module, ids, labels)
-        features = torch.cat([total.flatten(1) for total in totals], dim=1)
+            doubt = backward_of(self._output, self._module, ids, labels)
+        parts = [total.flatten(1) for total in totals]
+        if self._weighted:
+            parts.append(doubt.to(self.dtype)[:, None])
+        features = torch.cat(parts, dim=1)
         self._check(features, sinks)
         return features
 

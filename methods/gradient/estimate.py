@@ -65,9 +65,14 @@ def estimate_whitening(
     """
     if settings.hessian is Hessian.none:
         return None
-    train = _Passages(source, settings, rows_at_once)
+    train = _Passages(source, settings, rows_at_once, sum(blocks))
     facts["hessian_passages"] = train.n_rows
-    evaluation = queries if settings.hessian is Hessian.mixed else None
+
+    def without_weights() -> Iterator[Tensor]:
+        for features in queries():
+            yield features[:, : sum(blocks)]
+
+    evaluation = without_weights if settings.hessian is Hessian.mixed else None
     if settings.form is HessianForm.full:
         return _full(settings, blocks, train, evaluation, facts)
     mixing = float(settings.mixing)
@@ -121,8 +126,11 @@ def _full(
 class _Passages:
     """Features of all passages, or of a sample of rows that depends on the seed alone."""
 
-    def __init__(self, source: FeatureSource, settings: HessianSettings, rows_at_once: int) -> None:
+    def __init__(
+        self, source: FeatureSource, settings: HessianSettings, rows_at_once: int, dim: int
+    ) -> None:
         self._source, self._rows_at_once = source, rows_at_once
+        self._dim = dim  # a weight may follow
         n_rows, wanted = source.n_rows, settings.sample
         self._rows: np.ndarray | None = None
         if wanted is not None and wanted < n_rows:
@@ -140,8 +148,8 @@ class _Passages:
             total = self._source.n_blocks(size)
             blocks = self._source.blocks(size)
             for _, block in progress.track(blocks, "Hessian", total=total, unit="blocks"):
-                yield block
+                yield block[:, : self._dim]
         else:
             starts = range(0, len(self._rows), size)
             for start in progress.track(starts, "Hessian", unit="blocks"):
-                yield self._source.rows(self._rows[start : start + size])
+                yield self._source.rows(self._rows[start : start + size])[:, : self._dim]

@@ -19,7 +19,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,7 +199,7 @@ class IndexBuilder:
             "storage": self.storage.value,
             "rows": self.source.n_rows,
             "dim": self.source.dim,
-            "block_sizes": self.source.block_sizes,
+            "layout": asdict(self.source.encoder.layout),
             "shards": shards,
         }
         name = f"corpus-{content_key(self.corpus_sha256)}.json"

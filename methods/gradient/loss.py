@@ -1,7 +1,8 @@
-"""Backward pass of the summed next-token loss, at less than autograd's price."""
+"""Backward pass of a summed next-token output, at less than autograd's price."""
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 import torch
@@ -10,30 +11,61 @@ from torch import Tensor, nn
 from bench.models.language_model import IGNORE
 
 
-def backward_of_loss(module: nn.Module, ids: Tensor, labels: Tensor) -> None:
-    """Send the gradient of ``-Σ log p(label)`` back through the module.
+class Output(Enum):
+    """Function of a text's tokens whose gradient is taken, summed over the tokens with loss.
 
-    The same loss as ``-token_log_probs(module, ids, labels).sum()``, cheaper twice: the output head
-    runs on those positions only that predict a label (padding and prompts have none), and the
-    gradient at the logits is written down, softmax − one-hot, instead of being derived through
-    passes over ``[tokens, vocabulary]``. The loss itself is never needed.
+    Each is given as something to decrease, so that scores of different outputs have one sign.
+    ``p`` is the probability of the right token and ``z`` its logit.
+
+    | output | per token | gradient at the logits | source |
+    | --- | --- | --- | --- |
+    | loss | -log p | softmax - one-hot | 2410.17413, section 3 |
+    | logit | -z | - one-hot | |
+    | margin | -log(p / (1 - p)) | softmax over the other tokens - one-hot | TRAK, 2303.14186 |
+    """
+
+    loss = "loss"
+    logit = "logit"
+    margin = "margin"
+
+
+def backward_of(output: Output, module: nn.Module, ids: Tensor, labels: Tensor) -> Tensor:
+    """Send the gradient of an output back through the module.
+
+    For the loss, the same as ``-token_log_probs(module, ids, labels).sum()``, cheaper twice: the
+    output head runs on those positions only that predict a label (padding and prompts have none),
+    and the gradient at the logits is written down instead of being derived through passes over
+    ``[tokens, vocabulary]``. The output itself is never needed.
 
     Args:
         module: a causal language model.
         ids: ``[batch, tokens]``.
         labels: ``[batch, tokens]``, ``IGNORE`` where no loss; at least one label after the first
             position.
+
+    Returns:
+        mean over the labels of each example of ``1 - p``, how much was left to learn: ``[batch]``.
     """
     row, position = (labels[:, 1:] != IGNORE).nonzero(as_tuple=True)
     targets = labels[row, position + 1]  # the causal shift: position t predicts token t + 1
     head = _HeadOn(row * ids.shape[1] + position)
     logits = head.run(module, ids)  # [labels, vocabulary]
-    if not logits.requires_grad:
-        return  # no watched layer took part, which the caller finds out
     wide = torch.float32 if logits.dtype in (torch.float16, torch.bfloat16) else logits.dtype
+    right = torch.arange(len(targets), device=targets.device), targets
     delta = torch.softmax(logits.detach(), -1, dtype=wide)
-    delta[torch.arange(len(targets), device=delta.device), targets] -= 1
-    torch.autograd.backward(logits, delta.to(logits.dtype))
+    doubt = 1 - delta[right]
+    if output is Output.margin:
+        # Over the others alone: dividing by 1 - p would lose all digits where p is near 1.
+        others = logits.detach().to(wide).index_put(right, -torch.inf * torch.ones_like(doubt))
+        delta = torch.softmax(others, -1)
+    elif output is Output.logit:
+        delta = torch.zeros_like(delta)
+    delta[right] -= 1
+    if logits.requires_grad:  # else no watched layer took part, which the caller finds out
+        torch.autograd.backward(logits, delta.to(logits.dtype))
+    counts = torch.bincount(row, minlength=len(ids)).clamp_min(1)
+    sums = torch.zeros(len(ids), dtype=wide, device=doubt.device).index_add_(0, row, doubt)
+    return sums / counts
 
 
 class _HeadOn:

@@ -6,25 +6,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Optional, Union
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.models.checkpoints import spread_checkpoints
+from bench.models.language_model import LanguageModel
 from bench.storage import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.gradient.batching import encode_all
 from methods.gradient.codecs import Storage
-from methods.gradient.encoder import GradientEncoder
 from methods.gradient.estimate import Hessian, HessianSettings, estimate_whitening
+from methods.gradient.features import CheckpointWeights, Features, FeatureSettings
 from methods.gradient.index import IndexBuilder
-from methods.gradient.parameters import Adapters, Unsupported
+from methods.gradient.loss import Output
+from methods.gradient.parameters import Adapters, BlockLayout, Unsupported
 from methods.gradient.search import Finish, MemoryPlan, Search
 from methods.gradient.source import EncodedFeatures, FeatureSource
 from methods.gradient.whitening import HessianForm
 
-# Raised whenever a change of code moves a feature; part of every index key.
-FEATURES_VERSION = 2
 # What a lossy index says of a passage is too coarse for its own Hessian.
 _COARSE = (Storage.sign, Storage.none)
 
@@ -34,11 +36,18 @@ class GradientConfig:
     """The switches; presets, defaults and reasons are in ``conf/method``."""
 
     optimizer_correction: bool
+    correct_queries: bool
     hessian: Hessian
     mixing: Union[float, str]  # noqa: UP007 - omegaconf reads the annotation at run time
     unit_norm: bool
+    output: Output
+    passage_weight: bool
+    checkpoints: int
+    checkpoint_weights: CheckpointWeights
     projection_dim: Optional[int]  # noqa: UP045
     layer_blocks: int
+    block_layout: BlockLayout
+    layers: Optional[list[int]]  # noqa: UP045
     damping: float
     hessian_form: HessianForm
     hessian_components: int
@@ -71,17 +80,16 @@ class Gradient(Method):
         """Refuse settings that cannot work, before anything is trained or encoded."""
         config = self.config
         self._check_mixing()
-        _at_least(1, config, "projection_dim", "layer_blocks", "batch_size", "batch_tokens")
+        _at_least(1, config, "projection_dim", "layer_blocks", "checkpoints", "batch_size")
+        _at_least(1, config, "batch_tokens")
         _at_least(1, config, "hessian_components", "hessian_sample", "rerank", "memory_mib")
         _at_least(0, config, "damping", "opponents")
-        if config.optimizer_correction and self.context.model.second_moments is None:
-            raise UserError(
-                "optimizer_correction=true needs the optimizer's second moments, and the model "
-                "has none",
-                where=f"model {self.context.model.name}",
-                fix="set model.optimizer_state=FILE (optimizer.pt, or a name-keyed safetensors "
-                "file), or method.optimizer_correction=false",
-            )
+        model = self.context.model
+        if config.optimizer_correction:
+            model.required_moments()
+        spread_checkpoints(model, config.checkpoints)
+        if config.checkpoint_weights is CheckpointWeights.learning_rate and config.checkpoints > 1:
+            _check_learning_rate(model)
 
     def _check_mixing(self) -> None:
         mixing = self.config.mixing
@@ -102,15 +110,8 @@ class Gradient(Method):
     def index(self) -> IndexSize:
         """Encode the corpus, or open the index that another method of the same features made."""
         model, config, context = self.context.model, self.config, self.context
-        self._encoder = GradientEncoder(
-            model,
-            projection_dim=config.projection_dim,
-            layer_blocks=config.layer_blocks,
-            seed=config.seed,
-            second_moments=model.second_moments if config.optimizer_correction else None,
-            adapters=config.adapters,
-            unsupported=config.unsupported,
-        )
+        features = Features(model, self._feature_settings(), correct_queries=config.correct_queries)
+        self._encoder, self._query_encoder = features.passages, features.queries
         self._encoded = EncodedFeatures(
             model, self._encoder, context.task.passages, config.batch_size, config.batch_tokens
         )
@@ -118,7 +119,7 @@ class Gradient(Method):
             self._refuse_passes()
             self._source = replace(self._encoded, counts=context.counts)
             return IndexSize()
-        settings = self._feature_settings()
+        settings = features.key_settings()
         key = content_key(settings)
         folder = context.cache_dir / "index" / "gradient" / key
         corpus = context.task.corpus_sha256
@@ -128,26 +129,22 @@ class Gradient(Method):
         self._source = index
         return IndexSize(index.bytes, len(index.shards))
 
-    def _feature_settings(self) -> dict[str, Any]:
-        """All that a stored feature depends on beside its text. Not the batch: see ``conf/model``.
-
-        Nor the task: a shard is named by its texts.
-        """
-        model, config = self.context.model, self.config
-        moments = model.second_moments if config.optimizer_correction else None
-        return {
-            "version": FEATURES_VERSION,
-            "model": model.sha256,
-            "append_eos": model.append_eos,
-            "context_length": model.context_length,
-            "dtype": str(model.gradient_dtype),
-            "moments": moments.sha256 if moments else None,
-            "projection_dim": config.projection_dim,
-            "layer_blocks": config.layer_blocks,
-            "adapters": config.adapters.value,
-            "unsupported": config.unsupported.value,
-            "seed": config.seed,
-        }
+    def _feature_settings(self) -> FeatureSettings:
+        config = self.config
+        return FeatureSettings(
+            corrected=config.optimizer_correction,
+            output=config.output,
+            weighted=config.passage_weight,
+            checkpoints=config.checkpoints,
+            checkpoint_weights=config.checkpoint_weights,
+            projection_dim=config.projection_dim,
+            layer_blocks=config.layer_blocks,
+            block_layout=config.block_layout,
+            layers=config.layers,
+            adapters=config.adapters,
+            unsupported=config.unsupported,
+            seed=config.seed,
+        )
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
         """Score all passages against groups of resident queries, keeping running lists."""
@@ -160,15 +157,28 @@ class Gradient(Method):
             for query, one in zip(queries[start : start + len(features)], found, strict=True):
                 yield Ranking(query.query_id, **vars(one))
 
+    def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Score chosen passages, int64 ``[queries, candidates]``, from the index or encoded now."""
+        if self._source is None:
+            raise ValueError("call index() before rescore()")
+        groups = _QueryGroups(self, queries)
+        search = self._search(self._source, groups)
+        for start, features in groups:
+            yield from search.score(features, rows[start : start + len(features)])
+
     def _search(self, source: FeatureSource, groups: _QueryGroups) -> Search:
         config, device = self.config, self.context.model.device
         whitening = self._whitening(source, groups)
         candidates = None if config.storage is Storage.none else source
+
+        def finish(dtype: torch.dtype) -> Finish:
+            return Finish(self._encoder.layout, whitening, config.unit_norm, dtype, device)
+
         return Search(
             scanned=source,
             candidates=candidates if config.rerank is None else self._encoded,
-            finish=Finish(whitening, config.unit_norm, self._dtype, device),
-            finish_exactly=Finish(whitening, config.unit_norm, torch.float64, device),
+            finish=finish(self._dtype),
+            finish_exactly=finish(torch.float64),
             depth=config.rerank or 0,
             rows_at_once=groups.memory.rows,
         )
@@ -187,7 +197,11 @@ class Gradient(Method):
         """Raw features, float32 ``[queries, dim]``."""
         model = self.context.model
         tokens = [model.query_tokens(q.query_id, q.prompt, q.target) for q in queries]
-        return encode_all(self._encoder, tokens, self.config.batch_size, self.config.batch_tokens)
+        size, budget = self.config.batch_size, self.config.batch_tokens
+        features = encode_all(self._query_encoder, tokens, size, budget)
+        if self.config.passage_weight:
+            features[:, -1] = 1  # the weight is of passages alone
+        return features
 
     def _refuse_passes(self) -> None:
         """Without an index, a second group of queries would encode the corpus again."""
@@ -213,7 +227,7 @@ class Gradient(Method):
         )
         return estimate_whitening(
             settings,
-            self._encoder.block_sizes,
+            self._encoder.layout.blocks,
             self._encoded if coarse else source,
             lambda: (features for _, features in groups),
             groups.memory.rows,
@@ -241,6 +255,15 @@ class _QueryGroups:
             if size >= len(self._queries):
                 self._only = features
             yield start, features
+
+
+def _check_learning_rate(model: LanguageModel) -> None:
+    if model.learning_rate is None:
+        raise UserError(
+            "checkpoint_weights=learning_rate needs that of the last checkpoint",
+            where="model.learning_rate",
+            fix="set model.learning_rate, or method.checkpoint_weights=equal",
+        )
 
 
 def _at_least(least: int, config: GradientConfig, *fields: str) -> None:

@@ -41,6 +41,18 @@ class Unsupported(Enum):
     skip = "skip"
 
 
+class BlockLayout(Enum):
+    """Which matrices add up in one block of the features, with one R for each block.
+
+    ``groups``: consecutive layers × {attention, MLP}, TrackStar's. ``matrices``: each alone,
+    LoGra's. ``single``: all together, as if all parameters were one vector, TRAK's.
+    """
+
+    groups = "groups"
+    matrices = "matrices"
+    single = "single"
+
+
 @dataclass(frozen=True)
 class Matrix:
     """One weight matrix, always seen as ``[out, in]``.
@@ -75,6 +87,8 @@ def gradient_matrices(
     *,
     adapters: Adapters = Adapters.base,
     unsupported: Unsupported = Unsupported.refuse,
+    block_layout: BlockLayout = BlockLayout.groups,
+    layers: Sequence[int] | None = None,
 ) -> list[Matrix]:
     """The attention and MLP matrices of a decoder, in the order of ``named_modules``.
 
@@ -83,18 +97,21 @@ def gradient_matrices(
         layer_blocks: groups of consecutive layers; at most one group a layer is made.
         adapters: what of a LoRA-adapted layer counts.
         unsupported: whether matrices that cannot be taken are an error or are left out by name.
+        block_layout: which matrices share a block; ``layer_blocks`` counts for ``groups`` alone.
+        layers: decoder layers that count, from 0, negative ones from the last; None for all.
 
     Raises:
-        UserError: no decoder layers, an unsupported matrix that is not to be skipped, or nothing
-            left.
+        UserError: no decoder layers, a layer that is not there, an unsupported matrix that is not
+            to be skipped, or nothing left.
     """
-    prefix, layers = _decoder_layers(model)
-    n_groups = min(layer_blocks, len(layers))
+    prefix, decoder = _decoder_layers(model)
+    chosen = _chosen_layers(layers, len(decoder))
+    n_groups = min(layer_blocks, len(chosen))
     matrices: list[Matrix] = []
     faults: list[str] = []
     seen: dict[int, nn.Module] = {}
-    for number, layer in enumerate(layers):
-        group = number * n_groups // len(layers)
+    for place, number in enumerate(chosen):
+        layer, group = decoder[number], place * n_groups // len(chosen)
         for path, module in _candidates(layer, adapters):
             name = f"{prefix}.{number}.{path}"
             fault = _fault(layer, path, module, seen)
@@ -102,7 +119,11 @@ def gradient_matrices(
                 faults.append(f"{name}{_parameter_of(module)} ({fault})")
             elif id(module.weight) not in seen:
                 seen[id(module.weight)] = module
-                block = 2 * group + _is_mlp(path)
+                block = {
+                    BlockLayout.groups: 2 * group + _is_mlp(path),
+                    BlockLayout.matrices: len(matrices),
+                    BlockLayout.single: 0,
+                }[block_layout]
                 matrices.append(Matrix(f"{name}.weight", module, block, isinstance(module, Conv1D)))
     _judge(faults, unsupported)
     if not matrices:
@@ -113,6 +134,19 @@ def gradient_matrices(
             fix="gradient methods need a decoder-only transformer of the transformers library",
         )
     return matrices
+
+
+def _chosen_layers(layers: Sequence[int] | None, n_layers: int) -> list[int]:
+    if layers is None:
+        return list(range(n_layers))
+    for number in layers:
+        if not -n_layers <= number < n_layers:
+            raise UserError(
+                f"no layer {number}: the model has layers 0 to {n_layers - 1}",
+                where="method.layers",
+                fix="negative numbers count from the last layer",
+            )
+    return sorted({number % n_layers for number in layers})
 
 
 def _decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:

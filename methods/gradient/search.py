@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bench import progress
+from methods.gradient.checkpoints import FeatureLayout
 from methods.gradient.source import FeatureSource
 from methods.gradient.whitening import Whitening
 from methods.topk import order
@@ -24,33 +25,56 @@ _ROWS_AT_ONCE = 4096  # more make no product faster
 
 
 class Finish:
-    """What is done to features before inner products: R^(-1/2), then unit norm.
+    """What is done to features before inner products: R^(-1/2), unit norm, weights; in this order.
+
+    With several checkpoints each has its own unit norm, so that a score is a weighted sum of their
+    cosines. Zero rows stay zero.
 
     Args:
+        layout: of a row.
         whitening: None leaves the features as they are.
-        unit_norm: divide each row by its norm, which comes last; zero rows stay zero.
+        unit_norm: divide each row by its norm.
         dtype, device: what it computes in, and where.
     """
 
     def __init__(
         self,
+        layout: FeatureLayout,
         whitening: Whitening | None,
         unit_norm: bool,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         self.dtype, self._device, self._unit_norm = dtype, device, unit_norm
+        self._layout = layout
         self._whitening = whitening and whitening.to(dtype, device)
+        roots = torch.tensor(layout.weights, dtype=torch.float64).sqrt()
+        parts = torch.tensor(layout.parts)
+        self._roots = None
+        if layout.weights != [1.0]:
+            self._roots = roots.repeat_interleave(parts).to(device, dtype)
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Raw features ``[rows, dim]`` of any dtype, finished."""
+        """Raw features ``[rows, dim]`` of any dtype, finished: ``[rows, blocks' dim]``."""
         features = features.to(self._device, self.dtype)
+        own_weight = None
+        if self._layout.weighted:
+            features, own_weight = features[:, :-1], features[:, -1:]
         if self._whitening is not None:
             features = self._whitening.apply(features)
         if self._unit_norm:
-            norms = features.norm(dim=1, keepdim=True)
-            features = torch.where(norms > 0, features / norms, 0.0)
-        return features
+            parts = features.split(self._layout.parts, dim=1)
+            features = (
+                torch.cat([_unit(part) for part in parts], 1) if len(parts) > 1 else _unit(features)
+            )
+        if self._roots is not None:
+            features = features * self._roots
+        return features if own_weight is None else features * own_weight
+
+
+def _unit(features: Tensor) -> Tensor:
+    norms = features.norm(dim=1, keepdim=True)
+    return torch.where(norms > 0, features / norms, 0.0)
 
 
 @dataclass(frozen=True)
@@ -134,20 +158,26 @@ class Search:
             yield first_row, self.finish(block)
 
     def _score(self, queries: Tensor, rows: np.ndarray, scanned: np.ndarray) -> np.ndarray:
-        """Final scores ``[queries, candidates]``.
-
-        As float32 numbers: equal passages may differ in the last bits of a float64 sum, depending
-        on their place in a product, and would not tie.
-        """
+        """Final scores ``[queries, candidates]``: anew, or as scanned."""
         if self.candidates is not None and rows.shape[1]:
-            asked = self.finish_exactly(queries).cpu().numpy()
-            scanned = rescore(asked, rows, self._fetch, self.rows_at_once)
-        return scanned.astype(np.float32).astype(np.float64)
+            return self.score(queries, rows)
+        return _as_float32(scanned)
+
+    def score(self, queries: Tensor, rows: np.ndarray) -> np.ndarray:
+        """Second stage alone: of chosen rows, int64 ``[queries, candidates]``, the final scores."""
+        asked = self.finish_exactly(queries).cpu().numpy()
+        return _as_float32(rescore(asked, rows, self._fetch, self.rows_at_once))
 
     def _fetch(self, rows: np.ndarray) -> np.ndarray:
-        assert self.candidates is not None
-        features: np.ndarray = self.finish_exactly(self.candidates.rows(rows)).cpu().numpy()
+        source = self.scanned if self.candidates is None else self.candidates
+        features: np.ndarray = self.finish_exactly(source.rows(rows)).cpu().numpy()
         return features
+
+
+def _as_float32(scores: np.ndarray) -> np.ndarray:
+    """Float32 numbers: of equal passages, the last bits of a float64 sum may differ with their
+    place in a product, and would break the tie."""
+    return scores.astype(np.float32).astype(np.float64)
 
 
 def _best(rows: np.ndarray, scores: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from methods.gradient.batching import encode_all
 
 if TYPE_CHECKING:
     from bench.models.language_model import LanguageModel
-    from methods.gradient.encoder import GradientEncoder
+    from methods.gradient.checkpoints import CheckpointEncoder
 
 
 class FeatureSource(ABC):
@@ -50,7 +50,7 @@ class EncodedFeatures(FeatureSource):
     """
 
     model: LanguageModel
-    encoder: GradientEncoder
+    encoder: CheckpointEncoder
     passages: PassageStore
     batch_size: int
     batch_tokens: int | None
@@ -65,11 +65,6 @@ class EncodedFeatures(FeatureSource):
     def dim(self) -> int:
         """Dimensions of a row."""
         return self.encoder.dim
-
-    @property
-    def block_sizes(self) -> list[int]:
-        """Dimensions of each block."""
-        return self.encoder.block_sizes
 
     def texts(self, rows: range) -> list[str]:
         """The passages of some rows."""

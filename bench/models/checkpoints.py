@@ -1,0 +1,59 @@
+"""Earlier moments of a training run, for methods that sum over training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bench.errors import UserError
+from bench.models import second_moments
+from bench.models.language_model import (
+    MOMENTS,
+    Checkpoint,
+    LanguageModel,
+    load_module,
+    weights_sha256,
+)
+
+
+def load_checkpoint(checkpoint: Checkpoint, model: LanguageModel) -> LanguageModel:
+    """A checkpoint as a model of its own, with the tokenizer and settings of ``model``.
+
+    Raises:
+        UserError: it cannot be loaded, or is of another geometry than ``model``.
+    """
+    folder = checkpoint.folder
+    module = load_module(folder, next(model.module.parameters()).dtype, model.device)
+    ours = {name: p.shape for name, p in model.module.named_parameters()}
+    if ours != {name: p.shape for name, p in module.named_parameters()}:
+        raise UserError(
+            "is not a checkpoint of this model: its parameters are others",
+            where=str(folder),
+            fix=f"its geometry must be that of model {model.name}",
+        )
+    moments = folder / MOMENTS
+    return replace(
+        model,
+        module=module,
+        sha256=weights_sha256(folder),
+        second_moments=second_moments.load(moments, module) if moments.exists() else None,
+        learning_rate=checkpoint.learning_rate,
+        checkpoints=(),
+    )
+
+
+def spread_checkpoints(model: LanguageModel, n: int) -> Sequence[Checkpoint]:
+    """``n - 1`` checkpoints evenly spaced over training; the model itself is the last of the n.
+
+    Raises:
+        UserError: the model has fewer.
+    """
+    total = len(model.checkpoints) + 1
+    if n > total:
+        raise UserError(
+            f"{n} checkpoints are asked for, and the model has {total}, the last included",
+            where="method.checkpoints",
+            fix="ask for fewer, train a model here (model=tiny), or list model.checkpoints",
+        )
+    # Of places 1 to total, the last of which is the model itself: n evenly spaced ones.
+    return [model.checkpoints[(i + 1) * total // n - 1] for i in range(n - 1)]

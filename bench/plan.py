@@ -1,0 +1,288 @@
+"""``tdabench plan``: what a run with a gradient method will cost, before anything is done.
+
+Nothing is trained, encoded or written. A corpus that is not here can be planned for by its numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from transformers import PretrainedConfig
+
+from bench import plan_table, progress
+from bench.config import Settings, settings_from, typed
+from bench.config_errors import explain
+from bench.errors import UserError
+from bench.models import SOURCES
+from bench.plan_corpus import PASSAGES, QUERIES, TOKENS, Fact, count
+from bench.plan_costs import (
+    Architecture,
+    Choices,
+    Pass,
+    Workload,
+    memory,
+    passes,
+)
+from bench.plan_model import Speed, architecture_of, calibrate
+from methods import METHODS
+from methods.gradient.codecs import Storage, make_codec
+from methods.gradient.hessian import MAX_BLOCK
+from methods.gradient.method import Gradient
+from methods.gradient.search import MemoryPlan
+from methods.vector_search import MARGIN
+
+_OF_MATRICES = ("adapters", "unsupported", "block_layout", "layers")
+_COUNTS = (
+    "projection_dim", "layer_blocks", "checkpoints", "batch_size", "batch_tokens",
+    "hessian_components", "hessian_sample", "rerank", "memory_mib",
+)  # fmt: skip
+
+
+@dataclass
+class PlanConfig:
+    """What plan is told instead of finding out; defaults and reasons in ``conf/config.yaml``."""
+
+    passages: Optional[int]  # noqa: UP045 - omegaconf reads the annotation at run time
+    tokens_per_passage: Optional[float]  # noqa: UP045
+    queries: Optional[int]  # noqa: UP045
+    device_tflops: Optional[float]  # noqa: UP045
+    devices: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is printed.
+
+    Attributes:
+        title: task × model × method.
+        counted: passages, tokens a passage, queries.
+        storage: bytes a passage of each format.
+        chosen: the format that a run would use; ``none`` stores nothing.
+        memory: bytes by purpose.
+        flops_per_second: of all devices together.
+        rate: how that is known.
+        notes: what the numbers leave out, a line each.
+    """
+
+    title: str
+    counted: dict[str, Fact]
+    architecture: Architecture
+    blocks: list[int]
+    passes: list[Pass]
+    storage: dict[str, int]
+    chosen: str
+    memory: dict[str, int]
+    flops_per_second: float
+    rate: str
+    notes: list[str]
+
+    @property
+    def passages(self) -> int:
+        """How many there are to rank."""
+        return int(self.counted[PASSAGES].value)
+
+    def hours(self, step: Pass) -> float:
+        """Of one step, at the rate of all devices."""
+        return step.flops / self.flops_per_second / 3600
+
+
+def main(overrides: Sequence[str]) -> int:
+    """Print the plan of one cell.
+
+    Raises:
+        UserError: wrong overrides, or a method that is not planned.
+    """
+    plan_table.show(make_plan(*composed(overrides)))
+    return 0
+
+
+def composed(overrides: Sequence[str]) -> tuple[Settings, PlanConfig]:
+    """The settings of a cell as ``tdabench run`` would have them, and those of the plan.
+
+    Hydra composes only: its application would make a folder for the job.
+    """
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("conf", version_base="1.3"):
+            config = compose("config", list(overrides))
+        if "plan" not in config:
+            raise UserError("nothing is chosen", where="plan", fix="leave the section in place")
+        plan = OmegaConf.to_container(config.plan, resolve=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if "Ambiguous value for argument" in str(error):
+            raise UserError("plan takes one value each, no sweep", where="command line") from error
+        raise explain(error, overrides) from error
+    settings = settings_from(config)
+    progress.set_quiet(settings.quiet)
+    return settings, _checked(typed(PlanConfig, dict(plan or {}), "plan"))  # type: ignore[arg-type]
+
+
+def _checked(config: PlanConfig) -> PlanConfig:
+    for name in ("passages", "tokens_per_passage", "queries", "devices"):
+        value = getattr(config, name)
+        if value is not None and not (value >= 1 and math.isfinite(value)):
+            raise UserError(f"expected at least 1, found {value}", where=f"plan.{name}")
+    rate = config.device_tflops
+    if rate is not None and not (rate > 0 and math.isfinite(rate)):
+        raise UserError(f"expected more than 0, found {rate}", where="plan.device_tflops")
+    return config
+
+
+def make_plan(settings: Settings, config: PlanConfig) -> Plan:
+    """Everything that can be known of a cell's cost before it runs.
+
+    Raises:
+        UserError: as a run would, as far as it shows without a model.
+    """
+    method = _checked_method(settings)
+    choices = Choices.of(settings.method)
+    name, kind = settings.model["name"], settings.model["source"]
+    source_class = SOURCES.get(kind)
+    source = source_class(
+        name, typed(source_class.Config, settings.model, "model", ("name", "source"))
+    )
+    geometry = source.architecture()
+    options = {name: getattr(method, name) for name in _OF_MATRICES if hasattr(method, name)}
+    architecture = architecture_of(geometry, method.layer_blocks, **options)
+    blocks, dim = choices.blocks(architecture), choices.dim(architecture)
+    _refuse_large_blocks(choices, blocks)
+    counted = count(settings, source, architecture, _given(config))
+    weights, gradients = _dtypes(settings)
+    wide = torch.float64 if gradients == torch.float64 else torch.float32
+    n_queries = int(counted[QUERIES].value)
+    held = MemoryPlan.of(method.memory_mib, n_queries, dim, wide)
+    workload = Workload(
+        passages=int(counted[PASSAGES].value),
+        tokens=counted[TOKENS].value,
+        queries=n_queries,
+        together=held.queries,
+        candidates=_candidates(settings, method),
+    )
+    _refuse_groups_without_index(choices, workload, dim, wide)
+    storage = {f.value: make_codec(f, dim).bytes_per_row for f in Storage if f is not Storage.none}
+    sizes = {"weight_bytes": weights.itemsize, "gradient_bytes": gradients.itemsize}
+    speed = _speed(settings, config, geometry, gradients, workload.tokens, choices.batch_tokens)
+    given = all(fact.source.startswith("plan.") for fact in counted.values())
+    corpus = "given numbers" if given else settings.task["name"]
+    return Plan(
+        title=f"{corpus} × {name} × {settings.method['name']}",
+        counted=counted,
+        architecture=architecture,
+        blocks=blocks,
+        passes=passes(architecture, workload, choices, storage.get(choices.storage, 0)),
+        storage=storage,
+        chosen=choices.storage,
+        memory=memory(architecture, workload, choices, block_rows=held.rows, **sizes),
+        flops_per_second=speed.flops_per_second * config.devices,
+        rate=speed.how + (f", {config.devices:,} devices" if config.devices > 1 else ""),
+        notes=list(_notes(settings, kind)),
+    )
+
+
+def _given(config: PlanConfig) -> dict[str, Fact]:
+    values = {
+        PASSAGES: (config.passages, "plan.passages"),
+        TOKENS: (config.tokens_per_passage, "plan.tokens_per_passage"),
+        QUERIES: (config.queries, "plan.queries"),
+    }
+    return {name: Fact(value, key) for name, (value, key) in values.items() if value is not None}
+
+
+def _speed(
+    settings: Settings,
+    config: PlanConfig,
+    geometry: PretrainedConfig,
+    dtype: torch.dtype,
+    tokens: float,
+    batch_tokens: int | None,
+) -> Speed:
+    """As given, or measured here."""
+    if config.device_tflops is not None:
+        rate = config.device_tflops * 1e12
+        return Speed(rate, f"given: {_rate(rate)} sustained (plan.device_tflops)")
+    device = settings.device
+    found = calibrate(
+        geometry, dtype=dtype, device=device, tokens=tokens, batch_tokens=batch_tokens
+    )
+    rate = found.flops_per_second
+    return Speed(rate, f"calibrated here: {_rate(rate)} ({found.how})")
+
+
+def _checked_method(settings: Settings) -> Any:
+    """The method's configuration, checked as far as costs depend on it."""
+    method_class = METHODS.get(settings.method.get("target") or settings.method["name"])
+    if not issubclass(method_class, Gradient):
+        raise UserError(
+            f"plan covers gradient methods only, and {settings.method['name']} is none",
+            where="method",
+            fix="set method=trackstar or another of family gradient in `tdabench list methods`",
+        )
+    config = typed(method_class.Config, settings.method, "method", ("name", "target"))
+    for name in _COUNTS:  # the method's own check asks the model, which is not there
+        value = getattr(config, name, None)
+        if value is not None and value < 1:
+            raise UserError(f"expected at least 1, found {value}", where=f"method.{name}")
+    return config
+
+
+def _candidates(settings: Settings, method: Any) -> int:
+    """Passages a query that are scored twice: at both ends, with a margin, or those of rerank."""
+    highest = max(settings.top_k + MARGIN, method.rerank or 0)
+    return highest + (max(method.opponents + MARGIN, method.rerank or 0) if method.opponents else 0)
+
+
+def _refuse_large_blocks(choices: Choices, blocks: Sequence[int]) -> None:
+    if choices.hessian != "none" and choices.hessian_form == "full" and max(blocks) > MAX_BLOCK:
+        raise UserError(
+            f"a Hessian block of {max(blocks):,} dimensions is larger than {MAX_BLOCK:,}",
+            where="method.projection_dim",
+            fix="set projection_dim to 90 or less, or method.hessian_form=low_rank or diagonal",
+        )
+
+
+def _refuse_groups_without_index(
+    choices: Choices, workload: Workload, dim: int, dtype: torch.dtype
+) -> None:
+    if choices.storage == "none" and workload.groups > 1:
+        needed = -(-2 * workload.queries * dim * (12 + dtype.itemsize) // 2**20)
+        raise UserError(
+            f"storage=none takes a single pass, and {workload.queries:,} queries do not fit",
+            where="method.memory_mib",
+            fix=f"set method.memory_mib={needed}, or method.storage to keep an index",
+        )
+
+
+def _dtypes(settings: Settings) -> tuple[torch.dtype, torch.dtype]:
+    """Of the weights as loaded (models trained here: float32) and of the gradients."""
+    weights = getattr(torch, settings.model.get("dtype") or "float32")
+    return weights, getattr(torch, settings.model.get("gradient_dtype") or "float32")
+
+
+def _rate(flops_per_second: float) -> str:
+    giga = flops_per_second / 1e9
+    return f"{giga / 1000:,.4g} TFLOP/s" if giga >= 1e4 else f"{giga:,.3g} GFLOP/s"
+
+
+def _notes(settings: Settings, kind: str) -> Iterator[str]:
+    yield (
+        "Hours are those of arithmetic at one rate for all steps; a disk that reads 1 GB/s takes "
+        "0.28 h for each TB of the column `read`. A query is taken to be as long as a passage."
+    )
+    if kind == "scratch":
+        yield "Training the model, which a first run does, is not counted."
+    elif settings.method["optimizer_correction"]:
+        if not settings.model.get("optimizer_state"):
+            yield "A run will need model.optimizer_state=FILE."
+        yield (
+            "Second moments are taken to be of rank one (Adafactor); Adam's full ones cost up to "
+            "half of the forward and backward pass on top."
+        )

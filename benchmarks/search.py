@@ -1,0 +1,254 @@
+"""Exact search beside one plain matrix product, and beside faiss, interleaved: what top-k costs.
+
+    OMP_WAIT_POLICY=PASSIVE python benchmarks/search.py --peer-python /tmp/peers/faiss/bin/python
+
+One round runs every contender once, over the same rows in one memory-mapped file whose pages are
+in memory already. The yardstick is the fastest product of all queries with all rows, which keeps
+no list; a table gives the median over rounds of its time over each contender's time *in the same
+round*, so that other work on the machine cancels: 1 is as fast as the product alone. A second
+column does the same with faiss's time. Contenders:
+
+    product                 rows @ queries.T at once
+    product, transposed     queries @ rows.T at once
+    product, blocks         rows @ queries.T, as many rows at a time as tdabench reads
+    scan                    the highest of each query
+    scan, both ends         the highest, and as many opponents: the lowest
+    search_rows             what a method calls: the scan with a margin, then float64 scores
+    faiss                   IndexFlatIP, its rows in its own memory, in its own process
+
+Before the rounds, a scan and a search run while the anonymous memory of the process is watched:
+what they take besides the map. faiss is left out, and named, if there is no ``--peer-python`` that
+can import it. Its environment, made once (tried with faiss-cpu 1.15.1):
+
+    python -m venv /tmp/peers/faiss && /tmp/peers/faiss/bin/pip install faiss-cpu
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from methods import vector_search
+from methods.vector_search import as_tensor, scan, search_rows
+
+PRODUCTS = ("product", "product, transposed", "product, blocks")
+ROWS_MADE_AT_ONCE = 4096
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    if options.threads > 1 and os.environ.get("OMP_WAIT_POLICY") != "PASSIVE":
+        print("note: set OMP_WAIT_POLICY=PASSIVE where cores are shared")
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        stored, queries = _make(Path(folder), options)
+        contenders = _contenders(stored, queries, options.top_k)
+        memory = {name: _memory(contenders[name]) for name in ("scan, both ends", "search_rows")}
+        peer = _start_peer(Path(folder), options)
+        if peer is not None:
+            contenders[peer.name] = peer.seconds
+        seconds = _interleave(contenders, options.rounds)
+        agreement = None
+        if peer is not None:
+            peer.stop()
+            agreement = _agreement(stored, queries, np.load(Path(folder, "found.npy")))
+    _report(options, seconds, memory, agreement)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--dim", type=int, default=4096)
+    parser.add_argument("--queries", type=int, default=256)
+    parser.add_argument("--top-k", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", help="where the rows are written; the system's if not given")
+    parser.add_argument("--peer-python", help="interpreter with faiss")
+    return parser.parse_args()
+
+
+def _make(folder: Path, options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Random rows float32 ``[rows, dim]``, mapped, and queries ``[queries, dim]``, in files."""
+    draw, path = np.random.default_rng(0), folder / "rows.npy"
+    queries = draw.standard_normal((options.queries, options.dim), dtype=np.float32)
+    np.save(folder / "queries.npy", queries)
+    stored = np.lib.format.open_memmap(
+        path, mode="w+", dtype=np.float32, shape=(options.rows, options.dim)
+    )
+    for start in range(0, options.rows, ROWS_MADE_AT_ONCE):
+        part = stored[start : start + ROWS_MADE_AT_ONCE]
+        draw.standard_normal(out=part, dtype=np.float32)
+    stored.flush()
+    return np.load(path, mmap_mode="r"), queries
+
+
+# ------------------------------------------------------------------ contenders
+
+
+def _contenders(
+    stored: np.ndarray, queries: np.ndarray, top_k: int
+) -> dict[str, Callable[[], float]]:
+    rows, asked = as_tensor(stored), torch.from_numpy(queries)
+
+    def blocks() -> Iterator[tuple[int, torch.Tensor]]:
+        return vector_search._blocks(stored)
+
+    def product_in_blocks() -> None:
+        for _, block in blocks():
+            block @ asked.T
+
+    runs: dict[str, Callable[[], object]] = {
+        "product": lambda: rows @ asked.T,
+        "product, transposed": lambda: asked @ rows.T,
+        "product, blocks": product_in_blocks,
+        "scan": lambda: _lists(*scan(asked, blocks(), top_k, 0)),
+        "scan, both ends": lambda: _lists(*scan(asked, blocks(), top_k, top_k)),
+        "search_rows": lambda: list(search_rows(queries, stored, top_k)),
+    }
+    return {name: _timed(run) for name, run in runs.items()}
+
+
+def _lists(highest: vector_search.TopK, lowest: vector_search.TopK) -> tuple[np.ndarray, ...]:
+    """Read what was found: a list is sorted when it is asked for."""
+    return highest.rows, lowest.rows
+
+
+def _timed(run: Callable[[], object]) -> Callable[[], float]:
+    def seconds() -> float:
+        began = time.perf_counter()
+        run()
+        return time.perf_counter() - began
+
+    return seconds
+
+
+class Peer:
+    """A worker process that searches with faiss when asked."""
+
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+        script = str(Path(__file__).with_name("search_peer.py"))
+        sizes = [str(options.top_k), str(options.threads)]
+        self._process = subprocess.Popen(
+            [options.peer_python, script, str(folder), *sizes],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.name = self._answer().strip()
+
+    def _answer(self) -> str:
+        line: str = self._process.stdout.readline()  # type: ignore[union-attr]
+        if not line:
+            raise RuntimeError("its process ended")
+        return line
+
+    def seconds(self) -> float:
+        """One search; the worker keeps its own time, so that starting costs nothing."""
+        self._process.stdin.write("run\n")  # type: ignore[union-attr]
+        self._process.stdin.flush()  # type: ignore[union-attr]
+        return float(self._answer())
+
+    def stop(self) -> None:
+        self._process.stdin.close()  # type: ignore[union-attr]
+        self._process.wait(timeout=60)
+
+
+def _start_peer(folder: Path, options: argparse.Namespace) -> Peer | None:
+    if not options.peer_python:
+        print("left out faiss: no --peer-python", file=sys.stderr)
+        return None
+    try:
+        return Peer(folder, options)
+    except (RuntimeError, OSError) as error:
+        print(f"left out faiss: {error}", file=sys.stderr)
+        return None
+
+
+# ------------------------------------------------------------------ measuring
+
+
+def _anonymous() -> int:
+    """Bytes of this process in memory that belong to no file."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(re.findall(r"RssAnon:\s+(\d+) kB", status)[0]) << 10
+
+
+def _memory(run: Callable[[], object]) -> int:
+    """Bytes by which a run's greatest anonymous memory, seen every 2 ms, exceeds what was there."""
+    before = most = _anonymous()
+    ended = threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not ended.wait(0.002):
+            most = max(most, _anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    run()
+    ended.set()
+    watcher.join()
+    return most - before
+
+
+def _interleave(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, run in contenders.items():
+            taken = run()
+            if number:  # the first round warms up
+                seconds[name].append(taken)
+        print(f"round {number} of {rounds}", file=sys.stderr, flush=True)
+    return seconds
+
+
+def _agreement(stored: np.ndarray, queries: np.ndarray, found: np.ndarray) -> float:
+    """Share of the peer's rows ``[queries, k]`` that are also in our lists."""
+    ours = search_rows(queries, stored, found.shape[1])
+    return float(np.mean([np.isin(b, a).mean() for (a, _), b in zip(ours, found, strict=True)]))
+
+
+def _report(
+    options: argparse.Namespace,
+    seconds: dict[str, list[float]],
+    memory: dict[str, int],
+    agreement: float | None,
+) -> None:
+    yardstick = min(PRODUCTS, key=lambda name: statistics.median(seconds[name]))
+    print(
+        f"\nthe {options.top_k} best of {options.rows} × {options.dim} float32 rows for each of "
+        f"{options.queries} queries; {options.threads} thread(s), torch {torch.__version__}; "
+        f"yardstick: {yardstick}; median of {options.rounds} interleaved rounds (least–greatest)\n"
+    )
+    measures = [yardstick, *(name for name in seconds if name.startswith("faiss"))]
+    print(f"| contender | seconds | {' | '.join(f'speed / {name}' for name in measures)} |")
+    print("| --- " * (2 + len(measures)) + "|")
+    for name, taken in seconds.items():
+        cells = [name, f"{statistics.median(taken):.2f}"]
+        for measure in measures:
+            ratios = [a / b for a, b in zip(seconds[measure], taken, strict=True)]
+            cells.append(f"{statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})")
+        print(f"| {' | '.join(cells)} |")
+    print()
+    for name, taken_bytes in memory.items():
+        print(f"anonymous memory of {name}, besides the map: {taken_bytes / 2**20:.0f} MiB")
+    if agreement is not None:
+        print(f"rows of faiss that search_rows found too: {agreement:.3%}")
+    print(f"\nagain: python {shlex.join(sys.argv)}")
+
+
+if __name__ == "__main__":
+    main()

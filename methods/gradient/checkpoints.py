@@ -1,0 +1,75 @@
+"""Features of several checkpoints of one model side by side, for methods that sum over training.
+
+Σ_c w_c ⟨g_c(z_m), g_c(z_q)⟩ is one inner product of the features of all checkpoints laid side by
+side, each times √w_c. So an index, a Hessian and a search see one long row of features. Source:
+TracInCP, 2002.08484, section 3.3; TRAK, 2303.14186, section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.models.language_model import Tokens
+from methods.gradient.encoder import GradientEncoder
+
+
+@dataclass(frozen=True)
+class FeatureLayout:
+    """What the dimensions of a row are.
+
+    Attributes:
+        blocks: sizes of the blocks of all checkpoints, in order.
+        parts: dimensions of each checkpoint.
+        weights: of each checkpoint in a score.
+        weighted: whether one more dimension holds the passage's own weight.
+    """
+
+    blocks: list[int]
+    parts: list[int]
+    weights: list[float]
+    weighted: bool
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of a row."""
+        return sum(self.blocks) + self.weighted
+
+
+class CheckpointEncoder:
+    """Encodes with one encoder a checkpoint.
+
+    Args:
+        encoders: of each checkpoint, all with the same settings.
+        weights: of each checkpoint in a score.
+        weighted: whether each encoder appends a text's weight; the row gets their mean.
+
+    Attributes:
+        layout: of a row.
+        dim, dtype, device, fitting_tokens: as in ``GradientEncoder``.
+    """
+
+    def __init__(
+        self, encoders: Sequence[GradientEncoder], weights: Sequence[float], weighted: bool
+    ) -> None:
+        self._encoders = encoders
+        self.layout = FeatureLayout(
+            blocks=[size for encoder in encoders for size in encoder.block_sizes],
+            parts=[sum(encoder.block_sizes) for encoder in encoders],
+            weights=list(weights),
+            weighted=weighted,
+        )
+        self.dim = self.layout.dim
+        self.device, self.dtype = encoders[0].device, encoders[0].dtype
+        self.fitting_tokens: int | None = None
+
+    def encode(self, batch: Sequence[Tokens]) -> Tensor:
+        """Features of a batch: ``[batch, dim]``. Raises what ``GradientEncoder.encode`` raises."""
+        encoded = [encoder.encode(batch) for encoder in self._encoders]
+        if not self.layout.weighted:
+            return torch.cat(encoded, dim=1)
+        weight = torch.stack([features[:, -1] for features in encoded]).mean(0)
+        return torch.cat([*(features[:, :-1] for features in encoded), weight[:, None]], dim=1)

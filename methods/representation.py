@@ -1,0 +1,295 @@
+"""Similarity of what the model under study makes of two texts: hidden states, output embeddings.
+
+``repsim`` compares hidden states h of one layer, pooled over the tokens of a text,
+
+    cos(pool h(passage), pool h(query))
+
+which are the cosine and dot metrics of Hanawa et al. 2021 (2006.04528) on hidden states. They
+compare the one vector that a classifier reads; a causal language model has one a token, so pooling
+is a setting. ``output_embedding`` needs no forward pass: the mean of the output head's rows of a
+passage's tokens against that of the target's tokens. It is a plain baseline for how much of a
+ranking comes from words near the answer alone.
+
+Vectors are stored as float32, unit length if ``normalize`` is set. States are computed in
+``model.gradient_dtype``: in float64, rankings do not depend on batches; in float32, a vector moves
+by about 1e-7 with the texts that it is batched with, and only equal texts within a chunk are sure
+to tie.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError
+from bench.models.language_model import LanguageModel, Tokens, pad
+from bench.storage import content_key
+from bench.tasks.base import Query
+from methods.base import Context, IndexSize, Method, Ranking
+from methods.embedding_index import EmbeddingIndex, open_or_embed
+from methods.query_text import QueryPart
+from methods.vector_search import search_rows
+
+# Raised whenever a change of code moves a vector; part of every index key.
+VECTORS_VERSION = 1
+
+
+class Pooling(Enum):
+    """How the states of a text's tokens become one vector."""
+
+    mean = "mean"
+    last = "last"  # the last token's: the only one that has seen the whole text
+
+
+@dataclass
+class RepresentationConfig:
+    """See ``conf/method/repsim.yaml``."""
+
+    layer: int
+    pooling: Pooling
+    normalize: bool
+    query: QueryPart
+    batch_size: int
+
+
+@dataclass
+class OutputEmbeddingConfig:
+    """See ``conf/method/output_embedding.yaml``."""
+
+    normalize: bool
+
+
+class _ModelVectors(Method):
+    """One vector a text, made by the model under study; passages' vectors are kept on disk."""
+
+    config: Any
+    kind: ClassVar[str]  # folder of the indexes
+
+    def __init__(self, config: Any, context: Context) -> None:
+        super().__init__(config, context)
+        self._index: EmbeddingIndex | None = None
+
+    @property
+    @abstractmethod
+    def _dim(self) -> int:
+        """Length of a vector."""
+
+    @abstractmethod
+    def _vectors(self, tokens: Sequence[Tokens]) -> np.ndarray:
+        """Raw vectors of texts that have tokens: float64 ``[texts, dim]``."""
+
+    @abstractmethod
+    def _settings(self) -> dict[str, Any]:
+        """The settings that move a raw vector."""
+
+    @abstractmethod
+    def _asked(self, tokens: Tokens) -> list[int]:
+        """The ids that stand for a query, of its prompt's and target's."""
+
+    def index(self) -> IndexSize:
+        """Embed the passages, or open what was embedded before: float32 ``[passages, dim]``."""
+        context, model = self.context, self.context.model
+        key = content_key(
+            {
+                "version": VECTORS_VERSION,
+                "corpus": context.task.corpus_sha256,
+                "model": model.sha256,
+                "append_eos": model.append_eos,
+                "context_length": model.context_length,
+                "loaded_dtype": str(next(model.module.parameters()).dtype),
+                "normalize": self.config.normalize,
+                **self._settings(),
+            }
+        )
+        folder = context.cache_dir / "index" / self.kind / key
+        self._index = open_or_embed(folder, context.task.passages, self._dim, self._embed_passages)
+        context.counts.update(self._index.counts)
+        context.facts["encoding_seconds"] = self._index.seconds
+        return IndexSize(bytes=self._index.vectors.nbytes, shards=1)
+
+    def _embed_passages(self, texts: list[str]) -> tuple[np.ndarray, Mapping[str, int]]:
+        tokens = [self.context.model.passage_tokens(text) for text in texts]
+        return self._embed(tokens), {
+            "passages_truncated": sum(t.truncated for t in tokens),
+            "passages_without_tokens": sum(not t.ids for t in tokens),
+        }
+
+    def _embed(self, tokens: Sequence[Tokens]) -> np.ndarray:
+        """Finished vectors, float32 ``[texts, dim]``; zero for a text without tokens.
+
+        Equal texts are embedded once, so that they tie whatever they would be batched with.
+        """
+        number: dict[tuple[int, ...], int] = {}
+        places = [number.setdefault(tuple(t.ids), len(number)) for t in tokens]
+        vectors = np.zeros((len(number), self._dim))
+        filled = [place for ids, place in number.items() if ids]
+        if filled:
+            distinct = [Tokens(list(ids), loss_from=1) for ids in number if ids]
+            vectors[filled] = self._vectors(distinct)
+        if self.config.normalize:
+            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+            np.divide(vectors, norms, out=vectors, where=norms > 0)
+        return vectors[places].astype(np.float32)
+
+    def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
+        """Embed the queries, and scan the stored vectors block by block.
+
+        Raises:
+            UserError: a query has no token, or does not fit the model's context.
+        """
+        if self._index is None:
+            raise ValueError("call index() before search()")
+        model = self.context.model
+        tokens = [model.query_tokens(q.query_id, q.prompt, q.target) for q in queries]
+        asked = self._embed([Tokens(self._asked(t), loss_from=1) for t in tokens])
+        found = search_rows(asked, self._index.vectors, top_k)
+        for query, (rows, scores) in zip(queries, found, strict=True):
+            yield Ranking(query.query_id, rows, scores)
+
+
+class RepresentationSimilarity(_ModelVectors):
+    """Similarity of pooled hidden states (Hanawa et al. 2021, 2006.04528)."""
+
+    Config = RepresentationConfig
+    config: RepresentationConfig
+    kind = "repsim"
+
+    def check(self) -> None:
+        """Refuse a batch without texts, and a layer that the model does not have."""
+        if self.config.batch_size < 1:
+            raise UserError(
+                f"expected at least 1, found {self.config.batch_size}", where="method.batch_size"
+            )
+        _ = self._layer
+
+    @cached_property
+    def _states(self) -> Callable[[Tensor], tuple[Tensor, ...]]:
+        """Token ids ``[batch, tokens]`` to the states of every layer ``[batch, tokens, dim]``."""
+        return hidden_states(self.context.model)
+
+    @cached_property
+    def _layer(self) -> tuple[int, int]:
+        """The layer counted from 0, the embeddings' output, and the width of its states."""
+        # One token says both, also for families whose layers differ in width.
+        probe = self._states(torch.zeros(1, 1, dtype=torch.int64, device=self.context.model.device))
+        layer, n_states = self.config.layer, len(probe)
+        if not -n_states <= layer < n_states:
+            raise UserError(
+                f"the model has {n_states - 1} layers, found {layer}",
+                where="method.layer",
+                fix=f"set it to 0 (embeddings) to {n_states - 1}, or {-n_states} to -1 (last)",
+            )
+        return layer % n_states, probe[layer].shape[-1]
+
+    @property
+    def _dim(self) -> int:
+        return self._layer[1]
+
+    def _settings(self) -> dict[str, Any]:
+        # Not the layer as it was written: -1 and the last layer's number are one index.
+        return {
+            "layer": self._layer[0],
+            "pooling": self.config.pooling.value,
+            "dtype": str(self.context.model.gradient_dtype),
+        }
+
+    def _asked(self, tokens: Tokens) -> list[int]:
+        whole = self.config.query is QueryPart.prompt_and_target
+        return tokens.ids if whole else tokens.ids[: tokens.loss_from]
+
+    def _vectors(self, tokens: Sequence[Tokens]) -> np.ndarray:
+        device, size = self.context.model.device, self.config.batch_size
+        vectors = np.empty((len(tokens), self._dim))
+        # The longest first: if memory is short, it shows at once. Equal lengths keep their order.
+        waiting = sorted(range(len(tokens)), key=lambda row: -len(tokens[row].ids))
+        for start in range(0, len(waiting), size):
+            rows = waiting[start : start + size]
+            ids, _ = pad([tokens[row] for row in rows], device)
+            states = self._states(ids)[self._layer[0]]
+            # Text by text: a sum over padded rows would be one over other numbers of terms.
+            pooled = [
+                self._pool(state[: len(tokens[row].ids)])
+                for row, state in zip(rows, states, strict=True)
+            ]
+            vectors[rows] = torch.stack(pooled).cpu().numpy()
+        return vectors
+
+    def _pool(self, states: Tensor) -> Tensor:
+        """States ``[tokens, dim]`` of one text to float64 ``[dim]``."""
+        return states[-1].double() if self.config.pooling is Pooling.last else _mean(states)
+
+
+class OutputEmbedding(_ModelVectors):
+    """Mean output embedding of a passage's tokens against that of the target's tokens."""
+
+    Config = OutputEmbeddingConfig
+    config: OutputEmbeddingConfig
+    kind = "output_embedding"
+
+    def check(self) -> None:
+        """Refuse a model without output embeddings."""
+        _ = self._head
+
+    @cached_property
+    def _head(self) -> Tensor:
+        """A row of output weights a token: ``[vocabulary, dim]``, as loaded."""
+        model = self.context.model
+        head = model.module.get_output_embeddings()  # type: ignore[operator]
+        if head is None:
+            raise UserError(
+                "the model has no output embeddings",
+                where=f"model {model.name}",
+                fix="choose another method, or a model with an output head",
+            )
+        weight: Tensor = head.weight.detach()
+        return weight
+
+    @property
+    def _dim(self) -> int:
+        return self._head.shape[1]
+
+    def _settings(self) -> dict[str, Any]:
+        return {}
+
+    def _asked(self, tokens: Tokens) -> list[int]:
+        return tokens.ids[tokens.loss_from :]
+
+    def _vectors(self, tokens: Sequence[Tokens]) -> np.ndarray:
+        means = [_mean(self._head[torch.tensor(t.ids, device=self._head.device)]) for t in tokens]
+        return torch.stack(means).cpu().numpy()
+
+
+def _mean(vectors: Tensor) -> Tensor:
+    """Mean over the first dimension, summed in float64."""
+    return vectors.double().mean(0)
+
+
+def hidden_states(model: LanguageModel) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """A function from token ids ``[batch, tokens]`` to the hidden states of every layer.
+
+    It returns ``layers + 1`` tensors ``[batch, tokens, dim]`` in ``model.gradient_dtype``: the
+    embeddings' output, then each layer's, as transformers gives them (the last one usually after
+    the final norm). The output head is left out, since nothing asks for its logits.
+    """
+    module = model.module
+    body: nn.Module = getattr(module, "base_model", module)  # type: ignore[assignment]
+    if next(body.parameters()).dtype != model.gradient_dtype:
+        body = copy.deepcopy(body).to(model.gradient_dtype)  # others still use the original
+
+    @torch.no_grad()
+    def states(ids: Tensor) -> tuple[Tensor, ...]:
+        found: tuple[Tensor, ...] = body(
+            input_ids=ids, use_cache=False, output_hidden_states=True
+        ).hidden_states
+        return found
+
+    return states

@@ -1,0 +1,195 @@
+"""Exact match: which passages hold the longest piece of a query word for word?
+
+In the spirit of infini-gram (Liu et al. 2024, 2401.17377) and OLMoTrace (Liu et al. 2025,
+2504.07096), which find verbatim n-grams of any length in a training corpus. A passage's score is
+
+    longest + 0.5 · shared / (1 + shared)
+
+``longest`` is the length in words of the longest n-gram that it has in common with the query, and
+``shared`` how many different n-grams of the query it holds, of all lengths. The second term grows
+with ``shared`` and stays below 0.5, clear of the next whole number: it orders passages of equal
+``longest`` and no others.
+
+They index the corpus with a suffix array, to answer any query in milliseconds; here the queries are
+known, so their n-grams are the index (a trie) and the corpus streams past it once. They count, or
+show, what matches; here it is a ranking.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench import progress
+from bench.errors import UserError
+from bench.tasks.base import Query
+from methods.base import Context, IndexSize, Method, Ranking
+from methods.query_text import QueryPart, query_text
+from methods.topk import TopK
+from methods.words import TOKENIZERS, Tokenizer
+
+_SCORES_AT_ONCE = 1 << 20  # queries × passages scored together: 8 MiB of scores
+_PASSAGES_AT_ONCE = 4096  # however few the queries are
+
+
+@dataclass
+class VerbatimConfig:
+    """See ``conf/method/verbatim.yaml``."""
+
+    tokenizer: Tokenizer
+    query: QueryPart
+    require_answer: bool
+    max_n: int
+
+
+class Verbatim(Method):
+    """Longest verbatim match. As in bm25, passages that share no word with the query have 0."""
+
+    Config = VerbatimConfig
+    config: VerbatimConfig
+
+    def __init__(self, config: VerbatimConfig, context: Context) -> None:
+        super().__init__(config, context)
+        self._tokenize = TOKENIZERS[config.tokenizer]
+
+    def check(self) -> None:
+        """Refuse n-grams without a word."""
+        if self.config.max_n < 1:
+            raise UserError(f"expected at least 1, found {self.config.max_n}", where="method.max_n")
+
+    def index(self) -> IndexSize:
+        """Nothing to read: the corpus is read while searching."""
+        return IndexSize()
+
+    def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
+        """One pass over the passages for all queries; what is held does not grow with the corpus.
+
+        Counts ``answers_without_words``: queries of which ``require_answer`` can ask nothing.
+        """
+        grams = self._grams(queries)
+        passages = self.context.task.passages
+        best = TopK(len(queries), top_k)
+        width = min(_PASSAGES_AT_ONCE, max(1, _SCORES_AT_ONCE // max(1, len(queries))))
+        starts = range(0, len(passages), width)
+        for start in progress.track(starts, "search verbatim", unit=f"times {width} passages"):
+            texts = [self._tokenize(p.text) for p in passages.slice(start, start + width)]
+            best.push(grams.scores(texts), np.arange(start, start + len(texts)))
+        for query, rows, scores in zip(queries, best.rows, best.scores, strict=True):
+            yield Ranking(query.query_id, rows, scores)
+
+    def _grams(self, queries: Sequence[Query]) -> _QueryGrams:
+        config = self.config
+        texts = [self._tokenize(query_text(query, config.query)) for query in queries]
+        answers = None
+        if config.require_answer:
+            answers = [self._tokenize(query.target) for query in queries]
+            self.context.counts["answers_without_words"] += sum(not words for words in answers)
+        return _QueryGrams(texts, answers, config.max_n)
+
+
+class _QueryGrams:
+    """Every n-gram of the queries in one trie: a node is an n-gram, its children add a word.
+
+    Args:
+        texts: words of each query.
+        answers: words of each query that a passage must hold in a row to have a score; an answer
+            without words is in every passage. None requires nothing.
+        max_n: words of the longest n-gram that counts.
+    """
+
+    def __init__(
+        self, texts: Sequence[list[str]], answers: Sequence[list[str]] | None, max_n: int
+    ) -> None:
+        self._n_queries = len(texts)
+        self._children: dict[tuple[int, str], int] = {}
+        self._lengths = [0]  # words of each node's n-gram
+        holds = _Pairs()  # (n-gram, query that holds it)
+        for query, words in enumerate(texts):
+            starts = range(len(words))
+            holds.add({n for i in starts for n in self._path(words[i : i + max_n])}, query)
+        ends = _Pairs()  # (n-gram, query whose answer it is)
+        self._free = np.ones(self._n_queries, dtype=bool)  # queries that require no answer
+        for query, words in enumerate(answers or ()):
+            if words:
+                ends.add(self._path(words)[-1:], query)
+                self._free[query] = False
+        self._holding = holds.grouped(len(self._lengths))
+        self._ending = ends.grouped(len(self._lengths))
+
+    def _path(self, words: Sequence[str]) -> list[int]:
+        """The nodes of all beginnings of ``words``, shortest first; made where missing."""
+        node, path = 0, []
+        for word in words:
+            child = self._children.setdefault((node, word), len(self._lengths))
+            if child == len(self._lengths):
+                self._lengths.append(self._lengths[node] + 1)
+            node = child
+            path.append(node)
+        return path
+
+    def scores(self, texts: Sequence[list[str]]) -> np.ndarray:
+        """Scores of passages, given as words: float64 ``[queries, passages]``."""
+        shape = (self._n_queries, len(texts))
+        longest, shared = np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=np.int32)
+        allowed = np.repeat(self._free[:, np.newaxis], len(texts), axis=1)
+        # By n-gram, not by passage: the common ones, which all queries hold, are one step each.
+        for node, columns in self._matches(texts).items():
+            if len(queries := self._holding.of(node)):
+                cells = np.ix_(queries, np.array(columns))
+                longest[cells] = np.maximum(longest[cells], self._lengths[node])
+                shared[cells] += 1
+            if len(queries := self._ending.of(node)):
+                allowed[np.ix_(queries, np.array(columns))] = True
+        return np.where(allowed, longest + 0.5 * shared / (1 + shared), 0.0)
+
+    def _matches(self, texts: Sequence[list[str]]) -> dict[int, list[int]]:
+        """Each n-gram that is in a passage, with the passages that hold it, each once."""
+        found: dict[int, list[int]] = defaultdict(list)
+        for column, words in enumerate(texts):
+            for node in self._grams_in(words):
+                found[node].append(column)
+        return found
+
+    def _grams_in(self, words: list[str]) -> set[int]:
+        children, found = self._children, set()
+        for start in range(len(words)):
+            node = 0
+            for place in range(start, len(words)):
+                child = children.get((node, words[place]))
+                if child is None:  # every beginning of an n-gram of the queries is one too
+                    break
+                found.add(child)
+                node = child
+        return found
+
+
+class _Pairs:
+    """(Node, query) pairs as they come, 8 bytes each."""
+
+    def __init__(self) -> None:
+        self._nodes, self._queries = array("i"), array("i")
+
+    def add(self, nodes: set[int] | list[int], query: int) -> None:
+        self._nodes.extend(nodes)
+        self._queries.extend([query] * len(nodes))
+
+    def grouped(self, n_nodes: int) -> _Groups:
+        nodes = np.array(self._nodes, dtype=np.int64)
+        ends = np.cumsum(np.bincount(nodes, minlength=n_nodes))
+        queries = np.array(self._queries, dtype=np.int64)
+        return _Groups(queries[np.argsort(nodes, kind="stable")], np.concatenate([[0], ends]))
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """The queries of each node, side by side."""
+
+    queries: np.ndarray
+    bounds: np.ndarray
+
+    def of(self, node: int) -> np.ndarray:
+        return self.queries[self.bounds[node] : self.bounds[node + 1]]
