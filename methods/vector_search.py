@@ -89,7 +89,7 @@ def scan(
     for first_row, block in blocks:
         # The long side first: this product is a quarter faster than its transpose, and TopK reads
         # either way round.
-        scores = (block @ queries.T).numpy().T
+        scores = (block @ queries.T).cpu().numpy().T
         rows = np.arange(first_row, first_row + len(block))
         highest.push(scores, rows)
         if n_lowest:
