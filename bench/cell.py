@@ -16,7 +16,8 @@ from bench import progress
 from bench.config import Settings, typed
 from bench.environment import environment
 from bench.errors import UserError
-from bench.evaluation import evaluate
+from bench.evaluation import Evaluation, evaluate
+from bench.judging import checked_identity, metric_parts
 from bench.loggers import check_logger, log_cell
 from bench.models import SOURCES
 from bench.models.base import ModelSource
@@ -111,6 +112,7 @@ class _Run:
     def _folder(self) -> Path:
         settings = self.settings
         parts = {name: settings.resolved[name] for name in ("method", "metric", "top_k", "seed")}
+        parts["metric"] = metric_parts(parts["metric"])
         identity = [
             CELL_VERSION,
             self.task.name,
@@ -118,6 +120,7 @@ class _Run:
             self.task.sha256,
             self.source.identity(self.task),
             parts,
+            *checked_identity(settings.metric, self.task, settings.device),
         ]
         names = (self.task.name, settings.model["name"], settings.method["name"])
         return settings.results_dir.joinpath(*map(path_part, names), content_key(identity))
@@ -134,11 +137,10 @@ class _Run:
             rankings = list(method.search(task.queries, settings.top_k))
         check_rankings(rankings, task.queries, len(task.passages), settings.top_k)
         evaluation = evaluate(settings.metric, context, rankings, settings.seed)
-        result = self._result(size, evaluation.metrics, evaluation.slices, evaluation.n_scored)
-        per_query = evaluation.per_query
-        return write_cell(folder, settings.resolved, result, task, rankings, per_query)
+        result = self._result(size, evaluation)
+        return write_cell(folder, settings.resolved, result, task, rankings, evaluation)
 
-    def _result(self, size: IndexSize, metrics: Any, slices: Any, n_scored: int) -> Result:
+    def _result(self, size: IndexSize, evaluation: Evaluation) -> Result:
         settings, context, task = self.settings, self.context, self.task
         model = context.__dict__.get("model")  # only if somebody needed it
         return Result(
@@ -147,9 +149,10 @@ class _Run:
                 "version": task.version,
                 "sha256": task.sha256,
                 "n_queries": len(task.queries),
-                "n_scored": n_scored,
+                "n_scored": evaluation.n_scored,
                 "n_passages": len(task.passages),
                 "counts": task.counts,
+                **judge_record(evaluation),
             },
             model={
                 "name": settings.model["name"],
@@ -164,8 +167,8 @@ class _Run:
                 "facts": context.facts,
                 "counts": dict(context.counts),
             },
-            metrics=metrics,
-            slices=slices,
+            metrics=evaluation.metrics,
+            slices=evaluation.slices,
             phases=[asdict(phase) for phase in context.phases.records],
             index={
                 "bytes": size.bytes,
@@ -179,6 +182,11 @@ class _Run:
             command=shlex.join(["tdabench", "run", *self.overrides]),
             schema_version=SCHEMA_VERSION,
         )
+
+
+def judge_record(evaluation: Evaluation) -> dict[str, Any]:
+    """``judge`` of a result's task: who judged, where it was not the annotation."""
+    return {"judge": evaluation.judgement.record} if evaluation.judgement else {}
 
 
 def check_rankings(

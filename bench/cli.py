@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from bench import __version__
+from bench.annotate.command import add_arguments as add_annotate_arguments
 from bench.errors import UserError, did_you_mean
 from bench.escape import clean
 
@@ -22,7 +23,8 @@ COMMANDS = {
     "plan": "what a run with a gradient method will cost: passes, FLOPs, bytes, hours",
     "import": "make rows of rankings made elsewhere: release format, TREC run file, bergson",
     "report": "write the leaderboard as text, Markdown, CSV, LaTeX and HTML",
-    "list": "list methods, metrics, tasks, models and experiments",
+    "list": "list methods, metrics, judges, tasks, models and experiments",
+    "annotate": "let people judge a blinded sample of the rankings, and compare",
     "verify": "recompute every metric from the stored rankings",
 }
 
@@ -84,6 +86,10 @@ def _dispatch(arguments: list[str]) -> int:
         from bench.importing import command
 
         return command.main(options.words)
+    if options.command == "annotate":
+        from bench.annotate import command as annotate
+
+        return annotate.main(options)
     return _report(options) if options.command == "report" else _verify(options)
 
 
@@ -135,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="RESULTS",
             help="folder of finished cells (default: %(default)s)",
         )
+    add_annotate_arguments(parts["annotate"])
     parts["plan"].add_argument(
         "overrides",
         nargs="*",
@@ -162,6 +169,6 @@ def _parser() -> argparse.ArgumentParser:
         "group",
         nargs="?",
         metavar="GROUP",
-        help="methods, metrics, tasks, models or experiments (default: all)",
+        help="methods, metrics, judges, tasks, models or experiments (default: all)",
     )
     return parser

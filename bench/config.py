@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
@@ -18,6 +18,7 @@ from omegaconf.errors import (
 
 from bench.errors import UserError, did_you_mean
 from metrics.attribution import NoGold
+from metrics.judges import JUDGES
 from metrics.tail_patch import TailPatchConfig
 
 _GROUPS = ("task", "model", "method", "metric", "logger")
@@ -25,12 +26,18 @@ _GROUPS = ("task", "model", "method", "metric", "logger")
 
 @dataclass
 class MetricConfig:
-    """What is measured; defaults and reasons in ``conf/metric``."""
+    """What is measured; defaults and reasons in ``conf/metric``.
+
+    Attributes:
+        judge: ``name`` and settings of a judge, None for the task's annotation. It has a default
+            here, so that files of older versions still fit.
+    """
 
     attribution: list[str]
     no_gold: NoGold
     bootstrap_samples: int
     tail_patch: TailPatchConfig
+    judge: Optional[dict[str, Any]] = None  # noqa: UP045 - omegaconf reads it at run time
 
 
 @dataclass
@@ -96,6 +103,7 @@ def settings_from(config: DictConfig) -> Settings:
     for group in _GROUPS:
         if not isinstance(plain.get(group), dict):
             raise UserError("nothing is chosen", where=group, fix=f"set {group}=NAME")
+    plain["metric"] = _with_judge(plain["metric"])
     common = typed(_Common, plain, "", drop=_GROUPS)
     metric = typed(MetricConfig, plain["metric"], "metric")
     patch = metric.tail_patch
@@ -118,6 +126,27 @@ def settings_from(config: DictConfig) -> Settings:
         device=_device(common.device),
         quiet=common.quiet,
     )
+
+
+def _with_judge(metric: dict[str, Any]) -> dict[str, Any]:
+    """The metrics' settings with the judge's own spelled out, whether it was named or configured.
+
+    Without a judge the key is left out, not null: a cell's key is a hash of these settings, and
+    cells that were made before there were judges keep theirs.
+    """
+    given = metric.get("judge")
+    rest = {key: value for key, value in metric.items() if key != "judge"}
+    if given is None:
+        return rest
+    judge = {"name": given} if isinstance(given, str) else given
+    if not isinstance(judge, dict) or not isinstance(judge.get("name"), str):
+        raise UserError(
+            f"expected a judge's name, or settings with a name, found {given!r:.60}",
+            where="metric.judge",
+            fix=f"known: null, {', '.join(JUDGES)}",
+        )
+    settings = typed(JUDGES.get(judge["name"]).Config, judge, "metric.judge", ("name",))
+    return {**rest, "judge": {"name": judge["name"], **asdict(settings)}}
 
 
 def typed(schema: type, values: Mapping[str, Any], group: str, drop: tuple[str, ...] = ()) -> Any:

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from bench.config import MetricConfig
+from bench.judging import Judgement, judge_rankings, judged_metrics, score_judged
 from bench.result import Estimate
 from bench.support import Support
 from bench.tasks.base import Query, Task
 from methods.base import Context, Ranking
-from metrics.attribution import Judged, parse_metric, score_rankings
+from metrics.attribution import Judged, Metric, parse_metric, score_rankings
 from metrics.bootstrap import estimate
 from metrics.length import DEPTH, LENGTH_RATIO, length_ratio
 from metrics.tail_patch import TailPatch
@@ -33,12 +34,14 @@ class Evaluation:
         metrics: means over queries.
         slices: the same by group; ``top10_support`` holds the share of each kind of proponent.
         n_scored: queries that the attribution metrics are a mean of.
+        judgement: what a judge said, where ``metric.judge`` asks for one instead of the annotation.
     """
 
     per_query: pd.DataFrame
     metrics: dict[str, Estimate]
     slices: dict[str, dict[str, dict[str, Estimate]]]
     n_scored: int
+    judgement: Judgement | None = None
 
 
 def evaluate(
@@ -46,13 +49,17 @@ def evaluate(
 ) -> Evaluation:
     """Score the rankings, patch the model with them, and put error bars on both."""
     task = context.task
+    judgement = None
+    if config.judge is not None:
+        with context.phases.measure("judge"):
+            judgement = judge_rankings(config, task, rankings, context.cache_dir, context.device)
     with context.phases.measure("attribution"):
-        metrics = [parse_metric(name) for name in config.attribution] if task.annotated else []
-        judged = (
-            Judged(query.query_id, task.correct(query, ranking.rows.tolist()), len(query.gold_rows))
-            for query, ranking in zip(task.queries, rankings, strict=True)
-        )
-        frame = score_rankings(judged, metrics, config.no_gold)
+        if judgement is not None:
+            metrics = judged_metrics(config)
+            frame = score_judged(config, task, rankings, judgement)
+        else:
+            metrics = [parse_metric(name) for name in config.attribution] if task.annotated else []
+            frame = _score_annotated(config, task, rankings, metrics)
         frame[LENGTH_RATIO] = _length_ratios(task, rankings)
         support = _support_shares(task, rankings)
     if config.tail_patch.enabled:
@@ -75,7 +82,18 @@ def evaluate(
         metrics=estimates(frame[measured], samples, seed),
         slices=slices,
         n_scored=int(frame[names[0]].notna().sum()) if names else 0,
+        judgement=judgement,
     )
+
+
+def _score_annotated(
+    config: MetricConfig, task: Task, rankings: Sequence[Ranking], metrics: Sequence[Metric]
+) -> pd.DataFrame:
+    judged = (
+        Judged(query.query_id, task.correct(query, ranking.rows.tolist()), len(query.gold_rows))
+        for query, ranking in zip(task.queries, rankings, strict=True)
+    )
+    return score_rankings(judged, metrics, config.no_gold)
 
 
 def spread(queries: Sequence[Query], n: int | None) -> Sequence[Query]:

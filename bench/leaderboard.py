@@ -125,7 +125,9 @@ def make_boards(cells: Iterable[Cell]) -> list[Board]:
     """
     groups: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
-        key = (_name(cell, "task"), _sha(cell.result.task), _name(cell, "model"))
+        # Judged by another, the same ranking has other numbers: they are not to be compared.
+        task = f"{_name(cell, 'task')}{_judge(cell)}"
+        key = (task, _sha(cell.result.task), _name(cell, "model"))
         groups.setdefault(key, []).append(cell)
     contents: dict[str, set[str]] = {}
     for task, sha, _ in groups:
@@ -264,6 +266,13 @@ def _name(cell: Cell, part: str) -> str:
     """The name of a cell's task, model or method; its folder says it if the result does not."""
     level = {"task": 2, "model": 1, "method": 0}[part]
     return str(getattr(cell.result, part).get("name") or cell.folder.parents[level].name)
+
+
+def _judge(cell: Cell) -> str:
+    judge = cell.result.task.get("judge")
+    if not isinstance(judge, dict):
+        return ""
+    return f" judged by {judge.get('name')} {str(judge.get('identity'))[:8]}"
 
 
 def _sha(part: dict[str, Any]) -> str:

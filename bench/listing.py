@@ -54,6 +54,14 @@ def _metrics() -> Table:
     )
 
 
+def _judges() -> Table:
+    from metrics.judges import JUDGES
+
+    entries = [(name, JUDGES.entry(name)) for name in JUDGES]
+    rows = [(name, e.summary, ", ".join(e.needs), e.source) for name, e in entries]
+    return _table("judges", ("name", "what it does", "needs", "source"), rows)
+
+
 def _tasks() -> Table:
     from bench.tasks import TASKS
 
@@ -77,6 +85,7 @@ def _experiments() -> Table:
 GROUPS: dict[str, Callable[[], Table]] = {
     "methods": _methods,
     "metrics": _metrics,
+    "judges": _judges,
     "tasks": _tasks,
     "models": _models,
     "experiments": _experiments,

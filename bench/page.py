@@ -21,6 +21,7 @@ from bench.escape import clean
 from bench.leaderboard import LEGEND, Board, Row, flatten
 from bench.result import RETRIEVALS
 from bench.scatter import Point, scatter
+from bench.viewer import sources
 from metrics.length import LENGTH_RATIO
 
 _X, _Y = "mrr", "tail_patch"
@@ -57,6 +58,7 @@ class Line:
     phases: list[tuple[str, str, str]]
     command: str
     retrievals: str
+    viewer: str
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def _section(board: Board, out_dir: Path) -> Section:
     return Section(
         board=board,
         heads=[(display.title(metric), display.meaning(metric)) for metric in board.metrics],
-        lines=[_line(row, spans, out_dir) for row in board.rows],
+        lines=[_line(row, board, spans, out_dir) for row in board.rows],
         plot=_plot(board),
         slices=_slices(board),
         pairs=_pairs(board),
@@ -166,8 +168,9 @@ def _bar(
     return round(share(low), 1), round(share(high) - share(low), 1), round(share(value), 1)
 
 
-def _line(row: Row, spans: dict[str, tuple[float, float]], out_dir: Path) -> Line:
+def _line(row: Row, board: Board, spans: dict[str, tuple[float, float]], out_dir: Path) -> Line:
     result = row.result
+    is_viewed = sources.has_rankings(row.cell.folder)
     relative = os.path.relpath(row.cell.folder / RETRIEVALS, out_dir)
     return Line(
         row=row,
@@ -185,6 +188,7 @@ def _line(row: Row, spans: dict[str, tuple[float, float]], out_dir: Path) -> Lin
         command=result.command,
         # Bytes, not text: a folder's name need not be UTF-8. A colon would start a scheme: %3A.
         retrievals=quote(os.fsencode(Path(relative).as_posix())),
+        viewer=sources.link(board.task, board.model, row.label) if is_viewed else "",
     )
 
 

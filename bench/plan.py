@@ -224,7 +224,7 @@ def _checked_method(settings: Settings) -> Any:
         raise UserError(
             f"plan covers gradient methods only, and {settings.method['name']} is none",
             where="method",
-            fix="set method=trackstar or another of family gradient in `tdabench list methods`",
+            fix="set method=trackstar, or another one that projects gradients",
         )
     config = typed(method_class.Config, settings.method, "method", ("name", "target"))
     for name in _COUNTS:  # the method's own check asks the model, which is not there

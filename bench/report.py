@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import console, pair_tables, tables
@@ -10,21 +10,24 @@ from bench.leaderboard import make_boards
 from bench.page import page
 from bench.result import read_cells
 from bench.storage import whole_file
+from bench.viewer import sources
+from bench.viewer.build import write_viewer
 
 
 @dataclass(frozen=True)
 class ReportPaths:
-    """The files of a report."""
+    """The files of a report; ``viewer`` is None where no cell has rankings."""
 
     markdown: Path
     csv: Path
     significance: Path
     latex: Path
     html: Path
+    viewer: Path | None = None
 
 
 def report(results_dir: Path, out_dir: Path | None = None, quiet: bool = False) -> ReportPaths:
-    """Print the leaderboard and write it to ``out_dir``.
+    """Print the leaderboard, write it to ``out_dir``, and the viewer of the rankings beside it.
 
     Args:
         results_dir: the folder that holds the finished cells.
@@ -53,6 +56,10 @@ def report(results_dir: Path, out_dir: Path | None = None, quiet: bool = False) 
     for path, text in texts.items():
         with whole_file(path) as stream:
             stream.write(text)
+    if groups := sources.groups_of(boards):
+        home = f"../{paths.html.name}"
+        viewer = write_viewer(groups, out_dir / sources.FOLDER, home, quiet)
+        paths = replace(paths, viewer=viewer)
     if not quiet:
         screen = console.stdout()
         screen.print(tables.terminal(boards, screen.width))

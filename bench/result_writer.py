@@ -13,6 +13,7 @@ import yaml
 
 from bench import jsonlines
 from bench.escape import clean
+from bench.evaluation import Evaluation
 from bench.records import RetrievalRecord
 from bench.result import CONFIG, PER_QUERY, RESULT, RETRIEVALS, Result
 from bench.storage import file_sha256, whole_folder
@@ -26,14 +27,18 @@ def write_cell(
     result: Result,
     task: Task,
     rankings: Sequence[Ranking],
-    per_query: pd.DataFrame,
+    evaluation: Evaluation,
 ) -> Result:
     """Write config, rankings, per-query values and result; see ``write_records``."""
+    judgement = evaluation.judgement
+    judged = [None] * len(rankings) if judgement is None else judgement.scores
     records = (
-        retrieval_record(task, query, ranking)
-        for query, ranking in zip(task.queries, rankings, strict=True)
+        retrieval_record(
+            task, query, ranking, annotated=task.annotated and judgement is None, ais_scores=scores
+        )
+        for query, ranking, scores in zip(task.queries, rankings, judged, strict=True)
     )
-    return write_records(folder, config, result, records, per_query)
+    return write_records(folder, config, result, records, evaluation.per_query)
 
 
 def write_records(
@@ -71,11 +76,24 @@ def write_records(
     return result
 
 
-def retrieval_record(task: Task, query: Query, ranking: Ranking) -> RetrievalRecord:
-    """One query's ranking in the release's format."""
+def retrieval_record(
+    task: Task,
+    query: Query,
+    ranking: Ranking,
+    *,
+    annotated: bool,
+    ais_scores: list[float] | None = None,
+) -> RetrievalRecord:
+    """One query's ranking in the release's format, with the one judgement that was scored by.
+
+    Args:
+        annotated: whether that is the task's annotation.
+        ais_scores: the judge's scores of the listed passages; None without a judge, or where it
+            could not judge them all.
+    """
     passages = [task.passages[row] for row in ranking.rows.tolist()]
     opponents = [task.passages[row] for row in ranking.opponent_rows.tolist()] or None
-    correct = task.correct(query, ranking.rows.tolist()).tolist() if task.annotated else None
+    correct = task.correct(query, ranking.rows.tolist()).tolist() if annotated else None
     return RetrievalRecord(
         example_id=query.query_id,
         query_set=task.name,
@@ -90,6 +108,7 @@ def retrieval_record(task: Task, query: Query, ranking: Ranking) -> RetrievalRec
         fact_id=query.query_id,
         relation=query.relation or None,
         c4_frequency=query.frequency,
-        has_trex_sentence=bool(query.gold_rows) if task.annotated else None,
+        has_trex_sentence=bool(query.gold_rows) if annotated else None,
         proponent_correct=correct,
+        proponent_ais_scores=ais_scores,
     )

@@ -1,9 +1,10 @@
 """Recompute every metric of finished cells from their stored rankings.
 
-What is recomputed: each query's attribution metrics from ``proponent_correct`` and ``n_gold``, and
-each mean and interval from the per-query table. What is not: a tail-patch of a single query takes
-a model and is believed, only its mean and interval are recomputed; and whether a passage is correct
-is the task's annotation, of which a ranking holds a copy.
+What is recomputed: each query's attribution metrics from ``proponent_correct`` and ``n_gold``, or
+from a judge's ``proponent_ais_scores`` and its threshold; and each mean and interval from the
+per-query table. What is not: a tail-patch of a single query takes a model and is believed, only its
+mean and interval are recomputed; and whether a passage is correct is the task's annotation, or the
+judge's word, of which a ranking holds a copy.
 """
 
 from __future__ import annotations
@@ -99,10 +100,14 @@ class _Settings:
     Attributes:
         samples: bootstrap resamples of the intervals.
         without_gold: the score of a query that has no correct passage: NaN or 0.
+        judged: whether a judge was asked, and not the annotation.
+        threshold: a passage is correct above this score of the judge.
     """
 
     samples: int
     without_gold: float
+    judged: bool = False
+    threshold: float = ENTAILED
 
 
 class _Check:
@@ -135,6 +140,7 @@ class _Check:
             by_id = {record.example_id: record for record in records}
             ordered = [by_id[query] for query in table["query_id"]]
             self._check_n_scored(result, table)
+            self._check_judge(ordered)
             if self._check_gold(ordered, table):
                 for name, stored in result.metrics.items():
                     self._check_metric(name, stored, ordered, table)
@@ -183,7 +189,8 @@ class _Check:
         if gold is None or gold.dtype.kind != "f":
             self.add("n_gold", f"{PER_QUERY} has no such column of numbers")
             return False
-        if np.isnan(gold).any() and self.result.task.get("n_passages") is not None:
+        known = self.result.task.get("n_passages") is not None and not self.settings.judged
+        if np.isnan(gold).any() and known:
             self.add("n_gold", "is unknown for some query, though the corpus is known")
             return False
         for record, n_gold in zip(records, gold, strict=True):
@@ -192,6 +199,23 @@ class _Check:
                 where = f"{RETRIEVALS}, query {record.example_id}"
                 self.add(where, f"{n_correct} correct proponents, {n_gold:.0f} gold passages")
         return True
+
+    def _check_judge(self, records: Sequence[RetrievalRecord]) -> None:
+        """The result says by whom and by which threshold was judged, as the settings do."""
+        judge = self.result.task.get("judge")
+        if not self.settings.judged:
+            if judge is not None:
+                self.add("judge", f"{RESULT} names one, {CONFIG} does not")
+            return
+        threshold = judge.get("threshold") if isinstance(judge, dict) else None
+        counts = judge.get("counts") if isinstance(judge, dict) else None
+        unjudged = sum(record.proponent_ais_scores is None for record in records)
+        stored = counts.get("queries_not_judged") if isinstance(counts, dict) else None
+        self.n_numbers += 2
+        if threshold != self.settings.threshold:
+            self.add("judge threshold", f"stored {threshold}", self.settings.threshold)
+        if stored != unjudged:
+            self.add("judge queries_not_judged", f"stored {stored}", unjudged)
 
     def _check_n_scored(self, result: Result, table: dict[str, np.ndarray]) -> None:
         judged = [n for n in result.metrics if not n.startswith(_BELIEVED) and n != LENGTH_RATIO]
@@ -236,7 +260,7 @@ class _Check:
             return []
         found = []
         for record, n_gold in zip(records, table["n_gold"], strict=True):
-            correct = correct_of(record)
+            correct = correct_of(record, self.settings.threshold)
             if correct is None:
                 found.append(math.nan)
             elif math.isnan(n_gold):  # judged by the file it came in: how much gold is unknown
@@ -318,10 +342,14 @@ def _check_shape(result: Result) -> None:
 def _read_settings(path: Path) -> _Settings:
     try:
         metric = yaml.safe_load(path.read_text(encoding="utf-8"))["metric"]
+        judge = metric.get("judge")
         return _Settings(
-            int(metric["bootstrap_samples"]), {"skip": math.nan, "zero": 0.0}[metric["no_gold"]]
+            samples=int(metric["bootstrap_samples"]),
+            without_gold={"skip": math.nan, "zero": 0.0}[metric["no_gold"]],
+            judged=judge is not None,
+            threshold=ENTAILED if judge is None else float(judge["threshold"]),
         )
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         what = " ".join(str(error).split())[:200]
         raise UserError(f"no valid metric settings in it ({what})", where=str(path)) from error
 
@@ -333,12 +361,16 @@ def _place(error: Exception) -> str:
     return Path(getattr(error, "filename", None) or RESULT).name
 
 
-def correct_of(record: RetrievalRecord) -> np.ndarray | None:
-    """The judgement that a ranking carries: bool ``[n proponents]``, None if it has none."""
+def correct_of(record: RetrievalRecord, threshold: float = ENTAILED) -> np.ndarray | None:
+    """The judgement that a ranking carries: bool ``[n proponents]``, None if it has none.
+
+    Args:
+        threshold: a passage is correct above this entailment score.
+    """
     if record.proponent_correct is not None:
         return np.asarray(record.proponent_correct, dtype=bool)
     if record.proponent_ais_scores is not None:
-        return np.asarray(record.proponent_ais_scores, dtype=np.float64) > ENTAILED
+        return np.asarray(record.proponent_ais_scores, dtype=np.float64) > threshold
     return None
 
 

@@ -133,6 +133,25 @@ for _name, _summary, _needs, _source in (
         source=_source,
     )
 
+_add(
+    "ekfac",
+    "methods.gradient.ekfac:Ekfac",
+    "influence with Kronecker factors and corrected eigenvalues, exact gradients",
+    family="gradient",
+    needs=("model",),
+    cost="three forward and backward passes over the corpus",
+    source="EK-FAC, arXiv 2308.03296",
+)
+_add(
+    "datainf",
+    "methods.gradient.datainf:DataInf",
+    "influence in closed form, exact gradients",
+    family="gradient",
+    needs=("model",),
+    cost="three forward and backward passes over the corpus",
+    source="DataInf, arXiv 2310.00902",
+)
+
 for _name, _target, _summary, _cost, _source in (
     (
         "hybrid",

@@ -113,6 +113,7 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.logger == LoggerConfig("none")
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
+    assert resolved["metric"].pop("judge") is None, "null is left out: keys stay as they were"
     assert settings.resolved == {key: resolved[key] for key in resolved if key != "plan"}
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     assert settings_from(composed("device=auto")).device == auto

@@ -14,6 +14,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 HARNESS = frozenset(
     f"bench.{name}"
     for name in (
+        "annotate.compare", "annotate.sheet", "judging",
         "run", "cell", "cli", "evaluation", "report", "leaderboard", "page", "result_writer",
         "loggers", "plan", "plan_corpus", "plan_costs", "plan_model", "plan_table",
         "importing.cells", "importing.command", "importing.judged", "importing.matching",

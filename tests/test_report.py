@@ -281,6 +281,7 @@ def test_report_goes_where_it_is_told_and_is_the_same_twice(results: Path, tmp_p
     assert first.significance.read_bytes() == second.significance.read_bytes()
     assert {p.name for p in (tmp_path / "a").iterdir()} == {
         "index.html", "leaderboard.md", "leaderboard.csv", "leaderboard.tex", "significance.csv",
+        "viewer",
     }  # fmt: skip
 
 
@@ -322,8 +323,9 @@ def test_page_does_not_print_long_histories(results: Path) -> None:
 
 def test_page_links_to_the_rankings(paths: ReportPaths) -> None:
     links = [attrs["href"] or "" for attrs in Page(paths.html).all("a")]
-    assert len(links) == 3
-    assert all((paths.html.parent / link).is_file() for link in links)
+    assert len(links) == 6, "the rankings of each row, and the viewer that shows them"
+    assert all((paths.html.parent / link.partition("#")[0]).is_file() for link in links)
+    assert "viewer/index.html#task=factworld&model=tiny&method=bm25" in links
 
 
 def test_page_asks_nothing_of_the_outside(paths: ReportPaths) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import progress
-from bench.cell import CELL_VERSION, Outcome, check_rankings, path_part
+from bench.cell import CELL_VERSION, Outcome, check_rankings, judge_record, path_part
 from bench.config import typed
 from bench.environment import environment
 from bench.errors import UserError
@@ -21,6 +21,7 @@ from bench.evaluation import Evaluation, evaluate
 from bench.importing import bergson, judged, matching, release, trec
 from bench.importing.settings import Format, Request
 from bench.importing.sources import Source
+from bench.judging import checked_identity, metric_parts
 from bench.loggers import log_cell
 from bench.models import SOURCES
 from bench.models.base import ModelSource
@@ -146,7 +147,7 @@ class _Import:
             request.missing.value,
             # bergson's lists are made here, and have a default length; others are as they are.
             self.settings.top_k if self.source.format is Format.bergson else request.top_k,
-            {name: resolved[name] for name in ("metric", "seed")},
+            {"metric": metric_parts(resolved["metric"]), "seed": resolved["seed"]},
         ]
 
     def write(self, folder: Path) -> Result:
@@ -227,7 +228,8 @@ class _WithTask(_Import):
         """See ``_Import.identity``."""
         task = self.setting.task
         place = [task.name, task.version, task.sha256, self.setting.model_identity()]
-        return [*super().identity(), place]
+        judge = checked_identity(self.settings.metric, task, self.settings.device)
+        return [*super().identity(), place, *judge]
 
     def write(self, folder: Path) -> Result:
         """See ``_Import.write``."""
@@ -248,10 +250,10 @@ class _WithTask(_Import):
         )
         evaluation = evaluate(self.settings.metric, context, joined.rankings, self.settings.seed)
         notes = joined.notes
-        if not task.annotated:
+        if not task.annotated and evaluation.judgement is None:
             notes = [*notes, "the task is not annotated: no attribution is scored"]
         work = _Work(
-            task=self._task_record(task, evaluation.n_scored),
+            task=self._task_record(task, evaluation),
             model=self._model_record(),
             evaluation=evaluation,
             counts=dict(joined.counts),
@@ -259,8 +261,8 @@ class _WithTask(_Import):
             facts=facts,
             top_k=longest,
         )
-        result, per_query = self.result(work), evaluation.per_query
-        return write_cell(folder, self.resolved, result, task, joined.rankings, per_query)
+        result = self.result(work)
+        return write_cell(folder, self.resolved, result, task, joined.rankings, evaluation)
 
     def _joined(self, task: Task) -> tuple[matching.Joined, dict[str, Any]]:
         paths = self.source.paths
@@ -270,15 +272,16 @@ class _WithTask(_Import):
         read = release.read if self.source.format is Format.release else trec.read
         return matching.join(read(paths), task, self.request.missing, self.request.top_k), {}
 
-    def _task_record(self, task: Task, n_scored: int) -> dict[str, Any]:
+    def _task_record(self, task: Task, evaluation: Evaluation) -> dict[str, Any]:
         return {
             "name": task.name,
             "version": task.version,
             "sha256": task.sha256,
             "n_queries": len(task.queries),
-            "n_scored": n_scored,
+            "n_scored": evaluation.n_scored,
             "n_passages": len(task.passages),
             "counts": task.counts,
+            **judge_record(evaluation),
         }
 
     def _model_record(self) -> dict[str, Any]:

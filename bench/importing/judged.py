@@ -23,10 +23,11 @@ from bench.evaluation import Evaluation, by_group, estimates
 from bench.importing.arrange import Arranger
 from bench.importing.release import read_records
 from bench.jsonlines import Place
+from bench.judging import metrics_without_gold
 from bench.records import RetrievalRecord
 from bench.storage import content_key
 from bench.verify import correct_of
-from metrics.attribution import Judged, Metric, parse_metric, score_rankings
+from metrics.attribution import Judged, Metric, score_rankings
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,11 @@ def kept_metrics(config: MetricConfig) -> list[Metric]:
     Raises:
         UserError: none is left.
     """
-    metrics = [parse_metric(name) for name in config.attribution]
-    kept = [metric for metric in metrics if not metric.needs_n_gold]
-    if not kept:
-        raise UserError(
-            "nothing to score: with task=none the number of correct passages is not known",
-            where="metric.attribution",
-            fix="add mrr or hit@10, or set task=NAME",
-        )
-    return kept
+    return metrics_without_gold(
+        config,
+        "with task=none the number of correct passages is not known",
+        "add mrr or hit@10, or set task=NAME",
+    )
 
 
 def records(paths: Sequence[Path], top_k: int | None) -> Iterator[tuple[Place, RetrievalRecord]]:

@@ -108,6 +108,12 @@ def parse(words: Sequence[str]) -> Request:
             where="metric",
             fix="add model=NAME, or set metric=attribution",
         )
+    if not has_task and settings.metric.judge is not None:
+        raise UserError(
+            "means nothing with task=none, which believes the file's own judgement",
+            where="metric.judge",
+            fix="leave it out, or set task=NAME",
+        )
     if not has_task:
         resolved = {**settings.resolved, "task": {"name": "none"}}
         settings = replace(settings, resolved=resolved, task={"name": "none"})

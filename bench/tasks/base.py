@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from bench.support import Support, support
 
 # Raised whenever the files of a prepared task change; part of its folder's name.
 _LAYOUT_VERSION = 2
+_NAMES = ("subject_names", "answer_names")  # of a query; not hashed, and left out where empty
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class Query:
         slices: group labels for breakdowns, e.g. ``{"relation": "instrument"}``.
         statement: the fact's entity ids, hops and near names (``bench.support``), or None.
         is_repetition: the target's words already occur in the prompt's subject.
+        subject_names: what the fact's subject is called, for judges that match names; may be empty.
+        answer_names: other names of the target, likewise. Neither moves a ranking: they are no part
+            of the task's hash.
     """
 
     query_id: str
@@ -42,6 +47,8 @@ class Query:
     is_repetition: bool = False
     slices: dict[str, str] = field(default_factory=dict)
     statement: dict[str, Any] | None = None
+    subject_names: tuple[str, ...] = ()
+    answer_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -159,11 +166,18 @@ def _prepare(name: str, builder: TaskBuilder, folder: Path) -> None:
             yield passage
 
     n_passages = write_passages(counted(), folder)
+    n_queries = 0
+    digest = hashlib.sha256()
     with open(folder / "queries.jsonl", "w", encoding="utf-8") as stream:
-        n_queries = sum(bool(stream.write(jsonlines.dump(asdict(q)))) for q in builder.queries())
+        for query in builder.queries():
+            record = asdict(query)
+            names = {key: value for key in _NAMES if (value := record.pop(key))}
+            digest.update(jsonlines.dump(record).encode("utf-8"))
+            stream.write(jsonlines.dump({**record, **names}))
+            n_queries += 1
     if n_queries == 0:
         raise UserError("no query is left to ask", fix="check the task's facts and filters")
-    parts = [file_sha256(folder / part) for part in ("passages.jsonl", "queries.jsonl")]
+    parts = [file_sha256(folder / "passages.jsonl"), digest.hexdigest()]
     manifest = {
         "version": builder.version,
         "sha256": content_key(parts, length=64),
@@ -180,4 +194,5 @@ def _prepare(name: str, builder: TaskBuilder, folder: Path) -> None:
 
 
 def _query(record: dict[str, Any]) -> Query:
-    return Query(**{**record, "gold_rows": tuple(record["gold_rows"])})
+    lists = {key: tuple(record.get(key, ())) for key in ("gold_rows", *_NAMES)}
+    return Query(**{**record, **lists})

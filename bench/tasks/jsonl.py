@@ -10,7 +10,14 @@ from bench import jsonlines
 from bench.errors import UserError
 from bench.jsonlines import Json, Place
 from bench.passages import Passage
-from bench.records import count_field, id_field, ids_field, optional_field, text_field
+from bench.records import (
+    count_field,
+    id_field,
+    ids_field,
+    optional_field,
+    strings_field,
+    text_field,
+)
 from bench.tasks import inputs
 from bench.tasks.base import Query, TaskBuilder
 
@@ -38,9 +45,11 @@ class JsonLines(TaskBuilder):
     """Queries ``{query_id, prompt, target}`` and passages ``{passage_id, text}``, one a line.
 
     A query may also hold ``gold`` (ids of the passages that state it), ``relation``, ``frequency``
-    (how often the corpus states it), ``is_repetition`` and ``slices`` (label by group, for
-    breakdowns). If no query holds ``gold``, the task is not annotated, and only metrics that need
-    no annotation apply; if some do, the others have no correct passage, and are counted.
+    (how often the corpus states it), ``is_repetition``, ``slices`` (label by group, for
+    breakdowns), and names as the release's facts have them, which only a lexical judge reads:
+    ``entity0`` (the subject), ``entity0_alias`` and ``entity1_alias`` (of the target). If no query
+    holds ``gold``, the task is not annotated, and only metrics that need no annotation apply; if
+    some do, the others have no correct passage, and are counted.
 
     Memory grows with the sampled queries and by 8 bytes a passage.
 
@@ -60,7 +69,8 @@ class JsonLines(TaskBuilder):
     def fingerprint(self) -> dict[str, object]:
         """Settings and the identity of the files; the seed only where something is sampled."""
         files = {kind: inputs.identity(self._files(kind)) for kind in ("queries", "passages")}
-        settings = {**asdict(self.config), **files}
+        # Named, so that a task prepared before queries had names is prepared again.
+        settings = {**asdict(self.config), **files, "names": 1}
         if self.config.n_queries is None:
             del settings["seed"]
         return settings
@@ -157,8 +167,15 @@ def _asked(record: Json, place: Place) -> _Asked:
         frequency=count_field(record, place, "frequency"),
         is_repetition=bool(optional_field(record, place, "is_repetition", (bool,))),
         slices=_slices(record, place),
+        subject_names=_subject_names(record, place),
+        answer_names=strings_field(record, place, "entity1_alias"),
     )
     return _Asked(query, place, ids_field(record, place, "gold", "passage_id"))
+
+
+def _subject_names(record: Json, place: Place) -> tuple[str, ...]:
+    subject = optional_field(record, place, "entity0", (str,))
+    return ((subject,) if subject else ()) + strings_field(record, place, "entity0_alias")
 
 
 def _slices(record: Json, place: Place) -> dict[str, str]:

@@ -144,7 +144,8 @@ class TRex(TaskBuilder):
     def fingerprint(self) -> dict[str, object]:
         """Settings and the identity of the files; the seed only where something is sampled."""
         files = {kind: inputs.identity(self._files(kind)) for kind in ("facts", "sentences")}
-        settings = {**asdict(self.config), **files}
+        # Named, so that a task prepared before queries had names is prepared again.
+        settings = {**asdict(self.config), **files, "names": 1}
         if self.config.n_queries is None and self.config.n_passages is None:
             del settings["seed"]
         return settings
@@ -249,6 +250,8 @@ class TRex(TaskBuilder):
                 "relation": fact.relation,
                 "frequency": frequency_bucket(fact.c4_frequency),
             },
+            subject_names=(fact.entity0, *fact.entity0_alias),
+            answer_names=fact.entity1_alias,
         )
 
     # -------------------------------------------------------------- sentences

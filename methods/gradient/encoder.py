@@ -50,6 +50,8 @@ class GradientEncoder:
             tokens, as one more dimension.
 
     Attributes:
+        module: the model's, in the gradient dtype.
+        matrices: that carry the gradient, in the order of exact features.
         block_sizes: dimensions of each block.
         dim: dimensions of all blocks together, and the weight's.
         dtype: of the features: the gradient dtype, float32 where that is a half precision.
@@ -73,9 +75,9 @@ class GradientEncoder:
         weighted: bool = False,
     ) -> None:
         self._name, self._output, self._weighted = model.name, output, weighted
-        self._module = _in_dtype(model.module, model.gradient_dtype)
+        self.module = _in_dtype(model.module, model.gradient_dtype)
         matrices = gradient_matrices(
-            self._module,
+            self.module,
             layer_blocks,
             adapters=adapters,
             unsupported=unsupported,
@@ -83,7 +85,7 @@ class GradientEncoder:
             layers=layers,
         )
         # By block, and in the order of the model within one: the order of the exact features.
-        self._matrices = sorted(matrices, key=lambda matrix: matrix.block)
+        self.matrices = sorted(matrices, key=lambda matrix: matrix.block)
         self.device = model.device
         self.dtype = accumulation_dtype(model.gradient_dtype)
         self._collectors = [
@@ -95,10 +97,10 @@ class GradientEncoder:
                 projection_dim=projection_dim,
                 seed=seed,
             )
-            for matrix in self._matrices
+            for matrix in self.matrices
         ]
         shared = projection_dim is not None
-        self._sums = _lay_out(self._matrices, self._collectors, shared)
+        self._sums = _lay_out(self.matrices, self._collectors, shared)
         self.block_sizes = self._sums.block_sizes
         self.dim = sum(self.block_sizes) + weighted
         self.fitting_tokens: int | None = None
@@ -118,22 +120,42 @@ class GradientEncoder:
             torch.zeros(len(batch), *size, dtype=self.dtype, device=self.device)
             for size in self._sums.sizes
         ]
-        sinks = [
-            _MatrixSink(matrix, collector, totals[index], ids.shape)
-            for matrix, collector, index in zip(
-                self._matrices, self._collectors, self._sums.of_matrix, strict=True
-            )
-        ]
-        with watched([matrix.module for matrix in self._matrices], sinks), torch.enable_grad():
-            doubt = backward_of(self._output, self._module, ids, labels)
+        doubt = self.collect(
+            self._collectors, [totals[index] for index in self._sums.of_matrix], ids, labels
+        )
         parts = [total.flatten(1) for total in totals]
         if self._weighted:
             parts.append(doubt.to(self.dtype)[:, None])
         features = torch.cat(parts, dim=1)
-        self._check(features, sinks)
+        if not torch.isfinite(features).all():
+            raise UserError(
+                "a gradient is NaN or infinite",
+                where=f"model {self._name}",
+                fix="use model.gradient_dtype=float32 or wider, or another checkpoint",
+            )
         return features
 
-    def _check(self, features: Tensor, sinks: Sequence[_MatrixSink]) -> None:
+    def collect(
+        self, collectors: Sequence[Collector], totals: Sequence[Tensor], ids: Tensor, labels: Tensor
+    ) -> Tensor:
+        """One forward and backward pass whose factors, δ and x, go to a collector a matrix.
+
+        Args:
+            collectors, totals: for each of ``matrices``, in their order.
+            ids, labels: ``[batch, tokens]``, as of ``loss.backward_of``.
+
+        Returns:
+            how much of each text was left to learn, ``[batch]``.
+
+        Raises:
+            UserError: a matrix takes no part in the forward pass.
+        """
+        sinks = [
+            _MatrixSink(matrix, collector, total, ids.shape)
+            for matrix, collector, total in zip(self.matrices, collectors, totals, strict=True)
+        ]
+        with watched([matrix.module for matrix in self.matrices], sinks), torch.enable_grad():
+            doubt = backward_of(self._output, self.module, ids, labels)
         idle = [sink.matrix.name for sink in sinks if not sink.used]
         if idle:
             raise UserError(
@@ -141,12 +163,7 @@ class GradientEncoder:
                 where=f"model {self._name}",
                 fix="an adapter must be active and not merged (see method.adapters)",
             )
-        if not torch.isfinite(features).all():
-            raise UserError(
-                "a gradient is NaN or infinite",
-                where=f"model {self._name}",
-                fix="use model.gradient_dtype=float32 or wider, or another checkpoint",
-            )
+        return doubt
 
 
 class _MatrixSink:

@@ -1,0 +1,105 @@
+// One method's proponents of a query, as a table.
+const FIRST_SHOWN = 20;
+
+async function rankingSection(view, method, query, state) {
+  const { group, queries } = view;
+  const entry = await rankingOf(group, method, query);
+  const name = `ranking-${method.place}`;
+  const heading = element("h3", { id: name }, isolated(method.label));
+  const section = element("section", { class: "ranking", "aria-labelledby": name },
+    element("div", { class: "over" }, heading, verdict(method, query, entry)));
+  if (!entry) {
+    section.append(element("p", { class: "note" }, "This method has no ranking of this query."));
+    return section;
+  }
+  const shared = sharedWords(queries.prompt[query], queries.target[query]);
+  const rival = view.other && (method === view.method ? view.other : view.method);
+  const against = rival ? { label: rival.label, ranks: await ranksOf(group, rival, query) } : null;
+  const shown = state.all ? entry.n : Math.min(entry.n, FIRST_SHOWN);
+  section.append(...kinds(method, query));
+  if (entry.n === 0) section.append(element("p", { class: "note" }, "An empty list."));
+  else section.append(await rankingTable(group, entry, 0, shown, entry.s, shared, method, against, name));
+  if (shown < entry.n || (state.all && entry.n > FIRST_SHOWN)) {
+    section.append(element("button", {
+      type: "button", class: "quiet all", onclick: () => go({ all: state.all ? "" : "1" }, false),
+    }, state.all ? `Show the first ${FIRST_SHOWN}` : `Show all ${count.format(entry.n)}`));
+  }
+  const opponents = entry.p.length - entry.n;
+  if (opponents) {
+    const title = `${name}-opponents`;
+    section.append(element("h4", { id: title }, "Opponents", element("small", {}, " the strongest first")));
+    const end = state.all ? entry.p.length : Math.min(entry.p.length, entry.n + FIRST_SHOWN);
+    section.append(await rankingTable(group, entry, entry.n, end, entry.o, shared, method, null, title));
+  }
+  return section;
+}
+
+// Rank by passage; opponents are no part of it.
+async function ranksOf(group, method, query) {
+  const entry = await rankingOf(group, method, query);
+  return new Map((entry?.p ?? []).slice(0, entry?.n).map((passage, i) => [passage, i + 1]));
+}
+
+async function rankingTable(group, entry, from, to, scores, shared, method, against, name) {
+  const ofProponents = from === 0;
+  const judged = ofProponents && entry.c;
+  const columns = ofProponents ? method.columns.filter((column) => entry.x?.[column]) : [];
+  const passages = await passagesOf(group, entry.p.slice(from, to));
+  const head = element("tr", {},
+    element("th", { scope: "col", class: "number" }, element("abbr", { title: "rank" }, "#")),
+    judged ? element("th", { scope: "col", class: "sign" }, hiddenText("correct")) : null,
+    element("th", { scope: "col" }, "passage"),
+    columns.map((column) => element("th", { scope: "col", class: kindOf(entry, column) }, isolated(column.replaceAll("_", " ")))),
+    against ? element("th", { scope: "col", class: "number rival" }, "in ", isolated(against.label)) : null,
+    element("th", { scope: "col", class: "number" }, "score"));
+  const rows = passages.map((passage, i) => {
+    const right = judged && entry.c[i] === "1";
+    return element("tr", { class: right ? "correct" : null },
+      element("td", { class: "number rank-of" }, String(i + 1)),
+      judged ? element("td", { class: "sign" },
+        right ? element("span", { title: "correct", "aria-hidden": "true" }, "✓") : null,
+        hiddenText(right ? "correct" : "not correct")) : null,
+      element("td", { class: "passage" }, passage.text.trim() ? passageText(passage.text, shared) : element("span", { class: "absent" }, "(empty)"),
+        element("small", { class: "id" }, isolated(passage.id))),
+      columns.map((column) => element("td", { class: kindOf(entry, column) }, cell(entry.x[column][i]))),
+      against ? element("td", { class: "number rival" }, rivalRank(against, entry.p[from + i])) : null,
+      element("td", { class: "number" }, shortNumber(scores[i])));
+  });
+  return element("div", { class: "scroll", role: "region", tabindex: "0", "aria-labelledby": name },
+    element("table", { class: "proponents", "aria-labelledby": name }, element("thead", {}, head), element("tbody", {}, rows)));
+}
+
+function rivalRank(against, passage) {
+  const rank = against.ranks.get(passage);
+  return rank === undefined ? element("span", { class: "absent", title: "not in its list" }, "–") : String(rank);
+}
+
+const kindOf = (entry, column) => (entry.x[column].some((v) => typeof v === "string") ? "word" : "number");
+
+function cell(value) {
+  if (typeof value === "number") return shortNumber(value);
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  return value === null ? "–" : isolated(String(value).replaceAll("_", " "));
+}
+
+function verdict(method, query, entry) {
+  if (!entry) return null;
+  const first = method.measures.first[query];
+  const right = entry.c ? [...entry.c].filter((digit) => digit === "1").length : 0;
+  return element("p", { class: "verdict" }, first === null ? `${plural(entry.n, "proponent")}, not judged`
+    : first === 0 ? `none of ${count.format(entry.n)} correct`
+    : `${firstHit(first)}; ${count.format(right)} of ${count.format(entry.n)} correct`);
+}
+
+// How the first ten support the fact, where the cell's table holds it.
+function kinds(method, query) {
+  const found = method.measures.kinds
+    .map((kind) => [kind.name.replaceAll("_", " "), kind.shares[query]])
+    .filter(([, share]) => share)
+    .sort((a, b) => b[1] - a[1]);
+  if (!found.length) return [];
+  const items = found.map(([kind, share]) => element("li", {},
+    element("b", {}, `${Math.round(100 * share)}%`), " ", isolated(kind)));
+  return [element("div", { class: "kinds" }, element("span", { id: `kinds-${method.place}` }, "First ten by support:"),
+    element("ul", { "aria-labelledby": `kinds-${method.place}` }, items))];
+}

@@ -1,0 +1,315 @@
+"""EK-FAC: influence functions with a Kronecker-factored Hessian and corrected eigenvalues.
+
+Of each matrix W ``[out, in]``, with inputs x and output gradients δ of a text's tokens, so that its
+gradient is G = Σ_t δ_t x_tᵀ:
+
+    A = E[x xᵀ] = Q_A diag(a) Q_Aᵀ,    S = E[δ δᵀ] = Q_S diag(s) Q_Sᵀ,    E over tokens;
+    Λ = E[(Q_Sᵀ G Q_A)²], elementwise, E over passages;
+    H⁻¹ V = Q_S ((Q_Sᵀ V Q_A) / (Λ + λ)) Q_Aᵀ,    λ = ``damping`` · mean(Λ).
+
+The labels that δ and G are of are drawn from the model's own predictions (``labels=sampled``): then
+E[vec G vec Gᵀ] is the Fisher information, or the Gauss-Newton Hessian. Or they are the text's own
+(``empirical``). Tokens are those that predict another: the last one has no δ. Only the bases of A
+and S count, not their scale. Biases are left out, as everywhere here. Source: Grosse et al. 2023,
+2308.03296; George et al. 2018, 1806.03884.
+
+Passes over the passages of the Hessian: one for A and S, one for Λ, each with one more forward pass
+where labels are drawn; kept on disk. Scoring is one pass over the corpus for each group of queries:
+they are rotated there and back once, and passages not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bench import progress
+from bench.errors import UserError
+from bench.models.language_model import IGNORE, Tokens, pad
+from bench.storage import content_key, file_sha256, whole_folder
+from methods.base import IndexSize
+from methods.gradient.collectors import Collector
+from methods.gradient.influence import Influence, InfluenceConfig
+
+# Raised whenever a change of code moves a factor; part of every key.
+FACTORS_VERSION = 1
+
+_FACTORS, _SIDECAR = "factors.safetensors", "factors.json"
+_TEXTS_AT_ONCE = 4096  # sorted by length together: they need little padding
+_FORMED_ELEMENTS = 2**20  # of gradients formed at a time: see collectors.py
+
+
+class Labels(Enum):
+    """Whose next tokens the Hessian's gradients are of: the model's own, or the text's."""
+
+    sampled = "sampled"
+    empirical = "empirical"
+
+
+@dataclass
+class EkfacConfig(InfluenceConfig):
+    """See ``conf/method/ekfac.yaml``."""
+
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The Hessian of one matrix.
+
+    Attributes:
+        inputs: Q_A, ``[in, in]``, an eigenvector a column.
+        outputs: Q_S, ``[out, out]``.
+        eigenvalues: Λ, ``[out, in]``.
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+    eigenvalues: Tensor
+
+    def solve(self, gradients: Tensor, damping: float) -> Tensor:
+        """H⁻¹ of each ``[rows, out, in]``; zero where no passage has a gradient at all."""
+        damped = self.eigenvalues + damping * self.eigenvalues.mean()
+        inverse = torch.where(damped > 0, damped.reciprocal(), 0.0)
+        rotated = (self.outputs.T @ gradients @ self.inputs) * inverse
+        return self.outputs @ rotated @ self.inputs.T
+
+
+class Ekfac(Influence):
+    """score = Σ_matrices ⟨G_m, Q_S ((Q_Sᵀ G_q Q_A) / (Λ + λ)) Q_Aᵀ⟩.
+
+    Passages without loss count in the mean of Λ with a gradient of zero.
+    """
+
+    Config: ClassVar[type] = EkfacConfig
+    config: EkfacConfig
+
+    def estimate(self) -> IndexSize:
+        """The factors of each matrix: from disk, or by two passes over the passages."""
+        key = content_key(self._factor_settings())
+        folder = self.context.cache_dir / "index" / "ekfac" / key
+        if not folder.exists():
+            with whole_folder(folder) as partial:
+                _write(partial, self._fit())
+        shapes = [matrix.shape for matrix in self.encoder.matrices]
+        found = _open(folder, shapes, self.encoder.dtype)
+        device = self.encoder.device
+        self._factors = [
+            Factors(*(part.to(device, self.dtype) for part in vars(one).values())) for one in found
+        ]
+        return IndexSize((folder / _FACTORS).stat().st_size, 1)
+
+    def _factor_settings(self) -> dict[str, object]:
+        """All that the factors depend on, not the damping: that is of the search."""
+        rows, config = self.hessian_rows(), self.config
+        whole = len(rows) == len(self.context.task.passages)
+        seeded = config.labels is Labels.sampled or not whole
+        return {
+            **self.key_settings(),
+            "version": FACTORS_VERSION,
+            "corpus": self.context.task.corpus_sha256,
+            "sample": None if whole else len(rows),
+            "labels": config.labels.value,
+            "seed": config.seed if seeded else None,
+        }
+
+    def precondition(self, queries: Tensor) -> Tensor:
+        """H⁻¹ of the queries ``[queries, dim]``, in place, a matrix at a time."""
+        for factors, part in zip(self._factors, self.by_matrix(queries), strict=True):
+            gradients = part.unflatten(1, factors.eigenvalues.shape)
+            part.copy_(factors.solve(gradients, self.config.damping).flatten(1))
+        return queries
+
+    # ------------------------------------------------------------------ fitting
+
+    def _fit(self) -> list[Factors]:
+        """Both passes."""
+        dtype, device = self.encoder.dtype, self.encoder.device
+        shapes = [matrix.shape for matrix in self.encoder.matrices]
+        covariances = [_Covariances(shape, dtype, device) for shape in shapes]
+        for ids, labels in self._batches("EK-FAC factors"):
+            mask = torch.zeros_like(labels, dtype=torch.bool)
+            mask[:, :-1] = labels[:, 1:] != IGNORE
+            for one in covariances:
+                one.mask = mask
+            self._run(covariances, ids, labels)
+        bases = [self._bases(one) for one in covariances]
+        del covariances
+        corrected = [_Eigenvalues(outputs, inputs, dtype) for outputs, inputs in bases]
+        for ids, labels in self._batches("EK-FAC eigenvalues"):
+            self._run(corrected, ids, labels)
+        n_passages = len(self.hessian_rows())
+        return [
+            Factors(one.inputs, one.outputs, (one.sums / n_passages).to(dtype)) for one in corrected
+        ]
+
+    def _run(self, collectors: Sequence[Collector], ids: Tensor, labels: Tensor) -> None:
+        """One batch, with a collector a matrix that keeps its own sums."""
+        self.encoder.collect(collectors, [torch.empty(0)] * len(collectors), ids, labels)
+
+    def _bases(self, sums: _Covariances) -> tuple[Tensor, Tensor]:
+        """Q_S and Q_A."""
+        if not (torch.isfinite(sums.outer).all() and torch.isfinite(sums.inner).all()):
+            raise UserError(
+                "an activation or a gradient is NaN or infinite",
+                where=f"model {self.context.model.name}",
+                fix="use model.gradient_dtype=float32 or wider, or another checkpoint",
+            )
+        outer, inner = (torch.linalg.eigh(one).eigenvectors for one in (sums.outer, sums.inner))
+        return outer.to(self.encoder.dtype), inner.to(self.encoder.dtype)
+
+    def _batches(self, what: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Ids and the labels asked for, int64 ``[batch, tokens]``; texts without loss left out."""
+        model, config, rows = self.context.model, self.config, self.hessian_rows()
+        starts = range(0, len(rows), _TEXTS_AT_ONCE)
+        for start in progress.track(starts, what, unit=f"times {_TEXTS_AT_ONCE} passages"):
+            texts = [
+                (int(row), model.passage_tokens(self.context.task.passages[row].text))
+                for row in rows[start : start + _TEXTS_AT_ONCE].tolist()
+            ]
+            for batch in _by_length(texts, config.batch_size, config.batch_tokens):
+                ids, labels = pad([tokens for _, tokens in batch], self.encoder.device)
+                if config.labels is Labels.sampled:
+                    drawn_for = [row for row, _ in batch]
+                    labels = sampled_labels(
+                        self.encoder.module, ids, labels, drawn_for, config.seed
+                    )
+                yield ids, labels
+
+
+def _by_length(
+    texts: Sequence[tuple[int, Tokens]], batch_size: int, batch_tokens: int | None
+) -> Iterator[list[tuple[int, Tokens]]]:
+    """Batches of texts of about the same length, the longest first."""
+    waiting = sorted((t for t in texts if t[1].n_loss), key=lambda text: -len(text[1].ids))
+    while waiting:
+        longest = len(waiting[0][1].ids)
+        size = batch_size if batch_tokens is None else min(batch_size, batch_tokens // longest)
+        yield waiting[: max(1, size)]
+        waiting = waiting[max(1, size) :]
+
+
+@torch.no_grad()
+def sampled_labels(
+    module: nn.Module, ids: Tensor, labels: Tensor, rows: Sequence[int], seed: int
+) -> Tensor:
+    """Each label replaced by a token drawn from the model's prediction at its place.
+
+    The draws of a text depend on the seed and its row alone, not on its batch: label number j is
+    the first token at which the cumulative probability exceeds uniform number j of
+    ``numpy.random.default_rng([seed, row])``.
+
+    Args:
+        ids, labels: ``[batch, tokens]``; labels are ``IGNORE`` where no loss.
+        rows: of the texts, ``[batch]``.
+
+    Returns:
+        labels ``[batch, tokens]``.
+    """
+    logits = module(input_ids=ids, use_cache=False).logits
+    drawn = labels.clone()
+    for number, row in enumerate(rows):
+        place = (labels[number, 1:] != IGNORE).nonzero()[:, 0]
+        uniform = np.random.default_rng([seed % 2**64, row]).random(len(place))
+        cumulative = torch.softmax(logits[number, place].double(), -1).cumsum(-1)
+        level = torch.from_numpy(uniform).to(cumulative)[:, None] * cumulative[:, -1:]
+        found = torch.searchsorted(cumulative, level, right=True)[:, 0]
+        drawn[number, place + 1] = found.clamp_max(cumulative.shape[1] - 1)
+    return drawn
+
+
+class _Covariances(Collector):
+    """Sums x xᵀ and δ δᵀ over the tokens of ``mask``, in float64; needs no gradient formed."""
+
+    mask: Tensor  # of the batch at work, bool [batch, tokens]
+
+    def __init__(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
+        self.size, self._dtype = shape, dtype
+        m, n = shape
+        self.outer = torch.zeros(m, m, dtype=torch.float64, device=device)
+        self.inner = torch.zeros(n, n, dtype=torch.float64, device=device)
+
+    def keep(self, x_btn: Tensor) -> Tensor:
+        counted = x_btn[self.mask].to(self._dtype)
+        self.inner += counted.T @ counted
+        return x_btn.new_empty(0)  # x itself need not live
+
+    def add(self, total: Tensor, delta_btm: Tensor, kept: Tensor) -> None:  # noqa: ARG002
+        counted = delta_btm[self.mask].to(self._dtype)
+        self.outer += counted.T @ counted
+
+
+class _Eigenvalues(Collector):
+    """Sums (Q_Sᵀ G Q_A)² over examples, in float64.
+
+    The factors of G are rotated, not G: m² + n² multiplications a token instead of m n (m + n) an
+    example, less for texts shorter than the matrix is wide.
+    """
+
+    def __init__(self, outputs: Tensor, inputs: Tensor, dtype: torch.dtype) -> None:
+        self.size = (len(outputs), len(inputs))
+        self.outputs, self.inputs, self._dtype = outputs, inputs, dtype
+        self.sums = torch.zeros(self.size, dtype=torch.float64, device=outputs.device)
+        self._step = max(1, _FORMED_ELEMENTS // self.sums.numel())
+
+    def keep(self, x_btn: Tensor) -> Tensor:
+        return x_btn.to(self._dtype) @ self.inputs
+
+    def add(self, total: Tensor, delta_btm: Tensor, kept: Tensor) -> None:  # noqa: ARG002
+        rotated = delta_btm.to(self._dtype) @ self.outputs
+        for delta, x in zip(rotated.split(self._step), kept.split(self._step), strict=True):
+            self.sums += torch.bmm(delta.transpose(1, 2), x).square_().sum(0)
+
+
+# ------------------------------------------------------------------ on disk
+
+
+def _write(folder: Path, factors: Sequence[Factors]) -> None:
+    """Tensors ``NUMBER.inputs`` and so on, in the order of the matrices; the sidecar last."""
+    tensors = {
+        f"{number}.{name}": part.contiguous().cpu()
+        for number, one in enumerate(factors)
+        for name, part in vars(one).items()
+    }
+    save_file(tensors, folder / _FACTORS)
+    sidecar = {"version": FACTORS_VERSION, "sha256": file_sha256(folder / _FACTORS)}
+    (folder / _SIDECAR).write_text(json.dumps(sidecar), encoding="utf-8")
+
+
+def _open(folder: Path, shapes: Sequence[tuple[int, int]], dtype: torch.dtype) -> list[Factors]:
+    """Read what ``_write`` wrote. Raises UserError if it is not that."""
+    try:
+        sidecar = json.loads((folder / _SIDECAR).read_text(encoding="utf-8"))
+        # A changed number is still a number, and would quietly be a wrong score.
+        sound = sidecar["sha256"] == file_sha256(folder / _FACTORS)
+        stored = load_file(folder / _FACTORS) if sound else {}
+        found = [
+            Factors(*(stored[f"{number}.{name}"] for name in Factors.__dataclass_fields__))
+            for number in range(len(shapes))
+        ]
+        sound = all(
+            one.inputs.shape == (n, n)
+            and one.outputs.shape == (m, m)
+            and one.eigenvalues.shape == (m, n)
+            and {part.dtype for part in vars(one).values()} == {dtype}
+            for one, (m, n) in zip(found, shapes, strict=True)
+        )
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        sound = False
+    if not sound:
+        raise UserError(
+            "damaged EK-FAC factors",
+            where=str(folder),
+            fix="delete this folder and run again",
+        )
+    return found
