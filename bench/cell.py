@@ -144,22 +144,8 @@ class _Run:
         settings, context, task = self.settings, self.context, self.task
         model = context.__dict__.get("model")  # only if somebody needed it
         return Result(
-            task={
-                "name": task.name,
-                "version": task.version,
-                "sha256": task.sha256,
-                "n_queries": len(task.queries),
-                "n_scored": evaluation.n_scored,
-                "n_passages": len(task.passages),
-                "counts": task.counts,
-                **judge_record(evaluation),
-            },
-            model={
-                "name": settings.model["name"],
-                "n_params": model.n_params if model else None,
-                "sha256": model.sha256 if model else None,
-                "training": model.training if model else {},
-            },
+            task=task_record(task, evaluation),
+            model=model_record(settings.model["name"], model),
             method={
                 "name": settings.method["name"],
                 "config": settings.resolved["method"],
@@ -187,6 +173,30 @@ class _Run:
 def judge_record(evaluation: Evaluation) -> dict[str, Any]:
     """``judge`` of a result's task: who judged, where it was not the annotation."""
     return {"judge": evaluation.judgement.record} if evaluation.judgement else {}
+
+
+def task_record(task: Task, evaluation: Evaluation) -> dict[str, Any]:
+    """What a result says of its task."""
+    return {
+        "name": task.name,
+        "version": task.version,
+        "sha256": task.sha256,
+        "n_queries": len(task.queries),
+        "n_scored": evaluation.n_scored,
+        "n_passages": len(task.passages),
+        "counts": task.counts,
+        **judge_record(evaluation),
+    }
+
+
+def model_record(name: str, model: LanguageModel | None) -> dict[str, Any]:
+    """What a result says of its model; None if nobody needed it."""
+    return {
+        "name": name,
+        "n_params": model.n_params if model else None,
+        "sha256": model.sha256 if model else None,
+        "training": model.training if model else {},
+    }
 
 
 def check_rankings(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -111,13 +110,7 @@ def _first_comment(text: str) -> str:
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(
-        title=Text(title, style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    table = console.titled_table(title)
     for head in heads:
         table.add_column(head, no_wrap=head == "name", max_width=_MAX_WIDTHS.get(head))
     for row in rows:

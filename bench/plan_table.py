@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -109,13 +108,7 @@ def _memory(plan: Plan) -> Table:
 
 
 def _table(title: str, heads: Sequence[str]) -> Table:
-    table = Table(
-        title=Text(title, style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    table = console.titled_table(title)
     for place, head in enumerate(heads):
         words = head in ("", "from", "storage") or place == 0
         table.add_column(head, justify="left" if words else "right", no_wrap=head != "from")

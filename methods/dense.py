@@ -10,21 +10,19 @@ texts far apart in the corpus, may swap between batch sizes; equal texts within 
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Optional
 
 import numpy as np
 
-from bench import progress
 from bench.errors import UserError
-from bench.storage import content_key, whole_folder
+from bench.storage import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
+from methods.embedding_index import open_or_embed
 from methods.encoder_files import encoder_sha256, find_encoder
 from methods.query_text import QueryPart, query_text
 from methods.vector_search import search_rows
@@ -33,9 +31,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 # Raised whenever a change of code moves an embedding; part of every index key.
-EMBEDDINGS_VERSION = 1
-_CHUNK = 4096  # passages sorted by length together: little padding, and the texts fit in memory
-_EMBEDDINGS, _SIDECAR = "embeddings.npy", "index.json"
+EMBEDDINGS_VERSION = 2
 
 
 @dataclass
@@ -90,34 +86,18 @@ class Dense(Method):
             }
         )
         folder = self.context.cache_dir / "index" / "dense" / key
-        if not (folder / _SIDECAR).exists():
-            with whole_folder(folder) as partial:
-                self._embed_passages(partial)
-        self._embeddings, sidecar = _open_index(folder, len(task.passages))
-        self.context.counts["passages_truncated"] += sidecar["truncated"]
+        index = open_or_embed(folder, task.passages, self._embed_passages)
+        self._embeddings = index.vectors
+        self.context.counts.update(index.counts)
         self.context.facts["encoder_sha256"] = weights
-        self.context.facts["encoding_seconds"] = sidecar["seconds"]
-        return IndexSize(bytes=self._embeddings.nbytes, shards=1)
+        self.context.facts["encoding_seconds"] = index.seconds
+        return IndexSize(bytes=index.vectors.nbytes, shards=1)
 
-    def _embed_passages(self, folder: Path) -> None:
-        """Embed the corpus chunk by chunk into ``folder``, the sidecar last."""
-        began = time.perf_counter()
-        passages, config = self.context.task.passages, self.config
-        shape = (len(passages), _embed(self._encoder, [""], 1, None).shape[1])
-        stored = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-            folder / _EMBEDDINGS, mode="w+", dtype=np.float32, shape=shape
-        )
-        truncated = 0
-        starts = range(0, len(passages), _CHUNK)
-        for start in progress.track(starts, "embed passages", unit=f"chunks of {_CHUNK}"):
-            texts = [passage.text for passage in passages.slice(start, start + _CHUNK)]
-            stored[start : start + len(texts)] = _embed(
-                self._encoder, texts, config.batch_size, config.passage_prompt
-            )
-            truncated += _n_truncated(self._encoder, texts, config.passage_prompt)
-        stored.flush()
-        sidecar = {"truncated": truncated, "seconds": round(time.perf_counter() - began, 3)}
-        (folder / _SIDECAR).write_text(json.dumps(sidecar), encoding="utf-8")
+    def _embed_passages(self, texts: list[str]) -> tuple[np.ndarray, dict[str, int]]:
+        config = self.config
+        vectors = _embed(self._encoder, texts, config.batch_size, config.passage_prompt)
+        cut = _n_truncated(self._encoder, texts, config.passage_prompt)
+        return vectors, {"passages_truncated": cut}
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
         """Embed the queries, and scan the stored embeddings block by block."""
@@ -202,20 +182,3 @@ def _n_truncated(encoder: SentenceTransformer, texts: list[str], prompt: str | N
         return 0
     ids = tokenizer([(prompt or "") + text for text in texts], truncation=False, verbose=False)
     return sum(len(one) > limit for one in ids["input_ids"])
-
-
-def _open_index(folder: Path, n_passages: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """The stored embeddings, memory-mapped, and their sidecar."""
-    try:
-        stored = np.load(folder / _EMBEDDINGS, mmap_mode="r", allow_pickle=False)
-        sidecar = json.loads((folder / _SIDECAR).read_text(encoding="utf-8"))
-        sound = stored.shape[0] == n_passages and stored.dtype == np.float32
-    except (OSError, ValueError, EOFError):
-        sound = False
-    if not sound:
-        raise UserError(
-            "damaged index of embeddings",
-            where=str(folder),
-            fix="delete this folder and run again",
-        )
-    return stored, sidecar

@@ -43,7 +43,7 @@ class EmbeddingIndex:
     seconds: float
 
 
-def open_or_embed(folder: Path, passages: PassageStore, dim: int, embed: Embed) -> EmbeddingIndex:
+def open_or_embed(folder: Path, passages: PassageStore, embed: Embed) -> EmbeddingIndex:
     """The index in ``folder``, which is embedded first if there is none.
 
     A run that dies leaves nothing behind: the folder appears when it is finished.
@@ -51,7 +51,6 @@ def open_or_embed(folder: Path, passages: PassageStore, dim: int, embed: Embed) 
     Args:
         folder: named by a key of whatever moves a vector, the corpus included.
         passages: the corpus.
-        dim: length of a vector.
         embed: called with at most ``CHUNK`` texts, in the order of rows.
 
     Raises:
@@ -59,21 +58,28 @@ def open_or_embed(folder: Path, passages: PassageStore, dim: int, embed: Embed) 
     """
     if not folder.exists():
         with whole_folder(folder) as partial:
-            _write(partial, passages, dim, embed)
-    return _open(folder, (len(passages), dim))
+            _write(partial, passages, embed)
+    return _open(folder, len(passages))
 
 
-def _write(folder: Path, passages: PassageStore, dim: int, embed: Embed) -> None:
+def _write(folder: Path, passages: PassageStore, embed: Embed) -> None:
     began = time.perf_counter()
-    stored = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-        folder / _EMBEDDINGS, mode="w+", dtype=np.float32, shape=(len(passages), dim)
-    )
+    stored = None
     counts: Counter[str] = Counter()
     starts = range(0, len(passages), CHUNK)
     for start in progress.track(starts, "embed passages", unit=f"chunks of {CHUNK}"):
         texts = [passage.text for passage in passages.slice(start, start + CHUNK)]
-        stored[start : start + len(texts)], counted = embed(texts)
+        vectors, counted = embed(texts)
+        if stored is None:  # the first vectors say how long one is
+            stored = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+                folder / _EMBEDDINGS,
+                mode="w+",
+                dtype=np.float32,
+                shape=(len(passages), vectors.shape[1]),
+            )
+        stored[start : start + len(texts)] = vectors
         counts.update(counted)
+    assert stored is not None  # a corpus is never empty
     stored.flush()
     sidecar = {
         "counts": counts,
@@ -83,14 +89,14 @@ def _write(folder: Path, passages: PassageStore, dim: int, embed: Embed) -> None
     (folder / _SIDECAR).write_text(json.dumps(sidecar), encoding="utf-8")
 
 
-def _open(folder: Path, shape: tuple[int, int]) -> EmbeddingIndex:
+def _open(folder: Path, n_passages: int) -> EmbeddingIndex:
     try:
         sidecar = json.loads((folder / _SIDECAR).read_text(encoding="utf-8"))
         stored = np.load(folder / _EMBEDDINGS, mmap_mode="r", allow_pickle=False)
         index = EmbeddingIndex(stored, dict(sidecar["counts"]), float(sidecar["seconds"]))
         # A changed number is still a number, and would quietly be a wrong score.
         sound = sidecar["sha256"] == file_sha256(folder / _EMBEDDINGS)
-        sound = sound and stored.shape == shape and stored.dtype == np.float32
+        sound = sound and len(stored) == n_passages and stored.dtype == np.float32
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         sound = False
     if not sound:

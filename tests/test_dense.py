@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 import conf
 from bench.errors import UserError
 from bench.tasks.base import Query
-from methods import dense, encoder_files, vector_search
+from methods import dense, embedding_index, encoder_files, vector_search
 from methods.base import Context
 from methods.dense import Dense, DenseConfig
 from methods.encoder_files import encoder_sha256, find_encoder
@@ -194,7 +194,7 @@ def test_chunks_change_no_ranking(make, monkeypatch, tmp_path):
     _, whole = run(make())
     (only,) = (tmp_path / "cache" / "index" / "dense").iterdir()
     only.rename(tmp_path / "set aside")
-    monkeypatch.setattr(dense, "_CHUNK", 4)
+    monkeypatch.setattr(embedding_index, "CHUNK", 4)
     _, parts = run(make())
     assert [r.rows.tolist() for r in parts] == [r.rows.tolist() for r in whole]
 

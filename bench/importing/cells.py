@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from bench import progress
-from bench.cell import CELL_VERSION, Outcome, check_rankings, judge_record, path_part
+from bench.cell import (
+    CELL_VERSION,
+    Outcome,
+    check_rankings,
+    model_record,
+    path_part,
+    task_record,
+)
 from bench.config import typed
 from bench.environment import environment
 from bench.errors import UserError
@@ -253,8 +260,8 @@ class _WithTask(_Import):
         if not task.annotated and evaluation.judgement is None:
             notes = [*notes, "the task is not annotated: no attribution is scored"]
         work = _Work(
-            task=self._task_record(task, evaluation),
-            model=self._model_record(),
+            task=task_record(task, evaluation),
+            model=model_record(self.setting.model_name, self.setting.__dict__.get("model")),
             evaluation=evaluation,
             counts=dict(joined.counts),
             notes=notes,
@@ -271,27 +278,6 @@ class _WithTask(_Import):
             return _all_of(task, rankings), facts
         read = release.read if self.source.format is Format.release else trec.read
         return matching.join(read(paths), task, self.request.missing, self.request.top_k), {}
-
-    def _task_record(self, task: Task, evaluation: Evaluation) -> dict[str, Any]:
-        return {
-            "name": task.name,
-            "version": task.version,
-            "sha256": task.sha256,
-            "n_queries": len(task.queries),
-            "n_scored": evaluation.n_scored,
-            "n_passages": len(task.passages),
-            "counts": task.counts,
-            **judge_record(evaluation),
-        }
-
-    def _model_record(self) -> dict[str, Any]:
-        model = self.setting.__dict__.get("model")  # only if somebody needed it
-        return {
-            "name": self.setting.model_name,
-            "n_params": model.n_params if model else None,
-            "sha256": model.sha256 if model else None,
-            "training": model.training if model else {},
-        }
 
 
 class _Judged(_Import):
