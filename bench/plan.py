@@ -151,7 +151,7 @@ def make_plan(settings: Settings, config: PlanConfig) -> Plan:
         name, typed(source_class.Config, settings.model, "model", ("name", "source"))
     )
     geometry = source.architecture()
-    options = {name: getattr(method, name) for name in _OF_MATRICES if hasattr(method, name)}
+    options = {name: getattr(method, name) for name in _OF_MATRICES}
     architecture = architecture_of(geometry, method.layer_blocks, **options)
     blocks, dim = choices.blocks(architecture), choices.dim(architecture)
     _refuse_large_blocks(choices, blocks)
@@ -228,7 +228,7 @@ def _checked_method(settings: Settings) -> Any:
         )
     config = typed(method_class.Config, settings.method, "method", ("name", "target"))
     for name in _COUNTS:  # the method's own check asks the model, which is not there
-        value = getattr(config, name, None)
+        value = getattr(config, name)
         if value is not None and value < 1:
             raise UserError(f"expected at least 1, found {value}", where=f"method.{name}")
     return config

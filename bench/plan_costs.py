@@ -92,13 +92,13 @@ class Choices:
             auto_mixing=method["mixing"] == "auto",
             batch_size=method["batch_size"],
             batch_tokens=method["batch_tokens"],
-            storage=str(method.get("storage", "fp32")),
-            rerank=method.get("rerank"),
-            hessian_sample=method.get("hessian_sample"),
-            hessian_form=str(method.get("hessian_form", "full")),
-            components=method.get("hessian_components") or 0,
-            checkpoints=method.get("checkpoints", 1),
-            weighted=method.get("passage_weight", False),
+            storage=str(method["storage"]),
+            rerank=method["rerank"],
+            hessian_sample=method["hessian_sample"],
+            hessian_form=str(method["hessian_form"]),
+            components=method["hessian_components"],
+            checkpoints=method["checkpoints"],
+            weighted=method["passage_weight"],
         )
 
     def blocks(self, architecture: Architecture) -> list[int]:

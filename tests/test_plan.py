@@ -251,10 +251,16 @@ def test_no_gradient_goes_below_the_lowest_layer() -> None:
     assert backward_flops(upper, 5) == 2 * 96 * 5 + 8 * 4 * 25
 
 
-def test_choices_of_a_method_without_the_newer_keys() -> None:
-    old = {"projection_dim": 4, "hessian": "train", "mixing": "auto", "batch_size": 1}
-    found = Choices.of({**old, "batch_tokens": None})
-    assert (found.storage, found.rerank, found.hessian_form) == ("fp32", None, "full")
+def test_choices_are_those_of_the_method() -> None:
+    chosen = (
+        "method.storage=sign",
+        "method.rerank=7",
+        "method.mixing=auto",
+        "method.checkpoints=2",
+    )
+    found = Choices.of(composed(["method=trackstar", *chosen])[0].method)
+    assert (found.storage, found.rerank, found.hessian_form) == ("sign", 7, "full")
+    assert (found.checkpoints, found.weighted, found.components) == (2, False, 256)
     assert found.auto_mixing
 
 
