@@ -14,6 +14,7 @@ import numpy as np
 
 from bench import progress
 from bench.config import Settings, typed
+from bench.engines import ENGINES, Engine
 from bench.environment import environment
 from bench.errors import UserError
 from bench.evaluation import Evaluation, evaluate
@@ -22,6 +23,7 @@ from bench.loggers import check_logger, log_cell
 from bench.models import SOURCES
 from bench.models.base import ModelSource
 from bench.models.language_model import LanguageModel
+from bench.models.retraining import Removal
 from bench.result import RESULT, SCHEMA_VERSION, Cell, Result, read_result
 from bench.result_writer import write_cell
 from bench.storage import content_key
@@ -71,6 +73,8 @@ class _Run:
         method_class = METHODS.get(settings.method.get("target") or settings.method["name"])
         method_config = typed(method_class.Config, settings.method, "method", ("name", "target"))
         self.source.check()
+        self.engine.check()
+        self._check_retraining()
         folder = self._folder()
         if (folder / RESULT).exists():
             progress.say(f"already there: {folder}")
@@ -97,12 +101,30 @@ class _Run:
         return source_class(name, config)
 
     @cached_property
+    def engine(self) -> Engine:
+        name = self.settings.engine["name"]
+        engine_class = ENGINES.get(name)
+        return engine_class(typed(engine_class.Config, self.settings.engine, "engine", ("name",)))
+
+    @cached_property
     def context(self) -> Context:
         return Context(
             task=self.task,
             cache_dir=self.settings.cache_dir,
             load_model=self._load_model,
             device=self.settings.device,
+            retrain=self._retrain,
+        )
+
+    def _check_retraining(self) -> None:
+        if (retraining := self.settings.metric.retraining) is not None:
+            self.source.check_retraining()
+            retraining.check(self.settings.top_k, len(self.task.passages))
+
+    def _retrain(self, removals: Sequence[Removal]) -> np.ndarray:
+        settings = self.settings
+        return self.source.retrain(
+            self.task, settings.cache_dir, settings.device, removals, self.engine
         )
 
     def _load_model(self) -> LanguageModel:

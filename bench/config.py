@@ -19,9 +19,12 @@ from omegaconf.errors import (
 from bench.errors import UserError, did_you_mean
 from metrics.attribution import NoGold
 from metrics.judges import JUDGES
+from metrics.retraining import RetrainingConfig
 from metrics.tail_patch import TailPatchConfig
 
-_GROUPS = ("task", "model", "method", "metric", "logger")
+_GROUPS = ("task", "model", "method", "metric", "logger", "engine")
+# Left out of the settings where null: cells that were made before there were any keep their keys.
+_WHERE_SET = ("judge", "retraining")
 
 
 @dataclass
@@ -30,7 +33,8 @@ class MetricConfig:
 
     Attributes:
         judge: ``name`` and settings of a judge, None for the task's annotation. It has a default
-            here, so that files of older versions still fit.
+            here, as ``retraining`` has, so that files of older versions still fit.
+        retraining: None = no model is trained again.
     """
 
     attribution: list[str]
@@ -38,6 +42,7 @@ class MetricConfig:
     bootstrap_samples: int
     tail_patch: TailPatchConfig
     judge: Optional[dict[str, Any]] = None  # noqa: UP045 - omegaconf reads it at run time
+    retraining: Optional[RetrainingConfig] = None  # noqa: UP045
 
 
 @dataclass
@@ -68,7 +73,7 @@ class Settings:
 
     Attributes:
         resolved: everything with plain values, as written to ``config.yaml``.
-        task, model, method: their own keys, unvalidated until their class is known.
+        task, model, method, engine: their own keys, unvalidated until their class is known.
     """
 
     resolved: dict[str, Any]
@@ -77,6 +82,7 @@ class Settings:
     method: dict[str, Any]
     metric: MetricConfig
     logger: LoggerConfig
+    engine: dict[str, Any]
     seed: int
     top_k: int
     results_dir: Path
@@ -103,7 +109,7 @@ def settings_from(config: DictConfig) -> Settings:
     for group in _GROUPS:
         if not isinstance(plain.get(group), dict):
             raise UserError("nothing is chosen", where=group, fix=f"set {group}=NAME")
-    plain["metric"] = _with_judge(plain["metric"])
+    plain["metric"] = _spelled_out(plain["metric"])
     common = typed(_Common, plain, "", drop=_GROUPS)
     metric = typed(MetricConfig, plain["metric"], "metric")
     patch = metric.tail_patch
@@ -119,6 +125,7 @@ def settings_from(config: DictConfig) -> Settings:
         method=plain["method"],
         metric=metric,
         logger=typed(LoggerConfig, plain["logger"], "logger"),
+        engine=plain["engine"],
         seed=common.seed,
         top_k=common.top_k,
         results_dir=Path(common.results_dir).expanduser(),
@@ -128,12 +135,12 @@ def settings_from(config: DictConfig) -> Settings:
     )
 
 
-def _with_judge(metric: dict[str, Any]) -> dict[str, Any]:
+def _spelled_out(metric: dict[str, Any]) -> dict[str, Any]:
     """The metrics' settings with the judge's own spelled out, whether it was named or configured.
 
-    Without a judge the key is left out, not null: a cell's key is a hash of these settings, and
-    cells that were made before there were judges keep theirs.
+    What is not used is left out, not null: a cell's key is a hash of these settings.
     """
+    metric = {k: v for k, v in metric.items() if k not in _WHERE_SET or v is not None}
     given = metric.get("judge")
     rest = {key: value for key, value in metric.items() if key != "judge"}
     if given is None:

@@ -10,9 +10,16 @@ from bench.result import Estimate
 from metrics.length import LENGTH_RATIO
 
 MISSING = "–"
-PREFERRED = ("mrr", "hit@1", "hit@10", "recall@10", "tail_patch", "tail_patch_log")
+PREFERRED = (
+    "mrr", "hit@1", "hit@10", "recall@10", "tail_patch", "tail_patch_log", "removal_effect",
+    "removal_effect_log", "lds", "qld",
+)  # fmt: skip
 # The paper prints tail-patch, a difference of probabilities, in percentage points.
-_TITLES = {"mrr": "MRR", "tail_patch": "tail-patch (pp)", "tail_patch_log": "tail-patch (log p)"}
+_TITLES = {
+    "mrr": "MRR", "tail_patch": "tail-patch (pp)", "tail_patch_log": "tail-patch (log p)",
+    "removal_effect": "removal effect (pp)", "removal_effect_log": "removal effect (log p)",
+    "lds": "LDS", "qld": "QLD",
+}  # fmt: skip
 _MEANINGS = {
     "mrr": "mean of 1 / rank of the first correct passage; 0 if the stored list holds none",
     "hit": "share of queries with any correct passage in the top k (the paper calls it recall)",
@@ -25,9 +32,24 @@ _MEANINGS = {
     "tail_patch": "change of the target's probability after one training step on one proponent, "
     "mean over the top proponents, in percentage points",
     "tail_patch_log": "the same change in log-probability (nats)",
+    "removal_effect": "fall of the target's probability in a model trained again without the top "
+    "proponents of a group of queries, in percentage points",
+    "removal_effect_log": "the same fall in log-probability (nats)",
+    "lds": "linear datamodelling score: over models trained on random parts of the corpus, rank "
+    "correlation of a part's summed scores and the target's log-probability",
+    "qld": "rise of a query's loss (nats) in a model trained again without the top of its ranking",
     LENGTH_RATIO: "mean length of the top 10 proponents over that of all passages: a method that "
     "favours long passages is above 1",
 }
+
+
+_IN_POINTS = ("tail_patch", "removal_effect")
+_SIGNED = ("tail_patch", "removal_effect", "lds", "qld")
+
+
+def is_signed(metric: str) -> bool:
+    """Whether a metric is a change, which is written with its sign."""
+    return metric.startswith(_SIGNED)
 
 
 def is_diagnostic(metric: str) -> bool:
@@ -53,14 +75,14 @@ def meaning(metric: str) -> str:
 
 def scaled(metric: str, value: float) -> float:
     """A metric in the unit it is shown in: percentage points for tail-patch."""
-    return value * 100 if metric == "tail_patch" else value
+    return value * 100 if metric in _IN_POINTS else value
 
 
 def number(metric: str, value: float) -> str:
     """A metric's value in its shown unit; differences carry a sign."""
     if math.isnan(value):
         return MISSING
-    return difference(metric, value) if metric.startswith("tail_patch") else _digits(metric, value)
+    return difference(metric, value) if is_signed(metric) else _digits(metric, value)
 
 
 def difference(metric: str, value: float) -> str:

@@ -18,9 +18,13 @@ from methods.base import Context, Ranking
 from metrics.attribution import Judged, Metric, parse_metric, score_rankings
 from metrics.bootstrap import estimate
 from metrics.length import DEPTH, LENGTH_RATIO, length_ratio
+from metrics.retraining import RetrainingConfig, RetrainingTruth
 from metrics.tail_patch import TailPatch
 
-INFLUENCE = ("tail_patch", "tail_patch_log", "base_probability")
+INFLUENCE = (
+    "tail_patch", "tail_patch_log", "base_probability", "removal_effect", "removal_effect_log",
+    "lds", "qld",
+)  # fmt: skip
 _SUPPORT_DEPTH = 10  # the paper looks at the kinds of the top 10 proponents
 
 
@@ -68,6 +72,10 @@ def evaluate(
             chosen = spread(task.queries, config.tail_patch.n_queries)
             rows = {ranking.query_id: ranking.rows.tolist() for ranking in rankings}
             frame = frame.merge(patch.measure(chosen, rows), on="query_id", how="left")
+    if config.retraining is not None:
+        with context.phases.measure("retraining"):
+            truth = _retrained(config.retraining, context, rankings, seed)
+        frame = frame.merge(truth, on="query_id", how="left")
     names = [metric.name for metric in metrics]
     measured = [*names, *(name for name in INFLUENCE if name in frame), LENGTH_RATIO]
     samples = config.bootstrap_samples
@@ -84,6 +92,20 @@ def evaluate(
         n_scored=int(frame[names[0]].notna().sum()) if names else 0,
         judgement=judgement,
     )
+
+
+def _retrained(
+    config: RetrainingConfig, context: Context, rankings: Sequence[Ranking], seed: int
+) -> pd.DataFrame:
+    """What retrained models say of the rankings; the context is told how much was removed."""
+    task = context.task
+    sizes = {"removal": config.removal_queries, "qld": config.qld_queries}
+    groups = {name: [q.query_id for q in spread(task.queries, n)] for name, n in sizes.items()}
+    truth = RetrainingTruth(config, task.queries, len(task.passages), seed, context.retrain)
+    lists = {ranking.query_id: (ranking.rows, ranking.scores) for ranking in rankings}
+    measured = truth.measure(lists, groups)
+    context.facts.update(measured.facts)
+    return measured.per_query
 
 
 def _score_annotated(

@@ -17,7 +17,7 @@ from bench.registry import Registry
 _MAX_WIDTHS = {"what it does": 31, "needs": 15, "cost": 16, "source": 16}
 _METRICS = (
     "mrr", "hit@k", "recall@k", "precision@k", "map", "map@k", "ndcg@k", "tail_patch",
-    "tail_patch_log",
+    "tail_patch_log", "removal_effect", "removal_effect_log", "lds", "qld",
 )  # fmt: skip
 
 

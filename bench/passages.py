@@ -68,6 +68,9 @@ class PassageStore:
             fix="delete this folder and run again",
         )
 
+    def __reduce__(self) -> tuple[type[PassageStore], tuple[Path]]:
+        return PassageStore, (self.folder,)  # another process opens the files for itself
+
     def __len__(self) -> int:
         return len(self._offsets) - 1
 

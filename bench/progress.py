@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -29,6 +30,17 @@ def set_quiet(quiet: bool) -> None:
     """Silence progress and notices of this process (errors and results stay)."""
     global _quiet
     _quiet = quiet
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Silence progress and notices in the block: a terminal shows one bar at a time."""
+    before = _quiet
+    set_quiet(True)
+    try:
+        yield
+    finally:
+        set_quiet(before)
 
 
 def say(message: str) -> None:

@@ -34,7 +34,8 @@ from bench.storage import file_sha256
 from metrics.length import LENGTH_RATIO, length_ratio
 
 ENTAILED = 0.5  # the release calls a passage correct above this entailment score
-_BELIEVED = ("tail_patch", "base_")  # measured on a model, query by query
+# Measured on models, query by query.
+_BELIEVED = ("tail_patch", "base_", "removal_effect", "lds", "qld")
 _TOLERANCE = 1e-9  # relative: sums in another order differ in the last bits
 
 
@@ -393,8 +394,4 @@ def lines(problems: Problems) -> Iterator[str]:
     )
     cells = f"{problems.n_cells} cell{'s' if problems.n_cells != 1 else ''}"
     yield f"{cells}, {problems.n_numbers:,} numbers compared: {count}"
-    yield "tail-patch: means and intervals recomputed; single steps are not run again"
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+    yield "influence: means and intervals recomputed; steps and trainings are not run again"

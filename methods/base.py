@@ -18,6 +18,7 @@ from bench.tasks.base import Query, Task
 
 if TYPE_CHECKING:
     from bench.models.language_model import LanguageModel
+    from bench.models.retraining import Removal
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ def _no_model() -> LanguageModel:
     raise ValueError("this context was made without a model")
 
 
+def _no_retraining(removals: Sequence[Removal]) -> np.ndarray:  # noqa: ARG001
+    raise ValueError("this context was made without a way to retrain")
+
+
 @dataclass
 class Context:
     """What the harness lends a method for one cell.
@@ -62,6 +67,7 @@ class Context:
         counts: anything counted on the way (truncated passages, skipped queries), likewise.
         facts: values found on the way that a reader of the result needs, e.g. the λ in use.
         load_model: brings the model under study; called at most once, on first use.
+        retrain: what models trained without some passages say, for the metrics.
     """
 
     task: Task
@@ -71,6 +77,7 @@ class Context:
     phases: Phases = field(default_factory=Phases)
     counts: Counter[str] = field(default_factory=Counter)
     facts: dict[str, Any] = field(default_factory=dict)
+    retrain: Callable[[Sequence[Removal]], np.ndarray] = _no_retraining
 
     @cached_property
     def model(self) -> LanguageModel:

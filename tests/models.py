@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.models import second_moments
 from bench.models.language_model import LanguageModel, load_directory
-from bench.models.scratch import train_tokenizer
+from bench.models.scratch import Scratch
+from bench.models.training import ScratchConfig, train_tokenizer
 
 TEXTS = (
     "The instrument played by Al Grey is the trombone.",
@@ -74,3 +76,13 @@ def with_moments(model: LanguageModel, folder: Path, kind: str) -> LanguageModel
     model.second_moments = second_moments.load(path, model.module)
     model.learning_rate = 1e-3
     return model
+
+
+def scratch_source(**settings: Any) -> Scratch:
+    """A source of the smallest models that can be trained, with some settings changed."""
+    config = ScratchConfig(
+        architecture="gpt_neox", hidden_size=16, num_layers=1, num_heads=2, vocab_size=300,
+        context_length=64, append_eos=False, epochs=1, batch_size=2, learning_rate=5e-3,
+        warmup_steps=2, gradient_dtype="float32", projection_dim=4, seed=0,
+    )  # fmt: skip
+    return Scratch("toy", replace(config, **settings))

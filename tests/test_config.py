@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 import conf
 from bench.config import LoggerConfig, MetricConfig, settings_from, typed
 from bench.config_errors import explain
+from bench.engines import ENGINES
 from bench.errors import UserError
 from bench.models import SOURCES
 from bench.tasks import TASKS
@@ -113,7 +114,8 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.logger == LoggerConfig("none")
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
-    assert resolved["metric"].pop("judge") is None, "null is left out: keys stay as they were"
+    for name in ("judge", "retraining"):
+        assert resolved["metric"].pop(name) is None, "null is left out: keys stay as they were"
     assert settings.resolved == {key: resolved[key] for key in resolved if key != "plan"}
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     assert settings_from(composed("device=auto")).device == auto
@@ -190,6 +192,8 @@ def config_class(group: str, config: DictConfig) -> type:
         return SOURCES.get(config.model.source).Config
     if group == "method":
         return METHODS.get(config.method.name).Config
+    if group == "engine":
+        return ENGINES.get(config.engine.name).Config
     return {"metric": MetricConfig, "logger": LoggerConfig}[group]
 
 

@@ -304,3 +304,32 @@ def test_the_method_of_contributing_runs_from_outside(tmp_path: Path, cache: Pat
     lists = ranked(cells(tmp_path / "r")["longest"])
     assert len(lists) > 1
     assert all(one == lists[0] for one in lists)
+
+
+# ------------------------------------------------------------------ retraining
+
+
+def test_retraining_is_measured_like_any_metric(tmp_path: Path, cache: Path, capsys) -> None:
+    words = (
+        "metric=retraining", "metric.tail_patch.enabled=false", "metric.retraining.seeds=2",
+        "metric.retraining.removal_queries=6", "metric.retraining.removal_group=3",
+        "metric.retraining.lds_subsets=3", "metric.retraining.qld_queries=1",
+    )  # fmt: skip
+    assert run(tmp_path, cache, "-m", "method=bm25,random", *words) == 0
+    found = {name: result(folder) for name, folder in cells(tmp_path).items()}
+    for stored in found.values():
+        ns = {name: stored["metrics"][name]["n"] for name in ("removal_effect", "lds", "qld")}
+        assert ns == {"removal_effect": 6, "lds": stored["task"]["n_queries"], "qld": 1}
+        assert stored["method"]["facts"]["removed_passages"] <= 30
+        assert -1 <= stored["method"]["facts"]["lds_ceiling"] <= 1
+        assert "retraining" in [phase["name"] for phase in stored["phases"]]
+    assert found["bm25"]["metrics"] != found["random"]["metrics"]
+    assert main(["verify", str(tmp_path)]) == 0
+    assert main(["report", str(tmp_path)]) == 0
+    assert "removal effect (pp)" in (tmp_path / "report" / "leaderboard.md").read_text()
+
+
+def test_a_model_from_elsewhere_is_not_retrained(tmp_path: Path, cache: Path, capsys) -> None:
+    words = ("model=hf", f"model.path={tmp_path}", "metric=retraining", "method=bm25")
+    assert run(tmp_path, cache, *words, small=False) == 2
+    assert "not trained here" in error_line(capsys)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,19 @@ import pytest
 import torch
 
 from bench.errors import UserError
-from bench.models import scratch
+from bench.models import scratch, training
 from bench.models.language_model import LanguageModel, Tokens, target_log_probs
-from bench.models.scratch import (
+from bench.models.scratch import Scratch
+from bench.models.tokens import TokenCorpus
+from bench.models.training import (
     LAST_SHARE,
-    Scratch,
-    ScratchConfig,
+    Training,
     learning_rate_share,
     train_tokenizer,
 )
-from bench.models.tokens import TokenCorpus
 from bench.tasks.base import Query, Task
 from tests.helpers import make_task
-from tests.models import TEXTS
+from tests.models import TEXTS, scratch_source
 
 ARCHITECTURES = ("gpt_neox", "gpt2", "llama")
 QUERIES = (Query("q0", "Al Grey plays the", "trombone"), Query("q1", "Marla Venn", "Oslo"))
@@ -35,17 +34,8 @@ def task(tmp_path: Path) -> Task:
     return make_task(tmp_path / "task", TEXTS, QUERIES)
 
 
-def source(**settings: Any) -> Scratch:
-    config = ScratchConfig(
-        architecture="gpt_neox", hidden_size=16, num_layers=1, num_heads=2, vocab_size=300,
-        context_length=64, append_eos=False, epochs=1, batch_size=2, learning_rate=5e-3,
-        warmup_steps=2, gradient_dtype="float32", projection_dim=4, seed=0,
-    )  # fmt: skip
-    return Scratch("toy", dataclasses.replace(config, **settings))
-
-
 def trained(task: Task, cache: str, **settings: Any) -> LanguageModel:
-    return source(**settings).load(task, task.passages.folder / cache, "cpu")
+    return scratch_source(**settings).load(task, task.passages.folder / cache, "cpu")
 
 
 @pytest.fixture
@@ -111,8 +101,8 @@ def test_what_the_model_is_read_with(task: Task) -> None:
 
 def test_dropout_is_for_training_only(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     in_training: dict[str, set[bool]] = {}
-    for name in ("token_log_probs", "target_log_probs"):
-        original = getattr(scratch, name)
+    for room, name in ((training, "token_log_probs"), (scratch, "target_log_probs")):
+        original = getattr(room, name)
 
         def noting(
             model: Any, *args: Any, name: str = name, original: Callable[..., Any] = original
@@ -121,7 +111,7 @@ def test_dropout_is_for_training_only(task: Task, monkeypatch: pytest.MonkeyPatc
             in_training.setdefault(name, set()).add(module.training)
             return original(model, *args)
 
-        monkeypatch.setattr(scratch, name, noting)
+        monkeypatch.setattr(room, name, noting)
     model = trained(task, "a", architecture="gpt2", epochs=2)
     assert in_training == {"token_log_probs": {True}, "target_log_probs": {False}}
     rates = [m.p for m in model.module.modules() if isinstance(m, torch.nn.Dropout)]
@@ -168,16 +158,16 @@ def test_the_queries_do_not_matter(
 def test_half_a_training_leaves_nothing(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
-    whole = scratch._epoch
+    whole = Training._epoch
 
-    def stop(config: ScratchConfig, epoch: int, *args: Any) -> dict[str, float]:
+    def stop(self: Training, epoch: int) -> float:
         if epoch == 1:
             raise error
-        return whole(config, epoch, *args)
+        return whole(self, epoch)
 
-    monkeypatch.setattr(scratch, "_epoch", stop)
+    monkeypatch.setattr(Training, "_epoch", stop)
     with pytest.raises(error):
-        source(epochs=2).load(task, tmp_path / "cache", "cpu")
+        scratch_source(epochs=2).load(task, tmp_path / "cache", "cpu")
     assert list((tmp_path / "cache" / "models" / "toy").iterdir()) == []
 
 
@@ -188,21 +178,21 @@ def test_half_a_training_leaves_nothing(
 def test_divergence_is_named_and_leaves_nothing(
     task: Task, tmp_path: Path, learning_rate: float, batch_size: int
 ) -> None:
-    diverging = source(learning_rate=learning_rate, batch_size=batch_size)
+    diverging = scratch_source(learning_rate=learning_rate, batch_size=batch_size)
     with pytest.raises(UserError, match=r"^model: training diverged: .*lower model\.learning_rate"):
         diverging.load(task, tmp_path / "cache", "cpu")
     assert list((tmp_path / "cache" / "models" / "toy").iterdir()) == []
 
 
 def test_identity(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    identity = source().identity(task)
-    assert source(projection_dim=8).identity(task) == identity  # it is the method's
-    assert Scratch("another name", source().config).identity(task) == identity
+    identity = scratch_source().identity(task)
+    assert scratch_source(projection_dim=8).identity(task) == identity  # it is the method's
+    assert Scratch("another name", scratch_source().config).identity(task) == identity
     changes = [{"seed": 1}, {"gradient_dtype": "float64"}, {"epochs": 2}, {"append_eos": True}]
-    others = {source(**change).identity(task) for change in changes}
-    others.add(source().identity(make_task(tmp_path / "other", TEXTS[:5], QUERIES)))
+    others = {scratch_source(**change).identity(task) for change in changes}
+    others.add(scratch_source().identity(make_task(tmp_path / "other", TEXTS[:5], QUERIES)))
     monkeypatch.setattr(scratch, "TRAINING_VERSION", -1)
-    others.add(source().identity(task))
+    others.add(scratch_source().identity(task))
     assert len(others - {identity}) == len(changes) + 2
 
 
@@ -225,14 +215,14 @@ def test_learning_rate_rises_then_falls_in_a_line(n_steps: int, warmup: int) -> 
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[list[int]]]:
     """The token ids of every batch that is trained on, as training goes on."""
     found: list[list[list[int]]] = []
-    pad = scratch.pad
+    pad = training.pad
 
     def noting(batch: list[Tokens], device: torch.device) -> Any:
         assert all(tokens.loss_from == 1 for tokens in batch)
         found.append([tokens.ids for tokens in batch])
         return pad(batch, device)
 
-    monkeypatch.setattr(scratch, "pad", noting)
+    monkeypatch.setattr(training, "pad", noting)
     return found
 
 
@@ -258,7 +248,7 @@ def test_batches(tmp_path: Path) -> None:
     lengths = np.random.default_rng(0).integers(0, 9, size=301)
     corpus = TokenCorpus((Tokens([1] * n, 1) for n in lengths), tmp_path)
     assert corpus.lengths.tolist() == lengths.tolist()
-    made = [scratch._batches(corpus, 2, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    made = [training._batches(corpus, 2, np.random.default_rng(seed)) for seed in (0, 0, 1)]
     rows = [np.concatenate(batches).tolist() for batches in made]
     assert sorted(rows[0]) == np.flatnonzero(lengths > 1).tolist()
     assert rows[0] == rows[1] != rows[2]
@@ -289,6 +279,6 @@ def test_any_text_has_tokens() -> None:
     ],
 )
 def test_wrong_settings_are_named(change: dict[str, Any], message: str) -> None:
-    source().check()
+    scratch_source().check()
     with pytest.raises(UserError, match=rf"^model\.{message}"):
-        source(**change).check()
+        scratch_source(**change).check()

@@ -108,6 +108,12 @@ def parse(words: Sequence[str]) -> Request:
             where="metric",
             fix="add model=NAME, or set metric=attribution",
         )
+    if settings.metric.retraining is not None:
+        raise UserError(
+            "imported rankings are not measured by retraining",
+            where="metric.retraining",
+            fix="leave it out",
+        )
     if not has_task and settings.metric.judge is not None:
         raise UserError(
             "means nothing with task=none, which believes the file's own judgement",

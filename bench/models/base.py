@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+    from bench.engines.base import Engine
     from bench.models.language_model import LanguageModel
+    from bench.models.retraining import Removal
     from bench.tasks.base import Task
 
 
@@ -38,6 +42,34 @@ class ModelSource(ABC):
     @abstractmethod
     def load(self, task: Task, cache_dir: Path, device: str) -> LanguageModel:
         """The model, ready for gradients; trained first if that is what the source does."""
+
+    def check_retraining(self) -> None:
+        """Raise UserError if this model cannot be trained again without some passages."""
+        raise UserError(
+            "a model that was not trained here cannot be retrained",
+            where="metric.retraining",
+            fix="use a model that is (model=tiny), or leave metric.retraining out",
+        )
+
+    def retrain(
+        self,
+        task: Task,  # noqa: ARG002
+        cache_dir: Path,  # noqa: ARG002
+        device: str,  # noqa: ARG002
+        removals: Sequence[Removal],  # noqa: ARG002
+        engine: Engine,  # noqa: ARG002
+    ) -> np.ndarray:
+        """Train again without some passages; what is already known is not trained again.
+
+        Returns:
+            log-probability of each query's target after each retraining (nats), float64
+            ``[removals, queries]``.
+
+        Raises:
+            UserError: as ``check_retraining``.
+        """
+        self.check_retraining()
+        raise NotImplementedError
 
     # ------------------------------------------------------------------ before there is a model
 

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 from transformers.optimization import Adafactor
 
 from bench import progress
+from bench.engines.base import Engine
 from bench.errors import UserError, did_you_mean
 from bench.models import second_moments
 from bench.models.base import ModelSource
@@ -32,43 +29,25 @@ from bench.models.language_model import (
     MOMENTS,
     Checkpoint,
     LanguageModel,
-    Tokens,
     load_directory,
     mean_probability,
-    pad,
     target_log_probs,
-    token_log_probs,
 )
-from bench.models.tokens import TokenCorpus
+from bench.models.retraining import Removal, Retrainings
+from bench.models.training import (
+    LAST_SHARE,
+    ScratchConfig,
+    Training,
+    geometry,
+    train_tokenizer,
+)
 from bench.storage import content_key, whole_folder
 from bench.tasks.base import Task
 
-# Raised whenever a change of this file would train another model from the same settings, or keep
-# other files of it.
+# Raised whenever a change of this file or of training.py would train another model from the same
+# settings, or keep other files of it.
 TRAINING_VERSION = 4
 _PROBE_QUERIES = 200  # facts looked at after each epoch; enough to see learning, cheap
-_EOS = "<|endoftext|>"
-LAST_SHARE = 0.1  # of the peak learning rate, reached at the last step
-
-
-@dataclass
-class ScratchConfig:
-    """Geometry and training of a model trained here; defaults and reasons in ``conf/model``."""
-
-    architecture: str
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    vocab_size: int
-    context_length: int
-    append_eos: bool
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    warmup_steps: int
-    gradient_dtype: str
-    projection_dim: int
-    seed: int
 
 
 class Scratch(ModelSource):
@@ -123,10 +102,7 @@ class Scratch(ModelSource):
 
     def load(self, task: Task, cache_dir: Path, device: str) -> LanguageModel:
         """Open the cached model, training it first if there is none."""
-        folder = self._folder(task, cache_dir)
-        if not (folder / "training.json").exists():
-            with whole_folder(folder) as partial:
-                train(self.config, task, partial, device)
+        folder = self._trained(task, cache_dir, device)
         model = load_directory(
             self.name,
             folder,
@@ -140,10 +116,39 @@ class Scratch(ModelSource):
         model.training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         return model
 
+    def _trained(self, task: Task, cache_dir: Path, device: str) -> Path:
+        folder = self._folder(task, cache_dir)
+        if not (folder / "training.json").exists():
+            with whole_folder(folder) as partial:
+                train(self.config, task, partial, device)
+        return folder
+
+    def check_retraining(self) -> None:
+        """Any model of this source can be trained again."""
+
+    def retrain(
+        self,
+        task: Task,
+        cache_dir: Path,
+        device: str,
+        removals: Sequence[Removal],
+        engine: Engine,
+    ) -> np.ndarray:
+        """Train once more without some passages, as ``bench.models.retraining`` has it."""
+        retrainings = Retrainings(
+            self.config,
+            tokenizer=self._trained(task, cache_dir, device),
+            task=task,
+            # The queries decide what is kept of a retrained model, which itself is not kept.
+            folder=cache_dir / "retrained" / content_key([self._training_key(task), task.sha256]),
+            device=device,
+        )
+        return retrainings.log_probs(removals, engine)
+
     def architecture(self) -> PretrainedConfig:
         """The geometry, with as many tokens as the vocabulary may have."""
         self.check()
-        return _geometry(self.config, self.config.vocab_size)
+        return geometry(self.config, self.config.vocab_size)
 
     def tokenizer(self, task: Task | None, cache_dir: Path) -> PreTrainedTokenizerBase | None:
         """That of the cached model; None if it is not trained yet."""
@@ -159,48 +164,29 @@ _COUNTS = (
 )  # fmt: skip
 
 
-def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on a stream of texts: no text is out of vocabulary."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[_EOS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=_EOS)
-
-
 @torch.random.fork_rng()  # the caller's random numbers go on as if nothing had been trained
 def train(config: ScratchConfig, task: Task, folder: Path, device: str) -> None:
     """Train on the task's passages and save model, tokenizer, second moments and a log."""
-    torch.manual_seed(config.seed)  # of the first weights and of gpt2's dropout
     progress.say(f"train {config.architecture} on {len(task.passages):,} passages")
     tokenizer = train_tokenizer((p.text for p in task.passages), config.vocab_size)
     tokenizer.model_max_length = config.context_length
-    module = AutoModelForCausalLM.from_config(_geometry(config, len(tokenizer)))
-    model = LanguageModel(
-        name="", module=module.to(device), tokenizer=tokenizer,
-        context_length=config.context_length, sha256="", append_eos=config.append_eos,
-    )  # fmt: skip
-    corpus = TokenCorpus((model.passage_tokens(p.text) for p in task.passages), folder)
-    optimizer = Adafactor(
-        module.parameters(), lr=config.learning_rate, scale_parameter=False, relative_step=False
-    )
+    training = Training(config, tokenizer, task, folder, device)
+    module = cast("PreTrainedModel", training.model.module)
     history = []
-    for epoch in range(config.epochs):
-        if epoch:  # the moment between two epochs; the last one is the model itself
-            _save(module, optimizer, folder / _CHECKPOINTS / f"epoch-{epoch:03}")
-        history.append(_epoch(config, epoch, model, optimizer, corpus, task))
-    if not all(torch.isfinite(parameter).all() for parameter in module.parameters()):
-        raise _diverged("weights that are NaN or infinite after the last step")
-    _save(module, optimizer, folder)
+    for epoch, loss in enumerate(training.epochs(), start=1):
+        probability, recalled = _probe(training.model, task)
+        progress.say(
+            f"train epoch {epoch}/{config.epochs}: loss {loss:.3f}, facts recalled {recalled:.0%}, "
+            f"mean target probability {probability:.2f}"
+        )
+        log = {"loss": loss, "facts_recalled": recalled, "target_probability": probability}
+        history.append(log)
+        if epoch < config.epochs:  # the last one is the model itself, saved below
+            _save(module, training.optimizer, folder / _CHECKPOINTS / f"epoch-{epoch:03}")
+    _save(module, training.optimizer, folder)
     tokenizer.save_pretrained(folder)
-    log = {"optimizer": "adafactor", "epochs": history, **history[-1]}
-    (folder / "training.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
+    summary = {"optimizer": "adafactor", "epochs": history, **history[-1]}
+    (folder / "training.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
 
 
 def _save(module: PreTrainedModel, optimizer: Adafactor, folder: Path) -> None:
@@ -218,88 +204,6 @@ def _checkpoints(folder: Path) -> list[Checkpoint]:
     return [
         Checkpoint(path, json.loads((path / _RATE).read_text())["learning_rate"]) for path in found
     ]
-
-
-def _geometry(config: ScratchConfig, vocab_size: int) -> PretrainedConfig:
-    return AutoConfig.for_model(
-        config.architecture,
-        hidden_size=config.hidden_size,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        intermediate_size=4 * config.hidden_size,
-        vocab_size=vocab_size,
-        max_position_embeddings=config.context_length,
-        bos_token_id=None,
-        eos_token_id=0,
-    )
-
-
-def _epoch(
-    config: ScratchConfig,
-    epoch: int,
-    model: LanguageModel,
-    optimizer: Adafactor,
-    corpus: TokenCorpus,
-    task: Task,
-) -> dict[str, float]:
-    """One pass over the corpus in seeded order; returns the loss and what the probe recalls."""
-    model.module.train()
-    batches = _batches(corpus, config.batch_size, np.random.default_rng([config.seed, epoch]))
-    label = f"train epoch {epoch + 1}/{config.epochs}"
-    steps_before, n_steps = epoch * len(batches), config.epochs * len(batches)
-    total = 0.0
-    for step, rows in enumerate(progress.track(batches, label, unit="steps")):
-        share = learning_rate_share(steps_before + step, n_steps, config.warmup_steps)
-        optimizer.param_groups[0]["lr"] = config.learning_rate * share
-        batch = [Tokens(corpus[row].tolist(), loss_from=1) for row in rows]
-        ids, labels = pad(batch, model.device)
-        n_tokens = sum(tokens.n_loss for tokens in batch)
-        loss = -token_log_probs(model.module, ids, labels).sum() / n_tokens
-        if not math.isfinite(loss.item()):
-            raise _diverged(f"loss {loss.item()} at epoch {epoch + 1}, step {step + 1}")
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        total += loss.item()
-    model.module.eval()
-    probability, recalled = _probe(model, task)
-    mean_loss = total / max(1, len(batches))
-    progress.say(
-        f"{label}: loss {mean_loss:.3f}, facts recalled {recalled:.0%}, "
-        f"mean target probability {probability:.2f}"
-    )
-    return {"loss": mean_loss, "facts_recalled": recalled, "target_probability": probability}
-
-
-def _diverged(found: str) -> UserError:
-    return UserError(
-        f"training diverged: {found}",
-        where="model",
-        fix="lower model.learning_rate or raise model.warmup_steps",
-    )
-
-
-def learning_rate_share(step: int, n_steps: int, warmup_steps: int) -> float:
-    """Share of the peak learning rate at a step: a linear rise, then a line down to a tenth.
-
-    A last rate well below the peak is what real runs end with, and tail-patch steps with the last.
-    """
-    rise = (step + 1) / max(1, warmup_steps)
-    fall = 1 - (1 - LAST_SHARE) * (step + 1) / n_steps
-    return min(1.0, rise, fall)
-
-
-def _batches(corpus: TokenCorpus, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Rows in random order, grouped by similar length within windows, so that padding is little."""
-    rows = rng.permutation(len(corpus))
-    rows = rows[corpus.lengths[rows] > 1]  # a single token predicts nothing
-    window = 50 * batch_size
-    batches: list[np.ndarray] = []
-    for start in range(0, len(rows), window):
-        part = rows[start : start + window]
-        part = part[np.argsort(corpus.lengths[part], kind="stable")]
-        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
 
 
 def _probe(model: LanguageModel, task: Task) -> tuple[float, float]:

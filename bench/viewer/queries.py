@@ -152,5 +152,5 @@ def _head(name: str) -> dict[str, Any]:
         "name": name,
         "title": _TITLES.get(name, display.title(name)),
         "scale": display.scaled(name, 1.0),
-        "signed": name.startswith("tail_patch"),
+        "signed": display.is_signed(name),
     }

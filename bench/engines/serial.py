@@ -1,0 +1,25 @@
+"""Jobs one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench import progress
+from bench.engines.base import Engine, Job
+
+
+@dataclass
+class SerialConfig:
+    """Nothing to set."""
+
+
+class Serial(Engine):
+    """In this process, in the order given."""
+
+    Config = SerialConfig
+
+    def _run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
+        for job in progress.track(jobs, label, unit=unit):
+            with progress.silenced():
+                job.run()

@@ -1,0 +1,261 @@
+"""Influence measured by training again: what a model says, had it not seen some passages.
+
+- Removal effect: train without the first proponents of a group of queries, all at once; the fall of
+  each of these queries' target probability, group by group. A method that finds what the model
+  learnt a fact from has a large one. Compare it with that of ``random`` (chance) and ``gold`` (the
+  stating passages).
+- LDS, the linear datamodelling score (Park et al., 2303.14186, section 4; here with one model a
+  subset, or several averaged): train on random subsets of the corpus; the rank correlation, over
+  subsets, of what the scores of a subset's passages add up to and what the model then says.
+- QLD, the query's loss deviation: train without the top share of one query's own ranking, one
+  training a query; the rise of its loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bench.errors import UserError
+from bench.models.retraining import Removal
+
+if TYPE_CHECKING:
+    from bench.tasks.base import Query
+
+Ranked = tuple[np.ndarray, np.ndarray]  # rows and scores of one query, strongest first
+Retrain = Callable[[Sequence[Removal]], np.ndarray]  # removals → [removals, queries]
+
+
+@dataclass
+class RetrainingConfig:
+    """Settings; defaults and reasons in ``conf/metric/retraining.yaml``."""
+
+    seeds: int
+    removal_queries: int
+    removal_group: int
+    removal_top: int
+    lds_subsets: int
+    lds_share: float
+    qld_queries: int
+    qld_share: float
+
+    def check(self, top_k: int, n_passages: int) -> None:
+        """Refuse what cannot be measured.
+
+        Args:
+            top_k: the stored list length, beyond which nothing is known of a ranking.
+
+        Raises:
+            UserError: a value out of range, or lists that are too short.
+        """
+        least = {"seeds": 1, "removal_queries": 0, "removal_group": 1, "removal_top": 1,
+                 "lds_subsets": 0, "qld_queries": 0}  # fmt: skip
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                _refuse(name, f"expected at least {low}, found {getattr(self, name)}")
+        if 0 < self.lds_subsets < 3:
+            _refuse("lds_subsets", "a rank correlation takes at least 3 subsets")
+        for name in ("lds_share", "qld_share"):
+            if not 0 < getattr(self, name) < 1:
+                _refuse(name, f"expected a share between 0 and 1, found {getattr(self, name)}")
+        needed = {
+            "removal_top": self.removal_top if self.removal_queries else 0,
+            "qld_share": self.n_qld_passages(n_passages) if self.qld_queries else 0,
+        }
+        for name, n in needed.items():
+            if n > top_k:
+                _refuse(name, f"needs lists of {n} passages, and top_k is {top_k}", "raise top_k")
+
+    def n_qld_passages(self, n_passages: int) -> int:
+        """How many passages are removed for one query."""
+        return max(1, round(self.qld_share * n_passages))
+
+
+def _refuse(name: str, what: str, fix: str = "") -> None:
+    raise UserError(what, where=f"metric.retraining.{name}", fix=fix)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What retraining said of one method.
+
+    Attributes:
+        per_query: ``query_id``, and of what was measured ``removal_effect`` (fall of the
+            probability), ``removal_effect_log`` (nats), ``lds`` and ``qld`` (nats); NaN for queries
+            that were not in the group.
+        facts: how many passages were removed (mean over groups), and how far the truth repeats.
+    """
+
+    per_query: pd.DataFrame
+    facts: dict[str, float] = field(default_factory=dict)
+
+
+class RetrainingTruth:
+    """Measures rankings against retrained models.
+
+    Args:
+        config: checked settings.
+        queries: all of them, in the order of the retrained models' answers.
+        n_passages: of the corpus.
+        seed: of the random subsets: the same for every method, which share the retrained models.
+        retrain: trains, or finds what it trained before.
+    """
+
+    def __init__(
+        self,
+        config: RetrainingConfig,
+        queries: Sequence[Query],
+        n_passages: int,
+        seed: int,
+        retrain: Retrain,
+    ) -> None:
+        self._config = config
+        self._queries = queries
+        self._n_passages = n_passages
+        self._seed = seed
+        self._retrain = retrain
+
+    def measure(
+        self, rankings: Mapping[str, Ranked], group: Mapping[str, Sequence[str]]
+    ) -> Measured:
+        """Measure one method.
+
+        Args:
+            rankings: by query id, of all queries.
+            group: ids of the queries of the ``removal`` and of the ``qld`` group.
+        """
+        config = self._config
+        frame = pd.DataFrame({"query_id": [query.query_id for query in self._queries]})
+        facts: dict[str, float] = {}
+        if config.removal_queries:
+            chosen = self._numbers(group["removal"])
+            tops = [rankings[i][0][: config.removal_top] for i in group["removal"]]
+            rows = _shared(tops, config.removal_group)
+            facts["removed_passages"] = float(np.mean([len(part) for part in set(rows)]))
+            effect, effect_log = self._effects(rows, chosen)
+            frame["removal_effect"] = self._spread(chosen, effect)
+            frame["removal_effect_log"] = self._spread(chosen, effect_log)
+        if config.lds_subsets:
+            kept, outputs = self._subsets()
+            frame["lds"] = [
+                linear_datamodelling_score(
+                    *rankings[query.query_id], kept, outputs.mean(0)[:, number]
+                )
+                for number, query in enumerate(self._queries)
+            ]
+            if config.seeds > 1:
+                facts["lds_ceiling"] = reseed_agreement(outputs)
+        if config.qld_queries:
+            chosen = self._numbers(group["qld"])
+            top = config.n_qld_passages(self._n_passages)
+            rows = [Removal.of(rankings[i][0][:top]).rows for i in group["qld"]]
+            frame["qld"] = self._spread(chosen, self._effects(rows, chosen)[1])
+        return Measured(frame, facts)
+
+    def _numbers(self, ids: Sequence[str]) -> list[int]:
+        places = {query.query_id: number for number, query in enumerate(self._queries)}
+        return [places[query_id] for query_id in ids]
+
+    def _spread(self, chosen: Sequence[int], values: np.ndarray) -> np.ndarray:
+        column = np.full(len(self._queries), math.nan)
+        column[chosen] = values
+        return column
+
+    def _effects(
+        self, rows: Sequence[tuple[int, ...]], chosen: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Fall of each chosen query's probability and log-probability, mean over the seeds."""
+        seeds = range(self._config.seeds)
+        removals = [Removal((), seed) for seed in seeds]
+        removals += [Removal(part, seed) for seed in seeds for part in rows]
+        found = self._retrain(removals)
+        before = found[: len(seeds), chosen]  # [seeds, chosen]
+        # Of the models trained without a query's own rows, only what they say of this query.
+        after = found[len(seeds) :].reshape(len(seeds), len(rows), -1)
+        after = after[:, np.arange(len(rows)), chosen]
+        return (np.exp(before) - np.exp(after)).mean(0), (before - after).mean(0)
+
+    def _subsets(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which passages each subset holds, bool ``[subsets, passages]``, and what models trained
+        on it say, ``[seeds, subsets, queries]``."""
+        config, n = self._config, self._n_passages
+        kept = np.zeros((config.lds_subsets, n), dtype=bool)
+        for number, subset in enumerate(kept):
+            order = np.random.default_rng([self._seed, number]).permutation(n)
+            subset[order[: round(config.lds_share * n)]] = True
+        seeds = range(config.seeds)
+        removals = [Removal.of(np.flatnonzero(~subset), s) for s in seeds for subset in kept]
+        return kept, self._retrain(removals).reshape(len(seeds), len(kept), -1)
+
+
+def _shared(tops: Sequence[np.ndarray], size: int) -> list[tuple[int, ...]]:
+    """For each query, what is removed for it and the others of its group of ``size``.
+
+    Groups are every n-th query, so that each is a sample of all.
+    """
+    n_groups = math.ceil(len(tops) / size)
+    groups = [Removal.of(np.concatenate(tops[i::n_groups])).rows for i in range(n_groups)]
+    return [groups[number % n_groups] for number in range(len(tops))]
+
+
+def linear_datamodelling_score(
+    rows: np.ndarray, scores: np.ndarray, kept: np.ndarray, outputs: np.ndarray
+) -> float:
+    """Rank correlation, over subsets, of summed scores and what was measured (LDS).
+
+    A list that is cut counts each unlisted passage as much as its last one: all subsets are of one
+    size, so that only differences to it matter. A list of the whole corpus makes it exact.
+
+    Args:
+        rows, scores: of one query, strongest first, ``[k]``.
+        kept: bool ``[subsets, passages]``.
+        outputs: ``[subsets]``.
+
+    Returns:
+        from -1 to 1; 0 for a ranking that foresees no difference, NaN where there was none to see.
+    """
+    if len(rows) == 0:
+        return 0.0
+    above = np.asarray(scores, dtype=np.float64) - float(scores[-1])
+    return rank_correlation(kept[:, rows] @ above, outputs)
+
+
+def rank_correlation(predicted: np.ndarray, measured: np.ndarray) -> float:
+    """Spearman's, with mean ranks for ties; 0 if only ``predicted`` is constant, NaN if the other.
+
+    Args:
+        predicted, measured: ``[n]``.
+    """
+    ranks = _centred_ranks(measured)
+    if not ranks.any():
+        return math.nan
+    foreseen = _centred_ranks(predicted)
+    if not foreseen.any():
+        return 0.0
+    return float(ranks @ foreseen / math.sqrt((ranks @ ranks) * (foreseen @ foreseen)))
+
+
+def _centred_ranks(values: np.ndarray) -> np.ndarray:
+    return pd.Series(values).rank().to_numpy() - (len(values) + 1) / 2
+
+
+def reseed_agreement(outputs: np.ndarray) -> float:
+    """How well one seed's outputs foresee the mean of the others': no score can be much above it.
+
+    Args:
+        outputs: ``[seeds, subsets, queries]``, at least 2 seeds.
+
+    Returns:
+        rank correlation over the subsets, mean over seeds and queries.
+    """
+    found = []
+    for seed in range(len(outputs)):
+        others = np.delete(outputs, seed, axis=0).mean(0)
+        pairs = zip(outputs[seed].T, others.T, strict=True)
+        found += [rank_correlation(one, other) for one, other in pairs]
+    return float(np.nanmean(found))
