@@ -141,6 +141,9 @@ def _spelled_out(metric: dict[str, Any]) -> dict[str, Any]:
     What is not used is left out, not null: a cell's key is a hash of these settings.
     """
     metric = {k: v for k, v in metric.items() if k not in _WHERE_SET or v is not None}
+    patch = metric.get("tail_patch")
+    if isinstance(patch, dict) and patch.get("opponents") is False:
+        metric["tail_patch"] = {k: v for k, v in patch.items() if k != "opponents"}
     given = metric.get("judge")
     rest = {key: value for key, value in metric.items() if key != "judge"}
     if given is None:

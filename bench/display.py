@@ -18,7 +18,8 @@ PREFERRED = (
 _TITLES = {
     "mrr": "MRR", "tail_patch": "tail-patch (pp)", "tail_patch_log": "tail-patch (log p)",
     "removal_effect": "removal effect (pp)", "removal_effect_log": "removal effect (log p)",
-    "lds": "LDS", "qld": "QLD",
+    "lds": "LDS", "qld": "QLD", "opponent_tail_patch": "opponents' tail-patch (pp)",
+    "opponent_tail_patch_log": "opponents' tail-patch (log p)",
 }  # fmt: skip
 _MEANINGS = {
     "mrr": "mean of 1 / rank of the first correct passage; 0 if the stored list holds none",
@@ -32,6 +33,9 @@ _MEANINGS = {
     "tail_patch": "change of the target's probability after one training step on one proponent, "
     "mean over the top proponents, in percentage points",
     "tail_patch_log": "the same change in log-probability (nats)",
+    "opponent_tail_patch": "tail-patch of the lowest ranked passages: below 0 where they speak "
+    "against the target, in percentage points",
+    "opponent_tail_patch_log": "the same in log-probability (nats)",
     "removal_effect": "fall of the target's probability in a model trained again without the top "
     "proponents of a group of queries, in percentage points",
     "removal_effect_log": "the same fall in log-probability (nats)",
@@ -43,8 +47,8 @@ _MEANINGS = {
 }
 
 
-_IN_POINTS = ("tail_patch", "removal_effect")
-_SIGNED = ("tail_patch", "removal_effect", "lds", "qld")
+_IN_POINTS = ("tail_patch", "opponent_tail_patch", "removal_effect")
+_SIGNED = ("tail_patch", "opponent_tail_patch", "removal_effect", "lds", "qld")
 
 
 def is_signed(metric: str) -> bool:

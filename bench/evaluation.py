@@ -23,8 +23,9 @@ from metrics.tail_patch import TailPatch
 
 INFLUENCE = (
     "tail_patch", "tail_patch_log", "base_probability", "removal_effect", "removal_effect_log",
-    "lds", "qld",
+    "lds", "qld", "opponent_tail_patch", "opponent_tail_patch_log",
 )  # fmt: skip
+_OPPONENTS = {name: f"opponent_{name}" for name in ("tail_patch", "tail_patch_log")}
 _SUPPORT_DEPTH = 10  # the paper looks at the kinds of the top 10 proponents
 
 
@@ -72,6 +73,10 @@ def evaluate(
             chosen = spread(task.queries, config.tail_patch.n_queries)
             rows = {ranking.query_id: ranking.rows.tolist() for ranking in rankings}
             frame = frame.merge(patch.measure(chosen, rows), on="query_id", how="left")
+            if config.tail_patch.opponents:
+                rows = {ranking.query_id: ranking.opponent_rows.tolist() for ranking in rankings}
+                found = patch.measure(chosen, rows)[["query_id", *_OPPONENTS]]
+                frame = frame.merge(found.rename(columns=_OPPONENTS), on="query_id", how="left")
     if config.retraining is not None:
         with context.phases.measure("retraining"):
             truth = _retrained(config.retraining, context, rankings, seed)

@@ -192,6 +192,7 @@ def _settings(cell: Cell) -> dict[str, Any]:
     result = cell.result
     return {
         **{key: value for key, value in flatten(result.method.get("config")) if key != "seed"},
+        **dict(flatten({"metric": cell.measured_by})),
         "method": _name(cell, "method"),
         "model": _sha(result.model)[:8],
         "seed": result.seed,

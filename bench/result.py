@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from bench.errors import UserError
 
@@ -79,6 +82,15 @@ class Cell:
 
     folder: Path
     result: Result = field(repr=False)
+
+    @cached_property
+    def measured_by(self) -> dict[str, Any]:
+        """Settings of its metrics, as its ``config.yaml`` has them; empty if that is damaged."""
+        try:
+            found = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))["metric"]
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+            return {}  # `tdabench verify` tells of it
+        return found if isinstance(found, dict) else {}
 
 
 def read_result(path: Path) -> Result:

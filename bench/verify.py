@@ -35,7 +35,7 @@ from metrics.length import LENGTH_RATIO, length_ratio
 
 ENTAILED = 0.5  # the release calls a passage correct above this entailment score
 # Measured on models, query by query.
-_BELIEVED = ("tail_patch", "base_", "removal_effect", "lds", "qld")
+_BELIEVED = ("tail_patch", "opponent_tail_patch", "base_", "removal_effect", "lds", "qld")
 _TOLERANCE = 1e-9  # relative: sums in another order differ in the last bits
 
 

@@ -37,6 +37,7 @@ class TailPatchConfig:
     n_queries: Optional[int]  # noqa: UP045 - omegaconf reads the annotation at run time
     optimizer: str
     learning_rate: Optional[float]  # noqa: UP045
+    opponents: bool = False  # it has a default, so that files of older versions still fit
 
 
 class TailPatch:

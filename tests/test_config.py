@@ -116,6 +116,7 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(resolved, dict)
     for name in ("judge", "retraining"):
         assert resolved["metric"].pop(name) is None, "null is left out: keys stay as they were"
+    assert resolved["metric"]["tail_patch"].pop("opponents") is False, "and so is this"
     assert settings.resolved == {key: resolved[key] for key in resolved if key != "plan"}
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     assert settings_from(composed("device=auto")).device == auto

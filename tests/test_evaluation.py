@@ -34,7 +34,9 @@ ROWS = {"q0": [2, 3], "q1": [0, 1], "q2": [5, 1], "q3": [7, 6]}  # mrr 1/2, -, 1
 
 
 def config(tail_patch: bool = False, **settings: Any) -> MetricConfig:
-    patch = TailPatchConfig(tail_patch, 2, settings.pop("n_queries", None), "sgd", 0.1)
+    patch = TailPatchConfig(
+        tail_patch, 2, settings.pop("n_queries", None), "sgd", 0.1, settings.pop("opponents", False)
+    )
     defaults = {
         "attribution": ["mrr", "recall@2"],
         "no_gold": NoGold.skip,
@@ -250,6 +252,29 @@ def test_influence_of_the_chosen_queries(tmp_path: Path) -> None:
     assert "tail_patch" not in found.slices["relation"]["capital of"]
     assert [phase.name for phase in context.phases.records] == ["attribution", "tail_patch"]
     assert "base_log_probability" not in found.metrics
+
+
+def test_opponents_are_patched_where_asked(tmp_path: Path) -> None:
+    queries = [dataclasses.replace(query, target="trombone") for query in QUERIES]
+    task = make_task(tmp_path / "task", TEXTS, queries)
+    model = load(make_model(tmp_path / "model", layers=1))
+    context = Context(task, tmp_path / "cache", load_model=lambda: model)
+    plain = [ranking(query.query_id, ROWS[query.query_id]) for query in queries]
+    turned = [  # the same passages as opponents: the same steps
+        dataclasses.replace(r, opponent_rows=r.rows, opponent_scores=-r.scores) for r in plain
+    ]
+    asked = config(tail_patch=True, n_queries=2, opponents=True)
+    found = evaluate(asked, context, turned, seed=0).per_query
+    assert found["tail_patch"].notna().any()
+    for name in ("tail_patch", "tail_patch_log"):
+        assert found[f"opponent_{name}"].tolist() == pytest.approx(
+            found[name].tolist(), nan_ok=True
+        )
+    without = evaluate(asked, context, plain, seed=0)
+    assert without.per_query["opponent_tail_patch"].isna().all(), "a method that has none"
+    assert "opponent_tail_patch" not in without.metrics
+    silent = evaluate(config(tail_patch=True, n_queries=2), context, turned, seed=0)
+    assert not any("opponent" in name for name in silent.per_query)
 
 
 def test_without_tail_patch_no_model_is_asked_for(task: Task) -> None:

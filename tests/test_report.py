@@ -87,6 +87,19 @@ def test_settings_are_named_only_where_cells_differ(tmp_path: Path) -> None:
     assert sorted(labels(boards_of(tmp_path)[0])) == ["bm25 (b=0.4)", "bm25 (b=0.75)", "dense"]
 
 
+def test_how_it_was_measured_tells_cells_apart(tmp_path: Path) -> None:
+    for number, top in enumerate((1, 10)):
+        folder = write_cell(tmp_path, "bm25")
+        with open(folder / "config.yaml", "a") as stream:
+            stream.write(f"  tail_patch:\n    top: {top}\n")
+        folder.rename(folder.with_name(f"{number}" * 16))
+    write_cell(tmp_path, "dense")
+    expected = ["bm25 (metric.tail_patch.top=1)", "bm25 (metric.tail_patch.top=10)", "dense"]
+    assert sorted(labels(boards_of(tmp_path)[0])) == expected
+    (folder.with_name("1" * 16) / "config.yaml").write_text("{")  # verify tells of it
+    assert len(set(labels(boards_of(tmp_path)[0]))) == 3
+
+
 def test_seeds_are_rows_of_their_own(tmp_path: Path) -> None:
     for seed in (0, 1):
         folder = write_cell(tmp_path, "bm25", seed=seed)
