@@ -25,8 +25,8 @@ TRUTHS = ("removal_effect", "removal_effect_log", "lds", "qld")
 LEAST_METHODS = 4  # of fewer, any order is likely enough by chance
 SAMPLES = 1000  # bootstrap resamples, as of every other interval
 LEGEND = (
-    "Spearman's rank correlation, across methods, of a metric and of what retraining says, with its "
-    "95% interval over resampled queries. Controls are left out."
+    "Spearman's rank correlation, across methods, of a metric and of what retraining says, with "
+    "its 95% interval over resampled queries. Controls are left out."
 )
 _FIELDS = (
     "task", "model", "metric", "truth", "rank_correlation", "low", "high", "n_methods", "n_queries",
