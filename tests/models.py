@@ -81,8 +81,9 @@ def with_moments(model: LanguageModel, folder: Path, kind: str) -> LanguageModel
 def scratch_source(**settings: Any) -> Scratch:
     """A source of the smallest models that can be trained, with some settings changed."""
     config = ScratchConfig(
-        architecture="gpt_neox", hidden_size=16, num_layers=1, num_heads=2, vocab_size=300,
-        context_length=64, append_eos=False, epochs=1, batch_size=2, learning_rate=5e-3,
-        warmup_steps=2, gradient_dtype="float32", projection_dim=4, seed=0,
+        architecture="gpt_neox", hidden_size=16, num_layers=1, num_heads=2,
+        key_value_heads=None, tied_embeddings=None, vocab_size=300, context_length=64,
+        append_eos=False, epochs=1, batch_size=2, learning_rate=5e-3, warmup_steps=2,
+        checkpoint=None, gradient_dtype="float32", projection_dim=4, seed=0,
     )  # fmt: skip
     return Scratch("toy", replace(config, **settings))

@@ -12,7 +12,7 @@ import torch
 
 from bench.errors import UserError
 from bench.models import scratch, training
-from bench.models.language_model import LanguageModel, Tokens, target_log_probs
+from bench.models.language_model import LanguageModel, Tokens, load_module, target_log_probs
 from bench.models.scratch import Scratch
 from bench.models.tokens import TokenCorpus
 from bench.models.training import (
@@ -274,6 +274,9 @@ def test_any_text_has_tokens() -> None:
         ({"num_heads": 3}, r"num_heads: hidden_size 16 is not a multiple of num_heads 3"),
         ({"architecture": "gpt3"}, r"architecture: unknown architecture 'gpt3'; known: gpt2, "),
         ({"num_heads": 0}, r"num_heads: expected at least 1, found 0"),
+        ({"checkpoint": 2}, r"checkpoint: expected an epoch from 1 to 1, found 2"),
+        ({"key_value_heads": 1}, r"key_value_heads: gpt_neox with 2 heads cannot share 1; choose"),
+        ({"architecture": "llama", "key_value_heads": 3}, r"key_value_heads: llama with 2 heads"),
         ({"epochs": 0}, r"epochs: expected at least 1, found 0"),
         ({"gradient_dtype": "float46"}, r"gradient_dtype: .* 'float46'; did you mean float64"),
     ],
@@ -282,3 +285,50 @@ def test_wrong_settings_are_named(change: dict[str, Any], message: str) -> None:
     scratch_source().check()
     with pytest.raises(UserError, match=rf"^model\.{message}"):
         scratch_source(**change).check()
+
+
+# ------------------------------------------------------------------ checkpoints, variants
+
+
+def test_a_checkpoint_is_the_model_as_it_was(task: Task) -> None:
+    whole = trained(task, "a", epochs=4)
+    third = trained(task, "a", epochs=4, checkpoint=3)
+    saved = load_module(whole.checkpoints[2].folder, torch.float32, torch.device("cpu"))
+    pairs = zip(saved.parameters(), third.module.parameters(), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+    assert third.learning_rate == whole.checkpoints[2].learning_rate
+    assert [c.folder for c in third.checkpoints] == [c.folder for c in whole.checkpoints[:2]]
+    assert third.training["loss"] == whole.training["epochs"][2]["loss"]
+    assert len({whole.sha256, third.sha256, trained(task, "a", epochs=4, checkpoint=2).sha256}) == 3
+    assert trained(task, "a", epochs=4, checkpoint=4).sha256 == whole.sha256
+
+
+def test_a_checkpoint_costs_no_training_of_its_own(
+    task: Task, no_training: Callable[[], None]
+) -> None:
+    trained(task, "a", epochs=3, checkpoint=2)
+    no_training()
+    trained(task, "a", epochs=3)
+    trained(task, "a", epochs=3, checkpoint=1)
+    identities = {scratch_source(epochs=3, checkpoint=n).identity(task) for n in (None, 1, 2)}
+    assert len(identities) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_tied"),
+    [({}, False), ({"tied_embeddings": True}, True), ({"architecture": "gpt2"}, True),
+     ({"architecture": "gpt2", "tied_embeddings": False}, False)],
+)  # fmt: skip
+def test_tied_embeddings(task: Task, settings: dict[str, Any], is_tied: bool) -> None:
+    module = trained(task, "a", **settings).module
+    assert (
+        module.get_input_embeddings().weight is module.get_output_embeddings().weight
+    ) is is_tied
+
+
+def test_shared_keys_and_values(task: Task) -> None:
+    model = trained(task, "a", architecture="llama", key_value_heads=1)
+    shapes = {name: tuple(p.shape) for name, p in model.module.named_parameters()}
+    attention = "model.layers.0.self_attn."
+    assert shapes[f"{attention}q_proj.weight"] == (16, 16)
+    assert shapes[f"{attention}k_proj.weight"] == shapes[f"{attention}v_proj.weight"] == (8, 16)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
@@ -24,6 +24,7 @@ from bench.engines.base import Engine
 from bench.errors import UserError, did_you_mean
 from bench.models import second_moments
 from bench.models.base import ModelSource
+from bench.models.checkpoints import load_checkpoint
 from bench.models.language_model import (
     DTYPES,
     MOMENTS,
@@ -73,6 +74,12 @@ class Scratch(ModelSource):
                 where="model.gradient_dtype",
                 fix=did_you_mean(config.gradient_dtype, DTYPES),
             )
+        if config.checkpoint is not None and not 1 <= config.checkpoint <= config.epochs:
+            raise UserError(
+                f"expected an epoch from 1 to {config.epochs}, found {config.checkpoint}",
+                where="model.checkpoint",
+            )
+        self._check_shared_heads()
         if config.hidden_size % config.num_heads:
             raise UserError(
                 f"hidden_size {config.hidden_size} is not a multiple of num_heads "
@@ -87,14 +94,31 @@ class Scratch(ModelSource):
                 fix="known: gpt2, gpt_neox, llama",
             )
 
+    def _check_shared_heads(self) -> None:
+        config, shared = self.config, self.config.key_value_heads
+        if shared is None:
+            return
+        if config.architecture != "llama" or shared < 1 or config.num_heads % shared:
+            raise UserError(
+                f"{config.architecture} with {config.num_heads} heads cannot share {shared}",
+                where="model.key_value_heads",
+                fix="choose a divisor of model.num_heads, and model.architecture=llama",
+            )
+
     def identity(self, task: Task) -> str:
         """Hash of what it is trained on and by, and of what it is read with."""
-        return content_key([self._training_key(task), self.config.gradient_dtype])
+        parts = [self._training_key(task), self.config.gradient_dtype]
+        checkpoint = self.config.checkpoint
+        return content_key(parts if checkpoint is None else [*parts, checkpoint])
 
     def _training_key(self, task: Task) -> str:
         settings = asdict(self.config)
         # What the model is read with does not change what is trained.
-        trained_by = {k: v for k, v in settings.items() if k not in _READ_WITH}
+        trained_by = {
+            key: value
+            for key, value in settings.items()
+            if key not in _READ_WITH and not (key in _LATER and value is None)
+        }
         return content_key([TRAINING_VERSION, task.corpus_sha256, trained_by])
 
     def _folder(self, task: Task, cache_dir: Path) -> Path:
@@ -114,13 +138,25 @@ class Scratch(ModelSource):
         model.checkpoints = _checkpoints(folder)
         model.learning_rate = self.config.learning_rate * LAST_SHARE
         model.training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-        return model
+        return self._at_checkpoint(model)
+
+    def _at_checkpoint(self, model: LanguageModel) -> LanguageModel:
+        """The model as it was after the epoch that is asked for; itself if that is the last."""
+        epoch = self.config.checkpoint
+        if epoch in (None, self.config.epochs):
+            return model
+        earlier, log = model.checkpoints, model.training["epochs"][:epoch]
+        return replace(
+            load_checkpoint(earlier[epoch - 1], model),
+            checkpoints=earlier[: epoch - 1],
+            training={**model.training, "epochs": log, **log[-1]},
+        )
 
     def _trained(self, task: Task, cache_dir: Path, device: str) -> Path:
         folder = self._folder(task, cache_dir)
         if not (folder / "training.json").exists():
             with whole_folder(folder) as partial:
-                train(self.config, task, partial, device)
+                train(replace(self.config, checkpoint=None), task, partial, device)
         return folder
 
     def check_retraining(self) -> None:
@@ -140,7 +176,7 @@ class Scratch(ModelSource):
             tokenizer=self._trained(task, cache_dir, device),
             task=task,
             # The queries decide what is kept of a retrained model, which itself is not kept.
-            folder=cache_dir / "retrained" / content_key([self._training_key(task), task.sha256]),
+            folder=cache_dir / "retrained" / content_key([self.identity(task), task.sha256]),
             device=device,
         )
         return retrainings.log_probs(removals, engine)
@@ -157,8 +193,10 @@ class Scratch(ModelSource):
         return AutoTokenizer.from_pretrained(self._folder(task, cache_dir), local_files_only=True)
 
 
+# Settings that came later: left out of a model's key where they are null.
+_LATER = ("key_value_heads", "tied_embeddings")
 _CHECKPOINTS, _RATE = "checkpoints", "learning_rate.json"
-_READ_WITH = ("gradient_dtype", "projection_dim")
+_READ_WITH = ("gradient_dtype", "projection_dim", "checkpoint")
 _COUNTS = (
     "hidden_size", "num_layers", "num_heads", "vocab_size", "context_length", "epochs", "batch_size"
 )  # fmt: skip

@@ -37,6 +37,8 @@ class ScratchConfig:
     hidden_size: int
     num_layers: int
     num_heads: int
+    key_value_heads: int | None
+    tied_embeddings: bool | None
     vocab_size: int
     context_length: int
     append_eos: bool
@@ -44,6 +46,7 @@ class ScratchConfig:
     batch_size: int
     learning_rate: float
     warmup_steps: int
+    checkpoint: int | None
     gradient_dtype: str
     projection_dim: int
     seed: int
@@ -65,7 +68,11 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def geometry(config: ScratchConfig, vocab_size: int) -> PretrainedConfig:
-    """What transformers builds the model from."""
+    """What transformers builds the model from; what is not set is the architecture's own."""
+    chosen = {
+        "num_key_value_heads": config.key_value_heads,
+        "tie_word_embeddings": config.tied_embeddings,
+    }
     return AutoConfig.for_model(
         config.architecture,
         hidden_size=config.hidden_size,
@@ -76,6 +83,7 @@ def geometry(config: ScratchConfig, vocab_size: int) -> PretrainedConfig:
         max_position_embeddings=config.context_length,
         bos_token_id=None,
         eos_token_id=0,
+        **{key: value for key, value in chosen.items() if value is not None},
     )
 
 
@@ -121,12 +129,15 @@ class Training:
         )
 
     def epochs(self) -> Iterator[float]:
-        """Train; yield the mean loss of each epoch's steps (nats a token), the model in eval mode.
+        """Train, only to ``checkpoint`` if one is set.
+
+        Yields:
+            the mean loss of each epoch's steps (nats a token), with the model in eval mode.
 
         Raises:
             UserError: the training diverges.
         """
-        for epoch in range(self.config.epochs):
+        for epoch in range(self.config.checkpoint or self.config.epochs):
             self.model.module.train()
             loss = self._epoch(epoch)
             self.model.module.eval()
