@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
@@ -173,6 +173,7 @@ def typed(schema: type, values: Mapping[str, Any], group: str, drop: tuple[str, 
     """
     given = {key: value for key, value in values.items() if key not in drop}
     known = [field.name for field in fields(schema)]
+    given = {key: _as_float(schema, key, value) for key, value in given.items()}
     for key in given:
         if key not in known:
             raise UserError(f"unknown key {_full(group, key)}", fix=did_you_mean(key, known))
@@ -184,6 +185,12 @@ def typed(schema: type, values: Mapping[str, Any], group: str, drop: tuple[str, 
     except (ValidationError, ConfigKeyError, OmegaConfBaseException) as error:
         key = _full(group, getattr(error, "full_key", None) or "")
         raise UserError(_first_line(error), where=key) from error
+
+
+def _as_float(schema: type, key: str, value: Any) -> Any:
+    """Omegaconf takes 0 for a float, but not for a float or something else, as λ is."""
+    kinds = get_args(get_type_hints(schema).get(key))
+    return float(value) if type(value) is int and float in kinds and int not in kinds else value
 
 
 def _full(group: str, key: str) -> str:

@@ -225,6 +225,13 @@ def test_a_file_has_exactly_the_keys_of_its_class(group: str, name: str) -> None
         assert isinstance(typed(schema, plain, group, drop), schema)
 
 
+def test_a_whole_number_is_a_float_where_one_is_asked_for() -> None:
+    for word, expected in (("0", 0.0), ("0.5", 0.5), ("auto", "auto")):
+        settings = settings_from(composed("method=trackstar", f"method.mixing={word}"))
+        config = typed(METHODS.get("trackstar").Config, settings.method, "method", ("name",))
+        assert (config.mixing, type(config.mixing)) == (expected, type(expected))
+
+
 def test_every_registered_name_has_a_file() -> None:
     for group, registry in (("task", TASKS), ("method", METHODS)):
         assert list(registry) == [name for kind, name in FILES if kind == group]
