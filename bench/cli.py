@@ -25,6 +25,7 @@ COMMANDS = {
     "report": "write the leaderboard as text, Markdown, CSV, LaTeX and HTML",
     "list": "list methods, metrics, judges, tasks, models and experiments",
     "annotate": "let people judge a blinded sample of the rankings, and compare",
+    "reproduce": "check what the paper reports against the cells of a results folder",
     "verify": "recompute every metric from the stored rankings",
 }
 
@@ -90,6 +91,10 @@ def _dispatch(arguments: list[str]) -> int:
         from bench.annotate import command as annotate
 
         return annotate.main(options)
+    if options.command == "reproduce":
+        from bench.reproduction import command as reproduction
+
+        return reproduction.main(options.results, options.claims)
     return _report(options) if options.command == "report" else _verify(options)
 
 
@@ -132,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         for name, summary in COMMANDS.items()
     }
-    for name in ("report", "verify"):
+    for name in ("report", "reproduce", "verify"):
         parts[name].add_argument(
             "results",
             nargs="?",
@@ -164,6 +169,9 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="DIR", help="where the files go (default: RESULTS/report)"
     )
     parts["report"].add_argument("--quiet", action="store_true", help="write files, print nothing")
+    parts["reproduce"].add_argument(
+        "--claims", type=Path, metavar="FILE", help="a YAML of claims of your own"
+    )
     parts["verify"].add_argument("--quiet", action="store_true", help="print problems only")
     parts["list"].add_argument(
         "group",
