@@ -19,6 +19,7 @@ import numpy as np
 
 from bench import jsonlines
 from bench.errors import UserError
+from bench.storage import map_array
 
 _TEXTS, _OFFSETS = "passages.jsonl", "offsets.npy"
 
@@ -52,7 +53,7 @@ class PassageStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self._offsets = np.load(folder / _OFFSETS, mmap_mode="r", allow_pickle=False)
+            self._offsets = map_array(folder / _OFFSETS)
             with open(folder / _TEXTS, "rb") as stream:  # the map outlives the descriptor
                 self._bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError, EOFError) as error:  # missing, cut short, or no array at all
@@ -80,15 +81,15 @@ class PassageStore:
         start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
         try:
             record = json.loads(self._bytes[start:stop])
-        except ValueError as error:
+            return Passage(
+                row=row,
+                passage_id=record["id"],
+                text=record["text"],
+                fact_ids=tuple(record.get("facts", ())),
+                statement=record.get("statement"),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self._damaged(f"row {row} is no record") from error
-        return Passage(
-            row=row,
-            passage_id=record["id"],
-            text=record["text"],
-            fact_ids=tuple(record.get("facts", ())),
-            statement=record.get("statement"),
-        )
 
     def __iter__(self) -> Iterator[Passage]:
         return self.slice(0, len(self))

@@ -84,12 +84,18 @@ class Cell:
     result: Result = field(repr=False)
 
     @cached_property
-    def measured_by(self) -> dict[str, Any]:
-        """Settings of its metrics, as its ``config.yaml`` has them; empty if that is damaged."""
+    def config(self) -> dict[str, Any]:
+        """Its settings, as its ``config.yaml`` has them; empty if that is damaged."""
         try:
-            found = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))["metric"]
-        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+            found = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError, ValueError, RecursionError):
             return {}  # `tdabench verify` tells of it
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def measured_by(self) -> dict[str, Any]:
+        """Settings of its metrics; empty if they are damaged."""
+        found = self.config.get("metric")
         return found if isinstance(found, dict) else {}
 
 
@@ -101,7 +107,7 @@ def read_result(path: Path) -> Result:
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read it ({error})", where=str(path)) from error
     if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"not a result of schema version {SCHEMA_VERSION}", where=str(path))

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from bench.errors import UserError
 from bench.progress import say
 
@@ -104,6 +106,22 @@ def _wait_for_lock(stream: IO[str], folder: Path) -> None:
         fcntl.flock(stream, fcntl.LOCK_EX)
 
 
+def map_array(path: Path) -> np.ndarray:
+    """A numpy file, memory-mapped; nothing in it is unpickled.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no array. numpy's parser of headers raises almost anything of its own.
+    """
+    try:
+        opened: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f"no array ({error})") from error
+    return opened
+
+
 @contextmanager
 def whole_file(target: Path, mode: str = "w") -> Iterator[Any]:
     """Open a temporary file that replaces ``target`` only if the block succeeds."""
@@ -119,3 +137,9 @@ def whole_file(target: Path, mode: str = "w") -> Iterator[Any]:
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def path_part(name: str) -> str:
+    """A name as a folder: nothing in it may climb out of the results folder."""
+    safe = "".join(c if c.isalnum() or c in "-_.@" else "_" for c in name)
+    return safe.lstrip(".") or "_"

@@ -19,7 +19,7 @@ import numpy as np
 from bench import progress
 from bench.errors import UserError
 from bench.passages import PassageStore
-from bench.storage import file_sha256, whole_folder
+from bench.storage import file_sha256, map_array, whole_folder
 
 CHUNK = 4096  # passages embedded together: sorted by length they need little padding
 _EMBEDDINGS, _SIDECAR = "embeddings.npy", "index.json"
@@ -92,12 +92,12 @@ def _write(folder: Path, passages: PassageStore, embed: Embed) -> None:
 def _open(folder: Path, n_passages: int) -> EmbeddingIndex:
     try:
         sidecar = json.loads((folder / _SIDECAR).read_text(encoding="utf-8"))
-        stored = np.load(folder / _EMBEDDINGS, mmap_mode="r", allow_pickle=False)
+        stored = map_array(folder / _EMBEDDINGS)
         index = EmbeddingIndex(stored, dict(sidecar["counts"]), float(sidecar["seconds"]))
         # A changed number is still a number, and would quietly be a wrong score.
         sound = sidecar["sha256"] == file_sha256(folder / _EMBEDDINGS)
         sound = sound and len(stored) == n_passages and stored.dtype == np.float32
-    except (OSError, ValueError, EOFError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         sound = False
     if not sound:
         raise UserError(

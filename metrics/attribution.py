@@ -215,6 +215,8 @@ def parse_metric(name: str) -> Metric:
     Raises:
         UserError: an unknown name, or a cut-off that is no positive integer.
     """
+    if not isinstance(name, str):  # settings hold anything, and lists of lists are let through
+        raise UserError(f"expected a metric's name, found {name!r:.40}", fix="for example mrr")
     if name in _WHOLE_LIST:
         return _WHOLE_LIST[name]
     kind, at, cut = name.partition("@")

@@ -175,6 +175,26 @@ def test_sigkill_at_any_moment_costs_nothing_that_was_finished(tmp_path):
     assert not list(cache.rglob("*.partial-*")), "what killed writers left is gone"
 
 
+def test_every_flipped_byte_of_a_shard_is_noticed(tmp_path, model):
+    task = make_task(tmp_path / "task", many_texts(3), QUERIES)
+    ranked(make(task, model, tmp_path))
+    (path,) = (tmp_path / "cache").rglob("shard-*.npy")
+    sidecar = path.with_suffix(".json")
+    key = json.loads(sidecar.read_text())["key"]
+    assert index_module.read_sidecar(path, key)["rows"] == 3
+    rng = random.Random(0)
+    for file in (path, sidecar):
+        whole = file.read_bytes()
+        for place in range(len(whole)):
+            data = bytearray(whole)
+            data[place] ^= 1 << rng.randrange(8)
+            file.write_bytes(data)
+            with pytest.raises(UserError, match="foreign or damaged"):
+                index_module.read_sidecar(path, key)
+        file.write_bytes(whole)
+    assert index_module.read_sidecar(path, key)["rows"] == 3
+
+
 @pytest.mark.parametrize("fault", ["flip", "truncate", "foreign"])
 def test_damaged_or_foreign_shards_are_refused(tmp_path, model, fault):
     task = make_task(tmp_path / "task", many_texts(), QUERIES)

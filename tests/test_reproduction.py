@@ -136,11 +136,13 @@ def test_the_projects_own_claims() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kid": 1}, r"claim 1: unknown field 'kid'; did you mean (id|kind)"),
-        ({"kind": "odd"}, r"claim 1: a field is missing or wrong \('odd' is not a valid Kind"),
+        ({"kid": 1}, r"claim 1: unknown key kid; did you mean (id|kind)"),
+        ({"kind": "odd"}, r"claim 1: kind Invalid value 'odd', expected one of"),
         ({"kind": "value"}, r"claim 1: a claim of kind value needs method"),
         ({"metrics": ["mmr"]}, r"mmr"),
-        ({"status": None}, r"claim 1: a field is missing or wrong"),
+        ({"status": None}, r"claim 1: status "),
+        ({"metrics": [[]]}, r"expected a metric's name, found \[\]"),
+        ({"times": "x"}, r"claim 1: times Value 'x'"),
     ],
 )
 def test_a_wrong_claim_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:

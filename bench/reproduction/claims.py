@@ -1,8 +1,7 @@
 """The claims file: what is in it, and that it is well formed."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field, fields
+# No postponed annotations: OmegaConf reads the types of the fields.
+from dataclasses import dataclass, field
 from enum import Enum
 from importlib import resources
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from bench.errors import UserError, did_you_mean
+from bench.config import typed
+from bench.errors import UserError
 from metrics.attribution import parse_metric
 
 INFLUENCE = ("tail_patch", "tail_patch_log", "removal_effect", "removal_effect_log", "lds", "qld")
@@ -31,7 +31,7 @@ class Status(str, Enum):
     unverified = "unverified"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Claim:
     """One thing that the paper reports; ``claims.yaml`` says what the fields mean."""
 
@@ -67,34 +67,29 @@ def read_claims(path: Path | None = None) -> list[Claim]:
     source = resources.files("bench.reproduction") / "claims.yaml" if path is None else path
     try:
         records = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(
             f"cannot read it ({' '.join(str(error).split())})", where=str(path)
         ) from error
     if not isinstance(records, list) or not records:
         raise UserError("expected a list of claims", where=str(path))
-    claims = [_claim(record, f"{source}, claim {i}") for i, record in enumerate(records, start=1)]
+    claims = [_claim(record, source, i) for i, record in enumerate(records, start=1)]
     ids = [claim.id for claim in claims]
     if twice := sorted({name for name in ids if ids.count(name) > 1}):
         raise UserError(f"claim {twice[0]!r} is there twice", where=str(source))
     return claims
 
 
-def _claim(record: Any, where: str) -> Claim:
+def _claim(record: Any, path: Any, number: int) -> Claim:
+    where = f"{path}, claim {number}"
     if not isinstance(record, dict):
         raise UserError("expected a claim with its fields", where=where)
-    known = [f.name for f in fields(Claim)]
-    for key in record:
-        if key not in known:
-            raise UserError(
-                f"unknown field {key!r}", where=where, fix=did_you_mean(str(key), known)
-            )
     try:
-        claim = Claim(
-            **{**record, "kind": Kind(record["kind"]), "status": Status(record["status"])}
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"a field is missing or wrong ({error})", where=where) from error
+        claim: Claim = typed(Claim, {str(key): value for key, value in record.items()}, "")
+    except UserError as error:
+        raise UserError(
+            f"{error.where} {error.what}".strip(), where=where, fix=error.fix
+        ) from error
     if missing := [name for name in _NEEDS[claim.kind] if name not in record]:
         raise UserError(f"a claim of kind {claim.kind.value} needs {missing[0]}", where=where)
     for metric in claim.metrics:

@@ -14,8 +14,8 @@ from methods.gradient.encoder import GradientEncoder
 from methods.gradient.loss import Output
 from methods.gradient.parameters import Adapters, BlockLayout, Unsupported
 
-# Raised whenever a change of code moves a feature; part of every index key.
-FEATURES_VERSION = 3
+# Raised whenever a change of code moves a feature, or the files of an index; part of every key.
+FEATURES_VERSION = 4
 
 
 class CheckpointWeights(Enum):

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from bench import progress
 from bench.errors import UserError
-from bench.storage import content_key, exclusive, file_sha256, whole_file
+from bench.storage import content_key, exclusive, file_sha256, map_array, whole_file
 from methods.gradient.codecs import Codec, Storage, make_codec
 from methods.gradient.source import FeatureSource
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 SHARD_ROWS = 2048  # fewer are lost when a run dies, and a shard of 2^16 dims has 512 MiB in fp32
 _SHARD_VALUES = 2**27  # the most features of a shard, which is in memory while it is encoded
 _SCHEMA_VERSION = 1
+_SEAL = "seal"  # of a sidecar: a hash of all that it says
 _COUNTED = ("passages_truncated", "passages_without_loss")
 
 
@@ -82,7 +83,7 @@ class GradientIndex(FeatureSource):
     def blocks(self, rows_at_once: int) -> Iterator[tuple[int, Tensor]]:
         """Stream (first row, float32 features ``[rows, dim]``) in row order."""
         for shard in self.shards:
-            stored = _open(self.folder / shard["file"])
+            stored = map_array(self.folder / shard["file"])
             for start in range(0, shard["rows"], rows_at_once):
                 part = self.codec.decode(stored[start : start + rows_at_once])
                 yield shard["first_row"] + start, part
@@ -93,7 +94,7 @@ class GradientIndex(FeatureSource):
         place = np.searchsorted(self._first_rows, rows, side="right") - 1
         for number in np.unique(place):
             inside = np.flatnonzero(place == number)
-            stored = _open(self.folder / self.shards[number]["file"])
+            stored = map_array(self.folder / self.shards[number]["file"])
             found[inside] = self.codec.decode(stored[rows[inside] - self._first_rows[number]])
         return found
 
@@ -163,7 +164,7 @@ class IndexBuilder:
         codec, exact_path = self._codec(self.storage), self._folder(Storage.fp32) / path.name
         exact = read_sidecar(exact_path, self.key) if exact_path != path else None
         if exact is not None:
-            features = self._codec(Storage.fp32).decode(_open(exact_path))
+            features = self._codec(Storage.fp32).decode(map_array(exact_path))
             counted = {name: exact[name] for name in _COUNTED}
         else:
             features, counted = self.source.encode(texts)
@@ -183,7 +184,7 @@ class IndexBuilder:
         }
         self._log(path, time.perf_counter() - began)
         with whole_file(path.with_suffix(".json")) as stream:
-            json.dump(sidecar, stream)
+            json.dump({**sidecar, _SEAL: content_key(sidecar)}, stream)
         return sidecar
 
     def _log(self, path: Path, seconds: float) -> None:
@@ -218,8 +219,10 @@ def read_sidecar(path: Path, key: str) -> dict[str, Any] | None:
         return None
     try:
         sidecar: dict[str, Any] = json.loads(sidecar_path.read_text(encoding="utf-8"))
-        sound = sidecar["key"] == key and file_sha256(path) == sidecar["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+        seal = sidecar.pop(_SEAL)
+        sound = seal == content_key(sidecar) and sidecar["key"] == key
+        sound = sound and file_sha256(path) == sidecar["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
         raise UserError(
@@ -237,11 +240,6 @@ def _texts_sha256(texts: list[str]) -> str:
         digest.update(len(data).to_bytes(8, "little"))  # so that no two lists run together
         digest.update(data)
     return digest.hexdigest()
-
-
-def _open(path: Path) -> np.ndarray:
-    opened: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    return opened
 
 
 def _seconds(folder: Path) -> dict[str, float]:
