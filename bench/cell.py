@@ -26,7 +26,7 @@ from bench.models.language_model import LanguageModel
 from bench.models.retraining import Removal
 from bench.result import RESULT, SCHEMA_VERSION, Cell, Result, read_result
 from bench.result_writer import write_cell
-from bench.storage import content_key
+from bench.storage import content_key, path_part
 from bench.tasks import TASKS, Query, Task, load_task
 from methods import METHODS
 from methods.base import Context, IndexSize, Method, Ranking
@@ -262,9 +262,3 @@ def _fault(rows: np.ndarray, scores: np.ndarray, n_passages: int, top_k: int) ->
 
 def _within(rows: np.ndarray, n_passages: int) -> bool:
     return bool(((rows >= 0) & (rows < n_passages)).all())
-
-
-def path_part(name: str) -> str:
-    """A name as a folder: nothing in it may climb out of the results folder."""
-    safe = "".join(c if c.isalnum() or c in "-_.@" else "_" for c in name)
-    return safe.lstrip(".") or "_"

@@ -13,6 +13,8 @@ from bench import __version__
 from bench.annotate.command import add_arguments as add_annotate_arguments
 from bench.errors import UserError, did_you_mean
 from bench.escape import clean
+from bench.export.command import add_arguments as add_export_arguments
+from bench.fetch.command import add_arguments as add_fetch_arguments
 
 # Nothing slow is imported up here: `tdabench list` and `--help` answer at once.
 
@@ -22,9 +24,11 @@ COMMANDS = {
     "run": "run a cell, or with -m a sweep of cells",
     "plan": "what a run with a gradient method will cost: passes, FLOPs, bytes, hours",
     "import": "make rows of rankings made elsewhere: release format, TREC run file, bergson",
-    "report": "write the leaderboard as text, Markdown, CSV, LaTeX and HTML",
+    "report": "write the leaderboard as text, Markdown, CSV, LaTeX and HTML, a viewer, figures",
     "list": "list methods, metrics, judges, tasks, models and experiments",
     "annotate": "let people judge a blinded sample of the rankings, and compare",
+    "export": "write rankings for trec_eval, or as a data set for the Hugging Face Hub",
+    "fetch": "download a public release: resumable, verified, only when asked",
     "reproduce": "check what the paper reports against the cells of a results folder",
     "verify": "recompute every metric from the stored rankings",
 }
@@ -91,6 +95,14 @@ def _dispatch(arguments: list[str]) -> int:
         from bench.annotate import command as annotate
 
         return annotate.main(options)
+    if options.command == "export":
+        from bench.export import command as export
+
+        return export.main(options)
+    if options.command == "fetch":
+        from bench.fetch import command as fetch
+
+        return fetch.main(options)
     if options.command == "reproduce":
         from bench.reproduction import command as reproduction
 
@@ -101,7 +113,13 @@ def _dispatch(arguments: list[str]) -> int:
 def _report(options: argparse.Namespace) -> int:
     from bench.report import report
 
-    paths = report(options.results, options.out, quiet=options.quiet)
+    paths = report(
+        options.results,
+        options.out,
+        quiet=options.quiet,
+        figures=options.figures,
+        viewer=options.viewer,
+    )
     if not options.quiet:
         print(f"report: {clean(paths.html)}")
     return DONE
@@ -147,6 +165,8 @@ def _parser() -> argparse.ArgumentParser:
             help="folder of finished cells (default: %(default)s)",
         )
     add_annotate_arguments(parts["annotate"])
+    add_export_arguments(parts["export"])
+    add_fetch_arguments(parts["fetch"])
     parts["plan"].add_argument(
         "overrides",
         nargs="*",
@@ -169,6 +189,11 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="DIR", help="where the files go (default: RESULTS/report)"
     )
     parts["report"].add_argument("--quiet", action="store_true", help="write files, print nothing")
+    for part, summary in (
+        ("figures", "draw no figures"),
+        ("viewer", "read no rankings, write no viewer"),
+    ):
+        parts["report"].add_argument(f"--no-{part}", dest=part, action="store_false", help=summary)
     parts["reproduce"].add_argument(
         "--claims", type=Path, metavar="FILE", help="a YAML of claims of your own"
     )

@@ -119,3 +119,10 @@ def quantity(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return MISSING
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def natural(label: str) -> tuple[bool, float, str]:
+    """Labels that begin with a number by its value, the others behind them by name."""
+    digits = label[: len(label) - len(label.lstrip("0123456789"))]
+    number = float(digits) if 0 < len(digits) < 20 and digits.isascii() else float("inf")
+    return number == float("inf"), number, label

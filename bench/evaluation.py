@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -39,6 +39,7 @@ class Evaluation:
         metrics: means over queries.
         slices: the same by group; ``top10_support`` holds the share of each kind of proponent.
         n_scored: queries that the attribution metrics are a mean of.
+        changes: Δp of the step on each of a query's first proponents, by id of those measured.
         judgement: what a judge said, where ``metric.judge`` asks for one instead of the annotation.
     """
 
@@ -47,6 +48,7 @@ class Evaluation:
     slices: dict[str, dict[str, dict[str, Estimate]]]
     n_scored: int
     judgement: Judgement | None = None
+    changes: dict[str, list[float]] = field(default_factory=dict)
 
 
 def evaluate(
@@ -55,6 +57,7 @@ def evaluate(
     """Score the rankings, patch the model with them, and put error bars on both."""
     task = context.task
     judgement = None
+    changes: dict[str, list[float]] = {}
     if config.judge is not None:
         with context.phases.measure("judge"):
             judgement = judge_rankings(config, task, rankings, context.cache_dir, context.device)
@@ -72,10 +75,12 @@ def evaluate(
         with context.phases.measure("tail_patch"):
             chosen = spread(task.queries, config.tail_patch.n_queries)
             rows = {ranking.query_id: ranking.rows.tolist() for ranking in rankings}
-            frame = frame.merge(patch.measure(chosen, rows), on="query_id", how="left")
+            steps = patch.measure(chosen, rows)
+            changes = steps.changes()
+            frame = frame.merge(steps.table(), on="query_id", how="left")
             if config.tail_patch.opponents:
                 rows = {ranking.query_id: ranking.opponent_rows.tolist() for ranking in rankings}
-                found = patch.measure(chosen, rows)[["query_id", *_OPPONENTS]]
+                found = patch.measure(chosen, rows).table()[["query_id", *_OPPONENTS]]
                 frame = frame.merge(found.rename(columns=_OPPONENTS), on="query_id", how="left")
     if config.retraining is not None:
         with context.phases.measure("retraining"):
@@ -96,6 +101,7 @@ def evaluate(
         slices=slices,
         n_scored=int(frame[names[0]].notna().sum()) if names else 0,
         judgement=judgement,
+        changes=changes,
     )
 
 

@@ -145,7 +145,7 @@ def _board(task: str, model: str, cells: list[Cell]) -> Board:
     labels = _labels(cells)
     rows = [Row(cell, label, _family(cell)) for cell, label in zip(cells, labels, strict=True)]
     rows.sort(key=lambda row: (-_value(row, main), row.label))
-    rivals = [(row, _table(row.cell)) for row in rows if row.family != "control"]
+    rivals = [(row, table_of(row.cell)) for row in rows if row.family != "control"]
     pairs = [pair for metric in metrics for pair in _compared(metric, rivals)]
     return Board(task, model, metrics, main, rows, pairs)
 
@@ -154,17 +154,17 @@ def _board(task: str, model: str, cells: list[Cell]) -> Board:
 
 
 def _labels(cells: Sequence[Cell]) -> list[str]:
-    settings = [_settings(cell) for cell in cells]
+    found = [settings(cell) for cell in cells]
     labels = []
-    for cell, own in zip(cells, settings, strict=True):
+    for cell, own in zip(cells, found, strict=True):
         # An imported ranking and a run of the same name have no setting in common to compare.
         peers = [
             other
-            for other in settings
+            for other in found
             if (other["method"], other["imported"]) == (own["method"], own["imported"])
         ]
         parts = ["imported"] if cell.result.imported else []
-        parts += [f"{key}={_short(value)}" for key, value in _differing(own, peers)]
+        parts += [f"{key}={short(value)}" for key, value in differing(own, peers)]
         labels.append(f"{_name(cell, 'method')} ({', '.join(parts)})" if parts else own["method"])
     return [
         # Equal settings and yet two cells: only the key tells them apart.
@@ -176,19 +176,22 @@ def _labels(cells: Sequence[Cell]) -> list[str]:
 _ABSENT = object()
 
 
-def _differing(own: dict[str, Any], peers: list[dict[str, Any]]) -> list[tuple[str, Any]]:
-    differing = [
+def differing(own: dict[str, Any], peers: list[dict[str, Any]]) -> list[tuple[str, Any]]:
+    """Those of a cell's ``settings`` in which any of its peers is different."""
+    found = [
         key for key in sorted(own) if any(peer.get(key, _ABSENT) != own[key] for peer in peers)
     ]
     # Another seed trains another model, and a method without one knows of none: the hash is news
     # only where the seeds are equal and both hashes are known.
-    rivals = [peer["model"] for peer in peers if peer["seed"] == own["seed"] and peer["model"]]
-    if not own["model"] or set(rivals) <= {own["model"]}:
-        differing = [key for key in differing if key != "model"]
-    return [(key, own[key]) for key in differing]
+    model, seed = own.get("model"), own.get("seed")
+    rivals = [peer["model"] for peer in peers if peer.get("seed") == seed and peer.get("model")]
+    if not model or set(rivals) <= {model}:
+        found = [key for key in found if key != "model"]
+    return [(key, own[key]) for key in found]
 
 
-def _settings(cell: Cell) -> dict[str, Any]:
+def settings(cell: Cell) -> dict[str, Any]:
+    """Everything that may tell a cell from others of its task: method, metrics, model, seed."""
     result = cell.result
     return {
         **{key: value for key, value in flatten(result.method.get("config")) if key != "seed"},
@@ -212,7 +215,8 @@ def flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
     ]
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A setting's value, cut to fit a label."""
     text = "null" if value is None else str(value)
     return text if len(text) <= 40 else f"{text[:18]}…{text[-18:]}"
 
@@ -242,7 +246,8 @@ def _compared(metric: str, rivals: Sequence[tuple[Row, _Table]]) -> list[Pair]:
     return comparison.pairs
 
 
-def _table(cell: Cell) -> _Table:
+def table_of(cell: Cell) -> _Table:
+    """The columns of a cell's per-query table; empty if it has none."""
     return read_per_query(cell.folder) if (cell.folder / PER_QUERY).exists() else {}
 
 

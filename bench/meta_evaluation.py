@@ -17,8 +17,7 @@ import pandas as pd
 
 from bench import display, escape
 from bench.display import in_order, is_diagnostic, title
-from bench.leaderboard import Board, Row
-from bench.per_query import read_per_query
+from bench.leaderboard import Board, Row, table_of
 from bench.tables import piped
 
 TRUTHS = ("removal_effect", "removal_effect_log", "lds", "qld")
@@ -92,7 +91,7 @@ def _merged(rows: Sequence[Row]) -> dict[str, pd.Series]:
     rates = {_rate(row) for row in rows}
     merged: dict[str, pd.Series] = {}
     for row in rows:
-        table = read_per_query(row.cell.folder)
+        table = table_of(row.cell)
         for name, values in table.items():
             if values.dtype.kind == "f":
                 told = name.startswith("tail_patch") and len(rates) > 1

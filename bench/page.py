@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from bench import __version__, display, pair_tables
 from bench.escape import clean
+from bench.figures.catalog import FOLDER, FORMATS, Plan
 from bench.leaderboard import LEGEND, Board, Row, flatten
 from bench.result import RETRIEVALS
 from bench.scatter import Point, scatter
@@ -97,8 +98,15 @@ class Section:
     pairs: dict[str, list[PairLine]] = field(default_factory=dict)
 
 
-def page(boards: Sequence[Board], out_dir: Path) -> str:
-    """The page's HTML, for a file in ``out_dir``: links to the rankings are relative to it."""
+def page(
+    boards: Sequence[Board], out_dir: Path, figures: Plan | None = None, has_viewer: bool = True
+) -> str:
+    """The page's HTML, for a file in ``out_dir``: links to the rankings are relative to it.
+
+    Args:
+        figures: that are linked, and those that lack data; None where none are drawn.
+        has_viewer: whether each cell's rankings can be linked in the viewer.
+    """
     folder = resources.files("bench") / "templates"
     template, style, script = (
         (folder / f"leaderboard.{kind}").read_text(encoding="utf-8")
@@ -108,7 +116,10 @@ def page(boards: Sequence[Board], out_dir: Path) -> str:
     environment.filters.update(clean=clean, title_of=display.title)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.from_string(template).render(
-        sections=[_section(board, out_dir) for board in boards],
+        sections=[_section(board, out_dir, has_viewer) for board in boards],
+        figures=figures,
+        figure_folder=FOLDER,
+        figure_formats=FORMATS,
         legend=LEGEND,
         pair_legend=pair_tables.LEGEND,
         pair_heads=pair_tables.HEADS,
@@ -121,12 +132,12 @@ def page(boards: Sequence[Board], out_dir: Path) -> str:
     )
 
 
-def _section(board: Board, out_dir: Path) -> Section:
+def _section(board: Board, out_dir: Path, has_viewer: bool) -> Section:
     spans = {metric: _span(metric, board) for metric in board.metrics}
     return Section(
         board=board,
         heads=[(display.title(metric), display.meaning(metric)) for metric in board.metrics],
-        lines=[_line(row, board, spans, out_dir) for row in board.rows],
+        lines=[_line(row, board, spans, out_dir, has_viewer) for row in board.rows],
         plot=_plot(board),
         slices=_slices(board),
         pairs=_pairs(board),
@@ -168,9 +179,15 @@ def _bar(
     return round(share(low), 1), round(share(high) - share(low), 1), round(share(value), 1)
 
 
-def _line(row: Row, board: Board, spans: dict[str, tuple[float, float]], out_dir: Path) -> Line:
+def _line(
+    row: Row,
+    board: Board,
+    spans: dict[str, tuple[float, float]],
+    out_dir: Path,
+    has_viewer: bool,
+) -> Line:
     result = row.result
-    is_viewed = sources.has_rankings(row.cell.folder)
+    is_viewed = has_viewer and sources.has_rankings(row.cell.folder)
     relative = os.path.relpath(row.cell.folder / RETRIEVALS, out_dir)
     return Line(
         row=row,

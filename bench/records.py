@@ -54,7 +54,9 @@ class RetrievalRecord:
     """One query with its ranked proponents: a line of ``retrievals.jsonl``.
 
     Lists run from the strongest proponent down, and ``opponents`` from the strongest opponent up.
-    ``proponent_correct`` is None where the corpus has no annotation.
+    ``proponent_correct`` is None where the corpus has no annotation. Two fields are not the
+    release's: ``proponent_support``, what each proponent says about the fact (``bench.support``),
+    and ``proponent_tail_patch``, Δp of the step on each, null where none was made.
     """
 
     example_id: str
@@ -71,6 +73,8 @@ class RetrievalRecord:
     has_trex_sentence: bool | None = None
     proponent_correct: list[bool] | None = None
     proponent_ais_scores: list[float] | None = None
+    proponent_support: list[str] | None = None
+    proponent_tail_patch: list[float | None] | None = None
     opponents: list[str] | None = None
     opponent_ids: list[str] | None = None
     opponent_scores: list[float] | None = None
@@ -239,6 +243,8 @@ def parse_retrieval(record: Json, place: Place) -> RetrievalRecord:
         has_trex_sentence=optional_field(record, place, "has_trex_sentence", (bool,)),
         proponent_correct=_list(record, place, "proponent_correct", bool, n),
         proponent_ais_scores=_list(record, place, "proponent_ais_scores", float, n),
+        proponent_support=_list(record, place, "proponent_support", str, n),
+        proponent_tail_patch=_changes(record, place, n),
         opponents=opponents[0] if has_opponents else None,
         opponent_ids=opponents[1] if has_opponents else None,
         opponent_scores=opponents[2] if has_opponents else None,
@@ -265,6 +271,18 @@ def _list(record: Json, place: Place, field: str, kind: type, length: int | None
     if length is not None:
         _same_length(value, place, field, length)
     return value
+
+
+def _changes(record: Json, place: Place, length: int) -> list[float | None] | None:
+    """Numbers, or null for what was not measured."""
+    field = "proponent_tail_patch"
+    given = record.get(field)
+    if not isinstance(given, list):
+        _list(record, place, field, float)  # null and absent are none, all else is refused
+        return None
+    _list({field: [value for value in given if value is not None]}, place, field, float)
+    _same_length(given, place, field, length)
+    return given
 
 
 def _is(item: Any, kind: type) -> bool:

@@ -34,7 +34,12 @@ def write_cell(
     judged = [None] * len(rankings) if judgement is None else judgement.scores
     records = (
         retrieval_record(
-            task, query, ranking, annotated=task.annotated and judgement is None, ais_scores=scores
+            task,
+            query,
+            ranking,
+            annotated=task.annotated and judgement is None,
+            ais_scores=scores,
+            changes=evaluation.changes.get(query.query_id),
         )
         for query, ranking, scores in zip(task.queries, rankings, judged, strict=True)
     )
@@ -76,6 +81,11 @@ def write_records(
     return result
 
 
+def padded(values: Sequence[float], length: int) -> list[float | None]:
+    """Values of the first of a list, and None for the others."""
+    return [*values, *[None] * (length - len(values))]
+
+
 def retrieval_record(
     task: Task,
     query: Query,
@@ -83,6 +93,7 @@ def retrieval_record(
     *,
     annotated: bool,
     ais_scores: list[float] | None = None,
+    changes: list[float] | None = None,
 ) -> RetrievalRecord:
     """One query's ranking in the release's format, with the one judgement that was scored by.
 
@@ -90,10 +101,13 @@ def retrieval_record(
         annotated: whether that is the task's annotation.
         ais_scores: the judge's scores of the listed passages; None without a judge, or where it
             could not judge them all.
+        changes: Δp of the step on each of the first proponents; None if it was not measured.
     """
-    passages = [task.passages[row] for row in ranking.rows.tolist()]
+    rows = ranking.rows.tolist()
+    passages = [task.passages[row] for row in rows]
     opponents = [task.passages[row] for row in ranking.opponent_rows.tolist()] or None
-    correct = task.correct(query, ranking.rows.tolist()).tolist() if annotated else None
+    support = [task.support(query, row).value for row in rows] if query.statement else None
+    correct = task.correct(query, rows).tolist() if annotated else None
     return RetrievalRecord(
         example_id=query.query_id,
         query_set=task.name,
@@ -111,4 +125,6 @@ def retrieval_record(
         has_trex_sentence=bool(query.gold_rows) if annotated else None,
         proponent_correct=correct,
         proponent_ais_scores=ais_scores,
+        proponent_support=support,
+        proponent_tail_patch=None if changes is None else padded(changes, len(rows)),
     )

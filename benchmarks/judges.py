@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.names import any_stands_in, fold
 from bench.records import Fact, Sentence, read_facts, read_sentences
 from metrics.agreement import compare
 from metrics.judges.base import Judge, Pair, make_claim
-from metrics.judges.lexical import Lexical, LexicalConfig, any_stands_in, fold
+from metrics.judges.lexical import Lexical, LexicalConfig
 
 KINDS = ("names both", "names subject", "names answer", "names neither")
 

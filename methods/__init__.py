@@ -39,7 +39,7 @@ _add(
     "lexical match by BM25",
     family="retrieval",
     cost="one pass over the text",
-    source="Robertson & Zaragoza 2009; rank_bm25, bm25s",
+    source="Robertson & Zaragoza 2009; rank_bm25",
 )
 _add(
     "dense",
@@ -48,6 +48,14 @@ _add(
     family="retrieval",
     cost="one encoder pass over the text",
     source="Reimers & Gurevych 2019; stands in for the paper's Gecko",
+)
+_add(
+    "sparse",
+    "methods.sparse:Sparse",
+    "dot product of sparse-neural embeddings (SPLADE)",
+    family="retrieval",
+    cost="one encoder pass over the text",
+    source="SPLADE, 2107.05720",
 )
 _add(
     "verbatim",

@@ -15,9 +15,7 @@ content words.
 
 from __future__ import annotations
 
-import logging
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -26,28 +24,23 @@ import numpy as np
 
 from bench import progress
 from bench.errors import UserError
+from bench.storage import content_key
 from bench.tasks.base import Query
-from methods.base import Context, IndexSize, Method, Ranking
+from methods.base import IndexSize, Method, Ranking
+from methods.bm25_scoring import DECIMALS, InvertedIndexScorer, Variant
 from methods.query_text import QueryPart, query_text
 from methods.topk import TopK
+from methods.word_index import NoWordsError, open_or_build
 from methods.words import TOKENIZERS, Tokenizer
 
-# Sums of the same terms in another order differ in their last bits; rounded, such ties are ties,
-# and both engines break them by row.
-_DECIMALS = 9
-
-
-class Variant(Enum):
-    """Formula of idf and of the word's weight in a passage."""
-
-    atire_robertson = "atire_robertson"  # the module's docstring
-    lucene = "lucene"  # idf = log(1 + (N - df + 0.5) / (df + 0.5)), never 0; no factor k1 + 1
+# Raised whenever the same passages would be indexed otherwise; part of the index folder's name.
+WORDS_VERSION = 1
 
 
 class Engine(Enum):
-    """Which library scores."""
+    """What scores."""
 
-    bm25s = "bm25s"
+    inverted_index = "inverted_index"  # on disk, best passages first
     rank_bm25 = "rank_bm25"
 
 
@@ -68,11 +61,7 @@ class BM25(Method):
 
     Config = BM25Config
     config: BM25Config
-
-    def __init__(self, config: BM25Config, context: Context) -> None:
-        super().__init__(config, context)
-        self._tokenize = TOKENIZERS[config.tokenizer]
-        self._scorer: _Scorer | None = None
+    _scorer: _Scorer | None = None
 
     def check(self) -> None:
         """Refuse constants that BM25 does not define, and a formula that the engine lacks."""
@@ -85,112 +74,93 @@ class BM25(Method):
             raise UserError(
                 f"rank_bm25 has no variant {config.variant.name}",
                 where="method.engine",
-                fix="set method.engine=bm25s or method.variant=atire_robertson",
+                fix="set method.engine=inverted_index or method.variant=atire_robertson",
             )
 
     def index(self) -> IndexSize:
-        """Stream the passages' words into the engine, which keeps its index in memory.
+        """Stream the passages' words into an index on disk, or open the one made before.
+
+        Every variant, k1 and b shares it. rank_bm25 keeps what it needs in memory.
 
         Raises:
             UserError: no passage holds a word.
         """
-        passages = self.context.task.passages
-        tracked = progress.track(passages, "index words", len(passages), unit="passages")
-        words = (self._tokenize(passage.text) for passage in tracked)
         try:
-            self._scorer = _SCORERS[self.config.engine](words, self.config)
-        except _NoWordsError as error:
+            size, self._scorer = self._indexed()
+        except NoWordsError as error:
             raise UserError(
                 "no passage holds a word to match",
                 where=f"task {self.context.task.name}",
                 fix="check the passages, or method.tokenizer",
             ) from error
-        return IndexSize()
+        return size
+
+    def _indexed(self) -> tuple[IndexSize, _Scorer]:
+        config, task = self.config, self.context.task
+        tokenize = TOKENIZERS[config.tokenizer]
+        if config.engine is Engine.rank_bm25:
+            passages = progress.track(task.passages, "index words", unit="passages")
+            words = (tokenize(passage.text) for passage in passages)
+            return IndexSize(), RankBm25(words, config.k1, config.b)
+        key = content_key(
+            {
+                "version": WORDS_VERSION,
+                "corpus": task.corpus_sha256,
+                "tokenizer": config.tokenizer.value,
+            }
+        )
+        folder = self.context.cache_dir / "index" / "words" / key
+        index = open_or_build(folder, task.passages, tokenize)
+        self.context.facts["indexing_seconds"] = index.seconds
+        scorer = InvertedIndexScorer(index, config.variant, config.k1, config.b)
+        return IndexSize(bytes=index.nbytes, shards=1), scorer
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
-        """One vector of scores at a time, ``[passages]``."""
+        """One query at a time."""
         if self._scorer is None:
             raise ValueError("call index() before search()")
-        rows = np.arange(len(self.context.task.passages))
         for query in progress.track(queries, "search bm25", unit="queries"):
-            words = self._tokenize(query_text(query, self.config.query))
-            best = TopK(1, top_k)
-            best.push(self._scorer.scores(words).round(_DECIMALS)[np.newaxis], rows)
-            yield Ranking(query.query_id, best.rows[0], best.scores[0])
+            yield Ranking(query.query_id, *self._scorer.search(self._words(query), top_k))
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
         """The scores of ``search``, of some passages: float64 ``[candidates]`` for each query."""
         if self._scorer is None:
             raise ValueError("call index() before rescore()")
         for query, chosen in zip(queries, rows, strict=True):
-            words = self._tokenize(query_text(query, self.config.query))
-            yield self._scorer.scores(words).round(_DECIMALS)[chosen]
+            yield self._scorer.scores(self._words(query), chosen)
 
-
-class _NoWordsError(Exception):
-    """The corpus has no word at all: its mean length is 0, which BM25 divides by."""
+    def _words(self, query: Query) -> list[str]:
+        return TOKENIZERS[self.config.tokenizer](query_text(query, self.config.query))
 
 
 class _Scorer(Protocol):
-    def scores(self, words: list[str]) -> np.ndarray:
-        """Score of every passage for a query of these words: float64 ``[passages]``."""
+    def search(self, words: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` best rows, int64, and their scores, float64, of a query of these words."""
+
+    def scores(self, words: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        """Scores of some passages: float64 ``[rows]``."""
 
 
-class _Bm25s:
-    """Sparse matrix of precomputed weights (Lù 2024): a query adds up a few of its columns."""
-
-    def __init__(self, passages: Iterable[list[str]], config: BM25Config) -> None:
-        import bm25s
-
-        # It asks for debug messages, which would flood the run's log.
-        logging.getLogger("bm25s").setLevel(logging.WARNING)
-        vocabulary: dict[str, int] = {}
-        ids = [
-            array("i", [vocabulary.setdefault(word, len(vocabulary)) for word in words])
-            for words in passages
-        ]
-        if not vocabulary:
-            raise _NoWordsError
-        method, idf_method = {
-            Variant.atire_robertson: ("atire", "robertson"),
-            Variant.lucene: ("lucene", "lucene"),
-        }[config.variant]
-        self._n_passages = len(ids)
-        self._vocabulary = vocabulary
-        # numba would be faster on large corpora, but compiles for seconds and is no dependency.
-        self._index = bm25s.BM25(
-            k1=config.k1,
-            b=config.b,
-            method=method,
-            idf_method=idf_method,
-            dtype="float64",
-            backend="numpy",
-        )
-        self._index.index((ids, vocabulary), create_empty_token=False, show_progress=False)
-
-    def scores(self, words: list[str]) -> np.ndarray:
-        known = [self._vocabulary[word] for word in words if word in self._vocabulary]
-        return self._index.get_scores(known) if known else np.zeros(self._n_passages)
-
-
-class _RankBm25:
+class RankBm25:
     """The plain reference: a Python dictionary a passage, every passage visited for every word."""
 
-    def __init__(self, passages: Iterable[list[str]], config: BM25Config) -> None:
+    def __init__(self, passages: Iterable[list[str]], k1: float, b: float) -> None:
         from rank_bm25 import BM25Okapi
 
         try:
-            self._index = BM25Okapi(passages, k1=config.k1, b=config.b, epsilon=0)
+            self._index = BM25Okapi(passages, k1=k1, b=b, epsilon=0)
         except ZeroDivisionError as error:
-            raise _NoWordsError from error
+            raise NoWordsError from error
+        self._rows = np.arange(self._index.corpus_size)
 
-    def scores(self, words: list[str]) -> np.ndarray:
+    def search(self, words: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Score all passages, and keep the best."""
+        best = TopK(1, k)
+        best.push(self.scores(words, self._rows)[np.newaxis], self._rows)
+        return best.rows[0], best.scores[0]
+
+    def scores(self, words: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        """Score all passages, and look some up."""
         # With b = 1 it divides 0 by 0 in passages without words, which match nothing.
         with np.errstate(invalid="ignore"):
-            return np.nan_to_num(self._index.get_scores(words))
-
-
-_SCORERS: dict[Engine, Callable[[Iterable[list[str]], BM25Config], _Scorer]] = {
-    Engine.bm25s: _Bm25s,
-    Engine.rank_bm25: _RankBm25,
-}
+            return np.nan_to_num(self._index.get_scores(words)).round(DECIMALS)[rows]

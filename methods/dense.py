@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
@@ -70,7 +70,8 @@ class Dense(Method):
 
     @cached_property
     def _encoder(self) -> SentenceTransformer:
-        return load_encoder(self._folder, self.context.device, self.config.max_length)
+        kind = "SentenceTransformer"
+        return load_encoder(self._folder, self.context.device, self.config.max_length, kind)
 
     def index(self) -> IndexSize:
         """Embed the passages, or open what was embedded before: float32 ``[passages, dim]``."""
@@ -96,7 +97,7 @@ class Dense(Method):
     def _embed_passages(self, texts: list[str]) -> tuple[np.ndarray, dict[str, int]]:
         config = self.config
         vectors = _embed(self._encoder, texts, config.batch_size, config.passage_prompt)
-        cut = _n_truncated(self._encoder, texts, config.passage_prompt)
+        cut = n_truncated(self._encoder, texts, config.passage_prompt)
         return vectors, {"passages_truncated": cut}
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
@@ -121,22 +122,23 @@ class Dense(Method):
         return _embed(self._encoder, texts, config.batch_size, config.query_prompt)
 
 
-def load_encoder(folder: Path, device: str, max_length: int | None) -> SentenceTransformer:
+def load_encoder(folder: Path, device: str, max_length: int | None, kind: str) -> Any:
     """A sentence encoder in float32, without network and without code from the model's folder.
 
     Args:
+        kind: the library's class, ``SentenceTransformer`` or ``SparseEncoder``.
         max_length: tokens after which a text is cut; None is the model's own limit.
 
     Raises:
         UserError: the files are no model that the library can load, or ``max_length`` is beyond
             the model's positions.
     """
-    from sentence_transformers import SentenceTransformer
+    import sentence_transformers
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # one line a weight matrix says nothing to a user
     try:
-        encoder = SentenceTransformer(
+        encoder = getattr(sentence_transformers, kind)(
             str(folder), device=device, trust_remote_code=False, local_files_only=True
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
@@ -173,7 +175,7 @@ def _embed(
     return np.asarray(embeddings, dtype=np.float32)[places]
 
 
-def _n_truncated(encoder: SentenceTransformer, texts: list[str], prompt: str | None) -> int:
+def n_truncated(encoder: Any, texts: list[str], prompt: str | None) -> int:
     """How many texts are longer than what the encoder reads; 0 where that cannot be told."""
     from transformers import PreTrainedTokenizerBase
 

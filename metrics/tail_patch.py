@@ -40,6 +40,38 @@ class TailPatchConfig:
     opponents: bool = False  # it has a default, so that files of older versions still fit
 
 
+@dataclass(frozen=True)
+class Patched:
+    """What the model said of each query before and after the steps.
+
+    Attributes:
+        before: log-probability of each query's target, by query id.
+        after: the same after the step on each of its proponents, in their order.
+    """
+
+    before: dict[str, float]
+    after: dict[str, list[float]]
+
+    def changes(self) -> dict[str, list[float]]:
+        """Δp of each proponent, by query id: in probability, signed."""
+        return {
+            query_id: [math.exp(value) - math.exp(self.before[query_id]) for value in values]
+            for query_id, values in self.after.items()
+        }
+
+    def table(self) -> pd.DataFrame:
+        """Means over each query's proponents.
+
+        Returns:
+            one row a query: ``query_id``, ``base_log_probability``, ``base_probability``,
+            ``tail_patch`` (Δp, in probability), ``tail_patch_log`` (Δ log p, in nats); NaN for a
+            query without proponents.
+        """
+        return pd.DataFrame.from_records(
+            [_record(query_id, self.before[query_id], v) for query_id, v in self.after.items()]
+        )
+
+
 class TailPatch:
     """Measures pairs of (query, proponent); each distinct passage is stepped on once.
 
@@ -85,24 +117,17 @@ class TailPatch:
         key = content_key([STEP_VERSION, task.sha256, model.sha256, model.append_eos, *step])
         self._cache_path = cache_dir / "tail_patch" / f"{key}.sqlite"
 
-    def measure(
-        self, queries: Sequence[Query], proponents: Mapping[str, Sequence[int]]
-    ) -> pd.DataFrame:
-        """Mean change of each query's target probability over its first ``top`` proponents.
+    def measure(self, queries: Sequence[Query], proponents: Mapping[str, Sequence[int]]) -> Patched:
+        """Step on the first ``top`` proponents of each query, one at a time.
 
         Args:
             queries: those to measure.
             proponents: passage rows by query id, strongest first.
-
-        Returns:
-            one row a query: ``query_id``, ``base_log_probability``, ``base_probability``,
-            ``tail_patch`` (Δp, in probability), ``tail_patch_log`` (Δ log p, in nats); NaN for a
-            query without proponents.
         """
         tokens = {
             q.query_id: self._model.query_tokens(q.query_id, q.prompt, q.target) for q in queries
         }
-        base = dict(
+        before = dict(
             zip(tokens, target_log_probs(self._model, list(tokens.values()))[0], strict=True)
         )
         wanted: defaultdict[int, list[str]] = defaultdict(list)
@@ -110,13 +135,14 @@ class TailPatch:
             for row in proponents[query.query_id][: self._config.top]:
                 wanted[int(row)].append(query.query_id)
         patched = self._patch(wanted, tokens)
-        records = []
-        for query in queries:
-            query_id = query.query_id
-            rows = [int(row) for row in proponents[query_id][: self._config.top]]
-            after = [patched[row, query_id] for row in rows]
-            records.append(_record(query_id, base[query_id], after))
-        return pd.DataFrame.from_records(records)
+        after = {
+            query.query_id: [
+                patched[int(row), query.query_id]
+                for row in proponents[query.query_id][: self._config.top]
+            ]
+            for query in queries
+        }
+        return Patched(before, after)
 
     def _patch(
         self, wanted: Mapping[int, list[str]], tokens: Mapping[str, Tokens]

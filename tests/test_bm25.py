@@ -26,7 +26,7 @@ DEFAULT = BM25Config(
     b=0.75,
     tokenizer=Tokenizer.words,
     query=QueryPart.prompt_and_target,
-    engine=Engine.bm25s,
+    engine=Engine.inverted_index,
 )
 
 
@@ -99,6 +99,35 @@ def test_lucene_by_hand(tmp_path):
     np.testing.assert_allclose(ranking[0].scores, [first, second, 0], atol=1e-8)
 
 
+def test_every_setting_shares_one_index_on_disk(tmp_path):
+    texts = ["al grey plays trombone", "paris is", "rome is", "a b c d"]
+    queries = [Query("q", "Al Grey!", "trombone")]
+    first = search(tmp_path, texts, queries)[0]
+    (index,) = (tmp_path / "index" / "words").iterdir()
+    before = (index / "index.json").stat().st_mtime_ns
+    other = search(tmp_path, texts, queries, k1=0.9, b=0.4, variant=Variant.lucene)[0]
+    assert other.scores[0] != first.scores[0]
+    assert [path.name for path in index.parent.iterdir()] == [index.name]
+    assert (index / "index.json").stat().st_mtime_ns == before
+    search(tmp_path, texts, queries, tokenizer=Tokenizer.whitespace)
+    assert len(list(index.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize("engine", list(Engine))
+def test_rescoring_is_searching(tmp_path, engine):
+    rng = np.random.default_rng(1)
+    texts = random_texts(rng, 60, 12)
+    queries = [Query(f"q{i}", text, "w1") for i, text in enumerate(random_texts(rng, 5, 8))]
+    method = BM25(replace(DEFAULT, engine=engine), Context(make_task(tmp_path, texts), tmp_path))
+    with pytest.raises(ValueError, match="call index"):
+        next(method.search(queries, 3))
+    method.index()
+    found = list(method.search(queries, 60))
+    rows = np.stack([ranking.rows[::-1] for ranking in found])
+    for ranking, scores in zip(found, method.rescore(queries, rows), strict=True):
+        assert scores.tolist() == ranking.scores[::-1].tolist()
+
+
 @pytest.mark.parametrize("engine", list(Engine))
 def test_ties_go_by_row_also_at_the_cut(tmp_path, engine):
     texts = ["b", "a x", "c", "a y", "a z", "d", "a x", "a", "e", "f", "g", "h", "i", "j", "k"]
@@ -169,14 +198,14 @@ def test_the_configuration_file_fits_the_schema():
     assert config == DEFAULT
 
 
-def test_both_engines_rank_real_sentences_alike(tmp_path):
+def test_both_engines_rank_20_000_real_sentences_alike(tmp_path):
     sentences, facts = DATA / "trex" / "trex_sentences.jsonl", DATA / "trex" / "trex_facts.jsonl"
     if not sentences.exists():
         pytest.skip(f"no real sentences in {DATA}: set TDABENCH_DATA")
     with open(sentences, encoding="utf-8") as stream:
-        texts = [json.loads(line)["text"] for _, line in zip(range(2000), stream, strict=False)]
+        texts = [json.loads(line)["text"] for _, line in zip(range(20_000), stream, strict=False)]
     with open(facts, encoding="utf-8") as stream:
-        read = [json.loads(line) for _, line in zip(range(60), stream, strict=False)]
+        read = [json.loads(line) for _, line in zip(range(30), stream, strict=False)]
     queries = [Query(fact["fact_id"], fact["prompt0"], fact["entity1"]) for fact in read]
     fast = search(tmp_path / "fast", texts, queries)
     plain = search(tmp_path / "plain", texts, queries, engine=Engine.rank_bm25)

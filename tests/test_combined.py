@@ -20,7 +20,7 @@ from tests.test_config import composed
 
 BM25 = {
     "name": "bm25", "variant": "atire_robertson", "k1": 1.5, "b": 0.75, "tokenizer": "words",
-    "query": "prompt_and_target", "engine": "bm25s",
+    "query": "prompt_and_target", "engine": "inverted_index",
 }  # fmt: skip
 
 

@@ -280,3 +280,17 @@ def test_opponents_are_patched_where_asked(tmp_path: Path) -> None:
 def test_without_tail_patch_no_model_is_asked_for(task: Task) -> None:
     found = evaluated(task)  # this context has no model: asking for it raises
     assert not set(found.metrics) & set(evaluation_module.INFLUENCE)
+
+
+def test_the_change_of_each_proponent_is_kept(tmp_path: Path) -> None:
+    queries = [dataclasses.replace(query, target="trombone") for query in QUERIES]
+    task = make_task(tmp_path / "task", TEXTS, queries)
+    model = load(make_model(tmp_path / "model", layers=1))
+    context = Context(task, tmp_path / "cache", load_model=lambda: model)
+    rankings = [ranking(query.query_id, ROWS[query.query_id]) for query in queries]
+    found = evaluate(config(tail_patch=True, n_queries=2), context, rankings, seed=0)
+    means = found.per_query.set_index("query_id")["tail_patch"]
+    assert set(found.changes) == {"q0", "q2"}
+    for query_id, changes in found.changes.items():
+        assert len(changes) == min(2, len(ROWS[query_id]))
+        assert np.mean(changes) == pytest.approx(means[query_id], abs=1e-12)

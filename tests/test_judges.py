@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from bench.errors import UserError
+from bench.names import fold, stands_in
 from metrics.judges import JUDGES
 from metrics.judges.base import Claim, Pair, make_claim
 from metrics.judges.cache import JudgementCache, pair_key
 from metrics.judges.labels import entailment_index
-from metrics.judges.lexical import Lexical, LexicalConfig, fold, stands_in
+from metrics.judges.lexical import Lexical, LexicalConfig
 from metrics.judges.nli import Nli, NliConfig, probability
 from tests.judge_models import make_classifier
 

@@ -14,7 +14,8 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 HARNESS = frozenset(
     f"bench.{name}"
     for name in (
-        "annotate.compare", "annotate.sheet", "judging",
+        "annotate.compare", "annotate.sheet", "judging", "export.card", "export.trec",
+        "figures.catalog", "figures.write",
         "run", "cell", "cli", "evaluation", "report", "leaderboard", "page", "result_writer",
         "loggers", "plan", "plan_corpus", "plan_costs", "plan_model", "plan_table",
         "importing.cells", "importing.command", "importing.judged", "importing.matching",

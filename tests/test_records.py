@@ -338,3 +338,26 @@ def test_did_you_mean():
     many = [f"method{i}" for i in range(50)]
     assert did_you_mean("zzz", many) == ""
     assert "known" not in did_you_mean("method1", many)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (["x", 1.0], "list of finite numbers"),
+        ([0.1], "has 1 items"),
+        (0.1, "list of finite numbers"),
+    ],
+)
+def test_tail_patch_of_proponents(tmp_path, value: object, message: str) -> None:
+    plain = {
+        "example_id": "1", "query_set": "q", "inputs_plaintext": "A", "targets_plaintext": "b",
+        "proponents": ["x", "y"], "proponent_ids": ["1", "2"], "proponent_scores": [2.0, 1.0],
+    }  # fmt: skip
+    path = tmp_path / "r.jsonl"
+    for sound in (None, [0.25, None], [None, None]):
+        path.write_text(json.dumps({**plain, "proponent_tail_patch": sound}))
+        (record,) = records.read_retrievals(path)
+        assert record.proponent_tail_patch == sound
+    path.write_text(json.dumps({**plain, "proponent_tail_patch": value}))
+    with pytest.raises(UserError, match=rf"proponent_tail_patch.*{message}"):
+        list(records.read_retrievals(path))

@@ -294,7 +294,7 @@ def test_report_goes_where_it_is_told_and_is_the_same_twice(results: Path, tmp_p
     assert first.significance.read_bytes() == second.significance.read_bytes()
     assert {p.name for p in (tmp_path / "a").iterdir()} == {
         "index.html", "leaderboard.md", "leaderboard.csv", "leaderboard.tex", "significance.csv",
-        "viewer",
+        "meta_evaluation.csv", "viewer",
     }  # fmt: skip
 
 

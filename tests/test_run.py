@@ -306,6 +306,26 @@ def test_the_method_of_contributing_runs_from_outside(tmp_path: Path, cache: Pat
     assert all(one == lists[0] for one in lists)
 
 
+def test_what_each_proponent_says_and_does_is_stored(tmp_path: Path, cache: Path) -> None:
+    assert run(tmp_path, cache, "method=bm25", "metric.tail_patch.top=3") == 0
+    folder = cells(tmp_path)["bm25"]
+    lines = (folder / "retrievals.jsonl").read_text(encoding="utf-8").splitlines()
+    means = pd.read_parquet(folder / "per_query.parquet").set_index("query_id")["tail_patch"]
+    patched = 0
+    for record in map(json.loads, lines):
+        n = len(record["proponents"])
+        kinds = record["proponent_support"]
+        assert len(kinds) == n
+        right = [kind.startswith("entails") for kind in kinds]
+        assert right == record["proponent_correct"]
+        if "proponent_tail_patch" in record:
+            patched += 1
+            changes = record["proponent_tail_patch"]
+            assert changes[3:] == [None] * (n - 3)
+            assert sum(changes[:3]) / 3 == pytest.approx(means[record["example_id"]], abs=1e-12)
+    assert patched == 8
+
+
 # ------------------------------------------------------------------ retraining
 
 

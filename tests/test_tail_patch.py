@@ -68,8 +68,10 @@ def test_equals_a_deep_copy_per_pair(tmp_path, architecture, optimizer):
     folder = make_model(tmp_path / "model", architecture)
     model = with_moments(load(folder), tmp_path, "adafactor")
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
-    measured = TailPatch(config(optimizer=optimizer), model, task, tmp_path / "cache").measure(
-        QUERIES, PROPONENTS
+    measured = (
+        TailPatch(config(optimizer=optimizer), model, task, tmp_path / "cache")
+        .measure(QUERIES, PROPONENTS)
+        .table()
     )
     moments = moments_of(model) if optimizer == "saved" else None
     want = expected(load(folder), 3e-3, moments)
@@ -80,8 +82,10 @@ def test_equals_a_deep_copy_per_pair(tmp_path, architecture, optimizer):
 
 def test_only_the_first_proponents_count(tmp_path, model):
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
-    measured = TailPatch(config(top=1), model, task, tmp_path / "cache").measure(
-        QUERIES, PROPONENTS
+    measured = (
+        TailPatch(config(top=1), model, task, tmp_path / "cache")
+        .measure(QUERIES, PROPONENTS)
+        .table()
     )
     want = expected(model, 3e-3, moments_of(model), top=1)
     np.testing.assert_allclose(measured["tail_patch_log"], want[:, 1], rtol=1e-4, atol=1e-5)
@@ -155,7 +159,9 @@ def test_long_targets_do_not_underflow(tmp_path, model):
     target = "trombone Oslo English " * 3
     task = make_task(tmp_path / "task", TEXTS, ())
     query = Query("long", "Al Grey", target.strip())
-    frame = TailPatch(config(), model, task, tmp_path / "cache").measure([query], {"long": [0]})
+    frame = (
+        TailPatch(config(), model, task, tmp_path / "cache").measure([query], {"long": [0]}).table()
+    )
     assert frame["base_log_probability"][0] < -100
     assert np.isfinite(frame["tail_patch_log"][0])
     assert frame["tail_patch_log"][0] != 0
@@ -172,25 +178,27 @@ def test_each_passage_is_stepped_once_and_known_pairs_never(tmp_path, model, mon
 
     monkeypatch.setattr(TailPatch, "_measure_passage", counting)
     patch = TailPatch(config(), model, task, tmp_path / "cache")
-    first = patch.measure(QUERIES, PROPONENTS)
+    first = patch.measure(QUERIES, PROPONENTS).table()
     assert sorted(stepped) == [0, 1, 2, 3, 4, 5]
     stepped.clear()
-    again = TailPatch(config(), model, task, tmp_path / "cache").measure(QUERIES, PROPONENTS)
+    again = (
+        TailPatch(config(), model, task, tmp_path / "cache").measure(QUERIES, PROPONENTS).table()
+    )
     assert not stepped
     assert first.equals(again)
     more = {**PROPONENTS, "q1": [4]}
-    TailPatch(config(), model, task, tmp_path / "cache").measure(QUERIES, more)
+    TailPatch(config(), model, task, tmp_path / "cache").measure(QUERIES, more).table()
     assert stepped == [4], "only the new pair costs a step"
     TailPatch(config(learning_rate=1e-4), model, task, tmp_path / "cache").measure(
         QUERIES, PROPONENTS
-    )
+    ).table()
     assert len(stepped) == 7, "another learning rate is another measurement"
 
 
 def test_a_query_without_proponents_is_not_averaged(tmp_path, model):
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
     rows = {**PROPONENTS, "q1": []}
-    frame = TailPatch(config(), model, task, tmp_path / "cache").measure(QUERIES, rows)
+    frame = TailPatch(config(), model, task, tmp_path / "cache").measure(QUERIES, rows).table()
     assert frame["tail_patch"].isna().tolist() == [False, True, False]
 
 

@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 
 from bench.errors import UserError
 from bench.tasks.base import load_task
-from bench.tasks.trex import TRex, TRexConfig, frequency_bucket
+from bench.tasks.facts import frequency_bucket
+from bench.tasks.trex import TRex, TRexConfig
 
 REPO = Path(__file__).parent.parent
 DATA = Path(os.environ.get("TDABENCH_DATA", REPO / "../shared/data"))

@@ -17,7 +17,6 @@ from bench.cell import (
     Outcome,
     check_rankings,
     model_record,
-    path_part,
     task_record,
 )
 from bench.config import typed
@@ -35,7 +34,7 @@ from bench.models.base import ModelSource
 from bench.models.language_model import LanguageModel
 from bench.result import RESULT, Cell, Result, read_result
 from bench.result_writer import write_cell, write_records
-from bench.storage import content_key
+from bench.storage import content_key, path_part
 from bench.tasks import TASKS, Task, load_task
 from methods.base import Context, Ranking
 from metrics.attribution import Metric, check_depth, parse_metric

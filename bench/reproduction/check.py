@@ -11,8 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from bench import display
-from bench.leaderboard import Board, Row
-from bench.per_query import read_per_query
+from bench.leaderboard import Board, Row, table_of
 from bench.reproduction.claims import Claim, Kind
 from bench.result import Estimate
 from metrics.bootstrap import estimate
@@ -162,7 +161,7 @@ def _rows(board: Board) -> dict[str, Row]:
 
 
 def _scores(row: Row, metric: str) -> dict[str, float]:
-    table = read_per_query(row.cell.folder)
+    table = table_of(row.cell)
     values = table.get(metric)
     if values is None or values.dtype.kind != "f":
         return {}

@@ -29,6 +29,14 @@ TASKS.add(
     ),
 )
 TASKS.add(
+    "c4",
+    Entry(
+        target="bench.tasks.c4:C4",
+        summary="facts in the release's format, passages cut from local C4 shards; needs a judge",
+        source="arXiv 2410.17413",
+    ),
+)
+TASKS.add(
     "jsonl",
     Entry(
         target="bench.tasks.jsonl:JsonLines",

@@ -12,6 +12,7 @@ from bench.errors import UserError
 from bench.jsonlines import Place
 
 _MASK = (1 << 64) - 1
+ALL_KEYS = 1 << 64  # every row's key is below it
 FACT_ROWS, PASSAGE_ROWS = 1, 2  # streams of `row_key`: two files are not sampled alike
 
 

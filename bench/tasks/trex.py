@@ -14,24 +14,10 @@ from bench import jsonlines, progress
 from bench.errors import UserError
 from bench.jsonlines import Place
 from bench.passages import Passage
-from bench.records import N_PROMPTS, Fact, Sentence, read_facts, read_sentences
+from bench.records import Sentence, read_sentences
 from bench.tasks import inputs
 from bench.tasks.base import Query, TaskBuilder
-
-
-class Stratify(str, Enum):
-    """What sampled queries are balanced over; names are the values of the setting."""
-
-    relation = "relation"
-    frequency = "frequency"
-    none = "none"
-
-
-class Repetitions(str, Enum):
-    """Whether facts whose target already occurs in the prompt's subject are asked."""
-
-    keep = "keep"
-    exclude = "exclude"
+from bench.tasks.facts import AskedFact, FactQueries, FactsConfig
 
 
 class MissingSentences(str, Enum):
@@ -42,47 +28,19 @@ class MissingSentences(str, Enum):
 
 
 @dataclass
-class TRexConfig:
+class TRexConfig(FactsConfig):
     """Settings; ``conf/task/trex.yaml`` says what each is for."""
 
-    facts: str
     sentences: str
-    n_queries: int | None
     n_passages: int | None
-    stratify: Stratify
     keep_gold: bool
-    prompt: int
-    repetitions: Repetitions
     missing_sentences: MissingSentences
-    seed: int
-
-
-def frequency_bucket(frequency: int | None) -> str:
-    """Powers of ten: ``"0"``, ``"1-9"``, ``"10-99"``, ...; ``"unknown"`` for None.
-
-    The release's own buckets 0-5 have bounds that are unverified, so they are not used here.
-    """
-    if frequency is None:
-        return "unknown"
-    if frequency == 0:
-        return "0"
-    low = 10 ** (len(str(frequency)) - 1)
-    return f"{low}-{10 * low - 1}"
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A sampled fact: its query (without gold), where it was read, the sentences it lists."""
-
-    query: Query
-    place: Place
-    sentences: tuple[str, ...]
 
 
 class _Gold:
     """Which sentences state which asked facts; it grows with the gold of the asked facts only."""
 
-    def __init__(self, asked: list[_Asked]) -> None:
+    def __init__(self, asked: list[AskedFact]) -> None:
         self._asked = {fact.query.query_id for fact in asked}
         self._listed: dict[str, list[str]] = {}
         for fact in asked:
@@ -132,27 +90,25 @@ class TRex(TaskBuilder):
 
     def __init__(self, config: TRexConfig) -> None:
         super().__init__(config)
-        if config.prompt not in range(N_PROMPTS):
-            raise UserError(
-                f"no prompt {config.prompt}", where="task.prompt", fix=f"set 0 to {N_PROMPTS - 1}"
-            )
-        inputs.at_least_one(config.n_queries, "task.n_queries")
+        self._facts = FactQueries(config, self.counts)
         inputs.at_least_one(config.n_passages, "task.n_passages")
-        self._asked: list[_Asked] = []
+        self._asked: list[AskedFact] = []
         self._rows: dict[str, list[int]] = {}
 
     def fingerprint(self) -> dict[str, object]:
         """Settings and the identity of the files; the seed only where something is sampled."""
-        files = {kind: inputs.identity(self._files(kind)) for kind in ("facts", "sentences")}
+        files = self._facts.fingerprint() | {"sentences": inputs.identity(self._files())}
         # Named, so that a task prepared before queries had names is prepared again.
         settings = {**asdict(self.config), **files, "names": 1}
+        if self.config.queries_from is None:  # tasks prepared before there was such a setting stay
+            del settings["queries_from"]
         if self.config.n_queries is None and self.config.n_passages is None:
             del settings["seed"]
         return settings
 
     def passages(self) -> Iterator[Passage]:
         """The sentences, in the order of the files, less those left out by sampling."""
-        self._asked = self._ask()
+        self._asked = self._facts.asked()
         gold = _Gold(self._asked)
         bound = self._key_bound(gold)
         read = gold_rows = row = 0
@@ -185,79 +141,13 @@ class TRex(TaskBuilder):
             rows = self._rows.get(fact.query.query_id, [])
             yield replace(fact.query, gold_rows=tuple(rows))
 
-    # -------------------------------------------------------------- facts
-
-    def _files(self, kind: str) -> list[Path]:
-        return jsonlines.expand(getattr(self.config, kind), f"task.{kind}")
-
-    def _facts(self) -> Iterator[tuple[int, Place, Fact]]:
-        for row, (place, fact) in enumerate(read_facts(self._files("facts"))):
-            yield inputs.row_key(self.config.seed, inputs.FACT_ROWS, row), place, fact
-
-    def _ask(self) -> list[_Asked]:
-        chosen = self._choose_facts()
-        asked = [
-            _Asked(self._query(fact), place, fact.trex_sentences)
-            for key, place, fact in self._facts()
-            if self._allowed(fact) and (chosen is None or key in chosen)
-        ]
-        self.counts["facts_left_out_by_sampling"] = (
-            self.counts["facts_read"] - self.counts["facts_left_out_as_repetition"] - len(asked)
-        )
-        if not asked:  # now, and not after hours of reading sentences
-            raise UserError(
-                "no fact is left to ask", where=self.config.facts, fix="check task.repetitions"
-            )
-        return asked
-
-    def _choose_facts(self) -> frozenset[int] | None:
-        """Row keys of the sampled facts, None for all; counts facts and rejects repeated ids."""
-        n = self.config.n_queries
-        ids = inputs.UniqueIds("fact_id")
-        strata: dict[str, inputs.SmallestKeys] = {}
-        read = allowed = 0
-        for key, _, fact in progress.track(self._facts(), "read facts", unit="facts"):
-            ids.add(fact.fact_id)
-            read += 1
-            if not self._allowed(fact):
-                continue
-            allowed += 1
-            if n is not None:
-                strata.setdefault(self._stratum(fact), inputs.SmallestKeys(n)).add(key)
-        ids.check((place, fact.fact_id) for _, place, fact in self._facts())
-        self.counts |= {"facts_read": read, "facts_left_out_as_repetition": read - allowed}
-        return None if n is None else inputs.balanced(strata, n)
-
-    def _allowed(self, fact: Fact) -> bool:
-        return self.config.repetitions == Repetitions.keep or not fact.is_repetition
-
-    def _stratum(self, fact: Fact) -> str:
-        if self.config.stratify == Stratify.relation:
-            return fact.relation
-        if self.config.stratify == Stratify.frequency:
-            return frequency_bucket(fact.c4_frequency)
-        return ""
-
-    def _query(self, fact: Fact) -> Query:
-        return Query(
-            query_id=fact.fact_id,
-            prompt=fact.prompts[self.config.prompt],
-            target=fact.entity1,
-            relation=fact.relation,
-            frequency=fact.c4_frequency,
-            is_repetition=fact.is_repetition,
-            slices={
-                "relation": fact.relation,
-                "frequency": frequency_bucket(fact.c4_frequency),
-            },
-            subject_names=(fact.entity0, *fact.entity0_alias),
-            answer_names=fact.entity1_alias,
-        )
-
     # -------------------------------------------------------------- sentences
 
+    def _files(self) -> list[Path]:
+        return jsonlines.expand(self.config.sentences, "task.sentences")
+
     def _sentences(self) -> Iterator[tuple[int, Place, Sentence]]:
-        for row, (place, sentence) in enumerate(read_sentences(self._files("sentences"))):
+        for row, (place, sentence) in enumerate(read_sentences(self._files())):
             yield inputs.row_key(self.config.seed, inputs.PASSAGE_ROWS, row), place, sentence
 
     def _key_bound(self, gold: _Gold) -> int:
@@ -267,7 +157,7 @@ class TRex(TaskBuilder):
         """
         n = self.config.n_passages
         if n is None:
-            return 1 << 64
+            return inputs.ALL_KEYS
         kept = 0
         others = inputs.SmallestKeys(n)
         for key, place, sentence in progress.track(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bench import display
-from bench.tasks.trex import frequency_bucket
+from bench.tasks.facts import frequency_bucket
 from bench.viewer.reading import Ranked, rounded
 
 _KINDS = "top10_support="
@@ -51,7 +51,7 @@ class Queries:
         slices = []
         for name in dict.fromkeys(name for labels in self._labels for name in labels):
             values = [labels.get(name) for labels in self._labels]
-            order = sorted({value for value in values if value is not None}, key=_natural)
+            order = sorted({value for value in values if value is not None}, key=display.natural)
             index = {label: i for i, label in enumerate(order)}
             places = [-1 if value is None else index[value] for value in values]
             slices.append({"name": name, "labels": order, "of": places})
@@ -74,13 +74,6 @@ def _own_labels(ranked: Ranked, given: dict[str, str]) -> dict[str, str]:
         elif record.c4_frequency is not None:
             found["frequency"] = frequency_bucket(record.c4_frequency)
     return found
-
-
-def _natural(label: str) -> tuple[bool, float, str]:
-    """Labels that begin with a number by its value, the others behind them by name."""
-    digits = label[: len(label) - len(label.lstrip("0123456789"))]
-    number = float(digits) if 0 < len(digits) < 20 and digits.isascii() else float("inf")
-    return number == float("inf"), number, label
 
 
 class Measures:

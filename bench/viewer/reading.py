@@ -13,7 +13,8 @@ from bench.jsonlines import Json
 from bench.records import RetrievalRecord, parse_retrieval
 from bench.verify import correct_of
 
-_KNOWN = frozenset(field.name for field in fields(RetrievalRecord))
+_SHOWN = {"proponent_support", "proponent_tail_patch"}  # columns as they are
+_KNOWN = frozenset(field.name for field in fields(RetrievalRecord)) - _SHOWN
 _PER_PROPONENT = "proponent_"
 _DIGITS = 5  # significant, of a score
 _LONGEST = 500  # characters of a field that the format does not know

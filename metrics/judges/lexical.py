@@ -7,26 +7,14 @@ supervision, which T-REx's own annotation is, too.
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from bench.errors import UserError
+from bench.names import any_stands_in, fold
 from metrics.judges.base import THRESHOLD, Claim, Judge, Pair, identity_of
-
-# Letters that Unicode does not decompose into a base letter and an accent.
-_LETTERS = str.maketrans(
-    {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "ı": "i", "æ": "ae", "œ": "oe", "þ": "th"}
-)
-_APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "–": "-", "‐": "-", "‑": "-"})
-# Scripts written without spaces: Thai to Lao, Burmese, Khmer, kana, Han. No boundary can be asked.
-_UNSPACED = re.compile(
-    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
-)
 
 
 @dataclass
@@ -72,33 +60,3 @@ class Lexical(Judge):
         if not any_stands_in(claim.answers, text):
             return 0.0
         return float(not self.config.require_subject or any_stands_in(claim.subjects, text))
-
-
-def fold(text: str) -> str:
-    """Lower case without accents: ``"Bodø  ÉCOLE"`` → ``"bodo  ecole"``."""
-    decomposed = unicodedata.normalize("NFKD", text.translate(_APOSTROPHES)).casefold()
-    bare = "".join(c for c in decomposed if not unicodedata.combining(c))
-    return unicodedata.normalize("NFC", bare).translate(_LETTERS)
-
-
-def stands_in(name: str, passage: str) -> bool:
-    """Whether ``name`` stands in ``passage`` as whole words."""
-    return any_stands_in([name], fold(passage))
-
-
-def any_stands_in(names: Iterable[str], folded: str) -> bool:
-    """Whether one of ``names`` stands in a text that ``fold`` has made, as whole words."""
-    patterns = (_pattern(name) for name in names)
-    return any(pattern is not None and pattern.search(folded) for pattern in patterns)
-
-
-@lru_cache(maxsize=1 << 16)
-def _pattern(name: str) -> re.Pattern[str] | None:
-    """None for a name of which folding leaves nothing: it would match everywhere."""
-    words = fold(name).split()
-    if not words:
-        return None
-    first, last = words[0][0], words[-1][-1]
-    before = "" if _UNSPACED.match(first) else r"(?<!\w)"
-    after = "" if _UNSPACED.match(last) else r"(?!\w)"
-    return re.compile(before + r"\s+".join(map(re.escape, words)) + after)

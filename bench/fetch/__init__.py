@@ -1,0 +1,1 @@
+"""Downloads public releases: resumable, verified, and only when asked."""

@@ -1,0 +1,198 @@
+"""Fact tracing in C4: facts of the release, passages cut from local shards in the public layout.
+
+Source: Chang et al., arXiv 2410.17413, sections 3 and 5; C4 is of Raffel et al., arXiv 1910.10683.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+
+from bench import jsonlines, progress
+from bench.errors import UserError
+from bench.passages import Passage
+from bench.tasks import inputs
+from bench.tasks.base import Query, TaskBuilder
+from bench.tasks.chunks import Chunker
+from bench.tasks.facts import AskedFact, FactQueries, FactsConfig, Stratify, with_frequency
+from bench.tasks.frequency import MentionCounter
+
+_PACKING = (".gz", ".jsonl", ".json")  # endings that say how a shard is packed, not which one it is
+
+
+class Frequency(str, Enum):
+    """Where a fact's frequency comes from."""
+
+    counted = "counted"
+    given = "given"
+
+
+@dataclass
+class C4Config(FactsConfig):
+    """Settings; ``conf/task/c4.yaml`` says what each is for."""
+
+    passages: str
+    n_passages: int | None
+    passage_tokens: int | None
+    tokenizer: str | None
+    frequency: Frequency
+
+
+class C4(TaskBuilder):
+    """Facts as queries, passages cut from documents ``{text, url, timestamp or date}``, streamed.
+
+    Nobody has annotated which passages state a fact: rankings are judged (``metric=lexical``,
+    ``metric=nli``). A fact's frequency is the number of passages, before any are left out by
+    sampling, that name both of its entities.
+
+    A passage's id is its shard's name, line and number in the document, as
+    ``c4-train.00000-of-01024:17:0``: it needs no memory of other ids, finds the document again, and
+    is the same in a run on one shard and on all 1,024. It changes if shards are cut anew, which the
+    public ones are not.
+
+    The shards are read once, or twice if passages are sampled or facts are balanced over a counted
+    frequency. Memory grows with the asked facts (of the latter: all facts) and their names; never
+    with the documents.
+
+    Raises:
+        UserError: a setting out of range; faulty or missing files; two shards of one name; no fact
+            left to ask.
+    """
+
+    Config = C4Config
+
+    def __init__(self, config: C4Config) -> None:
+        super().__init__(config)
+        self.annotated = False
+        inputs.at_least_one(config.n_passages, "task.n_passages")
+        self._facts = FactQueries(config, self.counts)
+        tokenizer = None if config.tokenizer is None else Path(config.tokenizer)
+        self._chunker = Chunker(config.passage_tokens, tokenizer)
+        self._counter: MentionCounter | None = None
+        self._asked: list[AskedFact] = []
+
+    def fingerprint(self) -> dict[str, object]:
+        """Settings and the identity of the files; the seed only where something is sampled."""
+        settings = {**asdict(self.config), **self._facts.fingerprint()}
+        settings["passages"] = inputs.identity(self._files())
+        if self.config.tokenizer is not None:
+            path = Path(self.config.tokenizer).expanduser() / "tokenizer.json"
+            settings["tokenizer"] = inputs.identity([path])
+        if self.config.n_queries is None and self.config.n_passages is None:
+            del settings["seed"]
+        return settings
+
+    def passages(self) -> Iterator[Passage]:
+        """The passages, in the order of the shards, less those left out by sampling."""
+        bound, counted = self._choose()
+        uncounted = None if counted else self._counter
+        row = read = 0
+        for key, passage_id, text in self._passages():
+            read += 1
+            if uncounted is not None:
+                uncounted.add_passage(text)
+            if key < bound:
+                yield Passage(row, passage_id, text)
+                row += 1
+        self.counts |= {"passages_read": read, "passages_left_out_by_sampling": read - row}
+
+    def queries(self) -> Iterator[Query]:
+        """The sampled facts, in the order of the files."""
+        if self._counter is None:
+            yield from (asked.query for asked in self._asked)
+            return
+        frequencies = self._counter.frequencies()
+        unnamed = 0
+        for asked in self._asked:
+            frequency = frequencies[asked.query.query_id]
+            unnamed += frequency == 0
+            yield with_frequency(asked.query, frequency)
+        self.counts["queries_that_no_passage_names"] = unnamed
+
+    # -------------------------------------------------------------- facts
+
+    def _choose(self) -> tuple[int, bool]:
+        """Choose the facts; also the row key below which a passage is kept, and whether facts are
+        counted already."""
+        config = self.config
+        counts = config.frequency == Frequency.counted
+        if counts and config.stratify == Stratify.frequency and config.n_queries is not None:
+            self._counter = MentionCounter()
+            for fact in self._facts.allowed():
+                self._counter.add_fact(
+                    fact.fact_id,
+                    (fact.entity0, *fact.entity0_alias),
+                    (fact.entity1, *fact.entity1_alias),
+                )
+            bound = self._first_pass()
+            self._asked = self._facts.asked(self._counter.frequencies())
+            return bound, True
+        self._asked = self._facts.asked()
+        if counts:
+            self._counter = MentionCounter()
+            for query in (asked.query for asked in self._asked):
+                self._counter.add_fact(
+                    query.query_id, query.subject_names, (query.target, *query.answer_names)
+                )
+        if config.n_passages is None:
+            return inputs.ALL_KEYS, False
+        return self._first_pass(), True
+
+    def _first_pass(self) -> int:
+        """Count every passage; the row key below which one is kept."""
+        n = self.config.n_passages
+        keys = inputs.SmallestKeys(n or 0)
+        for key, _, text in progress.track(self._passages(), "count passages", unit="passages"):
+            if n is not None:
+                keys.add(key)
+            if self._counter is not None:
+                self._counter.add_passage(text)
+        if n is None:
+            return inputs.ALL_KEYS
+        sampled = keys.values()
+        return int(sampled[-1]) + 1 if len(sampled) else 0
+
+    # -------------------------------------------------------------- passages
+
+    def _files(self) -> list[Path]:
+        return jsonlines.expand(self.config.passages, "task.passages")
+
+    def _passages(self) -> Iterator[tuple[int, str, str]]:
+        """Row key, id and text of every passage; counts the documents."""
+        row = documents = empty = 0
+        for shard, path in _named(self._files()):
+            for place, record in jsonlines.read(path):
+                text = record.get("text")
+                if not isinstance(text, str):
+                    raise place.error("text", f"expected a string, found {text!r:.60}")
+                documents += 1
+                number = -1
+                for number, passage in enumerate(self._chunker.passages(text)):
+                    key = inputs.row_key(self.config.seed, inputs.PASSAGE_ROWS, row)
+                    yield key, f"{shard}:{place.line}:{number}", passage
+                    row += 1
+                empty += number < 0
+        self.counts |= {"documents_read": documents, "documents_without_text": empty}
+
+
+def _named(paths: list[Path]) -> list[tuple[str, Path]]:
+    """Each shard with its name, less the endings that tell how it is packed.
+
+    Raises:
+        UserError: two have the same name.
+    """
+    named: dict[str, Path] = {}
+    for path in paths:
+        name = path.name
+        for ending in _PACKING:
+            name = name.removesuffix(ending)
+        first = named.setdefault(name, path)
+        if first != path:
+            raise UserError(
+                f"shard {name!r} is also {first}: passages of both would have the same ids",
+                where=str(path),
+                fix="leave one out of task.passages, or rename it",
+            )
+    return list(named.items())

@@ -1,0 +1,145 @@
+"""Tail-patch beside the obvious way: a deep copy of the model for each pair of query and proponent.
+
+    tdabench run -m experiment=quickstart results_dir=runs/quickstart
+    python benchmarks/tail_patch.py runs/quickstart
+
+Reads the finished cells of one task and model, takes the first 10 proponents of 100 queries from 8
+methods, and measures the same pairs in both ways, in turns: all pairs of a part of the queries by
+``metrics.tail_patch`` with an empty cache, and a sample of these pairs by deep copies
+(``tests/deep_copy_tail_patch.py``). Prints seconds a pair, their ratio, and how far the two differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from omegaconf import OmegaConf
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench import progress
+from bench.cell import _Run
+from bench.config import settings_from
+from bench.evaluation import spread
+from bench.models.language_model import LanguageModel
+from bench.models.second_moments import Factored
+from bench.records import read_retrievals
+from bench.result import CONFIG, RETRIEVALS, Cell, read_cells
+from bench.tasks import Query, Task
+from metrics.tail_patch import TailPatch, TailPatchConfig
+from tests.deep_copy_tail_patch import log_probability, patched
+
+Pair = tuple[Query, int]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--queries", type=int, default=100)
+    parser.add_argument("--top", type=int, default=10)
+    parser.add_argument("--methods", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5, help="parts of the queries")
+    parser.add_argument("--sample", type=int, default=40, help="deep copies a round")
+    options = parser.parse_args()
+    progress.set_quiet(True)
+    cells = _cells(options.results, options.methods)
+    run = _Run(settings_from(OmegaConf.load(cells[0].folder / CONFIG)), (), "benchmark")
+    task, model = run.task, run.context.model
+    config = replace(run.settings.metric.tail_patch, top=options.top, n_queries=None)
+    queries = spread(task.queries, options.queries)
+    lists = [_lists(cell, task) for cell in cells]
+    names = ", ".join(cell.result.method["name"] for cell in cells)
+    print(f"{len(queries)} queries × {options.top} proponents × {len(cells)} methods ({names})")
+    print("| pairs | passages | ms a pair | deep copy, ms a pair | times | largest difference |")
+    print("| --: | --: | --: | --: | --: | --: |")
+    ratios = []
+    for number in range(options.rounds):
+        part = queries[number :: options.rounds]
+        pairs = [(q, row) for one in lists for q in part for row in one[q.query_id][: options.top]]
+        seconds, found = _shared(config, model, task, part, pairs)
+        rng = np.random.default_rng(number)
+        sample = [pairs[i] for i in rng.choice(len(pairs), options.sample, replace=False)]
+        slow, difference = _copies(model, task, config, sample, found)
+        ratios.append(slow / seconds)
+        print(
+            f"| {len(pairs):,} | {len({row for _, row in pairs}):,} | {1e3 * seconds:.2f} "
+            f"| {1e3 * slow:.2f} | {slow / seconds:.1f} | {difference:.1e} |"
+        )
+    print(f"median: {statistics.median(ratios):.1f} times as fast as a deep copy a pair")
+    print(f"again: python {shlex.join(sys.argv)}")
+
+
+def _cells(results: Path, n: int) -> list[Cell]:
+    cells = [c for c in read_cells(results) if c.measured_by["tail_patch"]["enabled"]]
+    first = (cells[0].result.task["sha256"], cells[0].result.model["name"])
+    same = [c for c in cells if (c.result.task["sha256"], c.result.model["name"]) == first]
+    if len(same) < n:
+        sys.exit(f"{results} holds {len(same)} cells of one task and model, {n} are asked for")
+    return same[:n]
+
+
+def _lists(cell: Cell, task: Task) -> dict[str, list[int]]:
+    rows = {passage.passage_id: passage.row for passage in task.passages}
+    records = read_retrievals(cell.folder / RETRIEVALS)
+    return {record.example_id: [rows[i] for i in record.proponent_ids] for record in records}
+
+
+def _shared(
+    config: TailPatchConfig, model: LanguageModel, task: Task, part: list[Query], pairs: list[Pair]
+) -> tuple[float, dict[tuple[str, int], float]]:
+    """Seconds a pair of the project's own way, and Δ log p of each pair."""
+    wanted: dict[int, list[str]] = {}
+    for query, row in pairs:
+        if query.query_id not in wanted.setdefault(row, []):
+            wanted[row].append(query.query_id)
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        patch = TailPatch(config, model, task, Path(folder))
+        tokens = {q.query_id: model.query_tokens(q.query_id, q.prompt, q.target) for q in part}
+        patched = patch._patch(wanted, tokens)
+        seconds = (time.perf_counter() - start) / len(pairs)
+    return seconds, {(query_id, row): value for (row, query_id), value in patched.items()}
+
+
+def _copies(
+    model: LanguageModel,
+    task: Task,
+    config: TailPatchConfig,
+    sample: list[Pair],
+    found: dict[tuple[str, int], float],
+) -> tuple[float, float]:
+    """Seconds a pair by deep copies, and the largest difference of log p after the step."""
+    rate = config.learning_rate or model.learning_rate
+    moments = _moments(model) if config.optimizer == "saved" else None
+    largest = seconds = 0.0
+    for query, row in sample:
+        prompt = model.tokenizer(query.prompt)["input_ids"]
+        target = model.tokenizer(f" {query.target}", add_special_tokens=False)["input_ids"]
+        passage = model.passage_tokens(task.passages[row].text).ids
+        start = time.perf_counter()
+        after = log_probability(patched(model.module, passage, rate, moments), prompt, target)
+        seconds += time.perf_counter() - start
+        largest = max(largest, abs(after - found[query.query_id, row]))
+    return seconds / len(sample), largest
+
+
+def _moments(model: LanguageModel) -> dict[str, tuple[Tensor, ...]]:
+    """As ``patched`` takes them: row and column of matrices, V itself of the rest."""
+    return {
+        name: (m.row, m.col) if isinstance(m, Factored) else (m.value,)
+        for name, m in model.required_moments().by_name.items()
+    }
+
+
+if __name__ == "__main__":
+    main()
