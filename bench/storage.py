@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -55,6 +58,56 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise UserError(what, where=str(path), fix=fix) from error
 
 
+@lru_cache(maxsize=1)
+def _here() -> str:
+    """What process ids are counted in: this machine, or the container on it."""
+    names = Path("/proc/self/ns/pid")
+    return content_key([socket.gethostname(), os.readlink(names) if names.exists() else ""], 8)
+
+
+def _writer() -> str:
+    return f"{_here()}-{os.getpid()}"
+
+
+def _remove_orphans(target: Path) -> None:
+    """Remove what killed processes of this machine left half written; others may be alive."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.partial-{_here()}-*"):
+        pid = path.name.rpartition(".partial-")[2].split("-")[1]
+        if pid.isdecimal() and not _is_alive(int(pid)):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+def partial_folder(target: Path) -> Path:
+    """An empty folder beside ``target``; the caller gives it that name, or removes it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_orphans(target)
+    prefix = f".{target.name}.partial-{_writer()}-"
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+
+
+@contextmanager
+def scratch_folder(beside: Path) -> Iterator[Path]:
+    """An empty folder beside a path, for the block; one that a killed process left is removed."""
+    folder = partial_folder(beside)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``target`` that becomes ``target`` only if the block succeeds.
@@ -63,8 +116,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
     folder in the meantime, its copy stays and ours is dropped: the key names the content.
     """
     with disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+        partial = partial_folder(target)
         try:
             yield partial
             os.chmod(partial, 0o755)  # noqa: S103 - mkdtemp makes it private, results are shared
@@ -127,7 +179,8 @@ def whole_file(target: Path, mode: str = "w") -> Iterator[Any]:
     """Open a temporary file that replaces ``target`` only if the block succeeds."""
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+        _remove_orphans(target)
+        partial = target.with_name(f".{target.name}.partial-{_writer()}-")
         try:
             encoding = None if "b" in mode else "utf-8"
             with open(partial, mode, encoding=encoding) as stream:

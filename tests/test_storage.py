@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench import storage
 from bench.errors import UserError
 from bench.storage import content_key, disk_errors, file_sha256, whole_file, whole_folder
 
@@ -182,3 +185,27 @@ def test_other_disk_errors_are_named(tmp_path, number, what):
 def test_an_error_that_is_no_condition_of_the_disk_stays_itself(tmp_path):
     with pytest.raises(OSError, match="Bad file"), disk_errors(tmp_path):
         raise OSError(errno.EBADF, "Bad file descriptor")
+
+
+@pytest.mark.parametrize("writer", [whole_file, whole_folder])
+def test_what_a_killed_process_left_is_removed(tmp_path, writer):
+    here, alive = storage._here(), os.getpid()
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    dead = tmp_path / f".x.partial-{here}-{process.pid}-a"
+    kept = [
+        tmp_path / f".x.partial-{here}-{alive}-other-thread",
+        tmp_path / f".x.partial-00000000-{process.pid}-a",  # of another machine
+        tmp_path / f".y.partial-{here}-{process.pid}-a",  # of another target
+        tmp_path / f".x.partial-{here}-odd",
+    ]
+    for path in (dead, *kept):
+        path.mkdir()
+    dead_file = tmp_path / f".x.partial-{here}-{process.pid}-"
+    dead_file.write_text("half")
+    with writer(tmp_path / "x"):
+        pass
+    assert not dead.exists()
+    assert not dead_file.exists()
+    assert all(path.exists() for path in kept)
+    assert (tmp_path / "x").exists()

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +20,7 @@ from transformers import AutoTokenizer
 from bench.engines.base import Engine, Job
 from bench.models.language_model import target_log_probs
 from bench.models.training import ScratchConfig, Training
-from bench.storage import content_key, whole_file
+from bench.storage import content_key, scratch_folder, whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,11 +87,11 @@ def _retrain(retrainings: Retrainings, removal: Removal) -> None:
     config = retrainings.config
     config = replace(config, seed=config.seed + removal.seed)
     task, folder = retrainings.task, retrainings.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{removal.key}.json"
     removed = np.asarray(removal.rows, dtype=np.int64)
     tokenizer = AutoTokenizer.from_pretrained(retrainings.tokenizer, local_files_only=True)
-    with one_thread(), torch.random.fork_rng(), TemporaryDirectory(dir=folder) as scratch:
-        training = Training(config, tokenizer, task, Path(scratch), retrainings.device, removed)
+    with one_thread(), torch.random.fork_rng(), scratch_folder(target) as scratch:
+        training = Training(config, tokenizer, task, scratch, retrainings.device, removed)
         losses = list(training.epochs())
         model = training.model
         tokens = [model.query_tokens(q.query_id, q.prompt, q.target) for q in task.queries]
@@ -103,7 +102,7 @@ def _retrain(retrainings: Retrainings, removal: Removal) -> None:
         "losses": losses,
         _LOG_PROBS: log_probs,
     }
-    with whole_file(folder / f"{removal.key}.json") as stream:
+    with whole_file(target) as stream:
         json.dump(record, stream)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from bench import __version__, progress
 from bench.errors import UserError
 from bench.escape import clean
-from bench.storage import disk_errors
+from bench.storage import disk_errors, partial_folder
 from bench.viewer.chunks import write_chunk
 from bench.viewer.page import page
 from bench.viewer.queries import Measures, Queries
@@ -61,8 +61,7 @@ def _replaced(folder: Path) -> Iterator[Path]:
             raise UserError(
                 "holds something that is no viewer", where=str(folder), fix="move it away"
             )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+        partial = partial_folder(folder)
         try:
             made = partial / "new"
             made.mkdir()
