@@ -158,7 +158,7 @@ class _Run:
         with context.phases.measure("search"):
             rankings = list(method.search(task.queries, settings.top_k))
         check_rankings(rankings, task.queries, len(task.passages), settings.top_k)
-        evaluation = evaluate(settings.metric, context, rankings, settings.seed)
+        evaluation = evaluate(settings.metric, context, rankings, settings.seed, settings.top_k)
         result = self._result(size, evaluation)
         return write_cell(folder, settings.resolved, result, task, rankings, evaluation)
 

@@ -52,7 +52,7 @@ class Evaluation:
 
 
 def evaluate(
-    config: MetricConfig, context: Context, rankings: Sequence[Ranking], seed: int
+    config: MetricConfig, context: Context, rankings: Sequence[Ranking], seed: int, top_k: int
 ) -> Evaluation:
     """Score the rankings, patch the model with them, and put error bars on both."""
     task = context.task
@@ -84,7 +84,7 @@ def evaluate(
                 frame = frame.merge(found.rename(columns=_OPPONENTS), on="query_id", how="left")
     if config.retraining is not None:
         with context.phases.measure("retraining"):
-            truth = _retrained(config.retraining, context, rankings, seed)
+            truth = _retrained(config.retraining, context, rankings, seed, top_k)
         frame = frame.merge(truth, on="query_id", how="left")
     names = [metric.name for metric in metrics]
     measured = [*names, *(name for name in INFLUENCE if name in frame), LENGTH_RATIO]
@@ -106,13 +106,17 @@ def evaluate(
 
 
 def _retrained(
-    config: RetrainingConfig, context: Context, rankings: Sequence[Ranking], seed: int
+    config: RetrainingConfig,
+    context: Context,
+    rankings: Sequence[Ranking],
+    seed: int,
+    top_k: int,
 ) -> pd.DataFrame:
     """What retrained models say of the rankings; the context is told how much was removed."""
     task = context.task
     sizes = {"removal": config.removal_queries, "qld": config.qld_queries}
     groups = {name: [q.query_id for q in spread(task.queries, n)] for name, n in sizes.items()}
-    truth = RetrainingTruth(config, task.queries, len(task.passages), seed, context.retrain)
+    truth = RetrainingTruth(config, task.queries, len(task.passages), top_k, seed, context.retrain)
     lists = {ranking.query_id: (ranking.rows, ranking.scores) for ranking in rankings}
     measured = truth.measure(lists, groups)
     context.facts.update(measured.facts)

@@ -102,6 +102,7 @@ class RetrainingTruth:
         config: checked settings.
         queries: all of them, in the order of the retrained models' answers.
         n_passages: of the corpus.
+        top_k: how long lists may be.
         seed: of the random subsets: the same for every method, which share the retrained models.
         retrain: trains, or finds what it trained before.
     """
@@ -111,12 +112,14 @@ class RetrainingTruth:
         config: RetrainingConfig,
         queries: Sequence[Query],
         n_passages: int,
+        top_k: int,
         seed: int,
         retrain: Retrain,
     ) -> None:
         self._config = config
         self._queries = queries
         self._n_passages = n_passages
+        self._top_k = top_k
         self._seed = seed
         self._retrain = retrain
 
@@ -143,9 +146,7 @@ class RetrainingTruth:
         if config.lds_subsets:
             kept, outputs = self._subsets()
             frame["lds"] = [
-                linear_datamodelling_score(
-                    *rankings[query.query_id], kept, outputs.mean(0)[:, number]
-                )
+                self._lds(rankings[query.query_id], kept, outputs.mean(0)[:, number])
                 for number, query in enumerate(self._queries)
             ]
             if config.seeds > 1:
@@ -156,6 +157,10 @@ class RetrainingTruth:
             rows = [Removal.of(rankings[i][0][:top]).rows for i in group["qld"]]
             frame["qld"] = self._spread(chosen, self._effects(rows, chosen)[1])
         return Measured(frame, facts)
+
+    def _lds(self, ranked: Ranked, kept: np.ndarray, outputs: np.ndarray) -> float:
+        is_cut = len(ranked[0]) >= self._top_k
+        return linear_datamodelling_score(*ranked, kept, outputs, is_cut=is_cut)
 
     def _numbers(self, ids: Sequence[str]) -> list[int]:
         places = {query.query_id: number for number, query in enumerate(self._queries)}
@@ -204,15 +209,17 @@ def _shared(tops: Sequence[np.ndarray], size: int) -> list[tuple[int, ...]]:
 
 
 def linear_datamodelling_score(
-    rows: np.ndarray, scores: np.ndarray, kept: np.ndarray, outputs: np.ndarray
+    rows: np.ndarray, scores: np.ndarray, kept: np.ndarray, outputs: np.ndarray, *, is_cut: bool
 ) -> float:
     """Rank correlation, over subsets, of summed scores and what was measured (LDS).
 
-    A list that is cut counts each unlisted passage as much as its last one: all subsets are of one
-    size, so that only differences to it matter. A list of the whole corpus makes it exact.
+    All subsets are of one size, so that only differences to the unlisted passages matter. Where a
+    list is cut, each of them counts as much as its last one; where the method had no more to say,
+    as nothing. A list of the whole corpus makes it exact.
 
     Args:
         rows, scores: of one query, strongest first, ``[k]``.
+        is_cut: whether the list ends because it was not to be longer.
         kept: bool ``[subsets, passages]``.
         outputs: ``[subsets]``.
 
@@ -221,7 +228,7 @@ def linear_datamodelling_score(
     """
     if len(rows) == 0:
         return 0.0
-    above = np.asarray(scores, dtype=np.float64) - float(scores[-1])
+    above = np.asarray(scores, dtype=np.float64) - (float(scores[-1]) if is_cut else 0.0)
     return rank_correlation(kept[:, rows] @ above, outputs)
 
 

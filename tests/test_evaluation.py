@@ -55,7 +55,7 @@ def evaluated(
 ) -> Evaluation:
     context = Context(task, task.passages.folder / "cache")
     rankings = [ranking(query.query_id, rows[query.query_id]) for query in task.queries]
-    return evaluate(settings or config(), context, rankings, seed=3)
+    return evaluate(settings or config(), context, rankings, seed=3, top_k=100)
 
 
 @pytest.fixture
@@ -151,7 +151,8 @@ def test_a_seed_makes_the_intervals(task: Task) -> None:
     context = Context(task, task.passages.folder)
     rankings = [ranking(query_id, rows) for query_id, rows in ROWS.items()]
     first, again, other = (
-        evaluate(config(bootstrap_samples=5), context, rankings, seed) for seed in (0, 0, 1)
+        evaluate(config(bootstrap_samples=5), context, rankings, seed, top_k=100)
+        for seed in (0, 0, 1)
     )
     assert first.metrics == again.metrics
     assert first.metrics["mrr"].ci95 != other.metrics["mrr"].ci95
@@ -212,7 +213,7 @@ def test_gold_has_empty_rankings(stated: Task) -> None:
     context = Context(stated, stated.passages.folder)
     rankings = list(Gold(GoldConfig(), context).search(stated.queries, 10))
     assert [len(one.rows) for one in rankings] == [1, 0]
-    found = evaluate(config(), context, rankings, seed=0)
+    found = evaluate(config(), context, rankings, seed=0, top_k=100)
     assert shares_of(found) == {"entails": 1.0}, "a query without proponents has no shares"
     assert found.slices["top10_support"]["entails"]["share"].n == 1
     np.testing.assert_array_equal(found.per_query["top10_support=entails"], [1, np.nan])
@@ -241,7 +242,7 @@ def test_influence_of_the_chosen_queries(tmp_path: Path) -> None:
     model = load(make_model(tmp_path / "model", layers=1))
     context = Context(task, tmp_path / "cache", load_model=lambda: model)
     rankings = [ranking(query.query_id, ROWS[query.query_id]) for query in queries]
-    found = evaluate(config(tail_patch=True, n_queries=2), context, rankings, seed=0)
+    found = evaluate(config(tail_patch=True, n_queries=2), context, rankings, seed=0, top_k=100)
     table = found.per_query
     assert table["query_id"].tolist() == ["q0", "q1", "q2", "q3"]
     assert table["tail_patch"].notna().tolist() == [True, False, True, False]
@@ -264,16 +265,16 @@ def test_opponents_are_patched_where_asked(tmp_path: Path) -> None:
         dataclasses.replace(r, opponent_rows=r.rows, opponent_scores=-r.scores) for r in plain
     ]
     asked = config(tail_patch=True, n_queries=2, opponents=True)
-    found = evaluate(asked, context, turned, seed=0).per_query
+    found = evaluate(asked, context, turned, seed=0, top_k=100).per_query
     assert found["tail_patch"].notna().any()
     for name in ("tail_patch", "tail_patch_log"):
         assert found[f"opponent_{name}"].tolist() == pytest.approx(
             found[name].tolist(), nan_ok=True
         )
-    without = evaluate(asked, context, plain, seed=0)
+    without = evaluate(asked, context, plain, seed=0, top_k=100)
     assert without.per_query["opponent_tail_patch"].isna().all(), "a method that has none"
     assert "opponent_tail_patch" not in without.metrics
-    silent = evaluate(config(tail_patch=True, n_queries=2), context, turned, seed=0)
+    silent = evaluate(config(tail_patch=True, n_queries=2), context, turned, seed=0, top_k=100)
     assert not any("opponent" in name for name in silent.per_query)
 
 
@@ -288,7 +289,7 @@ def test_the_change_of_each_proponent_is_kept(tmp_path: Path) -> None:
     model = load(make_model(tmp_path / "model", layers=1))
     context = Context(task, tmp_path / "cache", load_model=lambda: model)
     rankings = [ranking(query.query_id, ROWS[query.query_id]) for query in queries]
-    found = evaluate(config(tail_patch=True, n_queries=2), context, rankings, seed=0)
+    found = evaluate(config(tail_patch=True, n_queries=2), context, rankings, seed=0, top_k=100)
     means = found.per_query.set_index("query_id")["tail_patch"]
     assert set(found.changes) == {"q0", "q2"}
     for query_id, changes in found.changes.items():

@@ -34,13 +34,13 @@ CONFIG = RetrainingConfig(
 WORTH = np.random.default_rng(0).normal(size=(N_QUERIES, N_PASSAGES)) / 10
 
 
-def additive(removals: Sequence[Removal]) -> np.ndarray:
+def additive(removals: Sequence[Removal], worth: np.ndarray = WORTH) -> np.ndarray:
     """A world in which each passage is worth a fixed number of nats to each query."""
     kept = np.ones((len(removals), N_PASSAGES))
     for row, removal in zip(kept, removals, strict=True):
         row[list(removal.rows)] = 0
     seeds = np.array([[removal.seed] for removal in removals])
-    return kept @ WORTH.T - 3 + 0.01 * seeds
+    return kept @ worth.T - 3 + 0.01 * seeds
 
 
 def rankings(
@@ -53,9 +53,15 @@ def rankings(
     }
 
 
-def measure(scores: np.ndarray, length: int = N_PASSAGES, retrain: Any = additive, **change: Any):
+def measure(
+    scores: np.ndarray,
+    length: int = N_PASSAGES,
+    retrain: Any = additive,
+    top_k: int = N_PASSAGES,
+    **change: Any,
+):
     config = dataclasses.replace(CONFIG, **change)
-    truth = RetrainingTruth(config, QUERIES, N_PASSAGES, 0, retrain)
+    truth = RetrainingTruth(config, QUERIES, N_PASSAGES, top_k, 0, retrain)
     return truth.measure(rankings(scores, length), GROUP)
 
 
@@ -144,20 +150,42 @@ def test_lds_against_its_definition(seed: int, length: int, shift: float, scale:
     scores, outputs = rng.normal(size=N_PASSAGES), rng.normal(size=12)
     kept = np.stack([rng.permutation(N_PASSAGES) < N_PASSAGES // 2 for _ in range(12)])
     order = np.argsort(-scores)[:length]
-    found = linear_datamodelling_score(order, scores[order], kept, outputs)
+    found = linear_datamodelling_score(order, scores[order], kept, outputs, is_cut=True)
     full = np.full(N_PASSAGES, scores[order[-1]])  # who is not listed scores as the last one
     full[order] = scores[order]
     sums = np.array([full[subset].sum() for subset in kept])
     assert found == pytest.approx(rank_correlation(sums.round(9), outputs), abs=1e-6)
     # Subsets of one size: neither the origin nor the scale of the scores matters.
-    moved = linear_datamodelling_score(order, scores[order] * scale + shift, kept, outputs)
+    moved = linear_datamodelling_score(
+        order, scores[order] * scale + shift, kept, outputs, is_cut=True
+    )
     assert moved == pytest.approx(found, abs=0.03)
+
+
+def test_unlisted_passages_of_a_method_with_no_more_to_say_count_nothing() -> None:
+    worth = np.where(np.quantile(WORTH, 0.9) < WORTH, 1.0, 0.0)
+
+    def counting(removals: Sequence[Removal]) -> np.ndarray:
+        return additive(removals, worth)
+
+    few = int(worth.sum(axis=1).min())
+    assert few > 0
+    same = np.argsort(-worth, axis=1, kind="stable")[:, :few]
+    scores = np.full_like(worth, -1.0)
+    np.put_along_axis(scores, same, 1.0, axis=1)
+    exact = np.where(scores > 0, 1.0, 0.0)
+    asked = {"retrain": counting, "removal_queries": 0, "qld_queries": 0}
+    short = measure(scores, few, **asked).per_query["lds"]
+    whole = measure(exact, **asked).per_query["lds"]
+    cut = measure(scores, few, top_k=few, **asked).per_query["lds"]
+    assert short.tolist() == pytest.approx(whole.tolist())
+    assert cut.tolist() == [0] * N_QUERIES, "all listed count as much as the last: nothing is told"
 
 
 def test_an_empty_list_foresees_nothing() -> None:
     rows = np.empty(0, dtype=np.int64)
     kept = np.ones((3, 4), dtype=bool)
-    assert linear_datamodelling_score(rows, np.empty(0), kept, np.arange(3.0)) == 0
+    assert linear_datamodelling_score(rows, np.empty(0), kept, np.arange(3.0), is_cut=False) == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=30))

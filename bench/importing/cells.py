@@ -254,7 +254,9 @@ class _WithTask(_Import):
             load_model=lambda: self.setting.model,
             device=self.settings.device,
         )
-        evaluation = evaluate(self.settings.metric, context, joined.rankings, self.settings.seed)
+        evaluation = evaluate(
+            self.settings.metric, context, joined.rankings, self.settings.seed, longest
+        )
         notes = joined.notes
         if not task.annotated and evaluation.judgement is None:
             notes = [*notes, "the task is not annotated: no attribution is scored"]
