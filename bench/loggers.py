@@ -8,7 +8,7 @@ from typing import Any
 from bench.config import LoggerConfig
 from bench.errors import UserError, did_you_mean
 from bench.escape import clean
-from bench.result import Cell
+from bench.result import CONFIG, PER_QUERY, RESULT, Cell
 
 _KNOWN = ("none", "wandb")
 
@@ -34,7 +34,8 @@ def log_cell(config: LoggerConfig, cell: Cell, settings: dict[str, Any], sweep: 
 
 
 def _log_wandb(config: LoggerConfig, cell: Cell, settings: dict[str, Any], sweep: str) -> None:
-    import wandb  # slow to import
+    import pandas as pd
+    import wandb  # slow to import, as pandas is
 
     result = cell.result
     run = wandb.init(
@@ -59,4 +60,10 @@ def _log_wandb(config: LoggerConfig, cell: Cell, settings: dict[str, Any], sweep
             )
         }
     )
+    run.log({"per_query": wandb.Table(dataframe=pd.read_parquet(cell.folder / PER_QUERY))})
+    # Not the rankings: they quote the corpus, which may not be passed on.
+    artifact = wandb.Artifact(f"cell-{cell.folder.name}", type="cell")
+    for file in (RESULT, CONFIG, PER_QUERY):
+        artifact.add_file(str(cell.folder / file), name=file)
+    run.log_artifact(artifact)
     run.finish()

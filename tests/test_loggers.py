@@ -26,10 +26,28 @@ def cell(tmp_path: Path) -> Cell:
     return Cell(folder, read_result(folder / RESULT))
 
 
+class FakeArtifact:
+    def __init__(self, name: str, type: str) -> None:
+        self.name, self.type = name, type
+        self.files: dict[str, Path] = {}
+
+    def add_file(self, path: str, name: str) -> None:
+        self.files[name] = Path(path)
+
+
 class FakeRun:
     def __init__(self) -> None:
         self.summary: dict[str, float] = {}
         self.finished = False
+        self.logged: dict[str, Any] = {}
+        self.artifacts: list[FakeArtifact] = []
+
+    def log(self, values: dict[str, Any]) -> None:
+        self.logged |= values
+
+    def log_artifact(self, artifact: FakeArtifact) -> None:
+        assert not self.finished
+        self.artifacts.append(artifact)
 
     def finish(self) -> None:
         self.finished = True
@@ -38,7 +56,8 @@ class FakeRun:
 @pytest.fixture
 def wandb(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     """A stand-in that notes what it is told."""
-    fake = types.SimpleNamespace(calls=[], run=FakeRun())
+    fake = types.SimpleNamespace(calls=[], run=FakeRun(), Artifact=FakeArtifact)
+    fake.Table = lambda dataframe: dataframe
 
     def init(**arguments: Any) -> FakeRun:
         fake.calls.append(arguments)
@@ -75,6 +94,12 @@ def test_what_wandb_is_told(cell: Cell, wandb: types.SimpleNamespace, tmp_path: 
     assert wandb.run.summary["mrr"] == mrr.value
     assert (wandb.run.summary["mrr/low"], wandb.run.summary["mrr/high"]) == mrr.ci95
     assert len(wandb.run.summary) == 3 * len(cell.result.metrics)
+    table = wandb.run.logged["per_query"]
+    assert table["mrr"].mean() == pytest.approx(mrr.value)
+    (artifact,) = wandb.run.artifacts
+    assert (artifact.name, artifact.type) == (f"cell-{cell.folder.name}", "cell")
+    assert set(artifact.files) == {"result.json", "config.yaml", "per_query.parquet"}
+    assert all(path.parent == cell.folder for path in artifact.files.values())
     assert wandb.run.finished
 
 

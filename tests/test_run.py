@@ -353,3 +353,36 @@ def test_a_model_from_elsewhere_is_not_retrained(tmp_path: Path, cache: Path, ca
     words = ("model=hf", f"model.path={tmp_path}", "metric=retraining", "method=bm25")
     assert run(tmp_path, cache, *words, small=False) == 2
     assert "not trained here" in error_line(capsys)
+
+
+# ------------------------------------------------------------------ loggers
+
+
+@pytest.mark.slow
+def test_a_sweep_is_a_group_of_runs(tmp_path: Path, cache: Path, monkeypatch, capsys) -> None:
+    import wandb
+
+    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    words = ("-m", "method=bm25,random", "top_k=20,30", "logger=wandb", "metric=attribution")
+    try:
+        assert run(tmp_path, cache, *words) == 0
+    finally:
+        wandb.teardown()
+    assert "logger wandb failed" not in capsys.readouterr().err
+    told = [path.read_bytes() for path in tmp_path.glob("wandb/offline-run-*/*.wandb")]
+    names = [next(n for n in (b"bm25-tiny", b"random-tiny") if n in data) for data in told]
+    assert sorted(names) == [b"bm25-tiny"] * 2 + [b"random-tiny"] * 2
+    assert all(b".jobs" in data for data in told), "the sweep's folder is the group"
+
+
+def test_a_broken_logger_costs_no_result(tmp_path: Path, cache: Path, monkeypatch, capsys) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("bench.loggers._log_wandb", fail)
+    words = ("-m", "method=bm25,random", "top_k=20,30", "logger=wandb", "metric=attribution")
+    assert run(tmp_path, cache, *words) == 0
+    assert len(list(tmp_path.glob("*/*/*/*/result.json"))) == 4
+    assert capsys.readouterr().err.count("logger wandb failed (RuntimeError: broken)") == 4
