@@ -25,7 +25,7 @@ COMMANDS = {
     "plan": "what a run with a gradient method will cost: passes, FLOPs, bytes, hours",
     "import": "make rows of rankings made elsewhere: release format, TREC run file, bergson",
     "report": "write the leaderboard as text, Markdown, CSV, LaTeX and HTML, a viewer, figures",
-    "list": "list methods, metrics, judges, tasks, models and experiments",
+    "list": "list methods, metrics, judges, tasks, models, engines and experiments",
     "annotate": "let people judge a blinded sample of the rankings, and compare",
     "export": "write rankings for trec_eval, or as a data set for the Hugging Face Hub",
     "fetch": "download a public release: resumable, verified, only when asked",
@@ -202,6 +202,6 @@ def _parser() -> argparse.ArgumentParser:
         "group",
         nargs="?",
         metavar="GROUP",
-        help="methods, metrics, judges, tasks, models or experiments (default: all)",
+        help="methods, metrics, judges, tasks, models, engines or experiments (default: all)",
     )
     return parser

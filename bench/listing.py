@@ -73,6 +73,12 @@ def _summaries(registry: Registry) -> Iterator[tuple[str, ...]]:
         yield name, entry.summary, entry.source
 
 
+def _engines() -> Table:
+    from bench.engines import ENGINES
+
+    return _table("engines", ("name", "what it does", "source"), list(_summaries(ENGINES)))
+
+
 def _models() -> Table:
     return _table("models", ("name", "what it is"), _configs("model"))
 
@@ -87,6 +93,7 @@ GROUPS: dict[str, Callable[[], Table]] = {
     "judges": _judges,
     "tasks": _tasks,
     "models": _models,
+    "engines": _engines,
     "experiments": _experiments,
 }
 
