@@ -26,6 +26,7 @@ INFLUENCE = (
     "lds", "qld", "opponent_tail_patch", "opponent_tail_patch_log",
 )  # fmt: skip
 _OPPONENTS = {name: f"opponent_{name}" for name in ("tail_patch", "tail_patch_log")}
+_NAMED = 10  # passages that a result names; all are counted
 _SUPPORT_DEPTH = 10  # the paper looks at the kinds of the top 10 proponents
 
 
@@ -77,6 +78,9 @@ def evaluate(
             rows = {ranking.query_id: ranking.rows.tolist() for ranking in rankings}
             steps = patch.measure(chosen, rows)
             changes = steps.changes()
+            if steps.not_finite:
+                context.counts["tail_patch_passages_not_finite"] += len(steps.not_finite)
+                context.facts["tail_patch_not_finite"] = steps.not_finite[:_NAMED]
             frame = frame.merge(steps.table(), on="query_id", how="left")
             if config.tail_patch.opponents:
                 rows = {ranking.query_id: ranking.opponent_rows.tolist() for ranking in rankings}

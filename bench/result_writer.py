@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -82,8 +83,9 @@ def write_records(
 
 
 def padded(values: Sequence[float], length: int) -> list[float | None]:
-    """Values of the first of a list, and None for the others."""
-    return [*values, *[None] * (length - len(values))]
+    """Values of the first of a list, None for the others and for what is not finite."""
+    known = [value if math.isfinite(value) else None for value in values]
+    return [*known, *[None] * (length - len(known))]
 
 
 def retrieval_record(

@@ -15,6 +15,10 @@ from bench.models.second_moments import Factored, SecondMoments
 CLIP_RMS = 1.0  # Adafactor's own clipping of an update (Shazeer & Stern 2018, section 6)
 
 
+class NotFiniteError(UserError):
+    """A passage whose loss is NaN or infinite: there is no step on it."""
+
+
 class OptimizerStep:
     """Steps on single passages with the optimizer's saved second moments.
 
@@ -52,7 +56,7 @@ class OptimizerStep:
         """Inside the block, the model has taken one step on ``passage``.
 
         Raises:
-            UserError: the passage's loss is not finite.
+            NotFiniteError: the passage's loss is NaN or infinite.
         """
         try:
             self._step(self._gradients(passage))
@@ -71,7 +75,7 @@ class OptimizerStep:
         finally:
             self._module.requires_grad_(False)
         if not torch.isfinite(loss):
-            raise UserError("the loss of a passage is NaN or infinite", where="tail-patch")
+            raise NotFiniteError("the loss of a passage is NaN or infinite", where="tail-patch")
         return {name: g for name, g in zip(names, found, strict=True) if g is not None}
 
     @torch.no_grad()

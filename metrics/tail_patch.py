@@ -21,7 +21,7 @@ from bench.errors import UserError
 from bench.models.language_model import LanguageModel, Tokens, target_log_probs
 from bench.storage import content_key
 from bench.tasks.base import Query, Task
-from metrics.optimizer_step import OptimizerStep
+from metrics.optimizer_step import NotFiniteError, OptimizerStep
 from metrics.patch_cache import PatchCache
 
 # Raised whenever a change of code moves a measurement; part of the cache's name.
@@ -46,11 +46,14 @@ class Patched:
 
     Attributes:
         before: log-probability of each query's target, by query id.
-        after: the same after the step on each of its proponents, in their order.
+        after: the same after the step on each of its proponents, in their order; NaN where there is
+            no step, or nothing finite after it. The mean of such a query is NaN, too.
+        not_finite: ids of the passages that this is so for.
     """
 
     before: dict[str, float]
     after: dict[str, list[float]]
+    not_finite: list[str]
 
     def changes(self) -> dict[str, list[float]]:
         """Δp of each proponent, by query id: in probability, signed."""
@@ -142,7 +145,9 @@ class TailPatch:
             ]
             for query in queries
         }
-        return Patched(before, after)
+        failed = {row for (row, _), value in patched.items() if not math.isfinite(value)}
+        ids = [self._task.passages[row].passage_id for row in sorted(failed)]
+        return Patched(before, after, ids)
 
     def _patch(
         self, wanted: Mapping[int, list[str]], tokens: Mapping[str, Tokens]
@@ -157,8 +162,9 @@ class TailPatch:
             if missing:
                 step = step or OptimizerStep(self._model, self._learning_rate, self._moments)
                 new = self._measure_passage(step, row, [tokens[query_id] for query_id in missing])
-                cache.add(row, zip(missing, new, strict=True))
-                known.update(zip(missing, new, strict=True))
+                pairs = list(zip(missing, new, strict=True))
+                cache.add(row, [pair for pair in pairs if math.isfinite(pair[1])])
+                known.update(pairs)
             found.update({(row, query_id): value for query_id, value in known.items()})
         cache.close()
         return found
@@ -169,8 +175,11 @@ class TailPatch:
         passage = self._model.passage_tokens(self._task.passages[row].text)
         if passage.n_loss == 0:  # nothing to predict: the step would change nothing
             return target_log_probs(self._model, queries)[0]
-        with step.on(passage):
-            return target_log_probs(self._model, queries)[0]
+        try:
+            with step.on(passage):
+                return target_log_probs(self._model, queries)[0]
+        except NotFiniteError:  # counted and named; one passage of many must not cost the others
+            return [math.nan] * len(queries)
 
 
 def _record(query_id: str, base: float, after: Sequence[float]) -> dict[str, object]:

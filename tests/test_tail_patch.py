@@ -13,7 +13,7 @@ from bench.models.language_model import LanguageModel, Tokens, target_log_probs
 from bench.models.second_moments import Factored, SecondMoments
 from bench.tasks.base import Query
 from metrics import tail_patch as tail_patch_module
-from metrics.optimizer_step import OptimizerStep
+from metrics.optimizer_step import NotFiniteError, OptimizerStep
 from metrics.tail_patch import TailPatch, TailPatchConfig
 from tests.deep_copy_tail_patch import delta
 from tests.helpers import make_task
@@ -242,3 +242,30 @@ def test_version_is_part_of_the_cache(tmp_path, model, monkeypatch):
     first = TailPatch(config(), model, task, tmp_path)._cache_path
     monkeypatch.setattr(tail_patch_module, "STEP_VERSION", 999)
     assert TailPatch(config(), model, task, tmp_path)._cache_path != first
+
+
+def test_a_passage_without_a_finite_loss_is_named_and_not_averaged(tmp_path, model, monkeypatch):
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    bad = PROPONENTS[QUERIES[0].query_id][0]
+    gradients = OptimizerStep._gradients
+
+    def failing(self, passage):
+        if passage.ids == model.passage_tokens(TEXTS[bad]).ids:
+            raise NotFiniteError("the loss of a passage is NaN or infinite")
+        return gradients(self, passage)
+
+    sound = TailPatch(config(), model, task, tmp_path / "sound").measure(QUERIES, PROPONENTS)
+    assert sound.not_finite == []
+    monkeypatch.setattr(OptimizerStep, "_gradients", failing)
+    for _ in range(2):  # the second time from the cache, which must not hold what is no number
+        patched = TailPatch(config(), model, task, tmp_path / "cache").measure(QUERIES, PROPONENTS)
+        assert patched.not_finite == [f"p{bad}"]
+        found = patched.table().set_index("query_id")["tail_patch"]
+        expected = sound.table().set_index("query_id")["tail_patch"]
+        for query in QUERIES:
+            if bad in PROPONENTS[query.query_id][:10]:
+                assert np.isnan(found[query.query_id])
+            else:
+                assert found[query.query_id] == expected[query.query_id]
+    assert np.isnan(patched.changes()[QUERIES[0].query_id][0])
+    assert np.isfinite(patched.changes()[QUERIES[0].query_id][1:]).all()
