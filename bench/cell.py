@@ -81,6 +81,9 @@ class _Run:
             return Outcome(Cell(folder, read_result(folder / RESULT)), reused=True)
         method = method_class(method_config, self.context)
         method.check()
+        patch = settings.metric.tail_patch
+        if patch.enabled:
+            self.source.check_step(patch.optimizer, patch.learning_rate)
         result = self._work(method, folder)
         cell = Cell(folder, result)
         log_cell(settings.logger, cell, settings.resolved, self.sweep)

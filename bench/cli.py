@@ -30,7 +30,7 @@ COMMANDS = {
     "export": "write rankings for trec_eval, or as a data set for the Hugging Face Hub",
     "fetch": "download a public release: resumable, verified, only when asked",
     "reproduce": "check what the paper reports against the cells of a results folder",
-    "verify": "recompute every metric from the stored rankings",
+    "verify": "recompute the metrics from the stored rankings, the means of what takes a model",
 }
 
 

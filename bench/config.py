@@ -118,6 +118,7 @@ def settings_from(config: DictConfig) -> Settings:
     _at_least(1, "metric.bootstrap_samples", metric.bootstrap_samples)
     _at_least(1, "metric.tail_patch.top", patch.top)
     _at_least(1, "metric.tail_patch.n_queries", patch.n_queries)
+    patch.check()
     return Settings(
         resolved=plain,
         task=plain["task"],

@@ -167,7 +167,7 @@ def _refuse_dense(folder: Path) -> None:
         else:
             kinds = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
             sparse = any(kind.endswith("ForMaskedLM") for kind in kinds)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         sparse = False
     if not sparse:
         raise UserError(

@@ -63,6 +63,8 @@ class RetrainingConfig:
         for name in ("lds_share", "qld_share"):
             if not 0 < getattr(self, name) < 1:
                 _refuse(name, f"expected a share between 0 and 1, found {getattr(self, name)}")
+        if self.lds_subsets and not 0 < round(self.lds_share * n_passages) < n_passages:
+            _refuse("lds_share", f"leaves none or all of {n_passages} passages in each part")
         needed = {
             "removal_top": self.removal_top if self.removal_queries else 0,
             "qld_share": self.n_qld_passages(n_passages) if self.qld_queries else 0,
@@ -265,4 +267,5 @@ def reseed_agreement(outputs: np.ndarray) -> float:
         others = np.delete(outputs, seed, axis=0).mean(0)
         pairs = zip(outputs[seed].T, others.T, strict=True)
         found += [rank_correlation(one, other) for one, other in pairs]
-    return float(np.nanmean(found))
+    seen = [value for value in found if not math.isnan(value)]
+    return sum(seen) / len(seen) if seen else 0.0

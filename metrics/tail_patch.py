@@ -18,6 +18,7 @@ import pandas as pd
 
 from bench import progress
 from bench.errors import UserError
+from bench.models.base import no_moments_to_step_with, unknown_learning_rate
 from bench.models.language_model import LanguageModel, Tokens, target_log_probs
 from bench.storage import content_key
 from bench.tasks.base import Query, Task
@@ -38,6 +39,24 @@ class TailPatchConfig:
     optimizer: str
     learning_rate: Optional[float]  # noqa: UP045
     opponents: bool = False  # it has a default, so that files of older versions still fit
+
+    def check(self) -> None:
+        """Refuse what no step can be made with.
+
+        Raises:
+            UserError: an unknown optimizer, or a learning rate that is not finite and above 0.
+        """
+        if self.optimizer not in ("saved", "sgd"):
+            raise UserError(
+                f"unknown optimizer {self.optimizer!r}",
+                where="metric.tail_patch.optimizer",
+                fix="known: saved, sgd",
+            )
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise UserError(
+                f"expected a number above 0, found {self.learning_rate}",
+                where="metric.tail_patch.learning_rate",
+            )
 
 
 @dataclass(frozen=True)
@@ -94,27 +113,15 @@ class TailPatch:
         self._config = config
         self._model = model
         self._task = task
-        learning_rate = config.learning_rate or model.learning_rate
+        learning_rate = config.learning_rate
         if learning_rate is None:
-            raise UserError(
-                "the learning rate of the model's training is not known",
-                where="metric.tail_patch.learning_rate",
-                fix="set it, or model.learning_rate, or metric=attribution to go without",
-            )
-        if config.optimizer not in ("saved", "sgd"):
-            raise UserError(
-                f"unknown optimizer {config.optimizer!r}",
-                where="metric.tail_patch.optimizer",
-                fix="known: saved, sgd",
-            )
+            learning_rate = model.learning_rate
+        if learning_rate is None:
+            raise unknown_learning_rate()
+        config.check()
         moments = model.second_moments if config.optimizer == "saved" else None
         if config.optimizer == "saved" and moments is None:
-            raise UserError(
-                f"model {model.name} has no second moments to step with",
-                where="metric.tail_patch.optimizer",
-                fix="set model.optimizer_state=FILE, metric.tail_patch.optimizer=sgd, or "
-                "metric=attribution to go without",
-            )
+            raise no_moments_to_step_with(model.name)
         self._learning_rate, self._moments = learning_rate, moments
         step = [learning_rate, moments.sha256 if moments else "sgd"]
         key = content_key([STEP_VERSION, task.sha256, model.sha256, model.append_eos, *step])

@@ -141,6 +141,13 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         ("metric.bootstrap_samples=0", "metric.bootstrap_samples: expected at least 1, found 0"),
         ("metric.bootstrap_samples=x", "metric.bootstrap_samples: Value 'x'"),
         ("metric.tail_patch.top=0", "metric.tail_patch.top: expected at least 1, found 0"),
+        (
+            "metric.tail_patch.optimizer=adamw",
+            "metric.tail_patch.optimizer: unknown optimizer 'adamw'",
+        ),
+        ("metric.tail_patch.learning_rate=0", "metric.tail_patch.learning_rate: expected"),
+        ("metric.tail_patch.learning_rate=-1e-3", "metric.tail_patch.learning_rate: expected"),
+        ("metric.tail_patch.learning_rate=nan", "metric.tail_patch.learning_rate: expected"),
         ("metric.tail_patch.top=x", "metric.tail_patch.top: Value 'x' of type 'str'"),
         ("metric.tail_patch.n_queries=0", "metric.tail_patch.n_queries: expected at least 1"),
         ("metric.attribution=mrr", "metric.attribution: "),

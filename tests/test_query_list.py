@@ -45,6 +45,7 @@ def test_each_query_is_asked_in_the_words_of_the_file(world):
     assert pairs(task) == {"f1": "E1 0", "f4": "E4 0", "f7": "E7 2"}, "in the order of the facts"
     assert counts(task) == {
         "queries_from_read": 4,
+        "queries_from_of_a_fact_asked_before": 0,
         "queries_from_without_fact": 1,
         "queries_from_ambiguous": 0,
         "queries_from_joined_on_prompt0": 2,
@@ -79,6 +80,13 @@ def test_the_fact_id_of_the_file_decides_between_equal_facts(tmp_path, capsys):
     assert "retrievals.jsonl:1 (f0, twin)" in err
 
 
+def test_a_fact_that_is_asked_twice_is_counted(world):
+    task = asked(world, [query(1), query(1, 2, example_id="again"), query(2)])
+    assert pairs(task)["f1"].endswith(" 0"), "the first prompt counts"
+    assert list(pairs(task)) == ["f1", "f2"]
+    assert task.counts["queries_from_of_a_fact_asked_before"] == 1
+
+
 def test_queries_of_several_files_count_once(world):
     for name in "ab":
         packed = gzip.compress("".join(json.dumps(query(i)) + "\n" for i in (1, 2)).encode())
@@ -97,6 +105,7 @@ def test_what_is_listed_can_be_sampled_and_left_out(tmp_path):
     assert {int(name[1:]) for name in pairs(task)} <= set(range(4, 10))
     assert counts(task) == {
         "queries_from_read": 10,
+        "queries_from_of_a_fact_asked_before": 0,
         "queries_from_without_fact": 0,
         "queries_from_ambiguous": 0,
         "queries_from_joined_on_prompt0": 10,

@@ -102,6 +102,13 @@ def test_trends_go_by_size(tmp_path: Path, values: tuple[float, ...], verdict: V
     assert finding.found == " → ".join(f"{m} {v:.3f}" for m, v in zip("cab", values, strict=True))
 
 
+def test_figures_do_not_hold_for_a_sample_of_the_corpus(tmp_path: Path) -> None:
+    cell(tmp_path, "bm25", 0.9)
+    for least, verdict in ((500, Verdict.differs), (501, Verdict.absent)):
+        (finding,) = found(tmp_path, claim(**{**VALUE, "least_passages": least}))
+        assert finding.verdict is verdict
+
+
 def test_what_there_is_no_data_for(tmp_path: Path) -> None:
     cell(tmp_path, "bm25", 0.5)
     (finding,) = found(tmp_path, claim())
@@ -142,6 +149,7 @@ def test_the_projects_own_claims() -> None:
         ({"metrics": ["mmr"]}, r"mmr"),
         ({"status": None}, r"claim 1: status "),
         ({"metrics": [[]]}, r"expected a metric's name, found \[\]"),
+        ({"scale": {"seed": ["0"]}}, r"claim 1: scale has no 'seed'"),
         ({"times": "x"}, r"claim 1: times Value 'x'"),
     ],
 )

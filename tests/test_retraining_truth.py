@@ -219,6 +219,7 @@ def test_the_ceiling() -> None:
         ({"removal_top": 0}, r"removal_top: expected at least 1, found 0"),
         ({"lds_subsets": 2}, r"lds_subsets: a rank correlation takes at least 3"),
         ({"lds_share": 1.0}, r"lds_share: expected a share between 0 and 1, found 1"),
+        ({"lds_share": 0.001}, r"lds_share: leaves none or all of 40 passages in each part"),
         ({"qld_share": 0.0}, r"qld_share: expected a share between 0 and 1, found 0"),
         ({"removal_top": 11}, r"removal_top: needs lists of 11 passages, .* 10; raise top_k"),
         ({"qld_share": 0.5}, r"qld_share: needs lists of 20 passages, and top_k is 10"),

@@ -349,6 +349,18 @@ def test_retraining_is_measured_like_any_metric(tmp_path: Path, cache: Path, cap
     assert "removal effect (pp)" in (tmp_path / "report" / "leaderboard.md").read_text()
 
 
+def test_a_step_that_cannot_be_made_is_refused_before_any_work(
+    tmp_path: Path, cache: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(cell._Run, "_work", lambda *_: pytest.fail("work has started"))
+    path = make_model(tmp_path / "model")
+    words = ("model=hf", f"model.path={path}", "method=bm25")
+    assert run(tmp_path, cache, *words, small=False) == 2
+    assert "learning rate of the model's training is not known" in error_line(capsys)
+    assert run(tmp_path, cache, *words, "model.learning_rate=1e-4", small=False) == 2
+    assert "model hf has no second moments to step with" in error_line(capsys)
+
+
 def test_a_model_from_elsewhere_is_not_retrained(tmp_path: Path, cache: Path, capsys) -> None:
     words = ("model=hf", f"model.path={tmp_path}", "metric=retraining", "method=bm25")
     assert run(tmp_path, cache, *words, small=False) == 2

@@ -287,6 +287,14 @@ def test_wrong_settings_are_named(change: dict[str, Any], message: str) -> None:
         scratch_source(**change).check()
 
 
+def test_a_damaged_model_is_named(task: Task) -> None:
+    trained(task, "a")
+    (log,) = (task.passages.folder / "a").rglob("training.json")
+    log.unlink()
+    with pytest.raises(UserError, match="the cached model is damaged; delete this folder"):
+        trained(task, "a")
+
+
 # ------------------------------------------------------------------ checkpoints, variants
 
 

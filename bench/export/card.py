@@ -30,8 +30,8 @@ _STEPS = (  # the Hub's size categories
     (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"),
 )  # fmt: skip
 _TEXTS, _NUMBERS, _FLAGS = pa.list_(pa.string()), pa.list_(pa.float64()), pa.list_(pa.bool_())
-# The release's fields in its order. A field that a cell does not have is null, so that all cells
-# load as one table.
+# The release's fields in its order, and two of our own. A field that a cell does not have is null,
+# so that all cells load as one table.
 SCHEMA = pa.schema(
     [
         ("example_id", pa.string()),
@@ -48,6 +48,8 @@ SCHEMA = pa.schema(
         ("has_trex_sentence", pa.bool_()),
         ("proponent_correct", _FLAGS),
         ("proponent_ais_scores", _NUMBERS),
+        ("proponent_support", _TEXTS),
+        ("proponent_tail_patch", _NUMBERS),
         ("opponents", _TEXTS),
         ("opponent_ids", _TEXTS),
         ("opponent_scores", _NUMBERS),
@@ -160,8 +162,9 @@ def _body(boards: Sequence[Board], rows: Sequence[Row]) -> str:
             "",
             "For each query of each cell (task × model × method × seed), the training passages "
             "that the method ranked highest, with their scores and whether they state the fact. "
-            f"Made with tdabench {__version__}; every number below was recomputed from these "
-            "rankings before they were written here.",
+            f"Made with tdabench {__version__}. Every attribution metric below was recomputed from "
+            "these rankings before they were written here; of what takes a model (tail-patch, "
+            "retraining), means and intervals were, from the stored values of each query.",
             "",
             "```python",
             "from datasets import load_dataset",
@@ -171,7 +174,9 @@ def _body(boards: Sequence[Board], rows: Sequence[Row]) -> str:
             "The passages are quoted from the corpora of the tasks, whose own licences hold for "
             "them. Columns are those of the data release of arXiv 2410.17413: lists run from the "
             "strongest proponent down; `proponent_correct` is the annotation, "
-            "`proponent_ais_scores` a judge's scores; a column that a cell lacks is null.",
+            "`proponent_ais_scores` a judge's scores; a column that a cell lacks is null. Two "
+            "columns are not the release's: `proponent_support`, what each passage says about the "
+            "fact, and `proponent_tail_patch`, what a training step on it does to the probability.",
             "",
             tables.markdown(boards).replace("\n## ", "\n### ").replace("# Lead", "## Lead", 1),
             *_provenance(rows),

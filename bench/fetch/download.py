@@ -68,7 +68,7 @@ def download(remote: Remote, base: str, folder: Path) -> Remote:
             raise PassingError(str(changed)) from changed
         return state
 
-    with _disk(target):
+    with disk_refusals(target):
         for stale in set(folder.glob(f".{remote.name}.*.part")) - {part_of(folder, remote)}:
             stale.unlink()
         return until_done(remote.url, attempt, lambda: bytes_there(folder, state))
@@ -146,7 +146,7 @@ def _wrong_digest(path: Path, remote: Remote) -> str | None:
 
 
 @contextmanager
-def _disk(path: Path) -> Iterator[None]:
+def disk_refusals(path: Path) -> Iterator[None]:
     """What the disk refuses, as a line that says where."""
     try:
         yield

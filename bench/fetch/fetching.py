@@ -11,7 +11,7 @@ from pathlib import Path
 from bench import progress
 from bench.errors import UserError
 from bench.escape import clean
-from bench.fetch.download import bytes_there, download, is_whole
+from bench.fetch.download import bytes_there, disk_refusals, download, is_whole
 from bench.fetch.remote import Remote, look
 from bench.storage import exclusive
 
@@ -31,7 +31,8 @@ def fetch(names: Sequence[str], base: str, folder: Path, agreed: bool) -> None:
     looked = progress.track(names, "ask the server", unit="files")
     remotes = [look(name, base) for name in looked]
     checked = progress.track(remotes, "check what is there", unit="files")
-    wanted = [remote for remote in checked if not is_whole(folder / remote.name, remote)]
+    with disk_refusals(folder):
+        wanted = [remote for remote in checked if not is_whole(folder / remote.name, remote)]
     print(
         f"{len(remotes) - len(wanted):,} of {len(remotes):,} files are in {clean(folder)} already"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -143,7 +142,7 @@ def _digests(headers: Mapping[str, str]) -> dict[str, bytes]:
         kind, _, text = part.strip().partition("=")
         try:
             value = base64.b64decode(text, validate=True)
-        except binascii.Error:
+        except ValueError:  # binascii.Error is one, and letters beyond ASCII raise another
             continue
         if len(value) == {"md5": 16, "crc32c": 4}.get(kind):
             found[kind] = value

@@ -43,6 +43,16 @@ class ModelSource(ABC):
     def load(self, task: Task, cache_dir: Path, device: str) -> LanguageModel:
         """The model, ready for gradients; trained first if that is what the source does."""
 
+    def check_step(  # noqa: B027 - most sources have both
+        self, optimizer: str, learning_rate: float | None
+    ) -> None:
+        """Raise UserError, before any work starts, if tail-patch could not step on this model.
+
+        Args:
+            optimizer: ``saved`` needs the model's second moments.
+            learning_rate: None needs the last one of the model's training.
+        """
+
     def check_retraining(self) -> None:
         """Raise UserError if this model cannot be trained again without some passages."""
         raise UserError(
@@ -88,3 +98,22 @@ class ModelSource(ABC):
     def tokenizer(self, task: Task | None, cache_dir: Path) -> PreTrainedTokenizerBase | None:  # noqa: ARG002
         """The tokenizer, if it is at hand without training; ``task`` is None if not prepared."""
         return None
+
+
+def unknown_learning_rate() -> UserError:
+    """What to tell who asks for tail-patch with neither rate."""
+    return UserError(
+        "the learning rate of the model's training is not known",
+        where="metric.tail_patch.learning_rate",
+        fix="set it, or model.learning_rate, or metric=attribution to go without",
+    )
+
+
+def no_moments_to_step_with(name: str) -> UserError:
+    """What to tell who asks for tail-patch with the optimizer's state, where there is none."""
+    return UserError(
+        f"model {name} has no second moments to step with",
+        where="metric.tail_patch.optimizer",
+        fix="set model.optimizer_state=FILE, metric.tail_patch.optimizer=sgd, or "
+        "metric=attribution to go without",
+    )

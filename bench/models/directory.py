@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 
 from bench.errors import UserError, did_you_mean
 from bench.models import second_moments
-from bench.models.base import ModelSource
+from bench.models.base import ModelSource, no_moments_to_step_with, unknown_learning_rate
 from bench.models.language_model import (
     DTYPES,
     Checkpoint,
@@ -81,6 +81,13 @@ class Directory(ModelSource):
         if state is not None and not Path(state).expanduser().is_file():
             raise UserError("no such file", where=f"model.optimizer_state={state}")
         self._check_checkpoints()
+
+    def check_step(self, optimizer: str, learning_rate: float | None) -> None:
+        """Refuse a step without learning rate, or with an optimizer state that is not given."""
+        if learning_rate is None and self.config.learning_rate is None:
+            raise unknown_learning_rate()
+        if optimizer == "saved" and self.config.optimizer_state is None:
+            raise no_moments_to_step_with(self.name)
 
     def _check_checkpoints(self) -> None:
         config = self.config

@@ -155,6 +155,10 @@ class Scratch(ModelSource):
     def _trained(self, task: Task, cache_dir: Path, device: str) -> Path:
         folder = self._folder(task, cache_dir)
         if not (folder / "training.json").exists():
+            if folder.exists():
+                raise UserError(
+                    "the cached model is damaged", where=str(folder), fix="delete this folder"
+                )
             with whole_folder(folder) as partial:
                 train(replace(self.config, checkpoint=None), task, partial, device)
         return folder

@@ -117,6 +117,9 @@ def _distance(away: float, tolerance: float) -> Verdict:
 
 def _of_scale(claim: Claim, board: Board) -> bool:
     """Figures hold for the paper's own task and model, not for a world of the same name."""
+    sizes = [row.result.task.get("n_passages") for row in board.rows]
+    if any(size is not None and size < claim.least_passages for size in sizes):
+        return False
     names = {"task": board.task.partition(" ")[0], "model": board.model}
     return all(names[part] in allowed for part, allowed in claim.scale.items())
 

@@ -49,6 +49,7 @@ class Claim:
     value: float = float("nan")
     tolerance: float = 0.0
     scale: dict[str, list[str]] = field(default_factory=dict)
+    least_passages: int = 0
 
 
 _NEEDS = {
@@ -90,6 +91,8 @@ def _claim(record: Any, path: Any, number: int) -> Claim:
         raise UserError(
             f"{error.where} {error.what}".strip(), where=where, fix=error.fix
         ) from error
+    if unknown := sorted(set(claim.scale) - {"task", "model"}):
+        raise UserError(f"scale has no {unknown[0]!r}: it is of task and model", where=where)
     if missing := [name for name in _NEEDS[claim.kind] if name not in record]:
         raise UserError(f"a claim of kind {claim.kind.value} needs {missing[0]}", where=where)
     for metric in claim.metrics:

@@ -82,11 +82,14 @@ class QueryList:
         """
         queries = [listed for group in self._listed.values() for listed in group]
         found: dict[str, int] = {}
+        twice = 0
         unmatched: list[_Listed] = []
         ambiguous: list[_Listed] = []
         for listed in queries:
             facts = listed.chosen()
-            if len(facts) == 1:
+            if len(facts) == 1 and set(facts) <= set(found):
+                twice += 1  # a fact is one query: the first prompt that it is asked with counts
+            elif len(facts) == 1:
                 found |= facts
             else:
                 (ambiguous if facts else unmatched).append(listed)
@@ -94,6 +97,7 @@ class QueryList:
             "queries_from_read": len(queries),
             "queries_from_without_fact": len(unmatched),
             "queries_from_ambiguous": len(ambiguous),
+            "queries_from_of_a_fact_asked_before": twice,
         }
         for number in sorted(set(found.values())):
             asked = sum(one == number for one in found.values())
