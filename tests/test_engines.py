@@ -60,6 +60,7 @@ def test_every_job_is_done_and_none_twice(tmp_path: Path, name: str) -> None:
 @ENGINE
 def test_an_error_arrives_as_it_was(tmp_path: Path, name: str) -> None:
     first = Job(write, (tmp_path / "a", "kept"), tmp_path / "a")
+    engine(name).run([first], "write", unit="files")
     jobs = [first, *(Job(refuse, (tmp_path / n,), tmp_path / n) for n in ("b", "c"))]
     with pytest.raises(UserError, match=r"^[bc]: cannot; try another$"):
         engine(name).run(jobs, "write", unit="files")
