@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,6 +37,12 @@ def die_once(path: Path, mark: Path) -> None:
 
 def die(path: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait(path: Path) -> None:
+    """Say who is at it, and stay at it."""
+    path.with_suffix(".pid").write_text(str(os.getpid()))
+    time.sleep(120)
 
 
 def refuse(path: Path) -> None:
@@ -88,6 +98,41 @@ def test_workers_that_always_die_are_an_error(tmp_path: Path) -> None:
     target = tmp_path / "never"
     with pytest.raises(UserError, match=r"engine: .*killed 3 times; 1 jobs.*lower engine\.workers"):
         engine("processes").run([Job(die, (target,), target)], "work", unit="jobs")
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from tests.test_engines import *\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "jobs = [Job(wait, (folder / n,), folder / n) for n in 'ab']\n"
+        "engine('processes').run(jobs, 'wait', unit='jobs')\n"
+    )
+    root = Path(__file__).parents[1]
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=root)
+    notes = [tmp_path / "a.pid", tmp_path / "b.pid"]
+    eventually(lambda: all(note.exists() and note.read_text() for note in notes))
+    workers = [int(note.read_text()) for note in notes]
+    parent.kill()
+    parent.wait()
+    eventually(lambda: not any(map(alive, workers)))
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    # Nobody may be there to collect the dead of a parent that is dead itself.
+    return not stat.exists() or ") Z " not in stat.read_text()
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 90
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -67,8 +68,7 @@ def cores() -> int:
 def _run_pool(jobs: Sequence[Job], workers: int, label: str, unit: str) -> None:
     # Spawned, not forked: a fork copies locks that torch's threads may hold at that moment.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=progress.set_quiet,
-                             initargs=(True,)) as pool:  # fmt: skip
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as pool:
         futures = [pool.submit(job.run) for job in jobs]
         try:
             for future in progress.track(_finished(futures), label, unit=unit, total=len(futures)):
@@ -76,6 +76,20 @@ def _run_pool(jobs: Sequence[Job], workers: int, label: str, unit: str) -> None:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _begin() -> None:
+    """In a worker, before its first job."""
+    progress.set_quiet(True)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot tell its workers, who would wait for jobs for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _finished(futures: Sequence[Future[None]]) -> Iterator[Future[None]]:
