@@ -127,8 +127,8 @@ def test_further_fields_of_the_file_are_kept(tmp_path: Path) -> None:
     data = viewer_of(tmp_path)
     entry = data.ranking(0)
     assert entry is not None
-    assert entry["x"] == {"support": ["entails", "denied"], "tail_patch": [0.12346, None]}
-    assert data.groups[0]["methods"][0]["columns"] == ["support", "tail_patch"]
+    assert entry["x"] == {"support": ["entails", "denied"], "tail-patch (pp)": [12.346, None]}
+    assert data.groups[0]["methods"][0]["columns"] == ["support", "tail-patch (pp)"]
     assert [data.passages()[number] for number in entry["p"][entry["n"] :]] == [
         ("o1", "low"), ("o2", "high"),
     ]  # fmt: skip

@@ -8,11 +8,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from bench import jsonlines
+from bench import display, jsonlines
 from bench.jsonlines import Json
 from bench.records import RetrievalRecord, parse_retrieval
 from bench.verify import correct_of
 
+_CHANGE = "tail_patch"  # of a proponent
 _SHOWN = {"proponent_support", "proponent_tail_patch"}  # columns as they are
 _KNOWN = frozenset(field.name for field in fields(RetrievalRecord)) - _SHOWN
 _PER_PROPONENT = "proponent_"
@@ -66,6 +67,9 @@ def _ranked(record: RetrievalRecord, raw: Json) -> Ranked:
         for name, values in raw.items()
         if _is_column(name, values, length)
     }
+    if (changes := columns.pop(_CHANGE, None)) is not None:  # in the unit of the query's mean
+        shown = [None if change is None else change * 100 for change in changes]
+        columns[display.title(_CHANGE)] = [rounded(change) for change in shown]
     if record.proponent_ais_scores is not None:
         columns["ais_scores"] = [rounded(value) for value in record.proponent_ais_scores]
     return Ranked(
