@@ -1,18 +1,19 @@
 """One vector a passage on disk: written once in chunks, then memory-mapped by whoever asks again.
 
-Layout of an index folder: ``embeddings.npy`` (float32 ``[passages, dim]``) and ``index.json``, its
-sidecar, written last. The folder's name says what the vectors are of: it is a key of everything
-that moves them.
+An index folder holds the files of one form of vectors and ``index.json``, their sidecar, written
+last. The folder's name says what the vectors are of: it is a key of everything that moves them.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 
@@ -22,28 +23,78 @@ from bench.passages import PassageStore
 from bench.storage import file_sha256, map_array, whole_folder
 
 CHUNK = 4096  # passages embedded together: sorted by length they need little padding
-_EMBEDDINGS, _SIDECAR = "embeddings.npy", "index.json"
+_SIDECAR = "index.json"
 
-# Texts to vectors, float32 [texts, dim], and what was counted on the way, such as cut texts.
-Embed = Callable[[list[str]], tuple[np.ndarray, Mapping[str, int]]]
+Vectors = TypeVar("Vectors")
+# Texts to vectors, and what was counted on the way, such as cut texts.
+Embed = Callable[[list[str]], tuple[Vectors, Mapping[str, int]]]
+
+
+class Form(ABC, Generic[Vectors]):
+    """How vectors of one kind are kept in a folder.
+
+    Attributes:
+        files: names of all files but the sidecar.
+    """
+
+    files: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def write(self, folder: Path, chunks: Iterator[Vectors], n_passages: int) -> None:
+        """Write the vectors of consecutive passages as they come."""
+
+    @abstractmethod
+    def open(self, folder: Path, n_passages: int) -> Vectors:
+        """What was written, memory-mapped; raises OSError or ValueError if it cannot be that."""
+
+
+class DenseVectors(Form[np.ndarray]):
+    """``embeddings.npy``, float32 ``[passages, dim]``."""
+
+    files = ("embeddings.npy",)
+
+    def write(self, folder: Path, chunks: Iterator[np.ndarray], n_passages: int) -> None:
+        """The first vectors say how long one is."""
+        stored, start = None, 0
+        for vectors in chunks:
+            if stored is None:
+                stored = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+                    folder / self.files[0],
+                    mode="w+",
+                    dtype=np.float32,
+                    shape=(n_passages, vectors.shape[1]),
+                )
+            stored[start : start + len(vectors)] = vectors
+            start += len(vectors)
+        assert stored is not None  # a corpus is never empty
+        stored.flush()
+
+    def open(self, folder: Path, n_passages: int) -> np.ndarray:
+        """The whole matrix."""
+        stored = map_array(folder / self.files[0])
+        if len(stored) != n_passages or stored.dtype != np.float32:
+            raise ValueError("other vectors")
+        return stored
 
 
 @dataclass(frozen=True)
-class EmbeddingIndex:
+class EmbeddingIndex(Generic[Vectors]):
     """The vectors of a corpus.
 
     Attributes:
-        vectors: float32 ``[passages, dim]``, memory-mapped and read-only.
+        vectors: as their form opens them, memory-mapped and read-only.
         counts: what was counted while embedding, over the whole corpus.
         seconds: what embedding took, in the run that did it.
     """
 
-    vectors: np.ndarray
+    vectors: Vectors
     counts: dict[str, int]
     seconds: float
 
 
-def open_or_embed(folder: Path, passages: PassageStore, embed: Embed) -> EmbeddingIndex:
+def open_or_embed(
+    folder: Path, passages: PassageStore, embed: Embed[Vectors], form: Form[Vectors]
+) -> EmbeddingIndex[Vectors]:
     """The index in ``folder``, which is embedded first if there is none.
 
     A run that dies leaves nothing behind: the folder appears when it is finished.
@@ -52,57 +103,55 @@ def open_or_embed(folder: Path, passages: PassageStore, embed: Embed) -> Embeddi
         folder: named by a key of whatever moves a vector, the corpus included.
         passages: the corpus.
         embed: called with at most ``CHUNK`` texts, in the order of rows.
+        form: of the vectors.
 
     Raises:
         UserError: the index is there, but its files are not what was written.
     """
     if not folder.exists():
         with whole_folder(folder) as partial:
-            _write(partial, passages, embed)
-    return _open(folder, len(passages))
+            _write(partial, passages, embed, form)
+    return _open(folder, len(passages), form)
 
 
-def _write(folder: Path, passages: PassageStore, embed: Embed) -> None:
+def _write(
+    folder: Path, passages: PassageStore, embed: Embed[Vectors], form: Form[Vectors]
+) -> None:
     began = time.perf_counter()
-    stored = None
     counts: Counter[str] = Counter()
-    starts = range(0, len(passages), CHUNK)
-    for start in progress.track(starts, "embed passages", unit=f"chunks of {CHUNK}"):
-        texts = [passage.text for passage in passages.slice(start, start + CHUNK)]
-        vectors, counted = embed(texts)
-        if stored is None:  # the first vectors say how long one is
-            stored = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-                folder / _EMBEDDINGS,
-                mode="w+",
-                dtype=np.float32,
-                shape=(len(passages), vectors.shape[1]),
-            )
-        stored[start : start + len(texts)] = vectors
-        counts.update(counted)
-    assert stored is not None  # a corpus is never empty
-    stored.flush()
+
+    def chunks() -> Iterator[Vectors]:
+        starts = range(0, len(passages), CHUNK)
+        for start in progress.track(starts, "embed passages", unit=f"chunks of {CHUNK}"):
+            texts = [passage.text for passage in passages.slice(start, start + CHUNK)]
+            vectors, counted = embed(texts)
+            counts.update(counted)
+            yield vectors
+
+    form.write(folder, chunks(), len(passages))
     sidecar = {
         "counts": counts,
         "seconds": round(time.perf_counter() - began, 3),
-        "sha256": file_sha256(folder / _EMBEDDINGS),
+        "sha256": _hashes(folder, form),
     }
     (folder / _SIDECAR).write_text(json.dumps(sidecar), encoding="utf-8")
 
 
-def _open(folder: Path, n_passages: int) -> EmbeddingIndex:
+def _hashes(folder: Path, form: Form) -> dict[str, str]:
+    return {name: file_sha256(folder / name) for name in form.files}
+
+
+def _open(folder: Path, n_passages: int, form: Form[Vectors]) -> EmbeddingIndex[Vectors]:
     try:
         sidecar = json.loads((folder / _SIDECAR).read_text(encoding="utf-8"))
-        stored = map_array(folder / _EMBEDDINGS)
-        index = EmbeddingIndex(stored, dict(sidecar["counts"]), float(sidecar["seconds"]))
         # A changed number is still a number, and would quietly be a wrong score.
-        sound = sidecar["sha256"] == file_sha256(folder / _EMBEDDINGS)
-        sound = sound and len(stored) == n_passages and stored.dtype == np.float32
-    except (OSError, ValueError, KeyError, TypeError):
-        sound = False
-    if not sound:
+        if sidecar["sha256"] != _hashes(folder, form):
+            raise ValueError("other bytes than were written")
+        vectors = form.open(folder, n_passages)
+        return EmbeddingIndex(vectors, dict(sidecar["counts"]), float(sidecar["seconds"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             "damaged index of embeddings",
             where=str(folder),
             fix="delete this folder and run again",
-        )
-    return index
+        ) from error

@@ -35,7 +35,7 @@ from bench.models.language_model import LanguageModel, Tokens, pad
 from bench.storage import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
-from methods.embedding_index import EmbeddingIndex, open_or_embed
+from methods.embedding_index import DenseVectors, EmbeddingIndex, open_or_embed
 from methods.query_text import QueryPart
 from methods.vector_search import search_rows
 
@@ -76,7 +76,7 @@ class _ModelVectors(Method):
 
     def __init__(self, config: Any, context: Context) -> None:
         super().__init__(config, context)
-        self._index: EmbeddingIndex | None = None
+        self._index: EmbeddingIndex[np.ndarray] | None = None
 
     @property
     @abstractmethod
@@ -111,7 +111,9 @@ class _ModelVectors(Method):
             }
         )
         folder = context.cache_dir / "index" / self.kind / key
-        self._index = open_or_embed(folder, context.task.passages, self._embed_passages)
+        self._index = open_or_embed(
+            folder, context.task.passages, self._embed_passages, DenseVectors()
+        )
         context.counts.update(self._index.counts)
         context.facts["encoding_seconds"] = self._index.seconds
         return IndexSize(bytes=self._index.vectors.nbytes, shards=1)

@@ -12,10 +12,11 @@ from omegaconf import OmegaConf
 import conf
 from bench.errors import UserError
 from bench.tasks.base import Query
-from methods import dense, embedding_index, encoder_files, vector_search
+from methods import embedding_index, encoder_files, vector_search
 from methods.base import Context
-from methods.dense import Dense, DenseConfig
+from methods.dense import Dense
 from methods.encoder_files import encoder_sha256, find_encoder
+from methods.encoders import EncoderConfig
 from methods.query_text import QueryPart
 from methods.vector_search import search_rows
 from tests.helpers import make_task
@@ -86,7 +87,7 @@ def make(tmp_path, encoder):
     """Builds the method on a corpus; all share one cache."""
 
     def build(texts=TEXTS, **changes):
-        config = DenseConfig(
+        config = EncoderConfig(
             model=str(encoder),
             batch_size=32,
             query_prompt=None,
@@ -145,8 +146,8 @@ def test_batch_size_changes_no_ranking(make, tmp_path):
 def test_the_embeddings_are_used_again(make, monkeypatch, tmp_path):
     _, first = run(make())
     embedded = []
-    embed = dense._embed
-    monkeypatch.setattr(dense, "_embed", lambda *given: embedded.extend(given[1]) or embed(*given))
+    embed = Dense._embed
+    monkeypatch.setattr(Dense, "_embed", lambda *given: embedded.extend(given[1]) or embed(*given))
     _, second = run(make(batch_size=7, query=QueryPart.prompt_and_target))
     assert embedded == [f"{query.prompt} {query.target}" for query in QUERIES]
     assert [r.rows.tolist() for r in first] == [r.rows.tolist() for r in second]
@@ -315,7 +316,7 @@ def test_a_list_is_no_longer_than_the_corpus():
 def test_the_configuration_file_fits_the_schema():
     loaded = OmegaConf.load(f"{conf.__path__[0]}/method/dense.yaml")
     assert loaded.pop("name") == "dense"
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DenseConfig), loaded))
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EncoderConfig), loaded))
     assert config.model == MINILM
     assert config.query_prompt is config.max_length is None
 

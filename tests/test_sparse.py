@@ -11,14 +11,15 @@ from omegaconf import OmegaConf
 
 import conf
 from bench.errors import UserError
-from methods import sparse, sparse_index
+from methods import embedding_index, sparse
 from methods.base import Context
+from methods.encoders import EncoderConfig
 from methods.query_text import QueryPart
-from methods.sparse import Sparse, SparseConfig
+from methods.sparse import Sparse
 from tests.helpers import make_task
 from tests.test_dense import QUERIES, TEXTS, WORDS, save_encoder
 
-DEFAULT = SparseConfig(
+DEFAULT = EncoderConfig(
     model=None,
     batch_size=32,
     query_prompt=None,
@@ -88,7 +89,7 @@ def test_blocks_groups_and_chunks_change_no_ranking(make, monkeypatch, tmp_path)
     _, expected = run(make())
     monkeypatch.setattr(sparse, "_QUERIES_AT_ONCE", 1)
     monkeypatch.setattr(sparse, "_PASSAGES_AT_ONCE", 4)
-    monkeypatch.setattr(sparse_index, "CHUNK", 2)
+    monkeypatch.setattr(embedding_index, "CHUNK", 2)
     (index,) = (tmp_path / "cache" / "index" / "sparse").iterdir()
     index.rename(tmp_path / "old")
     _, found = run(make())
@@ -162,5 +163,5 @@ def test_settings_that_cannot_work(make, splade):
 def test_the_configuration_file_fits_the_schema():
     loaded = OmegaConf.load(f"{conf.__path__[0]}/method/sparse.yaml")
     assert loaded.pop("name") == "sparse"
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SparseConfig), loaded))
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EncoderConfig), loaded))
     assert config == replace(DEFAULT, batch_size=128)

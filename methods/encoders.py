@@ -1,0 +1,189 @@
+"""Retrieval by an encoder of sentence-transformers: what dense and sparse-neural have in common.
+
+An embedding depends in its last digits (about 1e-7) on the texts that it is batched with, since
+padding changes the order of summation. Passages whose scores are closer than that, such as equal
+texts far apart in the corpus, may swap between batch sizes; equal texts within a chunk never do.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Optional, TypeVar
+
+from bench.errors import UserError
+from bench.storage import content_key
+from bench.tasks.base import Query
+from methods.base import Context, IndexSize, Method
+from methods.embedding_index import EmbeddingIndex, Form, open_or_embed
+from methods.encoder_files import encoder_sha256, find_encoder
+from methods.query_text import QueryPart, query_text
+
+# Raised whenever a change of code moves an embedding, or the files of an index; part of every key.
+EMBEDDINGS_VERSION = 3
+
+Vectors = TypeVar("Vectors")  # of several texts, side by side
+
+
+@dataclass
+class EncoderConfig:
+    """See ``conf/method/dense.yaml`` and ``conf/method/sparse.yaml``."""
+
+    model: Optional[str]  # noqa: UP045 - omegaconf reads the annotation at run time
+    batch_size: int
+    query_prompt: Optional[str]  # noqa: UP045
+    passage_prompt: Optional[str]  # noqa: UP045
+    query: QueryPart
+    max_length: Optional[int]  # noqa: UP045
+
+
+class EncoderMethod(Method, Generic[Vectors]):
+    """Embeds passages once and keeps them; a subclass says of which kind, and searches.
+
+    Attributes:
+        name: of the method, and of the folder of its indexes.
+        library_class: of sentence-transformers.
+        form: how its vectors are kept.
+    """
+
+    Config = EncoderConfig
+    config: EncoderConfig
+    name: ClassVar[str]
+    library_class: ClassVar[str]
+    form: ClassVar[Form]
+
+    def __init__(self, config: EncoderConfig, context: Context) -> None:
+        super().__init__(config, context)
+        self._index: EmbeddingIndex[Vectors] | None = None
+
+    def check(self) -> None:
+        """Find the model, and refuse sizes that cannot work."""
+        for field in ("batch_size", "max_length"):
+            value = getattr(self.config, field)
+            if value is not None and value < 1:
+                raise UserError(f"expected at least 1, found {value}", where=f"method.{field}")
+        self._check_folder(self._folder)
+
+    def _check_folder(self, folder: Path) -> None:
+        """Refuse an encoder of another kind; the library may not."""
+
+    @cached_property
+    def _folder(self) -> Path:
+        if self.config.model is None:
+            raise UserError(
+                f"method {self.name} needs a model",
+                where="method.model",
+                fix="set method.model to a folder with one, or to a Hub id",
+            )
+        return find_encoder(self.config.model)
+
+    @cached_property
+    def _encoder(self) -> Any:
+        config, device = self.config, self.context.device
+        return _load_encoder(self._folder, device, config.max_length, self.library_class)
+
+    def index(self) -> IndexSize:
+        """Embed the passages, or open what was embedded before."""
+        config, context = self.config, self.context
+        weights = encoder_sha256(self._folder)
+        key = content_key(
+            {
+                "version": EMBEDDINGS_VERSION,
+                "corpus": context.task.corpus_sha256,
+                "encoder": weights,
+                "passage_prompt": config.passage_prompt,
+                "max_length": config.max_length,
+            }
+        )
+        folder = context.cache_dir / "index" / self.name / key
+        passages = context.task.passages
+        index = open_or_embed(folder, passages, self._embed_passages, self.form)
+        self._index = index
+        context.counts.update(index.counts)
+        context.facts["encoder_sha256"] = weights
+        context.facts["encoding_seconds"] = index.seconds
+        return IndexSize(bytes=index.vectors.nbytes, shards=1)
+
+    @property
+    def _stored(self) -> Vectors:
+        if self._index is None:
+            raise ValueError("call index() first")
+        return self._index.vectors
+
+    def _embed_passages(self, texts: list[str]) -> tuple[Vectors, dict[str, int]]:
+        prompt = self.config.passage_prompt
+        cut = _n_truncated(self._encoder, texts, prompt)
+        return self._embed(texts, prompt, "document"), {"passages_truncated": cut}
+
+    def _embed_queries(self, queries: Sequence[Query]) -> Vectors:
+        texts = [query_text(query, self.config.query) for query in queries]
+        return self._embed(texts, self.config.query_prompt, "query")
+
+    @abstractmethod
+    def _embed(self, texts: list[str], prompt: str | None, role: str) -> Vectors:
+        """Vectors of texts; ``role`` is ``"query"`` or ``"document"``."""
+
+    def _encode(
+        self, texts: list[str], prompt: str | None, **options: Any
+    ) -> tuple[Any, list[int]]:
+        """What the library makes of the distinct texts, and where each text is among them."""
+        number: dict[str, int] = {}
+        places = [number.setdefault(text, len(number)) for text in texts]
+        # encode() sorts the texts by length before it batches them.
+        encoded = self._encoder.encode(
+            list(number),
+            prompt=prompt,
+            batch_size=self.config.batch_size,
+            show_progress_bar=False,
+            **options,
+        )
+        return encoded, places
+
+
+def _load_encoder(folder: Path, device: str, max_length: int | None, kind: str) -> Any:
+    """A sentence encoder in float32, without network and without code from the model's folder.
+
+    Args:
+        kind: the library's class, ``SentenceTransformer`` or ``SparseEncoder``.
+        max_length: tokens after which a text is cut; None is the model's own limit.
+
+    Raises:
+        UserError: the files are no model that the library can load, or ``max_length`` is beyond
+            the model's positions.
+    """
+    import sentence_transformers
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # one line a weight matrix says nothing to a user
+    try:
+        encoder = getattr(sentence_transformers, kind)(
+            str(folder), device=device, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise UserError(
+            f"sentence-transformers cannot load it ({error})",
+            where=str(folder),
+            fix="set method.model to another folder, package or Hub id",
+        ) from error
+    encoder.default_prompt_name = None  # only the prompts of our config
+    if max_length is not None:
+        inner = getattr(encoder[0], "auto_model", None)
+        limit = getattr(getattr(inner, "config", None), "max_position_embeddings", max_length)
+        if max_length > limit:
+            raise UserError(f"the model reads {limit} tokens at most", where="method.max_length")
+        encoder.max_seq_length = max_length
+    return encoder.float().eval()
+
+
+def _n_truncated(encoder: Any, texts: list[str], prompt: str | None) -> int:
+    """How many texts are longer than what the encoder reads; 0 where that cannot be told."""
+    from transformers import PreTrainedTokenizerBase
+
+    tokenizer, limit = encoder.tokenizer, encoder.max_seq_length
+    if limit is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return 0
+    ids = tokenizer([(prompt or "") + text for text in texts], truncation=False, verbose=False)
+    return sum(len(one) > limit for one in ids["input_ids"])

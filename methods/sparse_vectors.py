@@ -1,0 +1,74 @@
+"""One sparse vector a passage on disk, for ``methods.embedding_index``."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.storage import map_array
+from methods.embedding_index import Form
+
+
+@dataclass(frozen=True)
+class SparseRows:
+    """Vectors side by side.
+
+    Attributes:
+        starts: where each begins, int64 ``[vectors + 1]``.
+        dims, weights: int32 and float32 ``[entries]``.
+    """
+
+    starts: np.ndarray
+    dims: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return self.starts.nbytes + self.dims.nbytes + self.weights.nbytes
+
+    def block(self, start: int, stop: int, width: int) -> Tensor:
+        """Vectors ``start`` to ``stop``: sparse float64 ``[stop - start, width]``."""
+        entries = slice(int(self.starts[start]), int(self.starts[stop]))
+        row = np.repeat(np.arange(stop - start), np.diff(self.starts[start : stop + 1]))
+        places = torch.from_numpy(np.stack([row, self.dims[entries].astype(np.int64)]))
+        values = torch.from_numpy(self.weights[entries].astype(np.float64))
+        return torch.sparse_coo_tensor(
+            places, values, (stop - start, width), is_coalesced=True, check_invariants=False
+        )
+
+
+class SparseVectors(Form[SparseRows]):
+    """``starts.npy``, and ``dims.bin`` and ``weights.bin``: the entries that are not 0."""
+
+    files = ("starts.npy", "dims.bin", "weights.bin")
+
+    def write(self, folder: Path, chunks: Iterator[SparseRows], n_passages: int) -> None:
+        """Entries are appended; only where each passage begins is held, 8 bytes each."""
+        starts = array("q", [0])
+        paths = [folder / name for name in self.files]
+        with open(paths[1], "wb") as dims, open(paths[2], "wb") as weights:
+            for rows in chunks:
+                starts.extend((rows.starts[1:] + starts[-1]).tolist())
+                dims.write(rows.dims.astype(np.int32).tobytes())
+                weights.write(rows.weights.astype(np.float32).tobytes())
+        assert len(starts) == n_passages + 1
+        np.save(paths[0], np.array(starts, dtype=np.int64), allow_pickle=False)
+
+    def open(self, folder: Path, n_passages: int) -> SparseRows:
+        """All rows."""
+        starts = np.asarray(map_array(folder / self.files[0]))
+        if len(starts) != n_passages + 1:
+            raise ValueError("other vectors")
+        dims, weights = (
+            # An empty file cannot be mapped.
+            np.memmap(folder / name, dtype, "r") if starts[-1] else np.zeros(0, dtype)
+            for name, dtype in zip(self.files[1:], (np.int32, np.float32), strict=True)
+        )
+        return SparseRows(starts, dims, weights)
