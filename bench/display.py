@@ -7,13 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from bench.result import Estimate
+from metrics.influence import INFLUENCE
 from metrics.length import LENGTH_RATIO
 
 MISSING = "–"
-PREFERRED = (
-    "mrr", "hit@1", "hit@10", "recall@10", "tail_patch", "tail_patch_log", "removal_effect",
-    "removal_effect_log", "lds", "qld",
-)  # fmt: skip
+PREFERRED = ("mrr", "hit@1", "hit@10", "recall@10", *INFLUENCE)
 # The paper prints tail-patch, a difference of probabilities, in percentage points.
 _TITLES = {
     "mrr": "MRR", "tail_patch": "tail-patch (pp)", "tail_patch_log": "tail-patch (log p)",
@@ -48,12 +46,11 @@ _MEANINGS = {
 
 
 _IN_POINTS = ("tail_patch", "opponent_tail_patch", "removal_effect")
-_SIGNED = ("tail_patch", "opponent_tail_patch", "removal_effect", "lds", "qld")
 
 
 def is_signed(metric: str) -> bool:
     """Whether a metric is a change, which is written with its sign."""
-    return metric.startswith(_SIGNED)
+    return metric in INFLUENCE
 
 
 def is_diagnostic(metric: str) -> bool:

@@ -17,15 +17,13 @@ from bench.tasks.base import Query, Task
 from methods.base import Context, Ranking
 from metrics.attribution import Judged, Metric, parse_metric, score_rankings
 from metrics.bootstrap import estimate
+from metrics.influence import INFLUENCE
 from metrics.length import DEPTH, LENGTH_RATIO, length_ratio
 from metrics.retraining import RetrainingConfig, RetrainingTruth
 from metrics.tail_patch import TailPatch
 
-INFLUENCE = (
-    "tail_patch", "tail_patch_log", "base_probability", "removal_effect", "removal_effect_log",
-    "lds", "qld", "opponent_tail_patch", "opponent_tail_patch_log",
-)  # fmt: skip
 _OPPONENTS = {name: f"opponent_{name}" for name in ("tail_patch", "tail_patch_log")}
+_BASE = "base_probability"  # before any step: says nothing of a method
 _NAMED = 10  # passages that a result names; all are counted
 _SUPPORT_DEPTH = 10  # the paper looks at the kinds of the top 10 proponents
 
@@ -91,7 +89,7 @@ def evaluate(
             truth = _retrained(config.retraining, context, rankings, seed, top_k)
         frame = frame.merge(truth, on="query_id", how="left")
     names = [metric.name for metric in metrics]
-    measured = [*names, *(name for name in INFLUENCE if name in frame), LENGTH_RATIO]
+    measured = [*names, *(name for name in (*INFLUENCE, _BASE) if name in frame), LENGTH_RATIO]
     samples = config.bootstrap_samples
     labels = pd.DataFrame(_labels(task.queries), index=frame.index)
     slices = by_group(labels, frame[measured], samples, seed)

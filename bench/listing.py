@@ -12,12 +12,12 @@ from bench import console, display
 from bench.errors import UserError, did_you_mean
 from bench.escape import clean
 from bench.registry import Registry
+from metrics.influence import INFLUENCE
 
 # Columns of a terminal; together with the names they fill 120.
 _MAX_WIDTHS = {"what it does": 31, "needs": 15, "cost": 16, "source": 16}
 _METRICS = (
-    "mrr", "hit@k", "recall@k", "precision@k", "map", "map@k", "ndcg@k", "tail_patch",
-    "tail_patch_log", "removal_effect", "removal_effect_log", "lds", "qld",
+    "mrr", "hit@k", "recall@k", "precision@k", "map", "map@k", "ndcg@k", *INFLUENCE
 )  # fmt: skip
 
 

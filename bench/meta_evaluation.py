@@ -19,6 +19,7 @@ from bench import display, escape
 from bench.display import in_order, is_diagnostic, title
 from bench.leaderboard import Board, Row, table_of
 from bench.tables import piped
+from metrics.correlation import rank_correlations
 
 TRUTHS = ("removal_effect", "removal_effect_log", "lds", "qld")
 LEAST_METHODS = 4  # of fewer, any order is likely enough by chance
@@ -118,7 +119,7 @@ def _foresight(
     n = int(seen.sum())
     drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=SAMPLES)
     times = np.vstack([np.ones(n), drawn])  # the first: every query once
-    found = correlations(*(_means(values, times) for values in columns))
+    found = rank_correlations(*(_means(values, times) for values in columns))
     low, high = np.nanpercentile(found[1:], [2.5, 97.5]) if np.isfinite(found[1:]).any() else [
         np.nan, np.nan
     ]  # fmt: skip
@@ -138,18 +139,6 @@ def _means(values: np.ndarray, times: np.ndarray) -> np.ndarray:
     scored = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return (times @ np.where(scored, values, 0.0)) / (times @ scored.astype(np.float64))
-
-
-def correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Spearman's rank correlation of each row, mean ranks for ties; NaN where a row is constant.
-
-    Args:
-        one, other: ``[rows, methods]``.
-    """
-    ranks = [pd.DataFrame(values).rank(axis=1).to_numpy() for values in (one, other)]
-    a, b = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
-    with np.errstate(invalid="ignore"):
-        return (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
 
 
 # ------------------------------------------------------------------ as text

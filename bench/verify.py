@@ -31,11 +31,12 @@ from bench.result import (
     read_result,
 )
 from bench.storage import file_sha256
+from metrics.influence import INFLUENCE
 from metrics.length import LENGTH_RATIO, length_ratio
 
 ENTAILED = 0.5  # the release calls a passage correct above this entailment score
 # Measured on models, query by query.
-_BELIEVED = ("tail_patch", "opponent_tail_patch", "base_", "removal_effect", "lds", "qld")
+_BELIEVED = (*INFLUENCE, "base_")
 _TOLERANCE = 1e-9  # relative: sums in another order differ in the last bits
 
 

@@ -23,6 +23,7 @@ import pandas as pd
 
 from bench.errors import UserError
 from bench.models.retraining import Removal
+from metrics.correlation import rank_correlations
 
 if TYPE_CHECKING:
     from bench.tasks.base import Query
@@ -240,17 +241,10 @@ def rank_correlation(predicted: np.ndarray, measured: np.ndarray) -> float:
     Args:
         predicted, measured: ``[n]``.
     """
-    ranks = _centred_ranks(measured)
-    if not ranks.any():
+    if np.ptp(measured) == 0:
         return math.nan
-    foreseen = _centred_ranks(predicted)
-    if not foreseen.any():
-        return 0.0
-    return float(ranks @ foreseen / math.sqrt((ranks @ ranks) * (foreseen @ foreseen)))
-
-
-def _centred_ranks(values: np.ndarray) -> np.ndarray:
-    return pd.Series(values).rank().to_numpy() - (len(values) + 1) / 2
+    found = float(rank_correlations(predicted[None], measured[None])[0])
+    return 0.0 if math.isnan(found) else found
 
 
 def reseed_agreement(outputs: np.ndarray) -> float:

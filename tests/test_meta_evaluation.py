@@ -9,11 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bench.leaderboard import make_boards
-from bench.meta_evaluation import Foresight, correlations, csv_text, foresights, markdown
+from bench.meta_evaluation import Foresight, csv_text, foresights, markdown
 from bench.result import read_cells
 from tests.cells import edit_result, edit_table, write_cell
 
@@ -122,19 +120,3 @@ def test_as_text(tmp_path: Path) -> None:
     plain = text.replace("\\", "")
     assert "| LDS | removal effect (pp) | – | [–, –] | 5 |" in plain
     assert markdown([(board, []) for board, _ in boards]) == ""
-
-
-@given(
-    st.integers(2, 8).flatmap(
-        lambda n: st.lists(
-            st.lists(st.integers(0, 3), min_size=n, max_size=n), min_size=2, max_size=2
-        )
-    )
-)
-def test_correlation_is_scipys(pair: list[list[int]]) -> None:
-    one, other = (np.array([values], dtype=float) for values in pair)
-    value = correlations(one, other)[0]
-    if len(set(pair[0])) == 1 or len(set(pair[1])) == 1:
-        assert math.isnan(value)
-    else:
-        assert value == pytest.approx(stats.spearmanr(*pair).statistic)

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,7 +71,9 @@ def _run_pool(jobs: Sequence[Job], workers: int, label: str, unit: str) -> None:
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as pool:
         futures = [pool.submit(job.run) for job in jobs]
         try:
-            for future in progress.track(_finished(futures), label, unit=unit, total=len(futures)):
+            for future in progress.track(
+                as_completed(futures), label, unit=unit, total=len(futures)
+            ):
                 future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -90,10 +92,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _finished(futures: Sequence[Future[None]]) -> Iterator[Future[None]]:
-    yield from as_completed(futures)
 
 
 @contextmanager

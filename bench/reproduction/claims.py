@@ -12,8 +12,7 @@ import yaml
 from bench.config import typed
 from bench.errors import UserError
 from metrics.attribution import parse_metric
-
-INFLUENCE = ("tail_patch", "tail_patch_log", "removal_effect", "removal_effect_log", "lds", "qld")
+from metrics.influence import INFLUENCE
 
 
 class Kind(str, Enum):
