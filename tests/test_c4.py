@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import shutil
 from collections import Counter
 from dataclasses import asdict
 
@@ -16,11 +15,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from bench.cli import main
-from bench.errors import UserError
 from bench.result import read_result
-from bench.tasks.base import load_task
-from bench.tasks.c4 import C4, C4Config
-from tests.test_trex import DATA, REPO, fact, write
+from bench.tasks.c4 import C4
+from tests.fact_files import DATA, REPO, FactFiles, fact, write
 
 WORDS = 8  # tokens a passage
 
@@ -29,39 +26,19 @@ def document(text, **more):
     return {"text": text, "url": "http://x", "timestamp": "2019-04-25T12:57:54Z", **more}
 
 
-class World:
-    """A folder with facts and shards, and the task made of them."""
+class World(FactFiles):
+    """Facts and shards."""
+
+    name, builder = "c4", C4
+    files = {"facts": "facts.jsonl", "passages": "c4-train.*.json.gz"}  # noqa: RUF012
+    defaults = {"seed": 0, "passage_tokens": WORDS}  # noqa: RUF012
 
     def __init__(self, folder, facts, *shards):
-        self.folder = folder
-        write(folder / "facts.jsonl", facts)
+        super().__init__(folder, facts)
         for number, documents in enumerate(shards):
             packed = "".join(json.dumps(one) + "\n" for one in documents).encode()
             name = f"c4-train.{number:05}-of-00002.json.gz"
             (folder / name).write_bytes(gzip.compress(packed))
-
-    def config(self, **changes):
-        shipped = OmegaConf.load(REPO / "conf/task/c4.yaml")
-        assert shipped.pop("name") == "c4"
-        files = {
-            "facts": f"{self.folder}/facts.jsonl",
-            "passages": f"{self.folder}/c4-train.*.json.gz",
-        }
-        defaults = {"seed": 0, "passage_tokens": WORDS}
-        merged = OmegaConf.merge(OmegaConf.structured(C4Config), shipped, defaults, files, changes)
-        return OmegaConf.to_object(merged)
-
-    def task(self, **changes):
-        cache = self.folder / "cache"
-        shutil.rmtree(cache, ignore_errors=True)
-        return load_task("c4", C4(self.config(**changes)), cache)
-
-    def refusal(self, **changes):
-        with pytest.raises(UserError) as caught:
-            self.task(**changes)
-        left = [path.name for path in (self.folder / "cache").rglob("*") if path.is_file()]
-        assert left == [], "a task that failed leaves nothing behind"
-        return str(caught.value)
 
 
 @pytest.fixture

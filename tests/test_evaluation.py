@@ -18,6 +18,7 @@ from bench.tasks.base import Query, Task
 from methods.base import Context, Ranking
 from methods.controls import Gold, GoldConfig
 from metrics.attribution import NoGold
+from metrics.influence import INFLUENCE
 from metrics.length import LENGTH_RATIO
 from metrics.tail_patch import TailPatchConfig
 from tests.helpers import make_task
@@ -236,12 +237,21 @@ def test_tasks_without_statements_have_no_shares(task: Task) -> None:
 # ------------------------------------------------------------------ influence
 
 
-def test_influence_of_the_chosen_queries(tmp_path: Path) -> None:
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    """With a model, and targets that it can be asked for."""
     queries = [dataclasses.replace(query, target="trombone") for query in QUERIES]
     task = make_task(tmp_path / "task", TEXTS, queries)
     model = load(make_model(tmp_path / "model", layers=1))
-    context = Context(task, tmp_path / "cache", load_model=lambda: model)
-    rankings = [ranking(query.query_id, ROWS[query.query_id]) for query in queries]
+    return Context(task, tmp_path / "cache", load_model=lambda: model)
+
+
+@pytest.fixture
+def rankings() -> list[Ranking]:
+    return [ranking(query.query_id, ROWS[query.query_id]) for query in QUERIES]
+
+
+def test_influence_of_the_chosen_queries(context: Context, rankings: list[Ranking]) -> None:
     found = evaluate(config(tail_patch=True, n_queries=2), context, rankings, seed=0, top_k=100)
     table = found.per_query
     assert table["query_id"].tolist() == ["q0", "q1", "q2", "q3"]
@@ -255,14 +265,9 @@ def test_influence_of_the_chosen_queries(tmp_path: Path) -> None:
     assert "base_log_probability" not in found.metrics
 
 
-def test_opponents_are_patched_where_asked(tmp_path: Path) -> None:
-    queries = [dataclasses.replace(query, target="trombone") for query in QUERIES]
-    task = make_task(tmp_path / "task", TEXTS, queries)
-    model = load(make_model(tmp_path / "model", layers=1))
-    context = Context(task, tmp_path / "cache", load_model=lambda: model)
-    plain = [ranking(query.query_id, ROWS[query.query_id]) for query in queries]
+def test_opponents_are_patched_where_asked(context: Context, rankings: list[Ranking]) -> None:
     turned = [  # the same passages as opponents: the same steps
-        dataclasses.replace(r, opponent_rows=r.rows, opponent_scores=-r.scores) for r in plain
+        dataclasses.replace(r, opponent_rows=r.rows, opponent_scores=-r.scores) for r in rankings
     ]
     asked = config(tail_patch=True, n_queries=2, opponents=True)
     found = evaluate(asked, context, turned, seed=0, top_k=100).per_query
@@ -271,7 +276,7 @@ def test_opponents_are_patched_where_asked(tmp_path: Path) -> None:
         assert found[f"opponent_{name}"].tolist() == pytest.approx(
             found[name].tolist(), nan_ok=True
         )
-    without = evaluate(asked, context, plain, seed=0, top_k=100)
+    without = evaluate(asked, context, rankings, seed=0, top_k=100)
     assert without.per_query["opponent_tail_patch"].isna().all(), "a method that has none"
     assert "opponent_tail_patch" not in without.metrics
     silent = evaluate(config(tail_patch=True, n_queries=2), context, turned, seed=0, top_k=100)
@@ -280,15 +285,10 @@ def test_opponents_are_patched_where_asked(tmp_path: Path) -> None:
 
 def test_without_tail_patch_no_model_is_asked_for(task: Task) -> None:
     found = evaluated(task)  # this context has no model: asking for it raises
-    assert not set(found.metrics) & set(evaluation_module.INFLUENCE)
+    assert not set(found.metrics) & {*INFLUENCE, "base_probability"}
 
 
-def test_the_change_of_each_proponent_is_kept(tmp_path: Path) -> None:
-    queries = [dataclasses.replace(query, target="trombone") for query in QUERIES]
-    task = make_task(tmp_path / "task", TEXTS, queries)
-    model = load(make_model(tmp_path / "model", layers=1))
-    context = Context(task, tmp_path / "cache", load_model=lambda: model)
-    rankings = [ranking(query.query_id, ROWS[query.query_id]) for query in queries]
+def test_the_change_of_each_proponent_is_kept(context: Context, rankings: list[Ranking]) -> None:
     found = evaluate(config(tail_patch=True, n_queries=2), context, rankings, seed=0, top_k=100)
     means = found.per_query.set_index("query_id")["tail_patch"]
     assert set(found.changes) == {"q0", "q2"}

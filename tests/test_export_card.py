@@ -17,7 +17,7 @@ from bench.records import RetrievalRecord
 from bench.result import RETRIEVALS, read_cells
 from bench.storage import file_sha256
 from tests.cells import edit_result, edit_retrievals, write_cell
-from tests.test_report import HOSTILE
+from tests.reports import HOSTILE
 
 
 def card_of(results: Path) -> tuple[dict, str]:

@@ -5,84 +5,31 @@ from __future__ import annotations
 import re
 import tracemalloc
 from collections import Counter, defaultdict
-from dataclasses import asdict, fields
-from itertools import chain, islice, pairwise, product
+from dataclasses import asdict
+from itertools import chain, islice, product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
-from bench.errors import UserError
 from bench.support import Support, support
 from bench.tasks.base import load_task
-from bench.tasks.factworld import FactWorld, ReplacedWorld
 from bench.tasks.factworld.kinds import GIVEN_NAMES, KINDS
 from bench.tasks.factworld.names import Namer, Near
 from bench.tasks.factworld.relations import N_OBJECT_LAST, N_PHRASINGS, PROFILES, RELATIONS
-from bench.tasks.factworld.sentences import _CLOSERS, _FRAMES, _OPENERS, MAX_FREQUENCY
+from bench.tasks.factworld.sentences import _CLOSERS, _FRAMES, _OPENERS
 from bench.tasks.factworld.unrelated import Unrelated
-
-CONF = Path(__file__).parent.parent / "conf" / "task"
-WORLDS = {"factworld": FactWorld, "replaced": ReplacedWorld}
-NEGATIONS = re.compile(
-    "not true|is false|withdrawn|no record supports|deny|mistaken|wrongly|nothing confirms"
-    "|an error|reject",
-    re.IGNORECASE,
+from tests.factworlds import (
+    NEGATIONS,
+    WORLDS,
+    Made,
+    build,
+    has,
+    prompt_phrasing,
+    relation_of,
+    subject_name,
+    triple,
 )
-
-
-def build(name: str = "factworld", **changes: Any) -> FactWorld:
-    """The builder with the settings of its YAML file and some changes, as the harness makes it."""
-    values = OmegaConf.load(CONF / f"{name}.yaml")
-    values.update({"seed": 0, **changes})
-    del values["name"]
-    kind = WORLDS[name]
-    return kind(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind.Config), values)))
-
-
-class Made:
-    """A task in memory, with what tests look up in it."""
-
-    def __init__(self, builder: FactWorld) -> None:
-        self.builder = builder
-        self.passages = list(builder.passages())
-        self.queries = list(builder.queries())
-        self.stated = defaultdict(list)  # triple -> rows that state it
-        for p in self.passages:
-            if p.statement and p.statement["manner"] in ("plain", "alias"):
-                self.stated[triple(p.statement)].append(p.row)
-        self.object_names = {q.statement["object"]: q.target for q in self.queries}
-        self.subject_names = {q.statement["subject"]: subject_name(q) for q in self.queries}
-        self.by_id = {q.query_id: q for q in self.queries}
-
-
-def triple(statement: dict) -> tuple:
-    return statement["subject"], statement["relation"], statement["object"]
-
-
-def relation_of(name: str) -> Any:
-    return next(relation for relation in RELATIONS if relation.name == name)
-
-
-def prompt_phrasing(query: Any) -> tuple[int, str]:
-    """Which phrasing a prompt is in, and the subject's name in it: read from the text alone."""
-    for phrasing in range(N_OBJECT_LAST):
-        template = relation_of(query.relation).phrasings[phrasing].removesuffix(" {o}")
-        template = template[0].upper() + template[1:] if template[0] != "{" else template
-        pattern = re.escape(template).replace(re.escape("{s}"), r"(\w+(?: of)?(?: \w+)?)")
-        if found := re.fullmatch(pattern, query.prompt):
-            return phrasing, found[1]
-    raise AssertionError(f"{query.prompt!r} is in no phrasing of {query.relation}")
-
-
-def subject_name(query: Any) -> str:
-    return prompt_phrasing(query)[1]
-
-
-def has(text: str, words: str) -> bool:
-    return re.search(rf"\b{re.escape(words)}\b", text, re.IGNORECASE) is not None
 
 
 @pytest.fixture(scope="module")
@@ -93,60 +40,6 @@ def world() -> Made:
 @pytest.fixture(scope="module")
 def replaced() -> Made:
     return Made(build("replaced"))
-
-
-# ------------------------------------------------------------------ settings
-
-
-@pytest.mark.parametrize("name", WORLDS)
-def test_yaml_names_each_setting_and_says_why(name: str) -> None:
-    lines = (CONF / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-    keys = [line.partition(":")[0] for line in lines if re.match(r"\w+:", line)]
-    assert keys[0] == "name"
-    assert set(keys[1:]) == {field.name for field in fields(WORLDS[name].Config)}
-    for before, line in pairwise(lines):
-        if re.match(r"\w+:", line):
-            assert before.startswith("#"), line
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "key"),
-    [
-        ("factworld", {"n_facts": 3}, "n_facts"),
-        ("factworld", {"n_passages": 0}, "n_passages"),
-        ("factworld", {"n_passages": 100}, "n_passages"),
-        ("factworld", {"n_facts": 1000, "n_passages": 5000}, "n_passages"),
-        ("factworld", {"n_queries": 0}, "n_queries"),
-        ("factworld", {"n_queries": 5000}, "n_queries"),
-        ("factworld", {"max_frequency": 0}, "max_frequency"),
-        ("factworld", {"max_frequency": MAX_FREQUENCY + 1}, "max_frequency"),
-        ("factworld", {"n_objects": 1}, "n_objects"),
-        ("factworld", {"zipf_exponent": -1.0}, "zipf_exponent"),
-        ("factworld", {"zipf_exponent": float("nan")}, "zipf_exponent"),
-        ("factworld", {"alias_rate": 1.5}, "alias_rate"),
-        ("factworld", {"alias_introductions": 0}, "alias_introductions"),
-        ("factworld", {"near_name_rate": -0.1}, "near_name_rate"),
-        ("factworld", {"denied_rate": 0.9}, "denied_rate"),
-        ("factworld", {"prompt": 3}, "prompt"),
-        ("factworld", {"seed": -1}, "seed"),
-        ("replaced", {"bridge_rate": 1.0}, "bridge_rate"),
-        ("factworld", {"n_facts": 1_200_000}, "n_facts"),
-    ],
-)
-def test_bad_settings_are_refused_where_they_are(name: str, changes: dict, key: str) -> None:
-    with pytest.raises(UserError) as caught:
-        build(name, **changes)
-    assert caught.value.where == f"task.{key}"
-    assert caught.value.fix
-
-
-def test_too_few_passages_are_answered_with_a_number_that_suffices() -> None:
-    with pytest.raises(UserError) as caught:
-        build(n_facts=1000, n_passages=5000)
-    needed = int(re.search(r"task.n_passages=(\d+)", caught.value.fix)[1])
-    assert len(list(build(n_facts=1000, n_passages=needed).passages())) == needed
-    with pytest.raises(UserError):
-        build(n_facts=1000, n_passages=needed - 20)
 
 
 # ------------------------------------------------------------------ size and seed

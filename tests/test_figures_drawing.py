@@ -29,7 +29,7 @@ from bench.result import RETRIEVALS, Estimate, read_cells
 from methods import METHODS
 from tests.cells import write_cell
 from tests.figure_cells import everything
-from tests.test_report import HOSTILE, Page
+from tests.reports import HOSTILE, Page
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,16 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModelForCausalLM
 
 import bench.plan
 import bench.plan_model
 from bench import plan_corpus
 from bench.cli import main
-from bench.models.directory import Directory, DirectoryConfig, Geometry
-from bench.models.language_model import LanguageModel, Tokens
 from bench.plan import Plan, composed, make_plan
 from bench.plan_costs import (
     Architecture,
@@ -40,11 +35,9 @@ from bench.plan_costs import (
     tokens_per_word,
     whitening_flops,
 )
-from bench.plan_model import Speed, architecture_of, calibrate, run_once
+from bench.plan_model import Speed
 from bench.plan_table import hours, in_binary, in_decimal
 from methods.gradient import index, whitening
-from methods.gradient.encoder import GradientEncoder
-from methods.gradient.parameters import gradient_matrices
 from tests.models import load, make_model
 
 Capture = pytest.CaptureFixture[str]
@@ -264,109 +257,6 @@ def test_choices_are_those_of_the_method() -> None:
     assert found.auto_mixing
 
 
-# ------------------------------------------------------------------ against real models
-
-
-def toy_model(folder: Path, layers: int = 6) -> LanguageModel:
-    model = load(make_model(folder, "llama", layers=layers), torch.float32)
-    model.module.set_attn_implementation("eager")  # type: ignore[operator]
-    return model
-
-
-def counter() -> FlopCounterMode:
-    """Torch's, which knows neither products in place nor fused attention on a CPU."""
-
-    def in_place(_: Any, left: tuple[int, ...], right: tuple[int, ...], **__: Any) -> int:
-        return 2 * left[0] * left[1] * left[2] * right[2]
-
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: in_place})
-
-
-def counted(model: LanguageModel) -> Architecture:
-    return architecture_of(model.module.config, 2)
-
-
-@pytest.mark.parametrize(
-    ("architecture", "options"),
-    [("gpt_neox", {}), ("gpt2", {}), ("llama", {"tie_word_embeddings": True}), ("llama", {})],
-)
-def test_numbers_are_those_of_the_real_model(
-    architecture: str, options: dict, tmp_path: Path
-) -> None:
-    model = load(make_model(tmp_path, architecture, layers=3, **options))
-    found = counted(model)
-    matrices = gradient_matrices(model.module, 2)
-    assert found.parameters == model.n_params
-    assert found.matrices == tuple((*m.shape, m.block) for m in matrices)
-    head = model.module.get_output_embeddings().weight.numel()  # type: ignore[operator, union-attr]
-    assert found.multiplied == sum(m.weight.numel() for m in matrices) + head
-    assert (found.n_layers, found.hidden_size, found.attention_width) == (3, 32, 32)
-    assert found.context_length == 64
-    assert (found.unwatched_layers, found.unwatched) == (0, 0)
-    last = architecture_of(model.module.config, 2, layers=[-1])
-    assert (last.unwatched_layers, last.unwatched) == (2, (found.multiplied - head) * 2 // 3)
-
-
-def test_forward_and_backward_are_what_torch_counts(tmp_path: Path) -> None:
-    model = toy_model(tmp_path)
-    inputs = torch.randn(3, 40, 32, requires_grad=True)
-    with counter() as counts:
-        run_once(model.module.requires_grad_(False), inputs)
-    found = counted(model)
-    expected = 3 * (forward_flops(found, 40) + backward_flops(found, 40))
-    assert counts.get_total_flops() == pytest.approx(expected, rel=0.05)
-
-
-@pytest.mark.parametrize("projection_dim", [4, 16, None])
-def test_encoding_is_what_torch_counts(projection_dim: int | None, tmp_path: Path) -> None:
-    model = toy_model(tmp_path)
-    encoder = GradientEncoder(
-        model, projection_dim=projection_dim, layer_blocks=2, seed=0, second_moments=None
-    )
-    batch = [Tokens(list(range(1, 41)), loss_from=1) for _ in range(3)]
-    with counter() as counts:
-        encoder.encode(batch)
-    expected = 3 * encode_flops(counted(model), 40, projection_dim)
-    assert counts.get_total_flops() == pytest.approx(expected, rel=0.05)
-    assert block_sizes(counted(model), projection_dim) == encoder.block_sizes
-
-
-@pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_neox"])
-def test_calibration_runs_a_narrowed_layer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench.plan_model, "_LAYER_PARAMETERS", {"cpu": 2**14})
-    monkeypatch.setattr(bench.plan_model, "_SECONDS", 0.0)
-    config = AutoConfig.for_model(
-        name, hidden_size=64, num_hidden_layers=5, num_attention_heads=4, vocab_size=40,
-        intermediate_size=128, max_position_embeddings=32, pad_token_id=39,
-    )  # fmt: skip
-    found = calibrate(config, dtype=torch.float32, device="cpu", tokens=10, batch_tokens=20)
-    assert found.flops_per_second > 1e5
-    assert re.fullmatch(r"one layer (16|32) wide, 20 tokens, float32 on cpu", found.how)
-    assert (config.hidden_size, config.num_hidden_layers) == (64, 5)  # the caller's is untouched
-
-
-@pytest.mark.parametrize(
-    ("name", "low", "high"), [("154m", 150e6, 158e6), ("1b", 0.97e9, 1.03e9), ("8b", 7.8e9, 8.2e9)]
-)
-def test_planned_models_have_about_their_size(name: str, low: float, high: float) -> None:
-    plan = planned(f"model={name}", *GIVEN)
-    assert low < plan.architecture.parameters < high
-    assert sum(plan.blocks) == 2**16
-
-
-def test_a_geometry_is_the_model_that_it_describes() -> None:
-    settings, _ = composed(["model=154m", "model.geometry.num_layers=2"])
-    geometry = Geometry(**settings.model["geometry"])
-    config = DirectoryConfig(
-        path=None, optimizer_state=None, adam_epsilon=1e-8, learning_rate=None, dtype="float32",
-        gradient_dtype="float32", append_eos=False, projection_dim=64,
-        geometry=replace(geometry, vocab_size=100, hidden_size=48, intermediate_size=80),
-    )  # fmt: skip
-    built = Directory("toy", config).architecture()
-    module = AutoModelForCausalLM.from_config(built)
-    assert architecture_of(built, 8).parameters == sum(p.numel() for p in module.parameters())
-
-
 # ------------------------------------------------------------------ the command
 
 
@@ -521,6 +411,15 @@ def test_a_planned_model_does_not_run_without_weights(capsys: Capture) -> None:
 
 def test_help(capsys: Capture) -> None:
     assert "KEY=VALUE" in output_of(capsys, "--help")
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("154m", 150e6, 158e6), ("1b", 0.97e9, 1.03e9), ("8b", 7.8e9, 8.2e9)]
+)
+def test_planned_models_have_about_their_size(name: str, low: float, high: float) -> None:
+    plan = planned(f"model={name}", *GIVEN)
+    assert low < plan.architecture.parameters < high
+    assert sum(plan.blocks) == 2**16
 
 
 # ------------------------------------------------------------------ how numbers are written

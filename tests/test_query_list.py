@@ -8,7 +8,7 @@ import json
 import pytest
 
 from bench.tasks.trex import TRex
-from tests.test_trex import World, fact, sentence, write
+from tests.fact_files import TRexFiles, fact, sentence, write
 
 
 def query(i, prompt=0, **more):
@@ -20,7 +20,7 @@ def query(i, prompt=0, **more):
 @pytest.fixture
 def world(tmp_path):
     facts = [fact(i, "a" if i < 6 else "b", c4_frequency=i) for i in range(10)]
-    return World(tmp_path, facts, [sentence(i) for i in range(3)])
+    return TRexFiles(tmp_path, facts, [sentence(i) for i in range(3)])
 
 
 def asked(world, queries, **changes):
@@ -67,7 +67,7 @@ def test_both_prompt_and_target_must_be_the_facts(world, capsys):
 
 def test_the_fact_id_of_the_file_decides_between_equal_facts(tmp_path, capsys):
     facts = [fact(0), {**fact(0), "fact_id": "twin"}, fact(1)]
-    world = World(tmp_path, facts, [sentence(0)])
+    world = TRexFiles(tmp_path, facts, [sentence(0)])
     task = asked(world, [query(0, fact_id="twin"), query(1, fact_id="of another release")])
     assert list(pairs(task)) == ["twin", "f1"]
     assert "no fact" not in capsys.readouterr().err
@@ -98,7 +98,7 @@ def test_queries_of_several_files_count_once(world):
 
 def test_what_is_listed_can_be_sampled_and_left_out(tmp_path):
     facts = [fact(i, "ab"[i % 2], is_repetition=i < 4) for i in range(20)]
-    world = World(tmp_path, facts, [sentence(0)])
+    world = TRexFiles(tmp_path, facts, [sentence(0)])
     task = asked(world, [query(i) for i in range(10)], n_queries=4, repetitions="exclude")
     assert len(task.queries) == 4
     assert {query.relation for query in task.queries} == {"a", "b"}

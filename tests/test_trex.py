@@ -13,67 +13,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from bench.errors import UserError
-from bench.tasks.base import load_task
 from bench.tasks.facts import frequency_bucket
-from bench.tasks.trex import TRex, TRexConfig
-
-REPO = Path(__file__).parent.parent
-DATA = Path(os.environ.get("TDABENCH_DATA", REPO / "../shared/data"))
-REAL = [
-    pytest.param(
-        name,
-        marks=pytest.mark.skipif(
-            not (DATA / name).is_dir(), reason=f"no {name} data; set TDABENCH_DATA to its folder"
-        ),
-    )
-    for name in ("trex", "redocred")
-]
-
-
-def fact(i, relation="r", sentences=(), **more):
-    prompts = {f"prompt{k}": f"E{i} {k}" for k in range(3)}
-    entities = {"entity0": f"E{i}", "relation": relation, "entity1": f"T{i}"}
-    return {"fact_id": f"f{i}", **entities, "trex_sentences": list(sentences), **prompts, **more}
-
-
-def sentence(i, facts=(), text=None):
-    return {"sentence_id": f"s{i}", "text": text or f"text {i}", "fact_triples": list(facts)}
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-class World:
-    """A folder with facts and sentences, and the task made of it."""
-
-    def __init__(self, folder, facts, sentences):
-        self.folder = folder
-        write(folder / "facts.jsonl", facts)
-        write(folder / "sentences.jsonl", sentences)
-
-    def config(self, **changes):
-        """The shipped settings with ``changes``, made as the harness makes them."""
-        shipped = OmegaConf.load(REPO / "conf/task/trex.yaml")
-        assert shipped.pop("name") == "trex"
-        files = {kind: f"{self.folder}/{kind}.jsonl" for kind in ("facts", "sentences")}
-        merged = OmegaConf.merge(
-            OmegaConf.structured(TRexConfig), shipped, {"seed": 0}, files, changes
-        )
-        return OmegaConf.to_object(merged)
-
-    def task(self, **changes):
-        cache = self.folder / "cache"
-        shutil.rmtree(cache, ignore_errors=True)
-        return load_task("trex", TRex(self.config(**changes)), cache)
-
-    def refusal(self, **changes):
-        with pytest.raises(UserError) as caught:
-            self.task(**changes)
-        left = [path.name for path in (self.folder / "cache").rglob("*") if path.is_file()]
-        assert left == [], "a task that failed leaves nothing behind"
-        return str(caught.value)
+from bench.tasks.trex import TRex
+from tests.fact_files import DATA, REAL, REPO, TRexFiles, fact, sentence, write
 
 
 @pytest.fixture
@@ -86,7 +28,7 @@ def small(tmp_path):
         fact(3, "b", [], c4_frequency=0, is_repetition=True),
     ]
     sentences = [sentence(0), sentence(1, ["f1", "other"]), sentence(2, ["f2"]), sentence(3)]
-    return World(tmp_path, facts, [*sentences, sentence(4, ["f2"])])
+    return TRexFiles(tmp_path, facts, [*sentences, sentence(4, ["f2"])])
 
 
 @pytest.fixture
@@ -94,7 +36,7 @@ def large(tmp_path):
     """90 facts of three relations (60, 20, 10), each with one gold sentence among 400."""
     relations = ["a"] * 60 + ["b"] * 20 + ["c"] * 10
     facts = [fact(i, relation, [f"s{4 * i}"]) for i, relation in enumerate(relations)]
-    return World(tmp_path, facts, [sentence(i) for i in range(400)])
+    return TRexFiles(tmp_path, facts, [sentence(i) for i in range(400)])
 
 
 def ids(task):
@@ -191,7 +133,7 @@ def test_a_plain_sample_follows_the_sizes(large):
 
 def test_a_sample_may_be_balanced_over_frequency(tmp_path):
     facts = [fact(i, c4_frequency=0 if i < 40 else 5) for i in range(44)]
-    task = World(tmp_path, facts, [sentence(0)]).task(n_queries=8, stratify="frequency")
+    task = TRexFiles(tmp_path, facts, [sentence(0)]).task(n_queries=8, stratify="frequency")
     assert Counter(q.slices["frequency"] for q in task.queries) == {"0": 4, "1-9": 4}
 
 
@@ -270,7 +212,7 @@ def test_fingerprint_knows_content_by_name_size_and_time(small, tmp_path_factory
         return TRex(world.config(**changes)).fingerprint()
 
     before = fingerprint(small)
-    moved = World(tmp_path_factory.mktemp("moved"), [], [])
+    moved = TRexFiles(tmp_path_factory.mktemp("moved"), [], [])
     for kind in ("facts", "sentences"):
         shutil.copy2(small.folder / f"{kind}.jsonl", moved.folder / f"{kind}.jsonl")
     assert fingerprint(moved) == before, "moving the files changes nothing"
@@ -291,7 +233,7 @@ def test_fingerprint_knows_content_by_name_size_and_time(small, tmp_path_factory
 
 def test_missing_gold_sentences(tmp_path, capsys):
     facts = [fact(0, sentences=["s0"]), fact(1, sentences=["s8", "s0"]), fact(2, sentences=["s9"])]
-    world = World(tmp_path, facts, [sentence(i) for i in range(4)])
+    world = TRexFiles(tmp_path, facts, [sentence(i) for i in range(4)])
     for n_passages in (None, 2):
         message = world.refusal(n_passages=n_passages)
         assert f"{tmp_path}/facts.jsonl:2, field 'trex_sentences': " in message
@@ -365,7 +307,7 @@ def test_every_setting_is_in_the_yaml(small):
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_data(name, tmp_path):
-    world = World(tmp_path, [], [])
+    world = TRexFiles(tmp_path, [], [])
     files = {kind: str(DATA / name / f"trex_{kind}.jsonl") for kind in ("facts", "sentences")}
     task = world.task(**files, n_queries=200, n_passages=1000)
     assert len(task.queries) == 200
