@@ -34,14 +34,12 @@ with kronfluence 1.0.1 and dattri 0.3.0):
 from __future__ import annotations
 
 import argparse
-import shlex
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from references_workload import compare, describe, make_model, make_task, scores_of
+from references_workload import describe, make_model, make_task, report, scores_of
 
 from bench.models.language_model import LanguageModel
 from bench.progress import set_quiet
@@ -70,10 +68,7 @@ def main() -> None:
             folder, task, hidden=options.hidden, layers=options.layers, steps=options.steps
         )
         describe(folder, task, model, damping=SETTINGS["damping"])
-        found = _scores(task, model, folder, options)
-    print(f"{options.passages} passages, {options.queries} queries, {model.n_params:,} parameters")
-    compare(found, PAIRS)
-    print(f"\nagain: python {shlex.join(sys.argv)}")
+        report(task, model, _scores(task, model, folder, options), PAIRS)
 
 
 PAIRS = (

@@ -36,15 +36,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from omegaconf import OmegaConf
-from references_workload import compare, describe, make_model, make_task, scores_of
+from references_workload import describe, make_model, make_task, report, scores_of
 
 import conf
 from bench.models.language_model import LanguageModel
@@ -101,9 +99,7 @@ def main() -> None:
             logra_damping=_preset("logra").damping,
         )  # fmt: skip
         found |= _peers(folder, {"dattri": options.dattri_python, "traker": options.traker_python})
-    print(f"{options.passages} passages, {options.queries} queries, {model.n_params:,} parameters")
-    compare(found, PAIRS)
-    print(f"\nagain: python {shlex.join(sys.argv)}")
+        report(task, model, found, PAIRS)
 
 
 def _options() -> argparse.Namespace:

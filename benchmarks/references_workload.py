@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from bench.passages import Passage, PassageStore, write_passages
 from bench.storage import content_key
 from bench.tasks.base import Query, Task
 from methods.base import Method
+from metrics.correlation import rank_correlations
 
 NAMES = ("Ada", "Bo", "Cleo", "Dirk", "Edna", "Fay", "Gus", "Hal", "Ines", "Jon", "Kai", "Lea")
 CITIES = ("Oslo", "Rome", "Lima", "Cairo", "Quito", "Delhi")
@@ -125,24 +128,26 @@ def scores_of(method: Method) -> np.ndarray:
     return scores
 
 
-def compare(found: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]]) -> None:
+def report(
+    task: Task,
+    model: LanguageModel,
+    found: Mapping[str, np.ndarray],
+    pairs: Sequence[tuple[str, str]],
+) -> None:
     """Print rank correlations, and the largest difference relative to a query's largest score.
 
     Scales differ, so all scores of ours are multiplied by the factor that fits best.
     """
+    sizes = f"{len(task.passages)} passages, {len(task.queries)} queries"
+    print(f"{sizes}, {model.n_params:,} parameters")
     print(f"{'ours':<24}{'theirs':<34}{'mean rho':>10}{'min rho':>10}{'max diff':>10}")
     for ours, theirs in pairs:
         if ours in found and theirs in found:
             a, b = found[ours], found[theirs]
-            rhos = [_spearman(one, other) for one, other in zip(a, b, strict=True)]
+            rhos = rank_correlations(a, b)
             largest = np.abs(b).max(axis=1, keepdims=True)
             factor = (a * b).sum() / (a * a).sum()
             difference = (np.abs(factor * a - b) / largest).max()
             print(f"{ours:<24}{theirs:<34}", end="")
-            print(f"{np.mean(rhos):>10.6f}{min(rhos):>10.6f}{difference:>10.1e}")
-
-
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Ties are as good as absent among float64 scores of distinct texts."""
-    ranks = [np.argsort(np.argsort(scores, kind="stable")) for scores in (a, b)]
-    return float(np.corrcoef(*ranks)[0, 1])
+            print(f"{rhos.mean():>10.6f}{rhos.min():>10.6f}{difference:>10.1e}")
+    print(f"\nagain: python {shlex.join(sys.argv)}")

@@ -52,12 +52,15 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=10)
     parser.add_argument("--methods", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5, help="parts of the queries")
+    parser.add_argument("--double", action="store_true", help="the model in float64, both ways")
     parser.add_argument("--sample", type=int, default=40, help="deep copies a round")
     options = parser.parse_args()
     progress.set_quiet(True)
     cells = _cells(options.results, options.methods)
     run = _Run(settings_from(OmegaConf.load(cells[0].folder / CONFIG)), (), "benchmark")
     task, model = run.task, run.context.model
+    if options.double:
+        model.module.double()
     config = replace(run.settings.metric.tail_patch, top=options.top, n_queries=None)
     queries = spread(task.queries, options.queries)
     lists = [_lists(cell, task) for cell in cells]

@@ -6,6 +6,7 @@ import errno
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -377,6 +378,14 @@ def test_a_sweep_is_a_group_of_runs(tmp_path: Path, cache: Path, monkeypatch, ca
     for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    groups: list[str] = []
+    init = wandb.init
+
+    def noting(**arguments: Any) -> Any:
+        groups.append(arguments["group"])
+        return init(**arguments)
+
+    monkeypatch.setattr(wandb, "init", noting)
     words = ("-m", "method=bm25,random", "top_k=20,30", "logger=wandb", "metric=attribution")
     try:
         assert run(tmp_path, cache, *words) == 0
@@ -386,7 +395,7 @@ def test_a_sweep_is_a_group_of_runs(tmp_path: Path, cache: Path, monkeypatch, ca
     told = [path.read_bytes() for path in tmp_path.glob("wandb/offline-run-*/*.wandb")]
     names = [next(n for n in (b"bm25-tiny", b"random-tiny") if n in data) for data in told]
     assert sorted(names) == [b"bm25-tiny"] * 2 + [b"random-tiny"] * 2
-    assert all(b".jobs" in data for data in told), "the sweep's folder is the group"
+    assert groups == [".jobs"] * 4, "the sweep's folder is the group"
 
 
 def test_a_broken_logger_costs_no_result(tmp_path: Path, cache: Path, monkeypatch, capsys) -> None:
