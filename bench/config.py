@@ -113,11 +113,13 @@ def settings_from(config: DictConfig) -> Settings:
     common = typed(_Common, plain, "", drop=_GROUPS)
     metric = typed(MetricConfig, plain["metric"], "metric")
     patch = metric.tail_patch
+    plain["metric"]["tail_patch"] = _identifying(plain["metric"]["tail_patch"])
     _at_least(0, "seed", common.seed)
     _at_least(1, "top_k", common.top_k)
     _at_least(1, "metric.bootstrap_samples", metric.bootstrap_samples)
     _at_least(1, "metric.tail_patch.top", patch.top)
     _at_least(1, "metric.tail_patch.n_queries", patch.n_queries)
+    _at_least(0, "metric.tail_patch.memory_mib", patch.memory_mib)
     patch.check()
     return Settings(
         resolved=plain,
@@ -136,15 +138,18 @@ def settings_from(config: DictConfig) -> Settings:
     )
 
 
+def _identifying(patch: dict[str, Any]) -> dict[str, Any]:
+    """Tail-patch's settings that its values depend on: the others are no part of a cell's key."""
+    left_out = {"memory_mib"} | (set() if patch["opponents"] else {"opponents"})
+    return {key: value for key, value in patch.items() if key not in left_out}
+
+
 def _spelled_out(metric: dict[str, Any]) -> dict[str, Any]:
     """The metrics' settings with the judge's own spelled out, whether it was named or configured.
 
     What is not used is left out, not null: a cell's key is a hash of these settings.
     """
     metric = {k: v for k, v in metric.items() if k not in _WHERE_SET or v is not None}
-    patch = metric.get("tail_patch")
-    if isinstance(patch, dict) and patch.get("opponents") is False:
-        metric["tail_patch"] = {k: v for k, v in patch.items() if k != "opponents"}
     given = metric.get("judge")
     rest = {key: value for key, value in metric.items() if key != "judge"}
     if given is None:

@@ -74,7 +74,8 @@ def main() -> None:
     for number in range(options.rounds):
         part = queries[number :: options.rounds]
         pairs = [(q, row) for one in lists for q in part for row in one[q.query_id][: options.top]]
-        seconds, found = _shared(config, model, task, part, pairs)
+        seconds, found = _shared(config, model, task, part, lists)
+        seconds /= len(pairs)
         rng = np.random.default_rng(number)
         sample = [pairs[i] for i in rng.choice(len(pairs), options.sample, replace=False)]
         slow, difference = _copies(model, task, config, sample, found)
@@ -104,20 +105,24 @@ def _lists(cell: Cell, task: Task) -> dict[str, list[int]]:
 
 
 def _shared(
-    config: TailPatchConfig, model: LanguageModel, task: Task, part: list[Query], pairs: list[Pair]
+    config: TailPatchConfig,
+    model: LanguageModel,
+    task: Task,
+    part: list[Query],
+    lists: list[dict[str, list[int]]],
 ) -> tuple[float, dict[tuple[str, int], float]]:
-    """Seconds a pair of the project's own way, and Δ log p of each pair."""
-    wanted: dict[int, list[str]] = {}
-    for query, row in pairs:
-        if query.query_id not in wanted.setdefault(row, []):
-            wanted[row].append(query.query_id)
+    """Seconds of the project's own way, method after method as a sweep goes, and log p of each pair
+    after the step."""
+    found: dict[tuple[str, int], float] = {}
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        patch = TailPatch(config, model, task, Path(folder))
-        tokens = {q.query_id: model.query_tokens(q.query_id, q.prompt, q.target) for q in part}
-        patched = patch._patch(wanted, tokens)
-        seconds = (time.perf_counter() - start) / len(pairs)
-    return seconds, {(query_id, row): value for (row, query_id), value in patched.items()}
+        for proponents in lists:
+            patched = TailPatch(config, model, task, Path(folder)).measure(part, proponents)
+            for query_id, values in patched.after.items():
+                rows = proponents[query_id][: config.top]
+                found |= {(query_id, row): value for row, value in zip(rows, values, strict=True)}
+        seconds = time.perf_counter() - start
+    return seconds, found
 
 
 def _copies(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -22,11 +22,13 @@ from bench.models.base import no_moments_to_step_with, unknown_learning_rate
 from bench.models.language_model import LanguageModel, Tokens, target_log_probs
 from bench.storage import content_key
 from bench.tasks.base import Query, Task
-from metrics.optimizer_step import NotFiniteError, OptimizerStep
+from metrics.optimizer_step import QUERIES_AT_ONCE, OptimizerStep
 from metrics.patch_cache import PatchCache
 
 # Raised whenever a change of code moves a measurement; part of the cache's name.
-STEP_VERSION = 1
+STEP_VERSION = 2
+
+_WINDOW = 512  # passages tokenised ahead, so that those of one length go together
 
 
 @dataclass
@@ -38,7 +40,8 @@ class TailPatchConfig:
     n_queries: Optional[int]  # noqa: UP045 - omegaconf reads the annotation at run time
     optimizer: str
     learning_rate: Optional[float]  # noqa: UP045
-    opponents: bool = False  # it has a default, so that files of older versions still fit
+    opponents: bool = False  # these have defaults, so that files of older versions still fit
+    memory_mib: int = 512
 
     def check(self) -> None:
         """Refuse what no step can be made with.
@@ -124,7 +127,8 @@ class TailPatch:
             raise no_moments_to_step_with(model.name)
         self._learning_rate, self._moments = learning_rate, moments
         step = [learning_rate, moments.sha256 if moments else "sgd"]
-        key = content_key([STEP_VERSION, task.sha256, model.sha256, model.append_eos, *step])
+        dtype = str(model.gradient_dtype)
+        key = content_key([STEP_VERSION, task.sha256, model.sha256, model.append_eos, dtype, *step])
         self._cache_path = cache_dir / "tail_patch" / f"{key}.sqlite"
 
     def measure(self, queries: Sequence[Query], proponents: Mapping[str, Sequence[int]]) -> Patched:
@@ -161,32 +165,71 @@ class TailPatch:
     ) -> dict[tuple[int, str], float]:
         """Log-probability after the step for every (passage row, query id) asked for."""
         cache = PatchCache(self._cache_path)
-        step: OptimizerStep | None = None  # made on first need: it snapshots every weight
         found: dict[tuple[int, str], float] = {}
-        for row in progress.track(sorted(wanted), "tail-patch", unit="passages"):
+        missing: dict[int, list[str]] = {}
+        for row in sorted(wanted):
             known = cache.known(row, wanted[row])
-            missing = [query_id for query_id in wanted[row] if query_id not in known]
-            if missing:
-                step = step or OptimizerStep(self._model, self._learning_rate, self._moments)
-                new = self._measure_passage(step, row, [tokens[query_id] for query_id in missing])
-                pairs = list(zip(missing, new, strict=True))
-                cache.add(row, [pair for pair in pairs if math.isfinite(pair[1])])
-                known.update(pairs)
             found.update({(row, query_id): value for query_id, value in known.items()})
+            new = [query_id for query_id in wanted[row] if query_id not in known]
+            if new:
+                missing[row] = new
+        measured = self._measured(missing, tokens) if missing else ()
+        for row, values in progress.track(measured, "tail-patch", len(missing), "passages"):
+            cache.add(row, [pair for pair in values.items() if math.isfinite(pair[1])])
+            found.update({(row, query_id): value for query_id, value in values.items()})
         cache.close()
         return found
 
-    def _measure_passage(
-        self, step: OptimizerStep, row: int, queries: Sequence[Tokens]
-    ) -> list[float]:
-        passage = self._model.passage_tokens(self._task.passages[row].text)
-        if passage.n_loss == 0:  # nothing to predict: the step would change nothing
-            return target_log_probs(self._model, queries)[0]
-        try:
-            with step.on(passage):
-                return target_log_probs(self._model, queries)[0]
-        except NotFiniteError:  # counted and named; one passage of many must not cost the others
-            return [math.nan] * len(queries)
+    def _measured(
+        self, missing: Mapping[int, list[str]], tokens: Mapping[str, Tokens]
+    ) -> Iterator[tuple[int, dict[str, float]]]:
+        """Each passage's row and what the model says of its queries after the step on it."""
+        memory = self._config.memory_mib
+        step = OptimizerStep(self._model, self._learning_rate, self._moments, memory)
+        rows = list(missing)
+        for start in range(0, len(rows), _WINDOW):
+            window = [
+                _Job(row, self._model.passage_tokens(self._task.passages[row].text), missing[row])
+                for row in rows[start : start + _WINDOW]
+            ]
+            waiting = sorted(window, key=lambda job: (len(job.query_ids), len(job.passage.ids)))
+            while waiting:
+                batch = _side_by_side(waiting, step.side_by_side)
+                asked = [[tokens[query_id] for query_id in job.query_ids] for job in batch]
+                try:
+                    values = step.log_probs_after([job.passage for job in batch], asked)
+                except RuntimeError as error:
+                    _one_at_a_time(step, error)
+                    continue
+                for job, of_one in zip(batch, values, strict=True):
+                    yield job.row, dict(zip(job.query_ids, of_one, strict=True))
+                waiting = waiting[len(batch) :]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A passage to step on, and the queries that are asked after it."""
+
+    row: int
+    passage: Tokens
+    query_ids: list[str]
+
+
+def _side_by_side(waiting: Sequence[_Job], most: int) -> list[_Job]:
+    """The first jobs that go in one batch: where one has many queries, the batch has few jobs."""
+    n = 1
+    while n < min(most, len(waiting)) and (n + 1) * len(waiting[n].query_ids) <= QUERIES_AT_ONCE:
+        n += 1
+    return list(waiting[:n])
+
+
+def _one_at_a_time(step: OptimizerStep, error: RuntimeError) -> None:
+    """Go on with single passages: the model does not run side by side, or memory is short."""
+    if step.side_by_side == 1:
+        raise error
+    step.side_by_side = 1
+    reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+    progress.say(f"tail-patch: one passage at a time from here on ({reason:.200})")
 
 
 def _record(query_id: str, base: float, after: Sequence[float]) -> dict[str, object]:

@@ -18,10 +18,13 @@ def log_probability(module, prompt_ids: list[int], target_ids: list[int]) -> flo
     )
 
 
-def patched(module, passage_ids: list[int], learning_rate: float, moments: dict | None):
-    """A copy of the model after one step on one passage: Adafactor with fixed V, or plain SGD.
+def patched(
+    module, passage_ids: list[int], learning_rate: float, moments: dict | None, clip: bool = True
+):
+    """A copy of the model after one step on one passage: Adafactor or Adam with fixed V, or SGD.
 
-    ``moments``: parameter name → (row, col) for matrices, → (v,) for the rest.
+    ``moments``: parameter name → (row, col) for Adafactor's matrices, → (v,) for the rest.
+    ``clip``: whether updates are clipped, as Adafactor's are. Without it, it is Adam's, with its ε.
     """
     twin = copy.deepcopy(module)
     twin.eval().requires_grad_(True)
@@ -38,16 +41,17 @@ def patched(module, passage_ids: list[int], learning_rate: float, moments: dict 
                 v = entry[0]
                 if len(entry) == 2:
                     v = torch.outer(entry[0], entry[1]) / entry[0].mean()
-                update = update / v.sqrt()
-                rms = update.square().mean().sqrt()
-                update = update / max(1.0, float(rms))
+                update = update / (v.sqrt() + (0 if clip else 1e-8))
+                if clip:
+                    rms = update.square().mean().sqrt()
+                    update = update / max(1.0, float(rms))
             parameter -= learning_rate * update.to(parameter.dtype)
     return twin
 
 
-def delta(module, passage_ids, prompt_ids, target_ids, learning_rate, moments):
+def delta(module, passage_ids, prompt_ids, target_ids, learning_rate, moments, clip=True):
     """(Δp, Δ log p) of the target for one step on the passage."""
     before = log_probability(module, prompt_ids, target_ids)
-    twin = patched(module, passage_ids, learning_rate, moments)
+    twin = patched(module, passage_ids, learning_rate, moments, clip)
     after = log_probability(twin, prompt_ids, target_ids)
     return math.exp(after) - math.exp(before), after - before

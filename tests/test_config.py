@@ -117,6 +117,8 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("judge", "retraining"):
         assert resolved["metric"].pop(name) is None, "null is left out: keys stay as they were"
     assert resolved["metric"]["tail_patch"].pop("opponents") is False, "and so is this"
+    assert resolved["metric"]["tail_patch"].pop("memory_mib") == 512, "it changes no value"
+    assert settings.metric.tail_patch.memory_mib == 512
     assert settings.resolved == {key: resolved[key] for key in resolved if key != "plan"}
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     assert settings_from(composed("device=auto")).device == auto

@@ -14,27 +14,9 @@ from bench.models.second_moments import Factored
 from methods.gradient.encoder import GradientEncoder
 from methods.gradient.parameters import gradient_matrices
 from methods.gradient.projection import projection
-from tests.models import TEXTS, load, make_model, with_moments
+from tests.models import FAMILIES, FLOAT32_INSIDE, TEXTS, load, make_model, with_moments
 
-GROUPED = {"num_key_value_heads": 2}  # fewer keys and values than queries
-FAMILIES = {
-    "gpt_neox": {},
-    "gpt2": {},
-    "llama": GROUPED,
-    "olmo": {**GROUPED, "pad_token_id": 0},
-    "olmo2": {**GROUPED, "pad_token_id": 0},
-    "qwen2": {**GROUPED, "tie_word_embeddings": True},
-    "qwen3": {**GROUPED, "head_dim": 8},
-    "gemma": {**GROUPED, "head_dim": 8, "pad_token_id": 0},
-    "gemma2": {**GROUPED, "head_dim": 8, "pad_token_id": 0, "sliding_window": 8},
-    "mistral": {**GROUPED, "sliding_window": 8},
-    "phi3": {**GROUPED, "pad_token_id": 0},
-    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
-}
 DIM = 6
-# transformers takes the softmax of Gemma 2's attention in float32 whatever the model's dtype, so a
-# longer padded row rounds differently.
-FLOAT32_INSIDE = ("gemma2",)
 
 
 def tolerance(family: Path, float64: float) -> float:

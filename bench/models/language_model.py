@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,10 +167,15 @@ def pad(batch: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:
     return ids.to(device), labels.to(device)
 
 
-def token_log_probs(module: nn.Module, ids: Tensor, labels: Tensor) -> Tensor:
+def token_log_probs(module: Callable[..., Any], ids: Tensor, labels: Tensor) -> Tensor:
     """Log-probability of each label given the tokens before it, 0 where there is none.
 
     The one place of the causal shift: the logits at position t predict token t + 1.
+
+    Args:
+        module: the model's module, or a function that calls it with other weights.
+        ids: ``[batch, tokens]``.
+        labels: ``[batch, tokens]``, ``IGNORE`` where no loss.
 
     Returns:
         ``[batch, tokens - 1]``, float32 or wider.
