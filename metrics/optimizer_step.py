@@ -31,9 +31,9 @@ class OptimizerStep:
 
     The second moments stay at their saved value: one passage's own gradient must not set its own
     scale, as it would in a fresh optimizer, whose first step is close to lr · sign(gradient).
-    Momentum plays no part. The loss is the mean over the passage's tokens, as in training. Gradients
-    and stepped weights are of ``model.gradient_dtype``: in float32 a division by sqrt(V) amplifies
-    rounding to about 1e-4 in probability, and in bfloat16 most steps would round to none.
+    Momentum plays no part. The loss is the mean over the passage's tokens, as in training.
+    Gradients and stepped weights are of ``model.gradient_dtype``: in float32 a division by sqrt(V)
+    amplifies rounding to about 1e-4 in probability, and in bfloat16 most steps round to none.
 
     Args:
         model: its weights are read, and never written.
