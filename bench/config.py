@@ -140,7 +140,7 @@ def settings_from(config: DictConfig) -> Settings:
 
 def _identifying(patch: dict[str, Any]) -> dict[str, Any]:
     """Tail-patch's settings that its values depend on: the others are no part of a cell's key."""
-    left_out = {"memory_mib"} | (set() if patch["opponents"] else {"opponents"})
+    left_out = {"memory_mib"} | (set() if patch.get("opponents") else {"opponents"})
     return {key: value for key, value in patch.items() if key not in left_out}
 
 

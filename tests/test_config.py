@@ -120,6 +120,8 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolved["metric"]["tail_patch"].pop("memory_mib") == 512, "it changes no value"
     assert settings.metric.tail_patch.memory_mib == 512
     assert settings.resolved == {key: resolved[key] for key in resolved if key != "plan"}
+    again = OmegaConf.create({**settings.resolved, "quiet": True})
+    assert settings_from(again).resolved == settings.resolved, "as a cell's own file has them"
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     assert settings_from(composed("device=auto")).device == auto
 
