@@ -27,6 +27,9 @@ LEGEND = (
 )
 
 
+METHOD_SEED = "method.seed"  # among a cell's settings where it is not the seed of all
+
+
 @dataclass(frozen=True)
 class Row:
     """One cell on a board.
@@ -193,8 +196,11 @@ def differing(own: dict[str, Any], peers: list[dict[str, Any]]) -> list[tuple[st
 def settings(cell: Cell) -> dict[str, Any]:
     """Everything that may tell a cell from others of its task: method, metrics, model, seed."""
     result = cell.result
+    own = dict(flatten(result.method.get("config")))
+    seed = own.pop("seed", result.seed)
     return {
-        **{key: value for key, value in flatten(result.method.get("config")) if key != "seed"},
+        **own,
+        **({} if seed == result.seed else {METHOD_SEED: seed}),
         **dict(flatten({"metric": cell.measured_by})),
         "method": _name(cell, "method"),
         "model": _sha(result.model)[:8],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench import console, meta_evaluation, pair_tables, tables
+from bench import console, meta_evaluation, pair_tables, reseed, tables
 from bench.escape import clean
 from bench.figures.catalog import FOLDER, Plan, plan
 from bench.figures.write import write_figures
@@ -30,6 +30,7 @@ class ReportPaths:
     csv: Path
     significance: Path
     meta_evaluation: Path
+    seeds: Path
     latex: Path
     html: Path
     viewer: Path | None = None
@@ -61,22 +62,26 @@ def report(
     boards = make_boards(read_cells(results_dir))
     groups = sources.groups_of(boards) if viewer else []
     foreseen = [(board, meta_evaluation.foresights(board)) for board in boards]
+    reseeded = [(board, reseed.reseedings(board)) for board in boards]
     drawn = plan(boards, results_dir) if figures else None
     paths = ReportPaths(
         markdown=out_dir / "leaderboard.md",
         csv=out_dir / "leaderboard.csv",
         significance=out_dir / "significance.csv",
         meta_evaluation=out_dir / "meta_evaluation.csv",
+        seeds=out_dir / "seeds.csv",
         latex=out_dir / "leaderboard.tex",
         html=out_dir / "index.html",
     )
     texts = {
         paths.markdown: tables.markdown(boards)
         + meta_evaluation.markdown(foreseen)
+        + reseed.markdown(reseeded)
         + pair_tables.markdown(boards),
         paths.csv: tables.csv_text(boards),
         paths.significance: pair_tables.csv_text(boards),
         paths.meta_evaluation: meta_evaluation.csv_text(foreseen),
+        paths.seeds: reseed.csv_text(reseeded),
         paths.latex: tables.latex(boards),
         paths.html: page(boards, out_dir, drawn, has_viewer=viewer),
     }

@@ -6,12 +6,14 @@
 Reads the finished cells of one task and model, takes the first 10 proponents of 100 queries from 8
 methods, and measures the same pairs in both ways, in turns: all pairs of a part of the queries by
 ``metrics.tail_patch`` with an empty cache, and a sample of these pairs by deep copies
-(``tests/deep_copy_tail_patch.py``). Prints seconds a pair, their ratio, and how far the two differ.
+(``tests/deep_copy_tail_patch.py``), in the same dtype. Prints seconds a pair, their ratio, and how
+far the two differ.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import os
 import shlex
@@ -23,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -52,20 +55,21 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=10)
     parser.add_argument("--methods", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5, help="parts of the queries")
-    parser.add_argument("--double", action="store_true", help="the model in float64, both ways")
+    parser.add_argument("--dtype", choices=("float32", "float64"), help="of both ways")
     parser.add_argument("--sample", type=int, default=40, help="deep copies a round")
     options = parser.parse_args()
     progress.set_quiet(True)
     cells = _cells(options.results, options.methods)
     run = _Run(settings_from(OmegaConf.load(cells[0].folder / CONFIG)), (), "benchmark")
     task, model = run.task, run.context.model
-    if options.double:
-        model.module.double()
+    if options.dtype:
+        model.gradient_dtype = getattr(torch, options.dtype)
     config = replace(run.settings.metric.tail_patch, top=options.top, n_queries=None)
     queries = spread(task.queries, options.queries)
     lists = [_lists(cell, task) for cell in cells]
     names = ", ".join(cell.result.method["name"] for cell in cells)
     print(f"{len(queries)} queries × {options.top} proponents × {len(cells)} methods ({names})")
+    print(f"in {model.gradient_dtype}")
     print(
         "| pairs | passages | ms a pair | deep copy, ms a pair | times | largest difference of p |"
     )
@@ -135,13 +139,14 @@ def _copies(
     """Seconds a pair by deep copies, and the largest difference of p after the step."""
     rate = config.learning_rate or model.learning_rate
     moments = _moments(model) if config.optimizer == "saved" else None
+    module = copy.deepcopy(model.module).to(model.gradient_dtype)
     largest = seconds = 0.0
     for query, row in sample:
         prompt = model.tokenizer(query.prompt)["input_ids"]
         target = model.tokenizer(f" {query.target}", add_special_tokens=False)["input_ids"]
         passage = model.passage_tokens(task.passages[row].text).ids
         start = time.perf_counter()
-        after = log_probability(patched(model.module, passage, rate, moments), prompt, target)
+        after = log_probability(patched(module, passage, rate, moments), prompt, target)
         seconds += time.perf_counter() - start
         largest = max(largest, abs(math.exp(after) - math.exp(found[query.query_id, row])))
     return seconds / len(sample), largest

@@ -11,7 +11,7 @@ import torch
 def log_probability(module, prompt_ids: list[int], target_ids: list[int]) -> float:
     """Log-probability of the target's tokens after the prompt's, one position at a time."""
     ids = [*prompt_ids, *target_ids]
-    logits = module(input_ids=torch.tensor([ids])).logits[0].double()
+    logits = module(input_ids=torch.tensor([ids])).logits[0].detach().double()
     return sum(
         float(torch.log_softmax(logits[position - 1], -1)[ids[position]])
         for position in range(len(prompt_ids), len(ids))

@@ -246,7 +246,7 @@ def test_report_goes_where_it_is_told_and_is_the_same_twice(results: Path, tmp_p
     assert first.significance.read_bytes() == second.significance.read_bytes()
     assert {p.name for p in (tmp_path / "a").iterdir()} == {
         "index.html", "leaderboard.md", "leaderboard.csv", "leaderboard.tex", "significance.csv",
-        "meta_evaluation.csv", "viewer",
+        "meta_evaluation.csv", "seeds.csv", "viewer",
     }  # fmt: skip
 
 
