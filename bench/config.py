@@ -17,6 +17,7 @@ from omegaconf.errors import (
 )
 
 from bench.errors import UserError, did_you_mean
+from bench.files import refuse_address
 from metrics.attribution import NoGold
 from metrics.judges import JUDGES
 from metrics.retraining import RetrainingConfig
@@ -114,6 +115,8 @@ def settings_from(config: DictConfig) -> Settings:
     metric = typed(MetricConfig, plain["metric"], "metric")
     patch = metric.tail_patch
     plain["metric"]["tail_patch"] = _identifying(plain["metric"]["tail_patch"])
+    for folder in ("results_dir", "cache_dir"):
+        refuse_address(getattr(common, folder), folder)
     _at_least(0, "seed", common.seed)
     _at_least(1, "top_k", common.top_k)
     _at_least(1, "metric.bootstrap_samples", metric.bootstrap_samples)

@@ -1,17 +1,17 @@
-"""Stream JSON-lines files, plain or gzipped, one or a sharded glob; every fault names its place."""
+"""Stream JSON-lines files, plain or gzipped; every fault names its place."""
 
 from __future__ import annotations
 
-import glob
 import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from bench.errors import UserError
+from bench.files import File, open_bytes
 
 Json = dict[str, Any]
 
@@ -20,7 +20,7 @@ Json = dict[str, Any]
 class Place:
     """Where a record was read: file and line (from 1)."""
 
-    path: Path
+    path: File
     line: int
 
     def __str__(self) -> str:
@@ -31,37 +31,7 @@ class Place:
         return UserError(what, where=f"{self}, field {field!r}", fix=fix)
 
 
-def expand(pattern: str, setting: str) -> list[Path]:
-    """The files that a path or glob names, sorted by name.
-
-    Args:
-        pattern: a path or a glob, e.g. ``"trex_sentences.jsonl-*-of-00020"``.
-        setting: the config key it came from, for the error message.
-
-    Raises:
-        UserError: no such file, or a directory.
-    """
-    try:
-        literal = Path(pattern).expanduser()
-        is_folder = literal.is_dir()
-        found = [literal] if literal.is_file() else sorted(map(Path, glob.glob(str(literal))))
-        files = [path for path in found if path.is_file()]
-    except (OSError, RuntimeError) as error:  # no such home, a name too long, a closed folder
-        raise UserError(
-            f"cannot look there ({error})", where=pattern, fix=f"check {setting}"
-        ) from error
-    if is_folder:
-        raise UserError(
-            "is a directory, not a file", where=str(literal), fix=f"set {setting} to a file or glob"
-        )
-    if not files:
-        raise UserError(
-            "no such file", where=pattern, fix=f"set {setting} to an existing file or glob"
-        )
-    return files
-
-
-def read(path: Path) -> Iterator[tuple[Place, Json]]:
+def read(path: File) -> Iterator[tuple[Place, Json]]:
     """Yield every record of one file with its place; blank lines are skipped.
 
     Raises:
@@ -71,7 +41,7 @@ def read(path: Path) -> Iterator[tuple[Place, Json]]:
         yield place, _parse(raw, place)
 
 
-def lines(path: Path) -> Iterator[tuple[Place, bytes]]:
+def lines(path: File) -> Iterator[tuple[Place, bytes]]:
     """Yield every line of one plain or gzipped file with its place; blank lines are skipped.
 
     Raises:
@@ -97,10 +67,16 @@ def lines(path: Path) -> Iterator[tuple[Place, bytes]]:
         raise UserError(f"cannot read it ({error.strerror or error})", where=str(path)) from error
 
 
-def _open(path: Path) -> Any:
-    with open(path, "rb") as stream:
+@contextmanager
+def _open(path: File) -> Iterator[IO[bytes]]:
+    with open_bytes(path) as stream:
         is_gzip = stream.read(2) == b"\x1f\x8b"  # by content: the name may lie
-    return gzip.open(path, "rb") if is_gzip else open(path, "rb")
+    with open_bytes(path) as stream:  # again: not every store can go back
+        if is_gzip:
+            with gzip.open(stream) as unpacked:
+                yield cast("IO[bytes]", unpacked)
+        else:
+            yield stream
 
 
 def _parse(raw: bytes, place: Place) -> Json:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import jsonlines
+from bench.files import File
 from bench.jsonlines import Json, Place
 
 N_PROMPTS = 3
@@ -298,14 +299,14 @@ def _same_length(value: list[Any], place: Place, field: str, length: int) -> Non
         raise place.error(field, f"has {len(value)} items where {texts} has {length}")
 
 
-def read_facts(paths: Iterable[Path]) -> Iterator[tuple[Place, Fact]]:
+def read_facts(paths: Iterable[File]) -> Iterator[tuple[Place, Fact]]:
     """Stream facts from one or several files."""
     for path in paths:
         for place, record in jsonlines.read(path):
             yield place, parse_fact(record, place)
 
 
-def read_sentences(paths: Iterable[Path]) -> Iterator[tuple[Place, Sentence]]:
+def read_sentences(paths: Iterable[File]) -> Iterator[tuple[Place, Sentence]]:
     """Stream sentences from one or several files."""
     for path in paths:
         for place, record in jsonlines.read(path):

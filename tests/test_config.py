@@ -136,6 +136,8 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         ("top_k=0", "top_k: expected at least 1, found 0"),
         ("results_dir=null", "results_dir: Incompatible value 'None' for field of type 'str'"),
         ("device=null", "device: Incompatible value 'None'"),
+        ("results_dir='s3://b/x'", "results_dir=s3://b/x: needs a folder of this machine"),
+        ("cache_dir='gs://b/x'", "cache_dir=gs://b/x: needs a folder of this machine"),
         ("device=gpu", "device: device 'gpu' cannot be used (Expected one of cpu, cuda"),
         ("device=cuda:99", "device: device 'cuda:99' cannot be used ("),
         ("+sed=1", "unknown key sed; did you mean seed?"),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bench import jsonlines, records
 from bench.errors import UserError, did_you_mean
+from bench.files import expand
 
 FACT = {
     "fact_id": "f1",
@@ -224,11 +225,11 @@ def test_expand(tmp_path, monkeypatch):
         (tmp_path / f"s.jsonl-{i:05}-of-00003").write_bytes(b"")
     (tmp_path / "s.jsonl-folder-of-00003").mkdir()
     (tmp_path / "odd[1].jsonl").write_bytes(b"")
-    names = [path.name for path in jsonlines.expand(f"{tmp_path}/s.jsonl-*-of-00003", "k")]
+    names = [path.name for path in expand(f"{tmp_path}/s.jsonl-*-of-00003", "k")]
     assert names == [f"s.jsonl-{i:05}-of-00003" for i in range(3)]
-    assert jsonlines.expand(f"{tmp_path}/odd[1].jsonl", "k") == [tmp_path / "odd[1].jsonl"]
+    assert expand(f"{tmp_path}/odd[1].jsonl", "k") == [tmp_path / "odd[1].jsonl"]
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert jsonlines.expand("~/odd[1].jsonl", "k") == [tmp_path / "odd[1].jsonl"]
+    assert expand("~/odd[1].jsonl", "k") == [tmp_path / "odd[1].jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -242,14 +243,14 @@ def test_expand(tmp_path, monkeypatch):
 )
 def test_expand_refuses(tmp_path, pattern, what):
     with pytest.raises(UserError, match=what) as caught:
-        jsonlines.expand(f"{tmp_path}/{pattern}", "task.facts")
+        expand(f"{tmp_path}/{pattern}", "task.facts")
     assert str(tmp_path) in str(caught.value)
     assert "task.facts" in str(caught.value)
 
 
 def test_expand_refuses_an_unknown_home():
     with pytest.raises(UserError, match="cannot look there"):
-        jsonlines.expand("~no-such-user-here/x.jsonl", "task.facts")
+        expand("~no-such-user-here/x.jsonl", "task.facts")
 
 
 def test_readers_run_over_shards_in_order(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bench import jsonlines
 from bench.errors import UserError
+from bench.files import expand_local
 from bench.importing.bergson import FILES, SCORES
 from bench.importing.settings import Format
 from bench.importing.trec import FIELDS
@@ -62,7 +63,7 @@ def find_sources(files: Sequence[str], chosen: Format | None) -> list[Source]:
     seen: set[Path] = set()
     for word in files:
         folder = _folder(word)
-        for path in [folder] if folder else jsonlines.expand(word, "FILE"):
+        for path in [folder] if folder else expand_local(word, "FILE"):
             if path.resolve() in seen:
                 raise UserError("is given twice", where=str(path), fix="give each file once")
             seen.add(path.resolve())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench import jsonlines, progress
 from bench.errors import UserError
+from bench.files import File, expand, identity
 from bench.passages import Passage
 from bench.tasks import inputs
 from bench.tasks.base import Query, TaskBuilder
@@ -76,10 +77,10 @@ class C4(TaskBuilder):
     def fingerprint(self) -> dict[str, object]:
         """Settings and the identity of the files; the seed only where something is sampled."""
         settings = {**asdict(self.config), **self._facts.fingerprint()}
-        settings["passages"] = inputs.identity(self._files())
+        settings["passages"] = identity(self._files())
         if self.config.tokenizer is not None:
             path = Path(self.config.tokenizer).expanduser() / "tokenizer.json"
-            settings["tokenizer"] = inputs.identity([path])
+            settings["tokenizer"] = identity([path])
         if self.config.n_queries is None and self.config.n_passages is None:
             del settings["seed"]
         return settings
@@ -156,8 +157,8 @@ class C4(TaskBuilder):
 
     # -------------------------------------------------------------- passages
 
-    def _files(self) -> list[Path]:
-        return jsonlines.expand(self.config.passages, "task.passages")
+    def _files(self) -> list[File]:
+        return expand(self.config.passages, "task.passages")
 
     def _passages(self) -> Iterator[tuple[int, str, str]]:
         """Row key, id and text of every passage; counts the documents."""
@@ -177,13 +178,13 @@ class C4(TaskBuilder):
         self.counts |= {"documents_read": documents, "documents_without_text": empty}
 
 
-def _named(paths: list[Path]) -> list[tuple[str, Path]]:
+def _named(paths: list[File]) -> list[tuple[str, File]]:
     """Each shard with its name, less the endings that tell how it is packed.
 
     Raises:
         UserError: two have the same name.
     """
-    named: dict[str, Path] = {}
+    named: dict[str, File] = {}
     for path in paths:
         name = path.name
         for ending in _PACKING:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from bench import jsonlines, progress
+from bench import progress
 from bench.errors import UserError
+from bench.files import expand, identity
 from bench.jsonlines import Place
 from bench.records import N_PROMPTS, Fact, read_facts
 from bench.tasks import inputs
@@ -97,8 +98,7 @@ class FactQueries:
         """Which files the facts are of; absent ones are left out, so old keys stay."""
         kinds = ["facts"] + ["queries_from"] * (self._config.queries_from is not None)
         return {
-            kind: inputs.identity(jsonlines.expand(getattr(self._config, kind), f"task.{kind}"))
-            for kind in kinds
+            kind: identity(expand(getattr(self._config, kind), f"task.{kind}")) for kind in kinds
         }
 
     def allowed(self) -> Iterator[Fact]:
@@ -132,7 +132,7 @@ class FactQueries:
         return asked
 
     def _facts(self) -> Iterator[tuple[int, Place, Fact]]:
-        files = jsonlines.expand(self._config.facts, "task.facts")
+        files = expand(self._config.facts, "task.facts")
         for row, (place, fact) in enumerate(read_facts(files)):
             yield inputs.row_key(self._config.seed, inputs.FACT_ROWS, row), place, fact
 
@@ -140,7 +140,7 @@ class FactQueries:
         """Of each fact that ``queries_from`` lists, which prompt is asked; None without a list."""
         if self._config.queries_from is None:
             return None
-        queries = QueryList(jsonlines.expand(self._config.queries_from, "task.queries_from"))
+        queries = QueryList(expand(self._config.queries_from, "task.queries_from"))
         for _, _, fact in progress.track(self._facts(), "match facts", unit="facts"):
             queries.add(fact)
         return queries.prompts(self._counts)

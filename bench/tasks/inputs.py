@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -14,12 +13,6 @@ from bench.jsonlines import Place
 _MASK = (1 << 64) - 1
 ALL_KEYS = 1 << 64  # every row's key is below it
 FACT_ROWS, PASSAGE_ROWS = 1, 2  # streams of `row_key`: two files are not sampled alike
-
-
-def identity(paths: Iterable[Path]) -> list[list[str | int]]:
-    """Name, bytes and time of change (ns) of each file: moving their folder changes nothing."""
-    stats = [(path.name, path.stat()) for path in paths]
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
 def at_least_one(value: int | None, setting: str) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 from bench import jsonlines
 from bench.errors import UserError
+from bench.files import File, expand, identity
 from bench.jsonlines import Json, Place
 from bench.passages import Passage
 from bench.records import (
@@ -68,7 +68,7 @@ class JsonLines(TaskBuilder):
 
     def fingerprint(self) -> dict[str, object]:
         """Settings and the identity of the files; the seed only where something is sampled."""
-        files = {kind: inputs.identity(self._files(kind)) for kind in ("queries", "passages")}
+        files = {kind: identity(self._files(kind)) for kind in ("queries", "passages")}
         # Named, so that a task prepared before queries had names is prepared again.
         settings = {**asdict(self.config), **files, "names": 1}
         if self.config.n_queries is None:
@@ -99,8 +99,8 @@ class JsonLines(TaskBuilder):
             rows = {self._rows[passage_id] for passage_id in asked.gold}
             yield replace(asked.query, gold_rows=tuple(sorted(rows)))
 
-    def _files(self, kind: str) -> list[Path]:
-        return jsonlines.expand(getattr(self.config, kind), f"task.{kind}")
+    def _files(self, kind: str) -> list[File]:
+        return expand(getattr(self.config, kind), f"task.{kind}")
 
     def _read(self, kind: str) -> Iterator[tuple[Place, Json]]:
         for path in self._files(kind):

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from bench import jsonlines, progress
 from bench.errors import UserError
+from bench.files import File
 from bench.jsonlines import Place
 from bench.records import Fact, id_field, text_field
 
@@ -47,7 +47,7 @@ class QueryList:
         UserError: a faulty file, or one without queries.
     """
 
-    def __init__(self, paths: Iterable[Path]) -> None:
+    def __init__(self, paths: Iterable[File]) -> None:
         self._listed: dict[tuple[str, str], list[_Listed]] = {}
         seen: set[tuple[str, str, str | None]] = set()
         for path in paths:

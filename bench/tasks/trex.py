@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
-from pathlib import Path
 
-from bench import jsonlines, progress
+from bench import progress
 from bench.errors import UserError
+from bench.files import File, expand, identity
 from bench.jsonlines import Place
 from bench.passages import Passage
 from bench.records import Sentence, read_sentences
@@ -97,7 +97,7 @@ class TRex(TaskBuilder):
 
     def fingerprint(self) -> dict[str, object]:
         """Settings and the identity of the files; the seed only where something is sampled."""
-        files = self._facts.fingerprint() | {"sentences": inputs.identity(self._files())}
+        files = self._facts.fingerprint() | {"sentences": identity(self._files())}
         # Named, so that a task prepared before queries had names is prepared again.
         settings = {**asdict(self.config), **files, "names": 1}
         if self.config.queries_from is None:  # tasks prepared before there was such a setting stay
@@ -143,8 +143,8 @@ class TRex(TaskBuilder):
 
     # -------------------------------------------------------------- sentences
 
-    def _files(self) -> list[Path]:
-        return jsonlines.expand(self.config.sentences, "task.sentences")
+    def _files(self) -> list[File]:
+        return expand(self.config.sentences, "task.sentences")
 
     def _sentences(self) -> Iterator[tuple[int, Place, Sentence]]:
         for row, (place, sentence) in enumerate(read_sentences(self._files())):

@@ -1,0 +1,187 @@
+"""Files of a corpus, on this machine or at any address that fsspec opens (s3, gs, https, …).
+
+They are read as streams, from beginning to end; nothing else is asked of where they are. What a run
+writes (results, indexes, caches) is mapped into memory and renamed into place, and needs a folder.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+from urllib.parse import urlsplit
+
+from bench.errors import UserError
+
+_SCHEME = "://"
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file at an address, with what readers need of a path.
+
+    Attributes:
+        url: the address, with its scheme and without credentials.
+    """
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def name(self) -> str:
+        """The last part of the address."""
+        return self.url.rstrip("/").rpartition("/")[2]
+
+    def open(self) -> IO[bytes]:
+        """A stream of its bytes.
+
+        Raises:
+            UserError: it cannot be reached.
+        """
+        system, path = _filesystem(self.url)
+        with _reachable(self.url):
+            return cast("IO[bytes]", system.open(path, "rb"))
+
+    def identity(self) -> list[str | int]:
+        """Name, bytes, and what tells the store that the content has changed.
+
+        Raises:
+            UserError: it cannot be reached.
+        """
+        system, path = _filesystem(self.url)
+        with _reachable(self.url):
+            return [self.name, int(system.size(path) or 0), str(system.ukey(path))]
+
+
+File = Path | RemoteFile
+
+
+def open_bytes(file: File) -> IO[bytes]:
+    """A stream of the file's bytes; raises OSError for a path, UserError for an address."""
+    return file.open() if isinstance(file, RemoteFile) else open(file, "rb")
+
+
+def identity(files: list[File]) -> list[list[str | int]]:
+    """Name, bytes and time of change (ns) of each file: moving their folder changes nothing."""
+    found: list[list[str | int]] = []
+    for file in files:
+        if isinstance(file, RemoteFile):
+            found.append(file.identity())
+        else:
+            stat = file.stat()
+            found.append([file.name, stat.st_size, stat.st_mtime_ns])
+    return found
+
+
+def expand(pattern: str, setting: str) -> list[File]:
+    """The files that a path, an address or a glob of either names, sorted by name.
+
+    Args:
+        pattern: e.g. ``"trex_sentences.jsonl-*-of-00020"`` or ``"s3://bucket/c4/*.json.gz"``.
+        setting: the config key it came from, for the error message.
+
+    Raises:
+        UserError: no such file, a directory, or an address that cannot be reached.
+    """
+    if _SCHEME in pattern:
+        return list(_remote(pattern, setting))
+    return list(expand_local(pattern, setting))
+
+
+def expand_local(pattern: str, setting: str) -> list[Path]:
+    """As ``expand``, of this machine's files alone."""
+    try:
+        literal = Path(pattern).expanduser()
+        is_folder = literal.is_dir()
+        found = [literal] if literal.is_file() else sorted(map(Path, glob.glob(str(literal))))
+        files = [path for path in found if path.is_file()]
+    except (OSError, RuntimeError) as error:  # no such home, a name too long, a closed folder
+        raise UserError(
+            f"cannot look there ({error})", where=pattern, fix=f"check {setting}"
+        ) from error
+    if is_folder:
+        raise UserError(
+            "is a directory, not a file", where=str(literal), fix=f"set {setting} to a file or glob"
+        )
+    if not files:
+        raise _no_such_file(pattern, setting)
+    return files
+
+
+def refuse_address(value: str, setting: str) -> None:
+    """Refuse an address where a folder of this machine is needed.
+
+    Raises:
+        UserError: it is one.
+    """
+    if _SCHEME in value:
+        raise UserError(
+            "needs a folder of this machine: what is written there is mapped into memory",
+            where=f"{setting}={value}",
+            fix="write to a folder and copy it, or mount the store",
+        )
+
+
+def _no_such_file(pattern: str, setting: str) -> UserError:
+    return UserError(
+        "no such file", where=pattern, fix=f"set {setting} to an existing file or glob"
+    )
+
+
+# ------------------------------------------------------------------ addresses
+
+
+def _remote(pattern: str, setting: str) -> list[RemoteFile]:
+    parts = urlsplit(pattern)
+    if parts.username or parts.password or "?" in pattern:
+        # The address is written into configurations, results and messages.
+        raise UserError(
+            "an address must carry neither credentials nor a query",
+            where=setting,
+            fix="leave them to the environment, as the store's own tools do",
+        )
+    system, path = _filesystem(pattern)
+    with _reachable(pattern):
+        if not any(sign in path for sign in "*["):
+            names = [path] if system.isfile(path) else []
+        else:
+            names = [name for name in sorted(system.glob(path)) if system.isfile(name)]
+        found = [RemoteFile(system.unstrip_protocol(name)) for name in names]
+    if not found:
+        raise _no_such_file(pattern, setting)
+    return found
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    import fsspec  # on first need: it takes a while, and most corpora are files
+
+    with _reachable(url):
+        return cast("tuple[Any, str]", fsspec.core.url_to_fs(url))
+
+
+@contextmanager
+def _reachable(url: str) -> Iterator[None]:
+    """Stores raise whatever their libraries do: every fault is one of reaching the address."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(
+            f"a package is missing ({_first_line(error)})",
+            where=url,
+            fix="install it, e.g. pip install s3fs or gcsfs",
+        ) from error
+    except Exception as error:
+        raise UserError(
+            f"cannot be reached ({_first_line(error)})",
+            where=url,
+            fix="check the address and your credentials for it",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
