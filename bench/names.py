@@ -44,6 +44,12 @@ def any_stands_in(names: Iterable[str], folded: str) -> bool:
     return any(pattern is not None and pattern.search(folded) for pattern in patterns)
 
 
+def begins_with(names: Iterable[str], folded: str) -> bool:
+    """Whether a text that ``fold`` has made begins with one of ``names``, as whole words."""
+    patterns = (_pattern(name) for name in names)
+    return any(pattern is not None and pattern.match(folded) for pattern in patterns)
+
+
 def is_spaced(letter: str) -> bool:
     """Whether words that begin or end with ``letter`` are set apart, so that it can be asked."""
     return _UNSPACED.match(letter) is None

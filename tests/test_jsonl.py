@@ -51,6 +51,14 @@ def refusal(make, *args, **changes):
     return str(caught.value)
 
 
+def test_sentences_of_the_release_are_passages(make):
+    sentences = [{"sentence_id": f"p{i}", "text": f"text {i}"} for i in range(6)]
+    asked = [query(0, gold=["p4"])]
+    assert make(asked, sentences).sha256 == make(asked).sha256
+    both = [{"passage_id": "p4", "sentence_id": "s", "text": "x"}]
+    assert [p.passage_id for p in make(asked, both).passages] == ["p4"]
+
+
 def test_with_gold(make):
     task = make(
         [

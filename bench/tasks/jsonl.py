@@ -44,6 +44,8 @@ class _Asked:
 class JsonLines(TaskBuilder):
     """Queries ``{query_id, prompt, target}`` and passages ``{passage_id, text}``, one a line.
 
+    The release's sentences are read as passages, too.
+
     A query may also hold ``gold`` (ids of the passages that state it), ``relation``, ``frequency``
     (how often the corpus states it), ``is_repetition``, ``slices`` (label by group, for
     breakdowns), and names as the release's facts have them, which only a lexical judge reads:
@@ -84,13 +86,13 @@ class JsonLines(TaskBuilder):
                 stated.setdefault(passage_id, []).append(asked.query.query_id)
         ids = inputs.UniqueIds("passage_id")
         for row, (place, record) in enumerate(self._read("passages")):
-            passage_id = id_field(record, place, "passage_id")
+            passage_id = _passage_id(record, place)
             ids.add(passage_id)
             facts = stated.get(passage_id, [])
             if facts:
                 self._rows[passage_id] = row
             yield Passage(row, passage_id, _passage_text(record, place), fact_ids=tuple(facts))
-        ids.check((p, id_field(record, p, "passage_id")) for p, record in self._read("passages"))
+        ids.check((p, _passage_id(record, p)) for p, record in self._read("passages"))
         self._check_gold()
 
     def queries(self) -> Iterator[Query]:
@@ -149,6 +151,12 @@ class JsonLines(TaskBuilder):
                         f"no passage has the id {passage_id!r}",
                         "check task.passages (are all files there?), or correct the id",
                     )
+
+
+def _passage_id(record: Json, place: Place) -> str:
+    """A passage's id, also under the name that it has in the release's sentences."""
+    is_sentence = "sentence_id" in record and "passage_id" not in record
+    return id_field(record, place, "sentence_id" if is_sentence else "passage_id")
 
 
 def _passage_text(record: Json, place: Place) -> str:
