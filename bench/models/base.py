@@ -114,6 +114,6 @@ def no_moments_to_step_with(name: str) -> UserError:
     return UserError(
         f"model {name} has no second moments to step with",
         where="metric.tail_patch.optimizer",
-        fix="set model.optimizer_state=FILE, metric.tail_patch.optimizer=sgd, or "
+        fix="set model.optimizer_state=FILE or =estimate, metric.tail_patch.optimizer=sgd, or "
         "metric=attribution to go without",
     )
