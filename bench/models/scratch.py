@@ -186,6 +186,9 @@ class Scratch(ModelSource):
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
+    def check_training(self) -> None:
+        """Any model of this source is trained here."""
+
     def check_retraining(self) -> None:
         """Any model of this source can be trained again."""
 
@@ -240,7 +243,9 @@ def train(config: ScratchConfig, task: Task, folder: Path, device: str) -> None:
     if stopped is None:
         _empty(folder)
         progress.say(f"train {config.architecture} on {len(task.passages):,} passages")
-        tokenizer = train_tokenizer((p.text for p in task.passages), config.vocab_size)
+        tokenizer: PreTrainedTokenizerBase = train_tokenizer(
+            (p.text for p in task.passages), config.vocab_size
+        )
         tokenizer.model_max_length = config.context_length
         tokenizer.save_pretrained(folder)
     else:
