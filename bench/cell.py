@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench import progress
+from bench.composing import model_source, task_builder
 from bench.config import Settings, typed
 from bench.engines import ENGINES, Engine
 from bench.environment import environment
@@ -20,14 +21,13 @@ from bench.errors import UserError
 from bench.evaluation import Evaluation, evaluate
 from bench.judging import checked_identity, metric_parts
 from bench.loggers import check_logger, log_cell
-from bench.models import SOURCES
 from bench.models.base import ModelSource
 from bench.models.language_model import LanguageModel
 from bench.models.retraining import Removal
 from bench.result import RESULT, SCHEMA_VERSION, Cell, Result, read_result
 from bench.result_writer import write_cell
 from bench.storage import content_key, path_part
-from bench.tasks import TASKS, Query, Task, load_task
+from bench.tasks import Query, Task, load_task
 from methods import METHODS
 from methods.base import Context, IndexSize, Method, Ranking
 from metrics.attribution import check_depth, parse_metric
@@ -91,17 +91,12 @@ class _Run:
 
     @cached_property
     def task(self) -> Task:
-        name = self.settings.task["name"]
-        builder_class = TASKS.get(name)
-        config = typed(builder_class.Config, self.settings.task, "task", ("name",))
-        return load_task(name, builder_class(config), self.settings.cache_dir)
+        builder = task_builder(self.settings)
+        return load_task(self.settings.task["name"], builder, self.settings.cache_dir)
 
     @cached_property
     def source(self) -> ModelSource:
-        name, kind = self.settings.model["name"], self.settings.model["source"]
-        source_class = SOURCES.get(kind)
-        config = typed(source_class.Config, self.settings.model, "model", ("name", "source"))
-        return source_class(name, config)
+        return model_source(self.settings)
 
     @cached_property
     def engine(self) -> Engine:

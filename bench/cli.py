@@ -22,7 +22,8 @@ DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 DEFAULT_RESULTS = "runs"  # the default of results_dir in conf/config.yaml
 COMMANDS = {
     "run": "run a cell, or with -m a sweep of cells",
-    "plan": "what a run with a gradient method will cost: passes, FLOPs, bytes, hours",
+    "train": "train a model on a task's passages, or go on where that was stopped",
+    "plan": "what runs with gradient methods will cost: passes, FLOPs, bytes, hours",
     "import": "make rows of rankings made elsewhere: release format, TREC run file, bergson",
     "report": "write the leaderboard as text, Markdown, CSV, LaTeX and HTML, a viewer, figures",
     "list": "list methods, metrics, judges, tasks, models, engines and experiments",
@@ -60,7 +61,7 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments:
         _parser().print_help()
         return DONE
-    if arguments[0] in ("run", "plan", "import"):
+    if arguments[0] in ("run", "train", "plan", "import"):
         # Threads that wait spin for a moment, then sleep. With OpenMP's long default, one of two
         # cores taken made a training step of `tiny` ten times slower; never spinning halves the
         # speed of tail-patch on a quiet machine. OpenMP reads it once, when torch is imported.
@@ -74,6 +75,8 @@ def _dispatch(arguments: list[str]) -> int:
         raise UserError(
             f"unknown command {arguments[0]!r}", fix=did_you_mean(arguments[0], COMMANDS)
         )
+    if arguments[0] == "plan":  # it plans a sweep either way; `-m` is what `run` would be told
+        arguments = [word for word in arguments if word not in ("-m", "--multirun")]
     try:
         options = _parser().parse_args(arguments)
     except SystemExit as stop:  # --help and --version have printed what was asked for
@@ -83,10 +86,14 @@ def _dispatch(arguments: list[str]) -> int:
 
         listing.show(options.group)
         return DONE
-    if options.command == "plan":
-        from bench import plan
+    if options.command == "train":
+        from bench import train
 
-        return plan.main(options.overrides)
+        return train.main(options.overrides)
+    if options.command == "plan":
+        from bench import plan_sweep
+
+        return plan_sweep.main(options.overrides)
     if options.command == "import":
         from bench.importing import command
 
@@ -167,11 +174,20 @@ def _parser() -> argparse.ArgumentParser:
     add_annotate_arguments(parts["annotate"])
     add_export_arguments(parts["export"])
     add_fetch_arguments(parts["fetch"])
+    parts["train"].add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="as of `tdabench run`: model=… and task=…, of which a run makes and finds the same "
+        "model. After each epoch all is saved that the next needs: a training that is stopped or "
+        "killed goes on from there, and ends in the same weights",
+    )
     parts["plan"].add_argument(
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
-        help="as of `tdabench run` (task=…, model=…, method=…), and plan.passages, "
+        help="as of `tdabench run` (task=…, model=…, method=…, or an experiment or other sweep, "
+        "whose cells are then summed), and plan.passages, "
         "plan.tokens_per_passage, plan.queries, plan.device_tflops and plan.devices, which stand "
         "in for what is not here; nothing is trained, encoded or written",
     )

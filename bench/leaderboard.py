@@ -35,8 +35,8 @@ class Row:
     """One cell on a board.
 
     Attributes:
-        label: the method and, in parentheses, whether it was imported and the settings that tell
-            it from its neighbours.
+        label: the method and, in parentheses, whether it was imported, whether it rests on
+            estimated second moments, and the settings that tell it from its neighbours.
         family: the method's group in the registry, ``"other"`` for one that is not in it.
         best: metrics on which no other method of the board is better, controls aside.
         letters: metric → letters (``Comparison.letters``); absent where there is nothing to test.
@@ -167,6 +167,7 @@ def _labels(cells: Sequence[Cell]) -> list[str]:
             if (other["method"], other["imported"]) == (own["method"], own["imported"])
         ]
         parts = ["imported"] if cell.result.imported else []
+        parts += ["moments estimated"] if rests_on_estimate(cell) else []
         parts += [f"{key}={short(value)}" for key, value in differing(own, peers)]
         labels.append(f"{_name(cell, 'method')} ({', '.join(parts)})" if parts else own["method"])
     return [
@@ -174,6 +175,21 @@ def _labels(cells: Sequence[Cell]) -> list[str]:
         f"{label} [{cell.folder.name[:8]}]" if labels.count(label) > 1 else label
         for cell, label in zip(cells, labels, strict=True)
     ]
+
+
+def rests_on_estimate(cell: Cell) -> bool:
+    """Whether a ranking or its tail-patch divides by second moments that nobody's optimizer kept.
+
+    See ``bench.models.moments_estimate``.
+    """
+    training = cell.result.model.get("training")
+    if not isinstance(training, dict) or training.get("second_moments") != "estimated":
+        return False
+    config = flatten(cell.result.method.get("config"))
+    corrected = any(key.endswith("optimizer_correction") and value for key, value in config)
+    patch = cell.measured_by.get("tail_patch")
+    stepped = isinstance(patch, dict) and patch.get("optimizer") == "saved"
+    return corrected or (stepped and "tail_patch" in cell.result.metrics)
 
 
 _ABSENT = object()

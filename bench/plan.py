@@ -6,23 +6,17 @@ Nothing is trained, encoded or written. A corpus that is not here can be planned
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Optional
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Optional, TypeVar
 
 import torch
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from transformers import PretrainedConfig
 
-from bench import plan_table, progress
+from bench import composing, progress
 from bench.config import Settings, settings_from, typed
-from bench.config_errors import explain
 from bench.errors import UserError
-from bench.models import SOURCES
 from bench.plan_corpus import PASSAGES, QUERIES, TOKENS, Fact, count
 from bench.plan_costs import (
     Architecture,
@@ -33,13 +27,15 @@ from bench.plan_costs import (
     passes,
 )
 from bench.plan_model import Speed, architecture_of, calibrate
+from bench.storage import content_key
 from methods import METHODS
 from methods.gradient.codecs import Storage, make_codec
 from methods.gradient.hessian import MAX_BLOCK
-from methods.gradient.method import Gradient
+from methods.gradient.method import Gradient, feature_settings
 from methods.gradient.search import MemoryPlan
 from methods.vector_search import MARGIN
 
+T = TypeVar("T")
 _OF_MATRICES = ("adapters", "unsupported", "block_layout", "layers")
 _COUNTS = (
     "projection_dim", "layer_blocks", "checkpoints", "batch_size", "batch_tokens",
@@ -67,8 +63,10 @@ class Plan:
         counted: passages, tokens a passage, queries.
         storage: bytes a passage of each format.
         chosen: the format that a run would use; ``none`` stores nothing.
+        features: a hash that cells with the same features of the same corpus share.
         memory: bytes by purpose.
         flops_per_second: of all devices together.
+        devices: how many.
         rate: how that is known.
         notes: what the numbers leave out, a line each.
     """
@@ -80,8 +78,10 @@ class Plan:
     passes: list[Pass]
     storage: dict[str, int]
     chosen: str
+    features: str
     memory: dict[str, int]
     flops_per_second: float
+    devices: int
     rate: str
     notes: list[str]
 
@@ -94,36 +94,33 @@ class Plan:
         """Of one step, at the rate of all devices."""
         return step.flops / self.flops_per_second / 3600
 
-
-def main(overrides: Sequence[str]) -> int:
-    """Print the plan of one cell.
-
-    Raises:
-        UserError: wrong overrides, or a method that is not planned.
-    """
-    plan_table.show(make_plan(*composed(overrides)))
-    return 0
+    @property
+    def index_bytes(self) -> int:
+        """Of the index in the chosen format."""
+        return self.storage.get(self.chosen, 0) * self.passages
 
 
 def composed(overrides: Sequence[str]) -> tuple[Settings, PlanConfig]:
-    """The settings of a cell as ``tdabench run`` would have them, and those of the plan.
-
-    Hydra composes only: its application would make a folder for the job.
-    """
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_module("conf", version_base="1.3"):
-            config = compose("config", list(overrides))
-        if "plan" not in config:
-            raise UserError("nothing is chosen", where="plan", fix="leave the section in place")
-        plan = OmegaConf.to_container(config.plan, resolve=True)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if "Ambiguous value for argument" in str(error):
-            raise UserError("plan takes one value each, no sweep", where="command line") from error
-        raise explain(error, overrides) from error
+    """The settings of a cell as ``tdabench run`` would have them, and those of the plan."""
+    config = composing.composed(overrides, "plan")
+    if "plan" not in config:
+        raise UserError("nothing is chosen", where="plan", fix="leave the section in place")
+    plan = OmegaConf.to_container(config.plan, resolve=True)
     settings = settings_from(config)
     progress.set_quiet(settings.quiet)
     return settings, _checked(typed(PlanConfig, dict(plan or {}), "plan"))  # type: ignore[arg-type]
+
+
+class Known(dict[str, Any]):
+    """What one cell of a sweep has found out, so that the next does not measure it again."""
+
+    def once(self, what: Any, find: Callable[[], T]) -> T:
+        """The first result of ``find`` for this JSON value."""
+        key = content_key(what)
+        if key not in self:
+            self[key] = find()
+        found: T = self[key]
+        return found
 
 
 def _checked(config: PlanConfig) -> PlanConfig:
@@ -137,25 +134,27 @@ def _checked(config: PlanConfig) -> PlanConfig:
     return config
 
 
-def make_plan(settings: Settings, config: PlanConfig) -> Plan:
+def make_plan(settings: Settings, config: PlanConfig, known: Known | None = None) -> Plan:
     """Everything that can be known of a cell's cost before it runs.
+
+    Args:
+        known: of other cells; it is read and added to.
 
     Raises:
         UserError: as a run would, as far as it shows without a model.
     """
+    known = Known() if known is None else known
     method = _checked_method(settings)
     choices = Choices.of(settings.method)
     name, kind = settings.model["name"], settings.model["source"]
-    source_class = SOURCES.get(kind)
-    source = source_class(
-        name, typed(source_class.Config, settings.model, "model", ("name", "source"))
-    )
+    source = composing.model_source(settings)
     geometry = source.architecture()
     options = {name: getattr(method, name) for name in _OF_MATRICES}
     architecture = architecture_of(geometry, method.layer_blocks, **options)
     blocks, dim = choices.blocks(architecture), choices.dim(architecture)
     _refuse_large_blocks(choices, blocks)
-    counted = count(settings, source, architecture, _given(config))
+    data = [settings.task, settings.model, asdict(config)]
+    counted = known.once(data, lambda: count(settings, source, architecture, _given(config)))
     weights, gradients = _dtypes(settings)
     wide = torch.float64 if gradients == torch.float64 else torch.float32
     n_queries = int(counted[QUERIES].value)
@@ -170,7 +169,12 @@ def make_plan(settings: Settings, config: PlanConfig) -> Plan:
     _refuse_groups_without_index(choices, workload, dim, wide)
     storage = {f.value: make_codec(f, dim).bytes_per_row for f in Storage if f is not Storage.none}
     sizes = {"weight_bytes": weights.itemsize, "gradient_bytes": gradients.itemsize}
-    speed = _speed(settings, config, geometry, gradients, workload.tokens, choices.batch_tokens)
+    tokens, batch_tokens = workload.tokens, choices.batch_tokens
+    speed = known.once(
+        [*data, batch_tokens],
+        lambda: _speed(settings, config, geometry, gradients, tokens, batch_tokens),
+    )
+    features = {key: getattr(v, "value", v) for key, v in vars(feature_settings(method)).items()}
     given = all(fact.source.startswith("plan.") for fact in counted.values())
     corpus = "given numbers" if given else settings.task["name"]
     return Plan(
@@ -181,8 +185,10 @@ def make_plan(settings: Settings, config: PlanConfig) -> Plan:
         passes=passes(architecture, workload, choices, storage.get(choices.storage, 0)),
         storage=storage,
         chosen=choices.storage,
+        features=content_key([*data, features]),
         memory=memory(architecture, workload, choices, block_rows=held.rows, **sizes),
         flops_per_second=speed.flops_per_second * config.devices,
+        devices=config.devices,
         rate=speed.how + (f", {config.devices:,} devices" if config.devices > 1 else ""),
         notes=list(_notes(settings, kind)),
     )
@@ -217,10 +223,16 @@ def _speed(
     return Speed(rate, f"calibrated here: {_rate(rate)} ({found.how})")
 
 
+def is_planned(settings: Settings) -> bool:
+    """Whether a cell's method is one whose costs are known here."""
+    method_class = METHODS.get(settings.method.get("target") or settings.method["name"])
+    return issubclass(method_class, Gradient)
+
+
 def _checked_method(settings: Settings) -> Any:
     """The method's configuration, checked as far as costs depend on it."""
     method_class = METHODS.get(settings.method.get("target") or settings.method["name"])
-    if not issubclass(method_class, Gradient):
+    if not is_planned(settings):
         raise UserError(
             f"plan covers gradient methods only, and {settings.method['name']} is none",
             where="method",
@@ -280,8 +292,14 @@ def _notes(settings: Settings, kind: str) -> Iterator[str]:
     if kind == "scratch":
         yield "Training the model, which a first run does, is not counted."
     elif settings.method["optimizer_correction"]:
-        if not settings.model.get("optimizer_state"):
-            yield "A run will need model.optimizer_state=FILE."
+        state = settings.model.get("optimizer_state")
+        if not state:
+            yield "A run will need model.optimizer_state=FILE, or =estimate."
+        if state == "estimate":
+            yield (
+                "Estimating the second moments is not counted: as much as training once on "
+                f"{settings.model['estimate_moments']['passages']:,} passages."
+            )
         yield (
             "Second moments are taken to be of rank one (Adafactor); Adam's full ones cost up to "
             "half of the forward and backward pass on top."

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench import progress
-from bench.config import Settings, typed
+from bench.composing import task_builder
+from bench.config import Settings
 from bench.errors import UserError
 from bench.models.base import ModelSource
 from bench.plan_costs import Architecture, tokens_per_word
-from bench.tasks import TASKS, Task, TaskBuilder, prepared_task
+from bench.tasks import Task, TaskBuilder, prepared_task
 
 PASSAGES, TOKENS, QUERIES = "passages", "tokens a passage", "queries"
 _SAMPLE = 1000  # passages whose tokens are counted: the mean is then within a few percent
@@ -49,9 +50,7 @@ def _measure(
     settings: Settings, source: ModelSource, architecture: Architecture, given: Mapping[str, Fact]
 ) -> dict[str, Fact]:
     """From the prepared task or, if the cache has none, from its builder's streams."""
-    name = settings.task["name"]
-    builder_class = TASKS.get(name)
-    builder = builder_class(typed(builder_class.Config, settings.task, "task", ("name",)))
+    name, builder = settings.task["name"], task_builder(settings)
     task = prepared_task(name, builder, settings.cache_dir)
     if task is None:
         whole = not {PASSAGES, QUERIES} <= set(given)

@@ -53,7 +53,7 @@ def hours(value: float) -> str:
 
 
 def _inputs(plan: Plan) -> Table:
-    table = _table("what there is", ("", "number", "from"))
+    table = numbers_table("what there is", ("", "number", "from"))
     for name, fact in plan.counted.items():
         number = f"{fact.value:,.1f}" if name.startswith("tokens") else f"{fact.value:,.0f}"
         table.add_row(name, number, clean(fact.source))
@@ -67,7 +67,7 @@ def _inputs(plan: Plan) -> Table:
 
 
 def _passes(plan: Plan) -> Table:
-    table = _table("passes", ("", "rows", "FLOPs", "read", "hours"))
+    table = numbers_table("passes", ("", "rows", "FLOPs", "read", "hours"))
     for step in plan.passes:
         read = in_decimal(step.bytes_read) if step.bytes_read else ""
         row = (step.name, f"{step.rows:,}", f"{step.flops:.3g}", read, hours(plan.hours(step)))
@@ -81,7 +81,7 @@ def _passes(plan: Plan) -> Table:
 
 
 def _storage(plan: Plan) -> Table:
-    table = _table("index", ("storage", "bytes a passage", "decimal", "binary", ""))
+    table = numbers_table("index", ("storage", "bytes a passage", "decimal", "binary", ""))
     for name, per_row in plan.storage.items():
         total = per_row * plan.passages
         marked = name == plan.chosen
@@ -99,7 +99,7 @@ def _storage(plan: Plan) -> Table:
 
 
 def _memory(plan: Plan) -> Table:
-    table = _table("memory", ("", "binary"))
+    table = numbers_table("memory", ("", "binary"))
     for name, n_bytes in plan.memory.items():
         table.add_row(name, in_binary(n_bytes))
     table.add_section()
@@ -107,7 +107,8 @@ def _memory(plan: Plan) -> Table:
     return table
 
 
-def _table(title: str, heads: Sequence[str]) -> Table:
+def numbers_table(title: str, heads: Sequence[str]) -> Table:
+    """A table whose first column is words, as are those named so; the others are numbers."""
     table = console.titled_table(title)
     for place, head in enumerate(heads):
         words = head in ("", "from", "storage") or place == 0

@@ -11,7 +11,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -130,6 +130,30 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def resumable_folder(target: Path) -> Iterator[Path | None]:
+    """Yield a folder beside ``target`` that becomes ``target`` once the block succeeds.
+
+    Unlike that of ``whole_folder`` it stays when the block fails or the process is killed, so that
+    the next caller can go on with what is in it; a block that wants to leave nothing removes it.
+    One process at a time has it. Others wait, and get None if there is a ``target`` by then.
+    """
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    with exclusive(unfinished):
+        folder = unfinished / "folder"  # not `unfinished` itself, where the lock is
+        try:
+            if target.exists():
+                yield None
+                return
+            folder.mkdir(exist_ok=True)
+            with disk_errors(target):
+                yield folder
+                os.rename(folder, target)
+        finally:
+            if not folder.exists():
+                shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Let one process at a time write into ``folder``, which is made if missing.
 
@@ -137,13 +161,19 @@ def exclusive(folder: Path) -> Iterator[None]:
     done is removed. Where the system has no such locks, nothing is locked.
     """
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115 - closed below
+        stream = _lock_of(folder)
     with stream:
         _wait_for_lock(stream, folder)
         for leftover in folder.glob(".*.partial-*"):
             leftover.unlink(missing_ok=True)
         yield
+
+
+def _lock_of(folder: Path) -> IO[str]:
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # who had the folder has just removed it
+            return open(folder / ".lock", "w", encoding="utf-8")
 
 
 def _wait_for_lock(stream: IO[str], folder: Path) -> None:

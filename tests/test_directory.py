@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from bench.errors import UserError
 from bench.models import second_moments
@@ -211,3 +212,22 @@ def test_half_a_directory_is_one_line(tmp_path: Path, architecture: str, missing
     with pytest.raises(UserError, match=message) as caught:
         opened(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_moments_is_a_state(folder: Path, tmp_path: Path) -> None:
+    whole = moments_file(folder, tmp_path / "state")
+    tensors = load_file(whole)
+    names = sorted(tensors)
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for number, chosen in enumerate((names[::2], names[1::2])):
+        save_file({name: tensors[name] for name in chosen}, parts / f"{number}.safetensors")
+    source(folder, optimizer_state=str(parts)).check()
+    found = opened(folder, optimizer_state=str(parts)).second_moments
+    expected = opened(folder, optimizer_state=str(whole)).second_moments
+    assert found.by_name.keys() == expected.by_name.keys()
+    known = identity(folder, optimizer_state=str(parts))
+    (parts / "0.safetensors").rename(parts / "renamed.safetensors")
+    assert identity(folder, optimizer_state=str(parts)) != known
+    with pytest.raises(UserError, match="no such file or folder; or set it to estimate"):
+        source(folder, optimizer_state=str(tmp_path / "absent")).check()

@@ -16,8 +16,9 @@ HARNESS = frozenset(
     for name in (
         "annotate.compare", "annotate.sheet", "judging", "export.card", "export.trec",
         "figures.catalog", "figures.write",
-        "run", "cell", "cli", "evaluation", "report", "leaderboard", "page", "result_writer",
-        "loggers", "plan", "plan_corpus", "plan_costs", "plan_model", "plan_table",
+        "run", "train", "composing", "cell", "cli", "evaluation", "report", "leaderboard", "page",
+        "result_writer", "loggers", "plan", "plan_corpus", "plan_costs", "plan_model", "plan_sweep",
+        "plan_table",
         "importing.cells", "importing.command", "importing.judged", "importing.matching",
         "importing.settings", "importing.sources",
     )

@@ -72,6 +72,28 @@ def test_models_are_told_apart_where_both_are_known(
     assert expected < set(labels(boards_of(tmp_path)[0]))
 
 
+def test_rows_that_rest_on_estimated_moments_say_so(tmp_path: Path) -> None:
+    """Those that divide by V, or step with it; the others of the same model do not."""
+
+    def edited(folder: Path, moments: str, optimizer: str) -> None:
+        record = json.loads((folder / "result.json").read_text())
+        record["model"]["training"] = {"second_moments": moments}
+        (folder / "result.json").write_text(json.dumps(record))
+        with open(folder / "config.yaml", "a") as stream:
+            stream.write(f"  tail_patch: {{optimizer: {optimizer}}}\n")
+
+    corrected, plain = {"optimizer_correction": True}, {"optimizer_correction": False}
+    edited(write_cell(tmp_path, "a", config=corrected), "estimated", "sgd")
+    edited(write_cell(tmp_path, "b", config=plain), "estimated", "sgd")
+    edited(write_cell(tmp_path, "c", config=plain, tail_patch=0.1), "estimated", "saved")
+    edited(write_cell(tmp_path, "d", config=plain, tail_patch=0.1), "estimated", "sgd")
+    edited(write_cell(tmp_path, "e", config={"first": corrected}), "estimated", "sgd")
+    edited(write_cell(tmp_path, "f", config=corrected, tail_patch=0.1), "saved", "saved")
+    (board,) = boards_of(tmp_path)
+    marked = {row.method for row in board.rows if "moments estimated" in row.label}
+    assert marked == {"a", "c", "e"}
+
+
 def test_cells_that_no_setting_tells_apart_show_their_key(tmp_path: Path) -> None:
     first = write_cell(tmp_path, "bm25")
     first.rename(first.with_name("1111111122222222"))

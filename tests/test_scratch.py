@@ -155,7 +155,7 @@ def test_the_queries_do_not_matter(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_half_a_training_leaves_nothing(
+def test_half_a_training_is_no_model(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     whole = Training._epoch
@@ -166,9 +166,12 @@ def test_half_a_training_leaves_nothing(
         return whole(self, epoch)
 
     monkeypatch.setattr(Training, "_epoch", stop)
+    source = scratch_source(epochs=2)
     with pytest.raises(error):
-        scratch_source(epochs=2).load(task, tmp_path / "cache", "cpu")
-    assert list((tmp_path / "cache" / "models" / "toy").iterdir()) == []
+        source.load(task, tmp_path / "cache", "cpu")
+    assert source.tokenizer(task, tmp_path / "cache") is None
+    (left,) = (tmp_path / "cache" / "models" / "toy").iterdir()
+    assert left.name.endswith(".unfinished"), "which the next call goes on with"
 
 
 @pytest.mark.parametrize(
@@ -188,7 +191,13 @@ def test_identity(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     identity = scratch_source().identity(task)
     assert scratch_source(projection_dim=8).identity(task) == identity  # it is the method's
     assert Scratch("another name", scratch_source().config).identity(task) == identity
-    changes = [{"seed": 1}, {"gradient_dtype": "float64"}, {"epochs": 2}, {"append_eos": True}]
+    changes = [
+        {"seed": 1},
+        {"optimizer": "adam"},
+        {"gradient_dtype": "float64"},
+        {"epochs": 2},
+        {"append_eos": True},
+    ]
     others = {scratch_source(**change).identity(task) for change in changes}
     others.add(scratch_source().identity(make_task(tmp_path / "other", TEXTS[:5], QUERIES)))
     monkeypatch.setattr(scratch, "TRAINING_VERSION", -1)
@@ -277,6 +286,7 @@ def test_any_text_has_tokens() -> None:
         ({"checkpoint": 2}, r"checkpoint: expected an epoch from 1 to 1, found 2"),
         ({"key_value_heads": 1}, r"key_value_heads: gpt_neox with 2 heads cannot share 1; choose"),
         ({"architecture": "llama", "key_value_heads": 3}, r"key_value_heads: llama with 2 heads"),
+        ({"optimizer": "adamw"}, r"optimizer: unknown optimizer 'adamw'; did you mean adam\?"),
         ({"epochs": 0}, r"epochs: expected at least 1, found 0"),
         ({"gradient_dtype": "float46"}, r"gradient_dtype: .* 'float46'; did you mean float64"),
     ],

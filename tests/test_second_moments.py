@@ -195,3 +195,64 @@ def test_trainer_grouping_of_a_real_architecture(tmp_path):
     moments = load(tmp_path / "optimizer.pt", module)
     for name, parameter in module.named_parameters():
         assert torch.equal(moments[name].value, optimizer.state[parameter]["exp_avg_sq"])
+
+
+# ------------------------------------------------------------------ folders of several files
+
+
+def ones_of(*names):
+    shapes = {name: p.shape for name, p in Net().named_parameters()}
+    return {f"{name}.exp_avg_sq": torch.full(shapes[name], 4.0) for name in names}
+
+
+def folder_of(folder, *files):
+    folder.mkdir()
+    for number, tensors in enumerate(files, start=1):
+        save_file(tensors, folder / f"moments-{number:05}-of-{len(files):05}.safetensors")
+    return folder
+
+
+MATRICES, VECTORS = ("up.weight", "down.weight"), ("up.bias", "norm.weight", "norm.bias")
+
+
+def test_a_folder_is_the_sum_of_its_files(tmp_path):
+    folder = folder_of(tmp_path / "state", ones_of(*MATRICES), ones_of(*VECTORS))
+    (folder / "moments.safetensors.index.json").write_text('{"weight_map": {}}')
+    whole = tmp_path / "whole.safetensors"
+    save_file(ones_of(*MATRICES, *VECTORS), whole)
+    found, expected = load(folder, Net()), load(whole, Net())
+    assert set(found.by_name) == set(expected.by_name) == {*MATRICES, *VECTORS}
+    for name, moment in expected.by_name.items():
+        assert torch.equal(found[name].inverse_sqrt(), moment.inverse_sqrt())
+    moved = folder.rename(tmp_path / "moved")
+    assert load(moved, Net()).sha256 == found.sha256
+    changed = folder_of(tmp_path / "changed", ones_of(*MATRICES), {
+        name: tensor + 1 for name, tensor in ones_of(*VECTORS).items()
+    })  # fmt: skip
+    assert load(changed, Net()).sha256 != found.sha256, "every file counts"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "state: holds no safetensors file"),
+        (
+            [(*MATRICES, *VECTORS), ("up.bias",)],
+            r"moments-00002-of-00002\.safetensors: parameter up\.bias is also in moments-00001-of",
+        ),
+        ([MATRICES, VECTORS[:2]], r"state: parameter norm\.bias is in none of its 2 safetensors"),
+    ],
+)
+def test_a_folder_holds_each_parameter_once(tmp_path, files, message):
+    folder = folder_of(tmp_path / "state", *(ones_of(*names) for names in files))
+    with pytest.raises(UserError, match=message) as caught:
+        load(folder, Net())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_file_of_a_folder_is_named(tmp_path):
+    folder = folder_of(tmp_path / "state", ones_of(*MATRICES), ones_of(*VECTORS))
+    damaged = sorted(folder.iterdir())[1]
+    damaged.write_bytes(b"not what it says")
+    with pytest.raises(UserError, match=f"^{damaged}: not a safetensors file"):
+        load(folder, Net())

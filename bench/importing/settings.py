@@ -11,14 +11,10 @@ from importlib import resources
 from typing import TypeVar
 
 import yaml
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
+from bench.composing import composed
 from bench.config import Settings, settings_from
-from bench.config_errors import GROUPS, explain
+from bench.config_errors import GROUPS
 from bench.errors import UserError, did_you_mean
 
 
@@ -101,7 +97,7 @@ def parse(words: Sequence[str]) -> Request:
     _check_keys(overrides, has_task, has_model)
     # Nothing can be patched without a model, and none is asked for unless it is named.
     chosen = [] if "metric" in overrides else ["metric=attribution"]
-    settings = settings_from(composed([*chosen, *overrides.values()]))
+    settings = settings_from(composed([*chosen, *overrides.values()], "import"))
     if settings.metric.tail_patch.enabled and not has_model:
         raise UserError(
             "tail-patch needs a model",
@@ -189,21 +185,3 @@ def _choice(kind: type[_Choice], key: str, value: str) -> _Choice:
     except ValueError as error:
         fix = did_you_mean(value, [choice.value for choice in kind])
         raise UserError(f"unknown {key} {value!r}", fix=fix) from error
-
-
-def composed(overrides: Sequence[str]) -> DictConfig:
-    """The configuration that ``tdabench run`` would have with these overrides.
-
-    Raises:
-        UserError: an unknown key or name, a faulty value, or a sweep.
-    """
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_module("conf", version_base="1.3"):
-            return compose("config", list(overrides))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if "Ambiguous value for argument" in str(error):
-            raise UserError(
-                "import takes one value each, no sweep", where="command line"
-            ) from error
-        raise explain(error, overrides) from error

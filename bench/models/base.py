@@ -53,6 +53,31 @@ class ModelSource(ABC):
             learning_rate: None needs the last one of the model's training.
         """
 
+    def check_training(self) -> None:
+        """Raise UserError if this source trains no models."""
+        raise UserError(
+            f"model {self.name} is not trained here",
+            where="model",
+            fix="train one that is (model=tiny)",
+        )
+
+    def train(
+        self,
+        task: Task,  # noqa: ARG002
+        cache_dir: Path,  # noqa: ARG002
+        device: str,  # noqa: ARG002
+    ) -> Path:
+        """Train the model, go on with a training that was stopped, or find it done.
+
+        Returns:
+            its folder, as ``save_pretrained`` writes it.
+
+        Raises:
+            UserError: as ``check_training``, or a training that diverges.
+        """
+        self.check_training()
+        raise NotImplementedError
+
     def check_retraining(self) -> None:
         """Raise UserError if this model cannot be trained again without some passages."""
         raise UserError(
@@ -114,6 +139,6 @@ def no_moments_to_step_with(name: str) -> UserError:
     return UserError(
         f"model {name} has no second moments to step with",
         where="metric.tail_patch.optimizer",
-        fix="set model.optimizer_state=FILE, metric.tail_patch.optimizer=sgd, or "
+        fix="set model.optimizer_state=FILE or =estimate, metric.tail_patch.optimizer=sgd, or "
         "metric=attribution to go without",
     )

@@ -20,10 +20,12 @@ from bench.models.language_model import (
     load_directory,
     weights_sha256,
 )
-from bench.storage import content_key, file_sha256
+from bench.models.moments_estimate import ESTIMATE_VERSION, EstimateConfig, with_estimate
+from bench.storage import content_key
 from bench.tasks.base import Task
 
 ARCHITECTURES = ("gpt2", "gpt_neox", "llama")  # of a geometry
+ESTIMATE = "estimate"  # as `optimizer_state`: no file, but a pass over the task's passages
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Geometry:
 class DirectoryConfig:
     """Settings of a model that exists already; defaults and reasons in ``conf/model/hf.yaml``.
 
-    ``geometry`` and the checkpoints have defaults, so that files of older versions still fit.
+    What came later has a default, so that files of older versions still fit.
     """
 
     path: Optional[str]  # noqa: UP045 - omegaconf reads the annotation at run time
@@ -57,6 +59,7 @@ class DirectoryConfig:
     geometry: Optional[Geometry] = None  # noqa: UP045
     checkpoints: list[str] = field(default_factory=list)
     checkpoint_learning_rates: list[float] = field(default_factory=list)
+    estimate_moments: Optional[EstimateConfig] = None  # noqa: UP045
 
 
 class Directory(ModelSource):
@@ -77,9 +80,7 @@ class Directory(ModelSource):
             raise UserError(
                 "no such directory", where=self.config.path, fix="set model.path=DIR to a model"
             )
-        state = self.config.optimizer_state
-        if state is not None and not Path(state).expanduser().is_file():
-            raise UserError("no such file", where=f"model.optimizer_state={state}")
+        self._check_optimizer_state()
         self._check_checkpoints()
 
     def check_step(self, optimizer: str, learning_rate: float | None) -> None:
@@ -88,6 +89,29 @@ class Directory(ModelSource):
             raise unknown_learning_rate()
         if optimizer == "saved" and self.config.optimizer_state is None:
             raise no_moments_to_step_with(self.name)
+
+    def _check_optimizer_state(self) -> None:
+        config = self.config
+        if config.optimizer_state == ESTIMATE:
+            if config.estimate_moments is None:
+                raise UserError(
+                    "has no value",
+                    where="model.estimate_moments",
+                    fix="take that of conf/model/hf.yaml: passages, batch_size and seed",
+                )
+            config.estimate_moments.check()
+        elif (state := self._state) is not None and not state.exists():
+            raise UserError(
+                "no such file or folder",
+                where=f"model.optimizer_state={config.optimizer_state}",
+                fix="or set it to estimate",
+            )
+
+    @property
+    def _state(self) -> Path | None:
+        """Where the optimizer's state is; None if there is none or it is estimated."""
+        state = self.config.optimizer_state
+        return None if state in (None, ESTIMATE) else Path(state).expanduser()
 
     def _check_checkpoints(self) -> None:
         config = self.config
@@ -120,18 +144,23 @@ class Directory(ModelSource):
                     fix=did_you_mean(value, DTYPES),
                 )
 
-    def identity(self, task: Task) -> str:  # noqa: ARG002
+    def identity(self, task: Task) -> str:
         """Hash of the files and of what they are read with, not of where they are."""
         settings = asdict(self.config) | {"path": directory_sha256(self._path)}
         del settings["geometry"]  # a model that is there is its files
         settings["checkpoints"] = [weights_sha256(path) for path in self._checkpoint_paths]
-        if self.config.optimizer_state is not None:
-            state = Path(self.config.optimizer_state).expanduser()
-            settings["optimizer_state"] = file_sha256(state) if state.is_file() else None
+        if self.config.optimizer_state == ESTIMATE:
+            settings["optimizer_state"] = [ESTIMATE, ESTIMATE_VERSION, task.corpus_sha256]
+        else:
+            del settings["estimate_moments"]  # it changes nothing
+        if (state := self._state) is not None:
+            settings["optimizer_state"] = (
+                second_moments.sha256_of(state) if state.exists() else None
+            )
         return content_key(settings)
 
-    def load(self, task: Task, cache_dir: Path, device: str) -> LanguageModel:  # noqa: ARG002
-        """Load the directory; ``task`` and ``cache_dir`` play no part."""
+    def load(self, task: Task, cache_dir: Path, device: str) -> LanguageModel:
+        """Load the directory; task and cache play a part only where moments are estimated."""
         config: DirectoryConfig = self.config
         model = load_directory(
             self.name,
@@ -141,10 +170,10 @@ class Directory(ModelSource):
             gradient_dtype=getattr(torch, config.gradient_dtype),
             append_eos=config.append_eos,
         )
-        if config.optimizer_state is not None:
-            model.second_moments = second_moments.load(
-                Path(config.optimizer_state).expanduser(), model.module, config.adam_epsilon
-            )
+        if (state := self._state) is not None:
+            model.second_moments = second_moments.load(state, model.module, config.adam_epsilon)
+        if config.optimizer_state == ESTIMATE and config.estimate_moments is not None:
+            with_estimate(model, task, config.estimate_moments, cache_dir)
         model.learning_rate = config.learning_rate
         rates = config.checkpoint_learning_rates
         model.checkpoints = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,18 +12,18 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 from transformers import (
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.optimization import Adafactor
 
 from bench import progress
 from bench.engines.base import Engine
 from bench.errors import UserError, did_you_mean
-from bench.models import second_moments
+from bench.models import resuming, second_moments
 from bench.models.base import ModelSource
 from bench.models.checkpoints import load_checkpoint
 from bench.models.language_model import (
@@ -37,12 +38,14 @@ from bench.models.language_model import (
 from bench.models.retraining import Removal, Retrainings
 from bench.models.training import (
     LAST_SHARE,
+    OPTIMIZERS,
     ScratchConfig,
     Training,
+    TrainingDivergedError,
     geometry,
     train_tokenizer,
 )
-from bench.storage import content_key, whole_folder
+from bench.storage import content_key, resumable_folder
 from bench.tasks.base import Task
 
 # Raised whenever a change of this file or of training.py would train another model from the same
@@ -54,8 +57,9 @@ _PROBE_QUERIES = 200  # facts looked at after each epoch; enough to see learning
 class Scratch(ModelSource):
     """Trains once per (task content, settings), then loads from the cache.
 
-    The optimizer is Adafactor, as in the paper (section 4); after the warm-up the learning rate
-    falls in a line to a tenth. Second moments are saved by parameter name.
+    The optimizer is Adafactor, as in the paper (section 4), or Adam; after the warm-up the learning
+    rate falls in a line to a tenth. Second moments are saved by parameter name. A training that is
+    stopped goes on from its last whole epoch.
     """
 
     Config = ScratchConfig
@@ -78,6 +82,12 @@ class Scratch(ModelSource):
             raise UserError(
                 f"expected an epoch from 1 to {config.epochs}, found {config.checkpoint}",
                 where="model.checkpoint",
+            )
+        if config.optimizer not in OPTIMIZERS:
+            raise UserError(
+                f"unknown optimizer {config.optimizer!r}",
+                where="model.optimizer",
+                fix=did_you_mean(config.optimizer, OPTIMIZERS),
             )
         self._check_shared_heads()
         if config.hidden_size % config.num_heads:
@@ -117,7 +127,7 @@ class Scratch(ModelSource):
         trained_by = {
             key: value
             for key, value in settings.items()
-            if key not in _READ_WITH and not (key in _LATER and value is None)
+            if key not in _READ_WITH and not (key in _LATER and value == _LATER[key])
         }
         return content_key([TRAINING_VERSION, task.corpus_sha256, trained_by])
 
@@ -126,7 +136,7 @@ class Scratch(ModelSource):
 
     def load(self, task: Task, cache_dir: Path, device: str) -> LanguageModel:
         """Open the cached model, training it first if there is none."""
-        folder = self._trained(task, cache_dir, device)
+        folder = self.train(task, cache_dir, device)
         model = load_directory(
             self.name,
             folder,
@@ -152,16 +162,32 @@ class Scratch(ModelSource):
             training={**model.training, "epochs": log, **log[-1]},
         )
 
-    def _trained(self, task: Task, cache_dir: Path, device: str) -> Path:
+    def train(self, task: Task, cache_dir: Path, device: str) -> Path:
+        """The folder of the whole model, trained now if there is none.
+
+        It is a model directory with ``second_moments.safetensors``, ``checkpoints/`` of all epochs
+        but the last, each such a directory less the tokenizer, and the log ``training.json``.
+        """
         folder = self._folder(task, cache_dir)
         if not (folder / "training.json").exists():
             if folder.exists():
                 raise UserError(
                     "the cached model is damaged", where=str(folder), fix="delete this folder"
                 )
-            with whole_folder(folder) as partial:
-                train(replace(self.config, checkpoint=None), task, partial, device)
+            with resumable_folder(folder) as unfinished:
+                if unfinished is not None:  # nobody else has trained it while we waited
+                    self._train_in(unfinished, task, device)
         return folder
+
+    def _train_in(self, folder: Path, task: Task, device: str) -> None:
+        try:
+            train(replace(self.config, checkpoint=None), task, folder, device)
+        except TrainingDivergedError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def check_training(self) -> None:
+        """Any model of this source is trained here."""
 
     def check_retraining(self) -> None:
         """Any model of this source can be trained again."""
@@ -177,7 +203,7 @@ class Scratch(ModelSource):
         """Train once more without some passages, as ``bench.models.retraining`` has it."""
         retrainings = Retrainings(
             self.config,
-            tokenizer=self._trained(task, cache_dir, device),
+            tokenizer=self.train(task, cache_dir, device),
             task=task,
             # The queries decide what is kept of a retrained model, which itself is not kept.
             folder=cache_dir / "retrained" / content_key([self.identity(task), task.sha256]),
@@ -197,8 +223,8 @@ class Scratch(ModelSource):
         return AutoTokenizer.from_pretrained(self._folder(task, cache_dir), local_files_only=True)
 
 
-# Settings that came later: left out of a model's key where they are null.
-_LATER = ("key_value_heads", "tied_embeddings")
+# Settings that came later, left out of a model's key where they are as they always were.
+_LATER = {"key_value_heads": None, "tied_embeddings": None, "optimizer": "adafactor"}
 _CHECKPOINTS, _RATE = "checkpoints", "learning_rate.json"
 _READ_WITH = ("gradient_dtype", "projection_dim", "checkpoint")
 _COUNTS = (
@@ -208,14 +234,29 @@ _COUNTS = (
 
 @torch.random.fork_rng()  # the caller's random numbers go on as if nothing had been trained
 def train(config: ScratchConfig, task: Task, folder: Path, device: str) -> None:
-    """Train on the task's passages and save model, tokenizer, second moments and a log."""
-    progress.say(f"train {config.architecture} on {len(task.passages):,} passages")
-    tokenizer = train_tokenizer((p.text for p in task.passages), config.vocab_size)
-    tokenizer.model_max_length = config.context_length
+    """Train on the task's passages and save model, tokenizer, second moments and a log.
+
+    Args:
+        folder: empty, or of the same training that was stopped: it then goes on.
+    """
+    stopped = resuming.stopped(folder, folder / _CHECKPOINTS, device)
+    if stopped is None:
+        _empty(folder)
+        progress.say(f"train {config.architecture} on {len(task.passages):,} passages")
+        tokenizer: PreTrainedTokenizerBase = train_tokenizer(
+            (p.text for p in task.passages), config.vocab_size
+        )
+        tokenizer.model_max_length = config.context_length
+        tokenizer.save_pretrained(folder)
+    else:
+        progress.say(f"go on training after epoch {len(stopped.log)}/{config.epochs}")
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     training = Training(config, tokenizer, task, folder, device)
+    if stopped is not None:
+        stopped.restore(training)
     module = cast("PreTrainedModel", training.model.module)
-    history = []
-    for epoch, loss in enumerate(training.epochs(), start=1):
+    history = stopped.log if stopped else []
+    for epoch, loss in enumerate(training.epochs(len(history)), start=len(history) + 1):
         probability, recalled = _probe(training.model, task)
         progress.say(
             f"train epoch {epoch}/{config.epochs}: loss {loss:.3f}, facts recalled {recalled:.0%}, "
@@ -224,14 +265,25 @@ def train(config: ScratchConfig, task: Task, folder: Path, device: str) -> None:
         log = {"loss": loss, "facts_recalled": recalled, "target_probability": probability}
         history.append(log)
         if epoch < config.epochs:  # the last one is the model itself, saved below
-            _save(module, training.optimizer, folder / _CHECKPOINTS / f"epoch-{epoch:03}")
+            checkpoint = resuming.epoch_folder(folder / _CHECKPOINTS, epoch)
+            _save(module, training.optimizer, checkpoint)
+            resuming.save(training, history, folder)
     _save(module, training.optimizer, folder)
-    tokenizer.save_pretrained(folder)
-    summary = {"optimizer": "adafactor", "epochs": history, **history[-1]}
+    summary = {"optimizer": config.optimizer, "epochs": history, **history[-1]}
     (folder / "training.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    resuming.forget(folder)
 
 
-def _save(module: PreTrainedModel, optimizer: Adafactor, folder: Path) -> None:
+def _empty(folder: Path) -> None:
+    """Remove what a training left that was stopped before its first epoch was whole."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _save(module: PreTrainedModel, optimizer: Optimizer, folder: Path) -> None:
     """Weights, second moments, and the learning rate of the last step."""
     module.save_pretrained(folder, safe_serialization=True)
     names: dict[Tensor, str] = {p: name for name, p in module.named_parameters()}

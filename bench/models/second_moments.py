@@ -1,7 +1,8 @@
 """An optimizer's second moments by parameter name: saved, loaded, and mapped from state dicts.
 
 File format: safetensors with ``<parameter>.exp_avg_sq_row`` and ``<parameter>.exp_avg_sq_col``
-(Adafactor, matrices) or ``<parameter>.exp_avg_sq`` (Adafactor's vectors, Adam).
+(Adafactor, matrices) or ``<parameter>.exp_avg_sq`` (Adafactor's vectors, Adam). A folder of such
+files holds each parameter of the model in exactly one of them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from bench.storage import file_sha256
+from bench.storage import content_key, file_sha256
 
 _ROW, _COL, _FULL = "exp_avg_sq_row", "exp_avg_sq_col", "exp_avg_sq"
 ADAFACTOR_EPSILON = 1e-30  # Adafactor's own: it is added to every squared gradient
@@ -103,14 +104,18 @@ def load(path: Path, module: nn.Module, adam_epsilon: float = ADAM_EPSILON) -> S
     """Read second moments and check every shape against the model.
 
     Args:
-        path: a name-keyed safetensors file, or a torch ``optimizer.pt`` (read with
-            ``weights_only=True``: nothing in it is executed).
+        path: a name-keyed safetensors file, a folder of several, or a torch ``optimizer.pt`` (read
+            with ``weights_only=True``: nothing in it is executed).
         module: the model they belong to.
         adam_epsilon: Adam's ε, for states that are not factored.
 
     Raises:
-        UserError: missing or unreadable file, wrong shapes, or integer ids that fit no order.
+        UserError: missing or unreadable file, wrong shapes, integer ids that fit no order, or a
+            folder that does not hold each parameter once.
     """
+    if path.is_dir():
+        state = _read_folder(path, module)
+        return SecondMoments(_validate(state, module, path, adam_epsilon), sha256_of(path))
     if not path.is_file():
         raise UserError(
             "no such file",
@@ -122,6 +127,43 @@ def load(path: Path, module: nn.Module, adam_epsilon: float = ADAM_EPSILON) -> S
     else:
         state = _names_from_ids(_read_torch(path), module, path)
     return SecondMoments(_validate(state, module, path, adam_epsilon), file_sha256(path))
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a state's file, or of all files of its folder, wherever they are."""
+    if path.is_file():
+        return file_sha256(path)
+    return content_key([[file.name, file_sha256(file)] for file in _shards(path)], length=64)
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _read_folder(folder: Path, module: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """The moments of all files; an index beside them says nothing that their keys do not."""
+    files = _shards(folder)
+    if not files:
+        raise UserError("holds no safetensors file", where=str(folder), fix=NAME_KEYED)
+    state: dict[str, dict[str, Tensor]] = {}
+    file_of: dict[str, Path] = {}
+    for file in files:
+        for name, fields in _read_safetensors(file).items():
+            if name in state:
+                raise UserError(
+                    f"parameter {name} is also in {file_of[name].name}",
+                    where=str(file),
+                    fix="leave each parameter in one file",
+                )
+            state[name], file_of[name] = fields, file
+    for name, _ in module.named_parameters():
+        if name not in state:
+            raise UserError(
+                f"parameter {name} is in none of its {len(files)} safetensors files",
+                where=str(folder),
+                fix="is a file missing? each parameter of the model must be in one",
+            )
+    return state
 
 
 def _read_safetensors(path: Path) -> dict[str, dict[str, Tensor]]:

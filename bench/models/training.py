@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+from torch.optim import Adam, Optimizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -50,6 +52,7 @@ class ScratchConfig:
     gradient_dtype: str
     projection_dim: int
     seed: int
+    optimizer: str = "adafactor"  # files of before there was a choice still fit
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -85,6 +88,22 @@ def geometry(config: ScratchConfig, vocab_size: int) -> PretrainedConfig:
         eos_token_id=0,
         **{key: value for key, value in chosen.items() if value is not None},
     )
+
+
+def _adafactor(module: nn.Module, learning_rate: float) -> Optimizer:
+    return Adafactor(
+        module.parameters(), lr=learning_rate, scale_parameter=False, relative_step=False
+    )
+
+
+def _adam(module: nn.Module, learning_rate: float) -> Optimizer:
+    return Adam(module.parameters(), lr=learning_rate)
+
+
+OPTIMIZERS: dict[str, Callable[[nn.Module, float], Optimizer]] = {
+    "adafactor": _adafactor,
+    "adam": _adam,
+}
 
 
 class Training:
@@ -124,12 +143,13 @@ class Training:
         self._kept = np.ones(len(self._corpus), dtype=bool)
         if removed is not None:
             self._kept[removed] = False
-        self.optimizer = Adafactor(
-            module.parameters(), lr=config.learning_rate, scale_parameter=False, relative_step=False
-        )
+        self.optimizer = OPTIMIZERS[config.optimizer](module, config.learning_rate)
 
-    def epochs(self) -> Iterator[float]:
+    def epochs(self, done: int = 0) -> Iterator[float]:
         """Train, only to ``checkpoint`` if one is set.
+
+        Args:
+            done: epochs that the model has behind it.
 
         Yields:
             the mean loss of each epoch's steps (nats a token), with the model in eval mode.
@@ -137,7 +157,7 @@ class Training:
         Raises:
             UserError: the training diverges.
         """
-        for epoch in range(self.config.checkpoint or self.config.epochs):
+        for epoch in range(done, self.config.checkpoint or self.config.epochs):
             self.model.module.train()
             loss = self._epoch(epoch)
             self.model.module.eval()
@@ -178,8 +198,12 @@ class Training:
         return value
 
 
-def _diverged(found: str) -> UserError:
-    return UserError(
+class TrainingDivergedError(UserError):
+    """With these settings there is no model: going on from an epoch would end in the same way."""
+
+
+def _diverged(found: str) -> TrainingDivergedError:
+    return TrainingDivergedError(
         f"training diverged: {found}",
         where="model",
         fix="lower model.learning_rate or raise model.warmup_steps",

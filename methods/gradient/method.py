@@ -63,6 +63,24 @@ class GradientConfig:
     seed: int
 
 
+def feature_settings(config: GradientConfig) -> FeatureSettings:
+    """Those switches that a stored feature depends on."""
+    return FeatureSettings(
+        corrected=config.optimizer_correction,
+        output=config.output,
+        weighted=config.passage_weight,
+        checkpoints=config.checkpoints,
+        checkpoint_weights=config.checkpoint_weights,
+        projection_dim=config.projection_dim,
+        layer_blocks=config.layer_blocks,
+        block_layout=config.block_layout,
+        layers=config.layers,
+        adapters=config.adapters,
+        unsupported=config.unsupported,
+        seed=config.seed,
+    )
+
+
 class Gradient(Method):
     """score = ⟨R^(-1/2) P(∇L(z_m)/√V), R^(-1/2) P(∇L(z_q)/√V)⟩, unit-normed last if asked for.
 
@@ -110,7 +128,7 @@ class Gradient(Method):
     def index(self) -> IndexSize:
         """Encode the corpus, or open the index that another method of the same features made."""
         model, config, context = self.context.model, self.config, self.context
-        features = Features(model, self._feature_settings(), correct_queries=config.correct_queries)
+        features = Features(model, feature_settings(config), correct_queries=config.correct_queries)
         self._encoder, self._query_encoder = features.passages, features.queries
         self._encoded = EncodedFeatures(
             model, self._encoder, context.task.passages, config.batch_size, config.batch_tokens
@@ -128,23 +146,6 @@ class Gradient(Method):
         context.facts["encoding_seconds"] = round(index.seconds, 3)
         self._source = index
         return IndexSize(index.bytes, len(index.shards))
-
-    def _feature_settings(self) -> FeatureSettings:
-        config = self.config
-        return FeatureSettings(
-            corrected=config.optimizer_correction,
-            output=config.output,
-            weighted=config.passage_weight,
-            checkpoints=config.checkpoints,
-            checkpoint_weights=config.checkpoint_weights,
-            projection_dim=config.projection_dim,
-            layer_blocks=config.layer_blocks,
-            block_layout=config.block_layout,
-            layers=config.layers,
-            adapters=config.adapters,
-            unsupported=config.unsupported,
-            seed=config.seed,
-        )
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
         """Score all passages against groups of resident queries, keeping running lists."""

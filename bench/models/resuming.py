@@ -1,0 +1,123 @@
+"""A training that was stopped goes on from its last epoch, and ends in the same weights bit by bit.
+
+After each epoch but the last, beside its checkpoint: the optimizer's whole state and that of the
+random numbers (of dropout), then ``progress.json``, which makes the epoch count. The order of the
+passages and the learning rates follow from seed and step.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bench import progress
+from bench.errors import UserError
+from bench.models.language_model import load_module
+from bench.models.training import Training
+from bench.storage import whole_file
+
+Log = dict[str, float]  # what is noted of an epoch
+_PROGRESS, _STATE = "progress.json", "resume-*.safetensors"
+_CPU_RANDOM, _CUDA_RANDOM = "random.cpu", "random.cuda"
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A training as it was after its last whole epoch.
+
+    Attributes:
+        log: of each epoch that is done.
+        module: its weights.
+        tensors: ``PARAMETER/FIELD`` of the optimizer's state, and the states of random numbers.
+        numbers: fields of the state that are no tensors, by ``PARAMETER/FIELD``.
+    """
+
+    log: list[Log]
+    module: nn.Module
+    tensors: dict[str, Tensor]
+    numbers: dict[str, float]
+
+    def restore(self, training: Training) -> None:
+        """Put a new training of the same settings where this one stopped."""
+        weights = dict(self.module.named_parameters())
+        fields = {**self.tensors, **self.numbers}
+        with torch.no_grad():
+            for name, parameter in training.model.module.named_parameters():
+                parameter.copy_(weights[name])
+                state = training.optimizer.state[parameter]
+                for key, value in fields.items():
+                    owner, _, field = key.rpartition("/")
+                    if owner == name:
+                        state[field] = value
+        torch.set_rng_state(self.tensors[_CPU_RANDOM])
+        if _CUDA_RANDOM in self.tensors and training.model.device.type == "cuda":
+            torch.cuda.set_rng_state(self.tensors[_CUDA_RANDOM], training.model.device)
+
+
+def save(training: Training, log: list[Log], folder: Path) -> None:
+    """Keep what the next epoch needs beside the weights, which the epoch's checkpoint holds.
+
+    Args:
+        log: of each epoch that is done.
+        folder: of the training.
+    """
+    module = training.model.module
+    tensors, numbers = {_CPU_RANDOM: torch.get_rng_state()}, {}
+    if training.model.device.type == "cuda":
+        tensors[_CUDA_RANDOM] = torch.cuda.get_rng_state(training.model.device)
+    for name, parameter in module.named_parameters():
+        for field, value in training.optimizer.state[parameter].items():
+            if isinstance(value, Tensor):
+                tensors[f"{name}/{field}"] = value.detach().cpu().contiguous().clone()
+            else:
+                numbers[f"{name}/{field}"] = value
+    before = list(folder.glob(_STATE))
+    state = folder / _STATE.replace("*", f"{len(log):03}")
+    save_file(tensors, state)
+    with whole_file(folder / _PROGRESS) as stream:
+        json.dump({"epochs": log, "numbers": numbers}, stream)
+    for path in set(before) - {state}:
+        path.unlink()
+
+
+def stopped(folder: Path, checkpoints: Path, device: str) -> Stopped | None:
+    """The training that was stopped in ``folder``; None if no epoch of it is whole.
+
+    Args:
+        checkpoints: folder that has ``epoch-NNN`` of each epoch.
+        device: where its tensors go.
+    """
+    if not (folder / _PROGRESS).is_file():
+        return None
+    try:
+        record: dict[str, Any] = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
+        epoch = len(record["epochs"])
+        tensors = load_file(folder / _STATE.replace("*", f"{epoch:03}"))
+        module = load_module(epoch_folder(checkpoints, epoch), torch.float32, torch.device(device))
+    except (UserError, SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        # Such as after a power cut: what was written last may not have reached the disk.
+        progress.say(f"the training in {folder} cannot go on ({error}): it starts anew")
+        return None
+    placed = {
+        name: tensor if name in (_CPU_RANDOM, _CUDA_RANDOM) else tensor.to(device)
+        for name, tensor in tensors.items()
+    }
+    return Stopped(record["epochs"], module, placed, record["numbers"])
+
+
+def epoch_folder(checkpoints: Path, epoch: int) -> Path:
+    """Of the checkpoint after an epoch, from 1."""
+    return checkpoints / f"epoch-{epoch:03}"
+
+
+def forget(folder: Path) -> None:
+    """Remove what only a training that goes on needs."""
+    for path in (*folder.glob(f"*{_PROGRESS}*"), *folder.glob(_STATE)):
+        path.unlink(missing_ok=True)
