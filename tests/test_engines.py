@@ -14,8 +14,9 @@ import pytest
 
 from bench.engines import ENGINES, Engine
 from bench.engines.base import Job
-from bench.engines.processes import Processes, ProcessesConfig, cores
+from bench.engines.processes import Processes, ProcessesConfig
 from bench.engines.serial import Serial, SerialConfig
+from bench.engines.threads import cores
 from bench.errors import UserError
 
 
