@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,3 +29,10 @@ def threads(n: int) -> Iterator[None]:
             del os.environ[_THREADS]
         else:
             os.environ[_THREADS] = before
+
+
+def use_threads(n: int) -> None:
+    """Let this process use ``n`` threads, also if torch is running already."""
+    os.environ[_THREADS] = str(n)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(n)
