@@ -23,6 +23,7 @@ from bench.judging import checked_identity, metric_parts
 from bench.loggers import check_logger, log_cell
 from bench.models.base import ModelSource
 from bench.models.language_model import LanguageModel
+from bench.models.recipe import ModelRecipe
 from bench.models.retraining import Removal
 from bench.result import RESULT, SCHEMA_VERSION, Cell, Result, read_result
 from bench.result_writer import write_cell
@@ -112,7 +113,14 @@ class _Run:
             load_model=self._load_model,
             device=self.settings.device,
             retrain=self._retrain,
+            engine=self.engine,
+            model_recipe=self.model_recipe,
         )
+
+    @cached_property
+    def model_recipe(self) -> ModelRecipe:
+        settings = self.settings
+        return ModelRecipe(self.source, self.task, settings.cache_dir, settings.device)
 
     def _check_retraining(self) -> None:
         if (retraining := self.settings.metric.retraining) is not None:
@@ -127,7 +135,7 @@ class _Run:
 
     def _load_model(self) -> LanguageModel:
         with self.context.phases.measure("model"):
-            return self.source.load(self.task, self.settings.cache_dir, self.settings.device)
+            return self.model_recipe()
 
     def _folder(self) -> Path:
         settings = self.settings

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from bench import __version__
+from bench import __version__, stopping
 from bench.annotate.command import add_arguments as add_annotate_arguments
 from bench.errors import UserError, did_you_mean
 from bench.escape import clean
@@ -18,7 +18,7 @@ from bench.fetch.command import add_arguments as add_fetch_arguments
 
 # Nothing slow is imported up here: `tdabench list` and `--help` answer at once.
 
-DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG_INPUT, INTERRUPTED, STOPPED = 0, 1, 2, 130, 143
 DEFAULT_RESULTS = "runs"  # the default of results_dir in conf/config.yaml
 COMMANDS = {
     "run": "run a cell, or with -m a sweep of cells",
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 done, 1 a cell failed or a number does not hold, 2 the user's input is
-        wrong, 130 interrupted.
+        wrong, 130 interrupted, 143 stopped by SIGTERM after finishing what was at hand.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -55,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except stopping.Stopped:
+        print("stopped: what is finished is kept; run again to go on", file=sys.stderr)
+        return STOPPED
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -70,7 +73,8 @@ def _dispatch(arguments: list[str]) -> int:
         from bench import run
 
         # Hydra has its own grammar and its own --help.
-        return run.main(arguments[1:])
+        with stopping.on_sigterm():
+            return run.main(arguments[1:])
     if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         raise UserError(
             f"unknown command {arguments[0]!r}", fix=did_you_mean(arguments[0], COMMANDS)

@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 _LOG_EVERY_SECONDS = 15.0  # often enough to see life in a log, rare enough not to flood it
 _quiet = False
+_inside = False  # a step whose bar is shown
 
 
 def set_quiet(quiet: bool) -> None:
@@ -33,14 +34,14 @@ def set_quiet(quiet: bool) -> None:
 
 
 @contextmanager
-def silenced() -> Iterator[None]:
-    """Silence progress and notices in the block: a terminal shows one bar at a time."""
-    before = _quiet
-    set_quiet(True)
+def one_bar() -> Iterator[None]:
+    """Show no progress of steps in the block: a terminal shows one bar at a time. Notices stay."""
+    global _inside
+    before, _inside = _inside, True
     try:
         yield
     finally:
-        set_quiet(before)
+        _inside = before
 
 
 def say(message: str) -> None:
@@ -62,7 +63,7 @@ def track(
     """
     if total is None and hasattr(items, "__len__"):
         total = len(items)  # type: ignore[arg-type]
-    if _quiet:
+    if _quiet or _inside:
         yield from items
     elif sys.stderr.isatty():
         yield from _track_bar(items, description, total)

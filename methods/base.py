@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from bench.engines import Engine
+from bench.engines.serial import Serial, SerialConfig
 from bench.errors import UserError
 from bench.phases import Phases
 from bench.tasks.base import Query, Task
@@ -51,6 +53,10 @@ def _no_model() -> LanguageModel:
     raise ValueError("this context was made without a model")
 
 
+def _serial() -> Engine:
+    return Serial(SerialConfig())
+
+
 def _no_retraining(removals: Sequence[Removal]) -> np.ndarray:  # noqa: ARG001
     raise ValueError("this context was made without a way to retrain")
 
@@ -68,6 +74,8 @@ class Context:
         facts: values found on the way that a reader of the result needs, e.g. the λ in use.
         load_model: brings the model under study; called at most once, on first use.
         retrain: what models trained without some passages say, for the metrics.
+        engine: runs independent jobs, perhaps in other processes.
+        model_recipe: brings the same model there: unlike ``load_model``, it can be sent.
     """
 
     task: Task
@@ -78,6 +86,8 @@ class Context:
     counts: Counter[str] = field(default_factory=Counter)
     facts: dict[str, Any] = field(default_factory=dict)
     retrain: Callable[[Sequence[Removal]], np.ndarray] = _no_retraining
+    engine: Engine = field(default_factory=_serial)
+    model_recipe: Callable[[], LanguageModel] = _no_model
 
     @cached_property
     def model(self) -> LanguageModel:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from pathlib import Path
+
 import numpy as np
 
+from bench.models import second_moments
 from bench.models.language_model import LanguageModel
 from bench.tasks.base import Query
 from methods.base import Context
@@ -37,8 +41,25 @@ def toy_model(folder) -> LanguageModel:
     return with_moments(load(make_model(folder / "model", layers=1, hidden=8)), folder, "adafactor")
 
 
-def make(task, model, tmp_path, **settings) -> Gradient:
+@dataclass(frozen=True)
+class ToyRecipe:
+    """Brings what ``toy_model`` made in ``folder``, in any process."""
+
+    folder: Path
+
+    def __call__(self) -> LanguageModel:
+        model = load(self.folder / "model")
+        model.second_moments = second_moments.load(
+            self.folder / "adafactor.safetensors", model.module
+        )
+        return model
+
+
+def make(task, model, tmp_path, *, engine=None, recipe=None, **settings) -> Gradient:
+    """A method; with an engine, ``recipe`` brings the model to other processes."""
     context = Context(task, tmp_path / "cache", load_model=lambda: model)
+    if engine is not None:
+        context = replace(context, engine=engine, model_recipe=recipe)
     return Gradient(GradientConfig(**{**DEFAULTS, **settings}), context)
 
 

@@ -19,6 +19,7 @@ from bench.models.language_model import LanguageModel
 from methods.gradient import index as index_module
 from methods.gradient.codecs import Storage
 from methods.gradient.estimate import Hessian
+from methods.gradient.shards import ShardWriter, read_sidecar
 from methods.gradient.source import EncodedFeatures
 from tests.gradient_methods import QUERIES, make, many_texts, ranked, toy_model
 from tests.helpers import make_task
@@ -129,7 +130,7 @@ def test_a_killed_build_goes_on_and_gives_the_same_bytes(tmp_path, model, monkey
     task = make_task(tmp_path / "task", many_texts(), QUERIES)
     undisturbed = make(task, model, tmp_path / "a")
     ranked(undisturbed)
-    original, calls = index_module.IndexBuilder._make, []
+    original, calls = ShardWriter.write, []
 
     def dies_on_third(*arguments):
         calls.append(arguments)
@@ -137,7 +138,7 @@ def test_a_killed_build_goes_on_and_gives_the_same_bytes(tmp_path, model, monkey
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(index_module.IndexBuilder, "_make", dies_on_third)
+    monkeypatch.setattr(ShardWriter, "write", dies_on_third)
     with pytest.raises(KeyboardInterrupt):
         ranked(make(task, model, tmp_path / "b"))
     ranked(make(task, model, tmp_path / "b"))
@@ -181,7 +182,7 @@ def test_every_flipped_byte_of_a_shard_is_noticed(tmp_path, model):
     (path,) = (tmp_path / "cache").rglob("shard-*.npy")
     sidecar = path.with_suffix(".json")
     key = json.loads(sidecar.read_text())["key"]
-    assert index_module.read_sidecar(path, key)["rows"] == 3
+    assert read_sidecar(path, key)["rows"] == 3
     rng = random.Random(0)
     for file in (path, sidecar):
         whole = file.read_bytes()
@@ -190,9 +191,9 @@ def test_every_flipped_byte_of_a_shard_is_noticed(tmp_path, model):
             data[place] ^= 1 << rng.randrange(8)
             file.write_bytes(data)
             with pytest.raises(UserError, match="foreign or damaged"):
-                index_module.read_sidecar(path, key)
+                read_sidecar(path, key)
         file.write_bytes(whole)
-    assert index_module.read_sidecar(path, key)["rows"] == 3
+    assert read_sidecar(path, key)["rows"] == 3
 
 
 @pytest.mark.parametrize("fault", ["flip", "truncate", "foreign"])

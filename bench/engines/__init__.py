@@ -1,4 +1,4 @@
-"""Where independent jobs run: here, or in processes beside this one."""
+"""Where independent jobs run: here, in processes beside this one, or on other machines."""
 
 from bench.engines.base import Engine
 from bench.registry import Entry, Registry
@@ -14,6 +14,22 @@ ENGINES.add(
     Entry(
         target="bench.engines.processes:Processes",
         summary="several processes on this machine, the cores shared out among them",
+    ),
+)
+ENGINES.add(
+    "ray",
+    Entry(
+        target="bench.engines.ray:Ray",
+        summary="tasks of Ray, on this machine or a cluster; a node may die",
+        source="Ray (extra: ray)",
+    ),
+)
+ENGINES.add(
+    "slurm",
+    Entry(
+        target="bench.engines.slurm:Slurm",
+        summary="arrays of jobs of Slurm on a shared folder; tasks may die",
+        source="submitit (extra: slurm)",
     ),
 )
 

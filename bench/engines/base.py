@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from bench import stopping
+from bench.errors import UserError
+
 
 @dataclass(frozen=True)
 class Job:
     """One piece of work, whose outcome is a file.
 
     Attributes:
-        work: a function of a module (engines send it by name), called with ``arguments``; it
-            writes ``target`` whole or not at all, and doing it twice is doing it once.
+        work: a function of a module or class (engines send it by name), called with ``arguments``;
+            it writes ``target`` whole or not at all, and doing it twice is doing it once.
         arguments: what it needs; plain data that can be sent to another process.
         target: done = this file is there.
     """
@@ -34,12 +37,23 @@ class Job:
         if not self.done:
             self.work(*self.arguments)
 
+    def outcome(self) -> UserError | None:
+        """Do the work, and return the user's mistake that stood in its way instead of raising it.
+
+        For engines whose libraries wrap what is raised far away.
+        """
+        try:
+            self.run()
+        except UserError as error:
+            return error
+        return None
+
 
 class Engine(ABC):
     """Runs jobs; a subclass is one entry of ``ENGINES``.
 
-    No job may depend on which engine runs it: results are equal bit for bit, which is why work that
-    depends on the number of threads sets its own.
+    No job may depend on which engine runs it: results are equal bit for bit wherever they are equal
+    for any number of threads; work that is not sets its own number.
 
     Subclasses set ``Config``: a dataclass whose fields are the keys of ``conf/engine/NAME.yaml``.
     """
@@ -57,11 +71,13 @@ class Engine(ABC):
 
         Raises:
             UserError: a job failed by the user's mistake. Those that were finished stay.
+            Stopped: the run was asked to stop (SIGTERM). Jobs that had begun were finished.
         """
         left = [job for job in jobs if not job.done]
         if left:
-            self._run(left, label, unit)
+            with stopping.finish_first():
+                self._run(left, label, unit)
 
     @abstractmethod
     def _run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
-        """Run jobs that are not done."""
+        """Run jobs that are not done; begin none after ``stopping.asked()``."""

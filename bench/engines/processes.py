@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Optional
 
-from bench import progress
+from bench import progress, stopping
 from bench.engines.base import Engine, Job
+from bench.engines.threads import cores, threads
 from bench.errors import UserError
 
 _TRIES = 3  # a killed process takes the jobs of its pool with it; more deaths are no accident
-_THREADS = "OMP_NUM_THREADS"
 
 
 @dataclass
@@ -44,9 +45,11 @@ class Processes(Engine):
         left = list(jobs)
         for _ in range(_TRIES):
             try:
-                with _threads(max(1, cores() // workers)):
+                with threads(max(1, cores() // workers)):
                     _run_pool(left, workers, label, unit)
             except BrokenProcessPool:
+                if stopping.asked():
+                    return
                 left = [job for job in left if not job.done]
                 progress.say(f"{label}: a worker process was killed; {len(left)} {unit} again")
             else:
@@ -58,26 +61,26 @@ class Processes(Engine):
         )
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _run_pool(jobs: Sequence[Job], workers: int, label: str, unit: str) -> None:
     # Spawned, not forked: a fork copies locks that torch's threads may hold at that moment.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as pool:
-        futures = [pool.submit(job.run) for job in jobs]
-        try:
-            for future in progress.track(
-                as_completed(futures), label, unit=unit, total=len(futures)
-            ):
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        finished = _finished(pool, jobs, workers)
+        for _ in progress.track(finished, label, unit=unit, total=len(jobs)):
+            pass
+
+
+def _finished(pool: ProcessPoolExecutor, jobs: Sequence[Job], workers: int) -> Iterator[Job]:
+    """Each job when it is done. No more are handed out than run, so that none is begun unasked."""
+    waiting = iter(jobs)
+    running = {pool.submit(_work, job): job for job in islice(waiting, workers)}
+    while running:
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            job = running.pop(future)
+            future.result()
+            if not stopping.asked():
+                running |= {pool.submit(_work, after): after for after in islice(waiting, 1)}
+            yield job
 
 
 def _begin() -> None:
@@ -86,23 +89,21 @@ def _begin() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
+def _work(job: Job) -> None:
+    """In a worker: a SIGTERM, which may be sent to the parent's whole group, waits for the job."""
+    asked: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    try:
+        job.run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _end_with_parent() -> None:
     """A parent that is killed cannot tell its workers, who would wait for jobs for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-@contextmanager
-def _threads(n: int) -> Iterator[None]:
-    """Let processes started in the block use ``n`` threads each: OpenMP reads it as it starts."""
-    before = os.environ.get(_THREADS)
-    os.environ[_THREADS] = str(n)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_THREADS]
-        else:
-            os.environ[_THREADS] = before

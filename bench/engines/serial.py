@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench import progress
+from bench import progress, stopping
 from bench.engines.base import Engine, Job
 
 
@@ -21,5 +21,7 @@ class Serial(Engine):
 
     def _run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
         for job in progress.track(jobs, label, unit=unit):
-            with progress.silenced():
+            if stopping.asked():
+                return
+            with progress.one_bar():
                 job.run()

@@ -2,7 +2,8 @@
 
 What is stored does not depend on Hessian, mixing or norm, so methods that differ in these share one
 index. A shard is named by a hash of the texts in it: a corpus that grew at its end encodes only
-what is new, and corpora that begin alike share what they have in common.
+what is new, and corpora that begin alike share what they have in common. Shards are jobs of the
+run's engine (``shards.py``): where and in which order they are made changes none of their bytes.
 
 Layout, below a folder for each feature key: ``fp32/``, ``bf16/``, ``int8/``, ``sign/``, each with
 
@@ -15,9 +16,7 @@ Layout, below a folder for each feature key: ``fp32/``, ``bf16/``, ``int8/``, ``
 
 from __future__ import annotations
 
-import hashlib
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,21 +27,22 @@ import torch
 from torch import Tensor
 
 from bench import progress
-from bench.errors import UserError
-from bench.storage import content_key, exclusive, file_sha256, map_array, whole_file
+from bench.storage import content_key, exclusive, map_array, whole_file
 from methods.gradient.codecs import Codec, Storage, make_codec
+from methods.gradient.shards import COUNTED, ShardWriter, read_seconds, read_sidecar
 from methods.gradient.source import FeatureSource
 
 if TYPE_CHECKING:
     from collections import Counter
 
+    from bench.engines import Engine
+    from bench.engines.base import Job
+    from methods.gradient.shards import EncoderRecipe
     from methods.gradient.source import EncodedFeatures
 
 SHARD_ROWS = 2048  # fewer are lost when a run dies, and a shard of 2^16 dims has 512 MiB in fp32
 _SHARD_VALUES = 2**27  # the most features of a shard, which is in memory while it is encoded
 _SCHEMA_VERSION = 1
-_SEAL = "seal"  # of a sidecar: a hash of all that it says
-_COUNTED = ("passages_truncated", "passages_without_loss")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class GradientIndex(FeatureSource):
         folder: where they are.
         codec: reads them.
         shards: as in the manifest: file, first row, rows.
-        seconds: what encoding took when it was done, all runs together.
+        seconds: what encoding took when it was done, all runs and processes together.
     """
 
     folder: Path
@@ -105,96 +105,77 @@ class IndexBuilder:
 
     Attributes:
         folder: of all features of this key.
-        key: hash of ``settings``; a shard with another key is refused.
         settings: everything that the features depend on, for the manifest.
         storage: format; full-precision shards that are there already are translated, not encoded.
-        source: encodes passages.
+        source: encodes passages here.
+        recipe: of ``source``, for other processes; its key is a hash of ``settings``.
         corpus_sha256: names the manifest.
     """
 
     folder: Path
-    key: str
     settings: dict[str, Any]
     storage: Storage
     source: EncodedFeatures
+    recipe: EncoderRecipe
     corpus_sha256: str
 
-    def build(self, counts: Counter[str]) -> GradientIndex:
+    def build(self, counts: Counter[str], engine: Engine) -> GradientIndex:
         """Encode what is not encoded yet.
 
         Args:
             counts: gets ``passages_truncated`` and ``passages_without_loss``.
+            engine: runs a job for each shard that is missing.
 
         Raises:
             UserError: the folder holds a foreign or damaged shard, or the disk is full.
         """
-        folder = self._folder(self.storage)
+        folder = self.folder / self.storage.value
         with exclusive(folder):
-            shards = [self._shard(first, number) for first, number in self._plan()]
-            self._write_manifest(shards)
-        for name in _COUNTED:
+            shards = self._shards(engine)
+            self._write_manifest(folder, shards)
+        for name in COUNTED:
             counts[name] += sum(shard[name] for shard in shards)
-        seconds = _seconds(folder)
+        seconds = read_seconds(folder)
         spent = sum(seconds.get(name, 0.0) for name in {shard["file"] for shard in shards})
-        return GradientIndex(folder, self._codec(self.storage), shards, spent)
+        return GradientIndex(folder, make_codec(self.storage, self.source.dim), shards, spent)
 
-    def _folder(self, storage: Storage) -> Path:
-        return self.folder / storage.value
+    def _shards(self, engine: Engine) -> list[dict[str, Any]]:
+        """Sidecar and first row of each shard, in row order; those that are missing are made."""
+        writer = ShardWriter(self.folder, self.storage, self.source.dim, self.recipe, self.source)
+        places: list[tuple[int, Path]] = []
+        found: dict[Path, dict[str, Any]] = {}
+        jobs: dict[Path, Job] = {}
+        for rows in self._plan():
+            path = writer.path(self.source.texts(rows))
+            places.append((rows.start, path))
+            sidecar = read_sidecar(path, self.recipe.key)
+            if sidecar is None:
+                jobs[path] = writer.job(path, rows)  # the same texts twice are one shard
+            else:
+                found[path] = sidecar
+        engine.run(list(jobs.values()), "encode passages", unit=f"shards of {self._rows:,}")
+        for path in jobs:
+            sidecar = read_sidecar(path, self.recipe.key)
+            assert sidecar is not None  # the engine returns when every job is done
+            found[path] = sidecar
+        return [{"first_row": first_row, **found[path]} for first_row, path in places]
 
-    def _codec(self, storage: Storage) -> Codec:
-        return make_codec(storage, self.source.dim)
+    @property
+    def _rows(self) -> int:
+        """Passages of a shard, of all but the last."""
+        return max(1, min(SHARD_ROWS, _SHARD_VALUES // self.source.dim))
 
-    def _plan(self) -> Iterator[tuple[int, int]]:
-        """First row and number of rows of each shard."""
-        rows = max(1, min(SHARD_ROWS, _SHARD_VALUES // self.source.dim))
-        starts = range(0, self.source.n_rows, rows)
-        for start in progress.track(starts, "encode passages", unit=f"shards of {rows:,}"):
-            yield start, min(rows, self.source.n_rows - start)
+    def _plan(self) -> Iterator[range]:
+        """The rows of each shard."""
+        n_rows, size = self.source.n_rows, self._rows
+        starts = range(0, n_rows, size)
+        for start in progress.track(starts, "look for shards", unit=f"of {size:,} passages"):
+            yield range(start, min(start + size, n_rows))
 
-    def _shard(self, first_row: int, n_rows: int) -> dict[str, Any]:
-        texts = self.source.texts(range(first_row, first_row + n_rows))
-        name = f"shard-{_texts_sha256(texts)[:32]}.npy"
-        path = self._folder(self.storage) / name
-        sidecar = read_sidecar(path, self.key) or self._make(path, texts)
-        return {"first_row": first_row, **sidecar}
-
-    def _make(self, path: Path, texts: list[str]) -> dict[str, Any]:
-        """Encode, or translate from full precision; the sidecar comes last."""
-        began = time.perf_counter()
-        codec, exact_path = self._codec(self.storage), self._folder(Storage.fp32) / path.name
-        exact = read_sidecar(exact_path, self.key) if exact_path != path else None
-        if exact is not None:
-            features = self._codec(Storage.fp32).decode(map_array(exact_path))
-            counted = {name: exact[name] for name in _COUNTED}
-        else:
-            features, counted = self.source.encode(texts)
-        stored = codec.encode(features)
-        with whole_file(path, "wb") as stream:
-            np.save(stream, stored, allow_pickle=False)
-        sidecar = {
-            "key": self.key,
-            "file": path.name,
-            "storage": self.storage.value,
-            "dim": codec.dim,
-            "rows": len(texts),
-            "dtype": str(stored.dtype),
-            "bytes_per_row": codec.bytes_per_row,
-            "sha256": file_sha256(path),
-            **counted,
-        }
-        self._log(path, time.perf_counter() - began)
-        with whole_file(path.with_suffix(".json")) as stream:
-            json.dump({**sidecar, _SEAL: content_key(sidecar)}, stream)
-        return sidecar
-
-    def _log(self, path: Path, seconds: float) -> None:
-        with open(path.with_name("seconds.jsonl"), "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"file": path.name, "seconds": round(seconds, 3)}) + "\n")
-
-    def _write_manifest(self, shards: list[dict[str, Any]]) -> None:
+    def _write_manifest(self, folder: Path, shards: list[dict[str, Any]]) -> None:
         manifest = {
             "schema_version": _SCHEMA_VERSION,
-            "key": self.key,
+            "key": self.recipe.key,
             "settings": self.settings,
             "corpus_sha256": self.corpus_sha256,
             "storage": self.storage.value,
@@ -204,52 +185,5 @@ class IndexBuilder:
             "shards": shards,
         }
         name = f"corpus-{content_key(self.corpus_sha256)}.json"
-        with whole_file(self._folder(self.storage) / name) as stream:
+        with whole_file(folder / name) as stream:
             json.dump(manifest, stream, indent=1)
-
-
-def read_sidecar(path: Path, key: str) -> dict[str, Any] | None:
-    """The sidecar of a finished shard whose bytes are what it says; None if there is none yet.
-
-    Raises:
-        UserError: the shard is damaged, or was made with other settings.
-    """
-    sidecar_path = path.with_suffix(".json")
-    if not sidecar_path.exists():
-        return None
-    try:
-        sidecar: dict[str, Any] = json.loads(sidecar_path.read_text(encoding="utf-8"))
-        seal = sidecar.pop(_SEAL)
-        sound = seal == content_key(sidecar) and sidecar["key"] == key
-        sound = sound and file_sha256(path) == sidecar["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        sound = False
-    if not sound:
-        raise UserError(
-            "foreign or damaged index shard",
-            where=str(path),
-            fix="delete this folder and run again",
-        )
-    return sidecar
-
-
-def _texts_sha256(texts: list[str]) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little"))  # so that no two lists run together
-        digest.update(data)
-    return digest.hexdigest()
-
-
-def _seconds(folder: Path) -> dict[str, float]:
-    """What each shard took; lines that a killed run left half written do not count."""
-    found = {}
-    path = folder / "seconds.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            record = json.loads(line)
-            found[record["file"]] = float(record["seconds"])
-        except (ValueError, TypeError, KeyError):
-            continue
-    return found

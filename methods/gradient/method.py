@@ -24,6 +24,7 @@ from methods.gradient.index import IndexBuilder
 from methods.gradient.loss import Output
 from methods.gradient.parameters import Adapters, BlockLayout, Unsupported
 from methods.gradient.search import Finish, MemoryPlan, Search
+from methods.gradient.shards import EncoderRecipe
 from methods.gradient.source import EncodedFeatures, FeatureSource
 from methods.gradient.whitening import HessianForm
 
@@ -128,7 +129,8 @@ class Gradient(Method):
     def index(self) -> IndexSize:
         """Encode the corpus, or open the index that another method of the same features made."""
         model, config, context = self.context.model, self.config, self.context
-        features = Features(model, feature_settings(config), correct_queries=config.correct_queries)
+        asked = feature_settings(config)
+        features = Features(model, asked, correct_queries=config.correct_queries)
         self._encoder, self._query_encoder = features.passages, features.queries
         self._encoded = EncodedFeatures(
             model, self._encoder, context.task.passages, config.batch_size, config.batch_tokens
@@ -138,11 +140,18 @@ class Gradient(Method):
             self._source = replace(self._encoded, counts=context.counts)
             return IndexSize()
         settings = features.key_settings()
-        key = content_key(settings)
-        folder = context.cache_dir / "index" / "gradient" / key
+        recipe = EncoderRecipe(
+            context.model_recipe,
+            asked,
+            content_key(settings),
+            context.task.passages,
+            config.batch_size,
+            config.batch_tokens,
+        )
+        folder = context.cache_dir / "index" / "gradient" / recipe.key
         corpus = context.task.corpus_sha256
-        builder = IndexBuilder(folder, key, settings, config.storage, self._encoded, corpus)
-        index = builder.build(context.counts)
+        builder = IndexBuilder(folder, settings, config.storage, self._encoded, recipe, corpus)
+        index = builder.build(context.counts, context.engine)
         context.facts["encoding_seconds"] = round(index.seconds, 3)
         self._source = index
         return IndexSize(index.bytes, len(index.shards))

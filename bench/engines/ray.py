@@ -1,0 +1,178 @@
+"""Jobs as tasks of Ray, on this machine or on a cluster.
+
+Outcomes are files in folders that all machines share. Ray carries a job there and whether it went
+well back; nothing in its object store is needed again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Optional
+
+from bench import progress, stopping
+from bench.engines.base import Engine, Job
+from bench.engines.extras import library
+from bench.engines.threads import use_threads
+from bench.errors import UserError
+
+_LOOK_EVERY_SECONDS = 1.0  # for nodes that came or went, and for a request to stop
+_ARRIVES_SECONDS = 60.0  # network file systems may show another machine's file this much later
+
+
+@dataclass
+class RayConfig:
+    """Settings; ``conf/engine/ray.yaml`` says what each is for."""
+
+    address: Optional[str]  # noqa: UP045 - omegaconf reads the annotation at run time
+    cpus: int
+    gpus: float
+    parallel: Optional[int]  # noqa: UP045
+    retries: int
+
+
+class Ray(Engine):
+    """A task a job, as many at a time as there is room for; one whose node dies runs again."""
+
+    Config = RayConfig
+
+    def check(self) -> None:
+        """Refuse values out of range, and a Python without Ray."""
+        for name, least in {"cpus": 1, "gpus": 0, "parallel": 1, "retries": 0}.items():
+            value = getattr(self.config, name)
+            if value is not None and value < least:
+                raise UserError(f"expected at least {least}, found {value}", where=f"engine.{name}")
+        library("ray", "ray")
+
+    def _run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
+        ray = library("ray", "ray")
+        _connect(ray, self.config.address)
+        # Our own retries: Ray's say nothing, and go on for ever where memory runs out.
+        options = {"num_cpus": self.config.cpus, "num_gpus": self.config.gpus, "max_retries": 0}
+        task = ray.remote(**options)(_work)
+        finished = self._finished(ray, task, jobs, label)
+        for _ in progress.track(finished, label, unit=unit, total=len(jobs)):
+            pass
+
+    def _finished(
+        self, ray: ModuleType, task: Any, jobs: Sequence[Job], label: str
+    ) -> Iterator[Job]:
+        """Each job when it is done. No more are handed out than run: none begins unasked."""
+        waiting, running = deque(jobs), dict[Any, Job]()
+        deaths: Counter[Path] = Counter()
+        while running or waiting:
+            room = self._room(ray)
+            while waiting and len(running) < room and not stopping.asked():
+                job = waiting.popleft()
+                running[task.remote(job, self.config.cpus)] = job
+            if not running:
+                return self._no_room_left()
+            ready, _ = ray.wait(list(running), timeout=_LOOK_EVERY_SECONDS)
+            for ref in ready:
+                job = running.pop(ref)
+                if _done(ray, ref, job):
+                    yield job
+                elif not stopping.asked():
+                    deaths[job.target] += 1
+                    self._check_deaths(deaths[job.target], label)
+                    waiting.append(job)
+
+    def _room(self, ray: ModuleType) -> int:
+        """How many jobs fit on the nodes that are alive now."""
+        if self.config.parallel is not None:
+            return int(self.config.parallel)
+        wanted = {"CPU": self.config.cpus, "GPU": self.config.gpus}
+        return sum(
+            min(int(node["Resources"].get(kind, 0) // n) for kind, n in wanted.items() if n)
+            for node in ray.nodes()
+            if node["Alive"]
+        )
+
+    def _no_room_left(self) -> None:
+        if not stopping.asked():
+            raise UserError(
+                f"no node of the Ray cluster has {self.config.cpus} CPUs and {self.config.gpus:g} "
+                "GPUs",
+                where="engine",
+                fix="lower engine.cpus and engine.gpus, or set engine.parallel for a cluster that "
+                "grows when asked",
+            )
+
+    def _check_deaths(self, deaths: int, label: str) -> None:
+        if deaths > self.config.retries:
+            raise UserError(
+                f"{label}: a worker or its node died {deaths} times at the same job",
+                where="engine",
+                fix="most often memory ran out: raise engine.cpus, so that fewer run on a node; "
+                "what is finished is kept",
+            )
+        progress.say(f"{label}: a worker or its node died; its job runs again")
+
+
+def _connect(ray: ModuleType, address: str | None) -> None:
+    """Connect, or start a cluster on this machine; once in a process."""
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tell nobody of this run
+    ours = signal.getsignal(signal.SIGTERM)
+    progress.say(f"engine: Ray at {address}" if address else "engine: start Ray on this machine")
+    try:
+        # Its log would be mixed with ours; workers write theirs into Ray's own folder.
+        ray.init(
+            address or "local", include_dashboard=None if address else False, log_to_driver=False,
+            logging_level="error",
+        )  # fmt: skip
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"cannot connect to Ray ({reason})",
+            where=f"engine.address={address}",
+            fix="start it (ray start --head), or leave the address out",
+        ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ours)  # Ray puts its own there
+
+
+def _work(job: Job, cpus: int) -> UserError | None:
+    """On a worker."""
+    progress.set_quiet(True)
+    use_threads(cpus)
+    return job.outcome()
+
+
+def _done(ray: ModuleType, ref: Any, job: Job) -> bool:
+    """Whether a task that ended has done its job; False if it died.
+
+    Raises:
+        UserError: the user's mistake that the job found, or a file that does not arrive.
+    """
+    died = (
+        ray.exceptions.WorkerCrashedError,
+        ray.exceptions.NodeDiedError,
+        ray.exceptions.LocalRayletDiedError,
+        ray.exceptions.OutOfMemoryError,
+        ray.exceptions.ObjectLostError,
+    )
+    try:
+        error = ray.get(ref)
+    except died:
+        return job.done
+    if error is not None:
+        raise error
+    deadline = time.monotonic() + _ARRIVES_SECONDS
+    while not job.done:
+        if time.monotonic() > deadline:
+            raise UserError(
+                "a job ended well on another machine, and its file is not here",
+                where=str(job.target),
+                fix="set cache_dir to a folder that all machines share",
+            )
+        time.sleep(0.2)
+    return True

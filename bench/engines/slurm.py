@@ -1,0 +1,188 @@
+"""Jobs as an array of Slurm, through submitit.
+
+The jobs are dealt out among the tasks of an array: a task does one after the other, and so loads
+its model once. Outcomes are files in folders that all machines share; what a task that died had not
+done is dealt out again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from bench import progress, stopping
+from bench.engines.base import Engine, Job
+from bench.engines.extras import library
+from bench.engines.threads import threads, use_threads
+from bench.errors import UserError, did_you_mean
+from bench.storage import disk_errors
+
+_CLUSTERS = ("slurm", "local")
+_LOOK_EVERY_SECONDS = 1.0  # at one file a task
+
+
+@dataclass
+class SlurmConfig:
+    """Settings; ``conf/engine/slurm.yaml`` says what each is for."""
+
+    cluster: str
+    folder: str
+    partition: Optional[str]  # noqa: UP045 - omegaconf reads the annotation at run time
+    minutes: int
+    cpus: int
+    gpus: int
+    memory_gb: int
+    tasks: int
+    parallel: Optional[int]  # noqa: UP045
+    retries: int
+
+
+class Slurm(Engine):
+    """Submits an array and waits for it; tasks that died are submitted again."""
+
+    Config = SlurmConfig
+
+    def check(self) -> None:
+        """Refuse values out of range, and a Python without submitit."""
+        least = {"minutes": 1, "cpus": 1, "gpus": 0, "memory_gb": 1, "tasks": 1, "parallel": 1,
+                 "retries": 0}  # fmt: skip
+        for name, bound in least.items():
+            value = getattr(self.config, name)
+            if value is not None and value < bound:
+                raise UserError(f"expected at least {bound}, found {value}", where=f"engine.{name}")
+        if self.config.cluster not in _CLUSTERS:
+            raise UserError(
+                f"unknown cluster {self.config.cluster!r}",
+                where="engine.cluster",
+                fix=did_you_mean(self.config.cluster, _CLUSTERS),
+            )
+        library("submitit", "slurm")
+
+    def _run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
+        logs = Path(self.config.folder).expanduser()
+        with disk_errors(logs):
+            logs.mkdir(parents=True, exist_ok=True)
+            run = Path(tempfile.mkdtemp(prefix="run-", dir=logs))
+        array = _Array(self.config, run)
+        finished = self._finished(array, jobs, label, unit)
+        for _ in progress.track(finished, label, unit=unit, total=len(jobs)):
+            pass
+        shutil.rmtree(run, ignore_errors=True)  # of a run that failed, the logs stay
+
+    def _finished(self, array: _Array, jobs: Sequence[Job], label: str, unit: str) -> Iterator[Job]:
+        """Each job when it is done, from as many arrays as it takes."""
+        left, fruitless = list(jobs), 0
+        while True:
+            before = len(left)
+            yield from array.finished(left)
+            left = [job for job in left if not job.done]
+            if not left or stopping.asked():
+                return
+            fruitless = 0 if len(left) < before else fruitless + 1
+            if fruitless > self.config.retries:
+                raise UserError(
+                    f"{len(left)} {unit} are not done: {array.last_failure}",
+                    where="engine",
+                    fix=f"logs are in {array.folder}; most often a task ran out of memory "
+                    "(engine.memory_gb) or time (engine.minutes), or the machines do not share "
+                    "cache_dir; what is finished is kept",
+                )
+            progress.say(f"{label}: tasks ended early; {len(left)} {unit} are submitted again")
+
+
+class _Array:
+    """Arrays with the settings of one engine.
+
+    Attributes:
+        folder: of submitit's files and logs.
+        last_failure: of a task, in a line.
+    """
+
+    def __init__(self, config: SlurmConfig, folder: Path) -> None:
+        self.folder = folder
+        self.last_failure = "every task ended well, and the files are not there"
+        self._config = config
+        self._stop = folder / "stop"  # tells tasks to begin no other job
+
+    def finished(self, jobs: Sequence[Job]) -> Iterator[Job]:
+        """Submit an array for the jobs; each when it is done, until all tasks have ended.
+
+        Raises:
+            UserError: the user's mistake that a job found, or Slurm does not take the array.
+        """
+        config, n_tasks = self._config, min(self._config.tasks, len(jobs))
+        if config.cluster == "local" and config.parallel is not None:
+            n_tasks = min(n_tasks, config.parallel)
+        dealt = [list(jobs[i::n_tasks]) for i in range(n_tasks)]
+        running = list(zip(self._submit(dealt), map(deque, dealt), strict=True))
+        mistake = None
+        while running:
+            is_over = [task.done() for task, _ in running]
+            for _, waiting in running:
+                while waiting and waiting[0].done:
+                    yield waiting.popleft()
+            for (task, _), over in zip(running, is_over, strict=True):
+                mistake = mistake or (self._mistake(task) if over else None)
+            running = [pair for pair, over in zip(running, is_over, strict=True) if not over]
+            if (mistake or stopping.asked()) and not self._stop.exists():
+                self._stop.touch()
+                for task, _ in running:
+                    if task.state.upper() == "PENDING":
+                        task.cancel()
+            if running:
+                time.sleep(_LOOK_EVERY_SECONDS)
+        if mistake:
+            raise mistake
+
+    def _submit(self, dealt: Sequence[Sequence[Job]]) -> list[Any]:
+        config, submitit = self._config, library("submitit", "slurm")
+        try:
+            executor = submitit.AutoExecutor(self.folder, cluster=config.cluster)
+            executor.update_parameters(
+                name="tdabench",
+                timeout_min=config.minutes,
+                cpus_per_task=config.cpus,
+                gpus_per_node=config.gpus or None,
+                mem_gb=config.memory_gb,
+                slurm_partition=config.partition,
+                slurm_array_parallelism=config.parallel,
+            )
+            with threads(config.cpus):  # of tasks started here; Slurm's get their environment too
+                n = len(dealt)
+                return list(executor.map_array(_work, dealt, [config.cpus] * n, [self._stop] * n))
+        except (RuntimeError, OSError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"the jobs cannot be submitted ({reason})",
+                where=f"engine.cluster={config.cluster}",
+                fix="check engine.partition and the other settings with `sinfo`, or use "
+                "engine.cluster=local",
+            ) from error
+
+    def _mistake(self, task: Any) -> UserError | None:
+        """The user's mistake that a task which ended has found; None if it went well or died."""
+        failure = task.exception()
+        if failure is None:
+            found: UserError | None = task.result()
+            return found
+        lines = [line for line in str(failure).splitlines() if line.strip()]
+        self.last_failure = lines[-1].strip()[:300] if lines else type(failure).__name__
+        return None
+
+
+def _work(jobs: Sequence[Job], cpus: int, stop: Path) -> UserError | None:
+    """In a task: do the jobs until one finds a mistake of the user's, or the run is to stop."""
+    use_threads(cpus)
+    for job in jobs:
+        if stop.exists():
+            return None
+        error = job.outcome()
+        if error is not None:
+            return error
+    return None

@@ -1,0 +1,204 @@
+"""One shard of an index: its file, its sidecar, and how it is made, here or in another process.
+
+A shard is named by a hash of the texts in it, and what is in it depends on nothing else but the
+features' key: whoever makes it, and however often, writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.engines.base import Job
+from bench.errors import UserError
+from bench.storage import content_key, file_sha256, map_array, whole_file
+from methods.gradient.codecs import Codec, Storage, make_codec
+from methods.gradient.features import Features, FeatureSettings
+from methods.gradient.source import EncodedFeatures
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bench.models.language_model import LanguageModel
+    from bench.passages import PassageStore
+
+COUNTED = ("passages_truncated", "passages_without_loss")
+_SEAL = "seal"  # of a sidecar: a hash of all that it says
+_SECONDS = "seconds.jsonl"
+
+
+@dataclass(frozen=True)
+class EncoderRecipe:
+    """How another process gets the encoder of an index: plain data that can be sent to it.
+
+    Attributes:
+        load_model: brings the model; can be sent too.
+        key: of the features, as ``content_key`` of ``Features.key_settings``.
+        batch_size, batch_tokens: as in ``EncodedFeatures``.
+    """
+
+    load_model: Callable[[], LanguageModel]
+    settings: FeatureSettings
+    key: str
+    passages: PassageStore
+    batch_size: int
+    batch_tokens: int | None
+
+    def open(self) -> EncodedFeatures:
+        """The encoder.
+
+        Raises:
+            UserError: the model found here is not the one that the index is of.
+        """
+        model = self.load_model()
+        features = Features(model, self.settings, correct_queries=True)  # those of passages alone
+        if content_key(features.key_settings()) != self.key:
+            raise UserError(
+                "another process finds another model than the run that started it",
+                where=f"model {model.name}",
+                fix="do not change the model's files while a run reads them, and give every "
+                "machine the same ones",
+            )
+        return EncodedFeatures(
+            model, features.passages, self.passages, self.batch_size, self.batch_tokens
+        )
+
+
+@dataclass(frozen=True)
+class ShardWriter:
+    """Makes the shards of one storage format.
+
+    Attributes:
+        folder: of all features of this key; a format has a folder below it.
+        dim: features of a row.
+        recipe: of the encoder, for other processes.
+        source: the encoder, where it is at hand; it is not sent along.
+    """
+
+    folder: Path
+    storage: Storage
+    dim: int
+    recipe: EncoderRecipe
+    source: EncodedFeatures | None = field(compare=False)
+
+    def __reduce__(self) -> tuple:
+        return ShardWriter, (self.folder, self.storage, self.dim, self.recipe, None)
+
+    @property
+    def key(self) -> str:
+        """Of the features; a shard with another key is refused."""
+        return self.recipe.key
+
+    def path(self, texts: list[str]) -> Path:
+        """Where the shard of these passages is, or will be."""
+        return self._folder(self.storage) / f"shard-{_texts_sha256(texts)[:32]}.npy"
+
+    def job(self, path: Path, rows: range) -> Job:
+        """The job that makes a shard. Its sidecar is written last: without it there is no shard."""
+        return Job(ShardWriter.write, (self, path, rows), path.with_suffix(".json"))
+
+    def write(self, path: Path, rows: range) -> None:
+        """Encode some passages, or translate them from full precision; the sidecar comes last."""
+        began = time.perf_counter()
+        codec, exact_path = self._codec(self.storage), self._folder(Storage.fp32) / path.name
+        exact = read_sidecar(exact_path, self.key) if exact_path != path else None
+        if exact is not None:
+            features = self._codec(Storage.fp32).decode(map_array(exact_path))
+            counted = {name: exact[name] for name in COUNTED}
+        else:
+            source = self.source or _opened(self.recipe)
+            features, counted = source.encode(source.texts(rows))
+        stored = codec.encode(features)
+        with whole_file(path, "wb") as stream:
+            np.save(stream, stored, allow_pickle=False)
+        sidecar = {
+            "key": self.key,
+            "file": path.name,
+            "storage": self.storage.value,
+            "dim": codec.dim,
+            "rows": len(rows),
+            "dtype": str(stored.dtype),
+            "bytes_per_row": codec.bytes_per_row,
+            "sha256": file_sha256(path),
+            **counted,
+        }
+        _log_seconds(path, time.perf_counter() - began)
+        with whole_file(path.with_suffix(".json")) as stream:
+            json.dump({**sidecar, _SEAL: content_key(sidecar)}, stream)
+
+    def _folder(self, storage: Storage) -> Path:
+        return self.folder / storage.value
+
+    def _codec(self, storage: Storage) -> Codec:
+        return make_codec(storage, self.dim)
+
+
+# The encoder that this process opened last, by what it is of: the jobs of one index share it.
+_open: dict[tuple, EncodedFeatures] = {}
+
+
+def _opened(recipe: EncoderRecipe) -> EncodedFeatures:
+    name = (recipe.key, recipe.passages.folder, recipe.batch_size, recipe.batch_tokens)
+    if name not in _open:
+        _open.clear()  # before the next one is loaded: two models may not fit into memory
+        _open[name] = recipe.open()
+    return _open[name]
+
+
+def read_sidecar(path: Path, key: str) -> dict[str, Any] | None:
+    """The sidecar of a finished shard whose bytes are what it says; None if there is none yet.
+
+    Raises:
+        UserError: the shard is damaged, or was made with other settings.
+    """
+    sidecar_path = path.with_suffix(".json")
+    if not sidecar_path.exists():
+        return None
+    try:
+        sidecar: dict[str, Any] = json.loads(sidecar_path.read_text(encoding="utf-8"))
+        seal = sidecar.pop(_SEAL)
+        sound = seal == content_key(sidecar) and sidecar["key"] == key
+        sound = sound and file_sha256(path) == sidecar["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise UserError(
+            "foreign or damaged index shard",
+            where=str(path),
+            fix="delete this folder and run again",
+        )
+    return sidecar
+
+
+def read_seconds(folder: Path) -> dict[str, float]:
+    """What each shard took; lines that a killed run left half written do not count."""
+    found = {}
+    path = folder / _SECONDS
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            record = json.loads(line)
+            found[record["file"]] = float(record["seconds"])
+        except (ValueError, TypeError, KeyError):
+            continue
+    return found
+
+
+def _log_seconds(path: Path, seconds: float) -> None:
+    """One short write at the end of the file, so that lines of several processes do not mix."""
+    with open(path.with_name(_SECONDS), "a", encoding="utf-8") as stream:
+        stream.write(json.dumps({"file": path.name, "seconds": round(seconds, 3)}) + "\n")
+
+
+def _texts_sha256(texts: list[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little"))  # so that no two lists run together
+        digest.update(data)
+    return digest.hexdigest()
