@@ -23,6 +23,7 @@ DEFAULT_RESULTS = "runs"  # the default of results_dir in conf/config.yaml
 COMMANDS = {
     "run": "run a cell, or with -m a sweep of cells",
     "train": "train a model on a task's passages, or go on where that was stopped",
+    "predict": "ask a model every query, and write its wrong answers as queries to trace",
     "plan": "what runs with gradient methods will cost: passes, FLOPs, bytes, hours",
     "import": "make rows of rankings made elsewhere: release format, TREC run file, bergson",
     "report": "write the leaderboard as text, Markdown, CSV, LaTeX and HTML, a viewer, figures",
@@ -64,7 +65,7 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments:
         _parser().print_help()
         return DONE
-    if arguments[0] in ("run", "train", "plan", "import"):
+    if arguments[0] in ("run", "train", "predict", "plan", "import"):
         # Threads that wait spin for a moment, then sleep. With OpenMP's long default, one of two
         # cores taken made a training step of `tiny` ten times slower; never spinning halves the
         # speed of tail-patch on a quiet machine. OpenMP reads it once, when torch is imported.
@@ -94,6 +95,10 @@ def _dispatch(arguments: list[str]) -> int:
         from bench import train
 
         return train.main(options.overrides)
+    if options.command == "predict":
+        from bench import predict
+
+        return predict.main(options.out, options.which, options.max_tokens, options.overrides)
     if options.command == "plan":
         from bench import plan_sweep
 
@@ -186,6 +191,23 @@ def _parser() -> argparse.ArgumentParser:
         "model. After each epoch all is saved that the next needs: a training that is stopped or "
         "killed goes on from there, and ends in the same weights",
     )
+    parts["predict"].add_argument(
+        "out", type=Path, metavar="OUT", help="the file to write: queries of task=jsonl"
+    )
+    parts["predict"].add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="as of `tdabench run`: task=… and model=…",
+    )
+    parts["predict"].add_argument(
+        "--which", choices=("wrong", "right", "all"), default="wrong",
+        help="answers to write (default: %(default)s)",
+    )  # fmt: skip
+    parts["predict"].add_argument(
+        "--max-tokens", type=int, default=12, metavar="N",
+        help="of an answer, at most; names are shorter (default: %(default)s)",
+    )  # fmt: skip
     parts["plan"].add_argument(
         "overrides",
         nargs="*",
