@@ -98,7 +98,7 @@ def _dispatch(arguments: list[str]) -> int:
     if options.command == "predict":
         from bench import predict
 
-        return predict.main(options.out, options.which, options.max_tokens, options.overrides)
+        return predict.main(options.out, options.words)
     if options.command == "plan":
         from bench import plan_sweep
 
@@ -192,22 +192,15 @@ def _parser() -> argparse.ArgumentParser:
         "killed goes on from there, and ends in the same weights",
     )
     parts["predict"].add_argument(
-        "out", type=Path, metavar="OUT", help="the file to write: queries of task=jsonl"
+        "out", metavar="OUT", help="the file to write: queries of task=jsonl"
     )
     parts["predict"].add_argument(
-        "overrides",
+        "words",
         nargs="*",
         metavar="KEY=VALUE",
-        help="as of `tdabench run`: task=… and model=…",
+        help="which=wrong|right|all (default: wrong), max_tokens=N of an answer (default: 12); "
+        "else as of `tdabench run`: task=… and model=…",
     )
-    parts["predict"].add_argument(
-        "--which", choices=("wrong", "right", "all"), default="wrong",
-        help="answers to write (default: %(default)s)",
-    )  # fmt: skip
-    parts["predict"].add_argument(
-        "--max-tokens", type=int, default=12, metavar="N",
-        help="of an answer, at most; names are shorter (default: %(default)s)",
-    )  # fmt: skip
     parts["plan"].add_argument(
         "overrides",
         nargs="*",

@@ -7,16 +7,21 @@ writes (results, indexes, caches) is mapped into memory and renamed into place, 
 from __future__ import annotations
 
 import glob
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
-from urllib.parse import urlsplit
 
 from bench.errors import UserError
 
 _SCHEME = "://"
+# What stores say of a file that is another one for another content; times of reading are not among.
+_MARKS = (
+    "ETag", "etag", "Content-MD5", "md5Hash", "md5", "generation", "Last-Modified", "LastModified",
+    "last_modified", "updated", "mtime", "created",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,17 +50,47 @@ class RemoteFile:
         """
         system, path = _filesystem(self.url)
         with _reachable(self.url):
-            return cast("IO[bytes]", system.open(path, "rb"))
+            stream = system.open(path, "rb")
+        return io.BufferedReader(_Stream(self.url, stream), 1 << 20)
 
     def identity(self) -> list[str | int]:
-        """Name, bytes, and what tells the store that the content has changed.
+        """Name, bytes, and what changes in the store with the content.
 
         Raises:
-            UserError: it cannot be reached.
+            UserError: it cannot be reached, or its store does not say.
         """
         system, path = _filesystem(self.url)
         with _reachable(self.url):
-            return [self.name, int(system.size(path) or 0), str(system.ukey(path))]
+            facts = system.info(path)
+        marks = [f"{key}={facts[key]}" for key in _MARKS if facts.get(key) is not None]
+        if not marks:
+            raise UserError(
+                "its store does not say when it has changed",
+                where=self.url,
+                fix="download it and give the file",
+            )
+        return [self.name, int(facts.get("size") or 0), *marks]
+
+
+class _Stream(io.RawIOBase):
+    """A store's stream, whose faults while it is read are named, too."""
+
+    def __init__(self, url: str, stream: IO[bytes]) -> None:
+        self._url, self._source = url, stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with _reachable(self._url):
+            data = self._source.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._source.close()
+        super().close()
 
 
 File = Path | RemoteFile
@@ -137,13 +172,16 @@ def _no_such_file(pattern: str, setting: str) -> UserError:
 
 
 def _remote(pattern: str, setting: str) -> list[RemoteFile]:
-    parts = urlsplit(pattern)
-    if parts.username or parts.password or "?" in pattern:
-        # The address is written into configurations, results and messages.
+    # The address is written into configurations, results and messages.
+    if "@" in pattern.split(_SCHEME, 1)[1].split("/", 1)[0] or "?" in pattern:
         raise UserError(
             "an address must carry neither credentials nor a query",
             where=setting,
             fix="leave them to the environment, as the store's own tools do",
+        )
+    if "::" in pattern:
+        raise UserError(
+            "chained addresses are not read", where=setting, fix="give the files of one store"
         )
     system, path = _filesystem(pattern)
     with _reachable(pattern):

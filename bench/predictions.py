@@ -1,7 +1,7 @@
 """What a model itself completes each query with: which facts it knows, and what it says instead.
 
-Source: 2410.17413, section 7, traces answers that the model gets wrong. How the paper cut and
-matched generations is unverified; here an answer ends at the first mark that ends a clause.
+Source: 2410.17413, traces answers that the model gets wrong, too. How the paper cut and matched
+generations is unverified; here an answer ends at the first mark that ends a clause.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any, cast
 
 import torch
 from transformers import GenerationConfig
@@ -20,7 +21,9 @@ from bench.models.language_model import LanguageModel, target_log_probs
 from bench.names import begins_with, fold
 from bench.tasks.base import Query
 
-_END = re.compile(r"[.,;:!?\n]")  # of an answer: what follows is another clause
+# Of an answer: what follows is another clause. The full stop of an initial or of a short title (J.,
+# D.C., St.), and that of a number, end nothing.
+_END = re.compile(r"[,;:!?\n]|(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\.[A-Z])\.(?=\s|$)")
 _BATCH = 64  # prompts of one length side by side
 
 
@@ -29,7 +32,8 @@ class Prediction:
     """What a model said to one query.
 
     Attributes:
-        answer: greedily decoded, cut at the end of the clause; may be empty.
+        answer: greedily decoded, cut at the end of the clause; may be empty. A right one is the
+            annotated target.
         right: the answer is the target or one of its other names, or begins with it.
         target_log_probability: of the annotated target (nats).
         answer_log_probability: of the answer (nats); None where it is empty.
@@ -85,10 +89,10 @@ def predictions(
             texts = _generate(model, prompts, room)
             logs, recalled = target_log_probs(model, [tokens for tokens, _ in batch])
             for (_, query), text, log, known in zip(batch, texts, logs, recalled, strict=True):
-                answer = _END.split(text.strip(), maxsplit=1)[0].strip()
-                right = known or begins_with(
-                    (query.target, *query.answer_names), fold(text.strip())
-                )
+                names = (query.target, *query.answer_names)
+                right = known or begins_with(names, fold(text.strip()))
+                cut = _END.split(text.strip(), maxsplit=1)[0].strip()
+                answer = query.target if right else cut
                 yield Prediction(query, answer, right, log, _log_probability(model, query, answer))
 
 
@@ -96,13 +100,19 @@ def _generate(model: LanguageModel, prompts: Sequence[Sequence[int]], room: int)
     """The text after each prompt, greedily decoded."""
     ids = torch.tensor(prompts, device=model.device)
     eos = model.tokenizer.eos_token_id
-    # Its own settings, not the directory's, which may sample or penalise repetition.
     settings = GenerationConfig(
         max_new_tokens=room, do_sample=False, num_beams=1, eos_token_id=eos, pad_token_id=eos or 0
     )
-    found = model.module.generate(  # type: ignore[operator]
-        input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
-    )
+    module = cast("Any", model.module)
+    # What is not set above is taken from the model's own settings, which may sample, penalise
+    # repetition or forbid words: it has none meanwhile.
+    own, module.generation_config = module.generation_config, GenerationConfig()
+    try:
+        found = module.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
+        )
+    finally:
+        module.generation_config = own
     return model.tokenizer.batch_decode(found[:, ids.shape[1] :], skip_special_tokens=True)
 
 

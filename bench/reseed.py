@@ -68,7 +68,9 @@ def reseedings(board: Board) -> list[Reseeding]:
     """Every method of a board with more than one seed, by method and what was drawn anew.
 
     A method is re-seeded by ``method.seed``, and by ``model.seed`` where it reads a model. Cells
-    under another ``seed`` of the task have other queries, and are on another board.
+    under another ``seed`` of the task have other queries, and are on another board; models that
+    differ in more than the seed (checkpoints, learning rates), or whose settings no cell knows, are
+    no seeds.
 
     Raises:
         UserError: a cell's rankings are damaged.
@@ -77,7 +79,8 @@ def reseedings(board: Board) -> list[Reseeding]:
     for reseeded, own, held in (("method", _method_seed, _model), ("model", _model, _method_seed)):
         groups: dict[str, dict[str, Row]] = {}
         for row in board.rows:
-            cells = groups.setdefault(repr([_unseeded(row), held(row)]), {})
+            name = repr([_unseeded(row), _model_settings(row), held(row)])
+            cells = groups.setdefault(name, {})
             cells.setdefault(repr(own(row)), row)
         found += [
             one
@@ -90,6 +93,14 @@ def reseedings(board: Board) -> list[Reseeding]:
 def _unseeded(row: Row) -> list[tuple[str, object]]:
     drawn = ("seed", METHOD_SEED, "model")
     return sorted((k, v) for k, v in settings(row.cell).items() if k not in drawn)
+
+
+def _model_settings(row: Row) -> object:
+    """Those of the model but its seed; of an unknown one, its hash, which no other has."""
+    model = row.cell.config.get("model")
+    if not isinstance(model, Mapping) or "seed" not in model:
+        return _model(row)
+    return {key: value for key, value in model.items() if key != "seed"}
 
 
 def _model(row: Row) -> object:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,7 +22,9 @@ from bench.models.second_moments import Factored, SecondMoments
 
 CLIP_RMS = 1.0  # Adafactor's own clipping of an update (Shazeer & Stern 2018, section 6)
 QUERIES_AT_ONCE = 64  # of one passage, in one forward pass
-_MOST_PASSAGES = 32  # side by side; more gain nothing on any device tried
+_MOST_PASSAGES = 32  # side by side; more gain nothing on a CPU
+# The one kind that vmap can batch; for single passages, too, so that both ways round alike.
+_ATTENTION = SDPBackend.MATH
 
 Weights = dict[str, Tensor]
 
@@ -39,11 +42,15 @@ class OptimizerStep:
         model: its weights are read, and never written.
         learning_rate: of the step.
         second_moments: Adafactor's or Adam's; None makes a plain gradient-descent step.
-        memory_mib: MiB for gradients and stepped weights; a model that is larger is stepped on one
-            passage at a time.
+        memory_mib: MiB for what passages that are stepped on side by side need: gradients, stepped
+            weights, and about what a forward and backward pass keeps. A passage that needs more is
+            stepped on alone.
 
     Attributes:
-        side_by_side: how many passages fit.
+        most: passages side by side, whatever the memory; may be lowered.
+
+    Raises:
+        UserError: a parameter has no second moment.
     """
 
     def __init__(
@@ -57,19 +64,44 @@ class OptimizerStep:
         self._learning_rate = learning_rate
         dtype = model.gradient_dtype
         self._weights = {name: p.detach().to(dtype) for name, p in model.module.named_parameters()}
-        self._scales: Weights = {}
-        self._clips = False
+        self._moments = None
         if second_moments is not None:
-            self._scales = {
-                name: second_moments[name].inverse_sqrt().to(p.device, p.dtype)
-                for name, p in self._weights.items()
-            }
-            # Adafactor clips every update, Adam none.
-            moments = second_moments.by_name.values()
-            self._clips = any(isinstance(moment, Factored) for moment in moments)
-        size = sum(weight.nbytes for weight in self._weights.values())
-        fitting = int(memory_mib * 2**20 // (2 * size))  # the gradient, and what it becomes
-        self.side_by_side = min(max(1, fitting), _MOST_PASSAGES)
+            self._moments = {name: second_moments[name] for name in self._weights}
+        # Adafactor clips every update, Adam none.
+        self._clips = any(isinstance(m, Factored) for m in (self._moments or {}).values())
+        self._memory = memory_mib * 2**20
+        self.most = _MOST_PASSAGES
+
+    @cached_property
+    def _scales(self) -> Weights | None:
+        """1 / sqrt(V) of every parameter."""
+        if self._moments is None:
+            return None
+        return {
+            name: self._moments[name].inverse_sqrt().to(weight.device, weight.dtype)
+            for name, weight in self._weights.items()
+        }
+
+    def fit(self, passages: int, tokens: int) -> bool:
+        """Whether so many passages go side by side; one always does.
+
+        Args:
+            tokens: of the longest passage, or of the most that is asked after one: what is more.
+        """
+        if passages == 1:
+            return True
+        # The gradient and what it becomes; of a token, its logits and their gradient.
+        size = 2 * sum(weight.nbytes for weight in self._weights.values())
+        needed = passages * (size + tokens * _bytes_a_token(self._model))
+        return passages <= self.most and needed <= self._memory
+
+    def log_probs(self, queries: Sequence[Tokens]) -> list[float]:
+        """Log-probability of each query's target before any step, in the dtype of those after."""
+        found: list[float] = []
+        own = {name: weight[None] for name, weight in self._weights.items()}
+        for start in range(0, len(queries), QUERIES_AT_ONCE):
+            found += self._ask(own, [queries[start : start + QUERIES_AT_ONCE]])[0]
+        return found
 
     def log_probs_after(
         self, passages: Sequence[Tokens], queries: Sequence[Sequence[Tokens]]
@@ -77,7 +109,7 @@ class OptimizerStep:
         """Log-probability of each query's target after the step on its passage alone.
 
         Args:
-            passages: at most ``side_by_side``.
+            passages: each with a token to predict; as many as ``fit``.
             queries: for each passage, those that are asked after its step.
 
         Returns:
@@ -98,12 +130,12 @@ class OptimizerStep:
     def _stepped(self, passages: Sequence[Tokens]) -> tuple[Weights, list[float]]:
         """Weights after each step, ``[passages, *shape]``, and the loss before it."""
         ids, labels = pad(passages, self._model.device)
-        if len(passages) > 1:
-            by_passage = vmap(grad_and_value(self._loss), in_dims=(None, 0, 0))
-            with sdpa_kernel(SDPBackend.MATH):  # the one kind of attention that vmap can batch
+        with sdpa_kernel(_ATTENTION):
+            if len(passages) > 1:
+                by_passage = vmap(grad_and_value(self._loss), in_dims=(None, 0, 0))
                 gradients, losses = by_passage(self._weights, ids, labels)
-        else:
-            gradients, losses = self._plain_gradients(ids[0], labels[0])
+            else:
+                gradients, losses = self._plain_gradients(ids[0], labels[0])
         with torch.no_grad():
             for name in list(gradients):
                 gradients[name] = self._updated(name, gradients[name])
@@ -119,7 +151,7 @@ class OptimizerStep:
 
     def _updated(self, name: str, gradients: Tensor) -> Tensor:
         """The parameter after the step on each passage: ``[passages, *shape]``, of its own."""
-        updates = gradients * self._scales[name] if self._scales else gradients.clone()
+        updates = gradients * self._scales[name] if self._scales is not None else gradients.clone()
         factors = updates.new_full((len(updates),), -self._learning_rate)
         if self._clips:
             flat = updates.flatten(1)
@@ -135,19 +167,19 @@ class OptimizerStep:
         filler = next(query for of_one in queries for query in of_one)
         filled = [[*of_one, *[filler] * (most - len(of_one))] for of_one in queries]
         ids, labels = pad([query for of_one in filled for query in of_one], self._model.device)
-        if len(queries) > 1:
-            shape = (len(queries), most, -1)
-            with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(_ATTENTION):
+            if len(queries) > 1:
+                shape = (len(queries), most, -1)
                 scores = vmap(self._log_probs)(stepped, ids.view(shape), labels.view(shape))
-        else:
-            own = {name: weight[0] for name, weight in stepped.items()}
-            scores = self._log_probs(own, ids, labels)[None]
+            else:
+                own = {name: weight[0] for name, weight in stepped.items()}
+                scores = self._log_probs(own, ids, labels)[None]
         return scores.double().sum(-1).tolist()
 
     def _loss(self, weights: Weights, ids: Tensor, labels: Tensor) -> Tensor:
         """Mean over the tokens of one passage; ``ids`` and ``labels`` are ``[tokens]``."""
         total = -self._log_probs(weights, ids[None], labels[None]).sum()
-        return total / (labels[1:] != IGNORE).sum().clamp_min(1)  # no token: no loss, and no step
+        return total / (labels[1:] != IGNORE).sum()
 
     def _log_probs(self, weights: Weights, ids: Tensor, labels: Tensor) -> Tensor:
         """Of every token, ``[batch, tokens - 1]``."""
@@ -155,3 +187,14 @@ class OptimizerStep:
 
     def _module_with(self, weights: Weights) -> Callable[..., Any]:
         return lambda **inputs: functional_call(self._model.module, weights, kwargs=inputs)
+
+
+def _bytes_a_token(model: LanguageModel) -> int:
+    """About what a forward and backward pass keeps of a token: logits, and each layer's inputs."""
+    config = getattr(model.module, "config", None)
+    vocabulary, hidden, layers = (
+        int(getattr(config, name, None) or 0)
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers")
+    )
+    # Logits, their exponentials and both gradients; of a layer, some twenty vectors.
+    return model.gradient_dtype.itemsize * (4 * vocabulary + 20 * hidden * layers)

@@ -12,21 +12,22 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import pandas as pd
 
 from bench import progress
 from bench.errors import UserError
 from bench.models.base import no_moments_to_step_with, unknown_learning_rate
-from bench.models.language_model import LanguageModel, Tokens, target_log_probs
+from bench.models.language_model import LanguageModel, Tokens
+from bench.models.second_moments import Full, SecondMoments
 from bench.storage import content_key
 from bench.tasks.base import Query, Task
 from metrics.optimizer_step import QUERIES_AT_ONCE, OptimizerStep
 from metrics.patch_cache import PatchCache
 
 # Raised whenever a change of code moves a measurement; part of the cache's name.
-STEP_VERSION = 2
+STEP_VERSION = 3
 
 _WINDOW = 512  # passages tokenised ahead, so that those of one length go together
 
@@ -125,10 +126,9 @@ class TailPatch:
         moments = model.second_moments if config.optimizer == "saved" else None
         if config.optimizer == "saved" and moments is None:
             raise no_moments_to_step_with(model.name)
-        self._learning_rate, self._moments = learning_rate, moments
-        step = [learning_rate, moments.sha256 if moments else "sgd"]
-        dtype = str(model.gradient_dtype)
-        key = content_key([STEP_VERSION, task.sha256, model.sha256, model.append_eos, dtype, *step])
+        identity = [STEP_VERSION, task.sha256, learning_rate, *_identity(model), _state(moments)]
+        key = content_key(identity)
+        self._step = OptimizerStep(model, learning_rate, moments, config.memory_mib)
         self._cache_path = cache_dir / "tail_patch" / f"{key}.sqlite"
 
     def measure(self, queries: Sequence[Query], proponents: Mapping[str, Sequence[int]]) -> Patched:
@@ -141,9 +141,7 @@ class TailPatch:
         tokens = {
             q.query_id: self._model.query_tokens(q.query_id, q.prompt, q.target) for q in queries
         }
-        before = dict(
-            zip(tokens, target_log_probs(self._model, list(tokens.values()))[0], strict=True)
-        )
+        before = dict(zip(tokens, self._step.log_probs(list(tokens.values())), strict=True))
         wanted: defaultdict[int, list[str]] = defaultdict(list)
         for query in queries:
             for row in proponents[query.query_id][: self._config.top]:
@@ -184,26 +182,50 @@ class TailPatch:
         self, missing: Mapping[int, list[str]], tokens: Mapping[str, Tokens]
     ) -> Iterator[tuple[int, dict[str, float]]]:
         """Each passage's row and what the model says of its queries after the step on it."""
-        memory = self._config.memory_mib
-        step = OptimizerStep(self._model, self._learning_rate, self._moments, memory)
         rows = list(missing)
         for start in range(0, len(rows), _WINDOW):
             window = [
                 _Job(row, self._model.passage_tokens(self._task.passages[row].text), missing[row])
                 for row in rows[start : start + _WINDOW]
             ]
-            waiting = sorted(window, key=lambda job: (len(job.query_ids), len(job.passage.ids)))
+            waiting = sorted(window, key=lambda job: (job.tokens(tokens), len(job.passage.ids)))
             while waiting:
-                batch = _side_by_side(waiting, step.side_by_side)
-                asked = [[tokens[query_id] for query_id in job.query_ids] for job in batch]
+                batch = self._side_by_side(waiting, tokens)
                 try:
-                    values = step.log_probs_after([job.passage for job in batch], asked)
+                    values = self._after(batch, tokens)
                 except RuntimeError as error:
-                    _one_at_a_time(step, error)
+                    self._one_at_a_time(len(batch), error)
                     continue
                 for job, of_one in zip(batch, values, strict=True):
                     yield job.row, dict(zip(job.query_ids, of_one, strict=True))
                 waiting = waiting[len(batch) :]
+
+    def _side_by_side(self, waiting: Sequence[_Job], tokens: Mapping[str, Tokens]) -> list[_Job]:
+        """The first jobs that fit in one batch; a passage with nothing to predict goes alone."""
+        batch, most = list(waiting[:1]), 0
+        for job in waiting:
+            if batch[0].passage.n_loss == 0 or job.passage.n_loss == 0:
+                break
+            most = max(most, len(job.passage.ids), job.tokens(tokens))
+            if job is not batch[0]:
+                if not self._step.fit(len(batch) + 1, most):
+                    break
+                batch.append(job)
+        return batch
+
+    def _after(self, batch: Sequence[_Job], tokens: Mapping[str, Tokens]) -> list[list[float]]:
+        asked = [[tokens[query_id] for query_id in job.query_ids] for job in batch]
+        if batch[0].passage.n_loss == 0:  # no loss, no step: the model stays as it is
+            return [self._step.log_probs(of_one) for of_one in asked]
+        return self._step.log_probs_after([job.passage for job in batch], asked)
+
+    def _one_at_a_time(self, passages: int, error: RuntimeError) -> None:
+        """Go on with single passages: the model does not run side by side, or memory is short."""
+        if passages == 1:
+            raise error
+        self._step.most = 1
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        progress.say(f"tail-patch: one passage at a time from here on ({reason:.200})")
 
 
 @dataclass(frozen=True)
@@ -214,22 +236,24 @@ class _Job:
     passage: Tokens
     query_ids: list[str]
 
-
-def _side_by_side(waiting: Sequence[_Job], most: int) -> list[_Job]:
-    """The first jobs that go in one batch: where one has many queries, the batch has few jobs."""
-    n = 1
-    while n < min(most, len(waiting)) and (n + 1) * len(waiting[n].query_ids) <= QUERIES_AT_ONCE:
-        n += 1
-    return list(waiting[:n])
+    def tokens(self, queries: Mapping[str, Tokens]) -> int:
+        """Padded tokens that are asked at once after the step."""
+        lengths = [len(queries[query_id].ids) for query_id in self.query_ids]
+        return max(lengths) * min(len(lengths), QUERIES_AT_ONCE)
 
 
-def _one_at_a_time(step: OptimizerStep, error: RuntimeError) -> None:
-    """Go on with single passages: the model does not run side by side, or memory is short."""
-    if step.side_by_side == 1:
-        raise error
-    step.side_by_side = 1
-    reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-    progress.say(f"tail-patch: one passage at a time from here on ({reason:.200})")
+def _identity(model: LanguageModel) -> list[Any]:
+    """What the model's numbers depend on beside its files."""
+    weights = next(model.module.parameters()).dtype
+    dtypes = [str(weights), str(model.gradient_dtype)]
+    return [model.sha256, model.append_eos, model.context_length, dtypes]
+
+
+def _state(moments: SecondMoments | None) -> list[Any]:
+    if moments is None:
+        return ["sgd"]
+    epsilons = {m.epsilon for m in moments.by_name.values() if isinstance(m, Full)}
+    return [moments.sha256, sorted(epsilons)]
 
 
 def _record(query_id: str, base: float, after: Sequence[float]) -> dict[str, object]:

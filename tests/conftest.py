@@ -5,3 +5,13 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch starts, here and in child processes
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may reach for a network
 os.environ["WANDB_MODE"] = "offline"
+
+import pytest
+
+from bench import progress
+
+
+@pytest.fixture(autouse=True)
+def _heard():
+    """A command with quiet=true silences the process that it is called in, and so later tests."""
+    progress.set_quiet(False)

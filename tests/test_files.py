@@ -61,6 +61,8 @@ def test_identity_tells_another_content(store) -> None:
         (f"{MEMORY}/*.gz", r"no such file"),
         ("nostore://bucket/x", r"nostore://bucket/x: cannot be reached \(Protocol not known"),
         ("https://me:secret@host/x", "task.facts: an address must carry neither credentials"),
+        ("zip://a::http://me:secret@host/x", "task.facts: chained addresses are not read"),
+        ("http://[bad/a.jsonl", r"http://\[bad/a\.jsonl: (cannot be reached|a package is missing)"),
         ("https://host/x?token=secret", "task.facts: an address must carry neither credentials"),
     ],
 )
@@ -81,6 +83,27 @@ def test_a_store_that_fails_in_mid_read_is_named(store, monkeypatch: pytest.Monk
     monkeypatch.setattr(type(store), "_open", fail)
     with pytest.raises(UserError, match=r"a\.jsonl: cannot be reached \(the store is away\)"):
         list(jsonlines.read(file))
+
+
+def test_a_store_that_fails_between_lines_is_named(store, monkeypatch) -> None:
+    put(store, "a.jsonl", [{"text": "a" * 1000}] * 3000)
+    (file,) = expand(f"{MEMORY}/a.jsonl", "k")
+    records = jsonlines.read(file)
+    next(records)
+
+    def fail(*args: object) -> bytes:
+        raise RuntimeError("the store is away\nand more")
+
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFile.read", fail)
+    with pytest.raises(UserError, match=r"a\.jsonl: cannot be reached \(the store is away\)"):
+        list(records)
+
+
+def test_a_store_that_does_not_tell_of_changes_is_refused(store, monkeypatch) -> None:
+    put(store, "a.jsonl", [{"text": "a"}])
+    monkeypatch.setattr(type(store), "info", lambda *_, **__: {"size": 3, "name": "a"})
+    with pytest.raises(UserError, match="its store does not say when it has changed"):
+        identity([RemoteFile(f"{MEMORY}/a.jsonl")])
 
 
 def test_a_damaged_record_is_named(store) -> None:

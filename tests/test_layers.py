@@ -16,8 +16,8 @@ HARNESS = frozenset(
     for name in (
         "annotate.compare", "annotate.sheet", "judging", "export.card", "export.trec",
         "figures.catalog", "figures.write",
-        "run", "train", "predict", "composing", "cell", "cli", "evaluation", "report", "leaderboard",
-        "page",
+        "run", "train", "predict", "composing", "cell", "cli", "evaluation", "report",
+        "leaderboard", "page",
         "result_writer", "loggers", "plan", "plan_corpus", "plan_costs", "plan_model", "plan_sweep",
         "plan_table",
         "importing.cells", "importing.command", "importing.judged", "importing.matching",

@@ -45,7 +45,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ("which", "ids"), [("wrong", ["q0"]), ("right", ["q1"]), ("all", ["q0", "q1"])]
 )
 def test_which_answers_are_written(words, capsys: Capture, which: str, ids: list[str]) -> None:
-    assert main(["predict", "out.jsonl", *words, "--which", which]) == 0
+    assert main(["predict", "out.jsonl", f"which={which}", *words]) == 0
     records = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     assert sorted(record["query_id"] for record in records) == ids
     lines = capsys.readouterr().out.splitlines()
@@ -68,10 +68,12 @@ def test_a_wrong_answer_is_traced(words, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--max-tokens", "0"], "--max-tokens: expected at least 1, found 0"),
+        (["max_tokens=0"], "max_tokens: expected at least 1, found 0"),
+        (["max_tokens=x"], "predict.max_tokens"),
+        (["which"], "which: expected KEY=VALUE"),
         (["model.path=nowhere"], "model.path"),
         (["task=jsonl,trex"], "predict takes one value each"),
-        (["--which", "some"], "argument --which: invalid choice: 'some'"),
+        (["which=rigth"], "which: unknown answers 'rigth'; did you mean right"),
     ],
 )
 def test_a_mistake_is_one_line(words, capsys: Capture, more: list[str], message: str) -> None:
@@ -79,6 +81,12 @@ def test_a_mistake_is_one_line(words, capsys: Capture, more: list[str], message:
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert not Path("out.jsonl").exists()
+
+
+def test_an_address_is_refused(words, capsys: Capture) -> None:
+    assert main(["predict", "s3://b/out.jsonl", *words]) == 2
+    assert "OUT=s3://b/out.jsonl: needs a folder" in capsys.readouterr().err
+    assert not Path("s3:").exists()
 
 
 def test_a_file_that_is_there_is_kept(words, capsys: Capture) -> None:

@@ -66,12 +66,28 @@ def test_answers_are_greedy_and_probabilities_those_of_the_texts(model, monkeypa
             assert one.answer_log_probability is None
 
 
+def test_the_models_own_settings_play_no_part(tmp_path) -> None:
+    plain = load(make_model(tmp_path / "plain"))
+    want = [p.answer for p in predictions(plain, QUERIES, 8)]
+    folder = make_model(tmp_path / "odd")
+    odd = {"repetition_penalty": 1.9, "suppress_tokens": [3, 4, 5, 14], "do_sample": True}
+    (folder / "generation_config.json").write_text(json.dumps(odd))
+    model = load(folder)
+    assert model.module.generation_config.repetition_penalty == 1.9
+    assert [p.answer for p in predictions(model, QUERIES, 8)] == want
+    assert model.module.generation_config.repetition_penalty == 1.9, "put back"
+
+
 @pytest.mark.parametrize(
     ("text", "answer", "right"),
     [
         (" trombone, and", "trombone", True),
-        (" Trombone", "Trombone", True),
-        (" slide  trombone in a band", "slide  trombone in a band", True),
+        (" Trombone", "trombone", True),
+        (" slide  trombone in a band", "trombone", True),
+        (" J. K. Rowling. She", "J. K. Rowling", False),
+        (" St. Louis.", "St. Louis", False),
+        (" Washington D.C. and", "Washington D.C. and", False),
+        (" 3.5 million", "3.5 million", False),
         (" trombones.", "trombones", False),
         (" drums\nand more", "drums", False),
         (" . nothing", "", False),

@@ -12,22 +12,22 @@ import pytest
 from bench.leaderboard import make_boards
 from bench.records import read_retrievals
 from bench.reseed import DEPTH, Reseeding, csv_text, markdown, reseedings
-from bench.result import read_cells
+from bench.result import CONFIG, read_cells
 from tests.cells import edit_result, edit_retrievals, write_cell
 
 
-def seeded(results: Path, method: str, seed: int, model: str = "m0", strength: float = 0.3) -> Path:
-    """A cell of another ``method.seed``, and of the model with this hash."""
-    folder = write_cell(
-        results, method, config={"seed": seed, "model": model}, tail_patch=0.01 * seed,
-        strength=strength,
-    )  # fmt: skip
+def seeded(results: Path, method: str, seed: int, model: str = "m0", rate: float = 1) -> Path:
+    """A cell of another ``method.seed``, and of the model with this hash and learning rate."""
+    config = {"seed": seed, "model": model, "rate": rate}
+    folder = write_cell(results, method, config=config, tail_patch=0.01 * seed)
 
     def change(record: dict) -> None:
         record["method"]["config"] = {"k1": 1.5, "seed": seed}
         record["model"]["sha256"] = model
 
     edit_result(folder, change)
+    with open(folder / CONFIG, "a") as stream:
+        stream.write(f"model:\n  learning_rate: {rate}\n  seed: {model[-1]}\n")
     rng = np.random.default_rng([seed, len(model), ord(model[-1])])
     edit_retrievals(folder, lambda records: [shuffle(record, rng) for record in records])
     return folder
@@ -76,6 +76,12 @@ def test_another_model_is_another_seeding(tmp_path: Path) -> None:
     for seed, model in [(0, "m0"), (1, "m0"), (0, "m1")]:
         seeded(tmp_path, "trackstar", seed, model)
     assert [(row.reseeded, row.n_seeds) for row in found(tmp_path)] == [("method", 2), ("model", 2)]
+
+
+def test_models_of_other_settings_are_no_seeds(tmp_path: Path) -> None:
+    for model, rate in [("m0", 1), ("m1", 2), ("m2", 3)]:
+        seeded(tmp_path, "trackstar", 0, model, rate=rate)
+    assert found(tmp_path) == []
 
 
 def test_another_setting_is_no_seed(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -197,9 +198,63 @@ def test_a_model_that_cannot_run_side_by_side_goes_one_at_a_time(tmp_path, model
 
 
 def test_memory_decides_how_many_go_side_by_side(model):
-    size = sum(p.nbytes for p in model.module.parameters())
-    for mib, expected in [(0, 1), (8 * size / 2**20, 2), (2**20, 32)]:  # twice, of float64
-        assert OptimizerStep(model, 0.1, None, mib).side_by_side == expected
+    size = 2 * sum(p.nbytes for p in model.module.parameters())  # of float64
+    config = model.module.config
+    token = 8 * (4 * config.vocab_size + 20 * config.hidden_size * config.num_hidden_layers)
+    for mib, tokens, most in [(0, 1, 1), (7 * size / 2**20, 0, 3), (2**20, 9, 32)]:
+        step = OptimizerStep(model, 0.1, None, mib)
+        assert [step.fit(n, tokens) for n in (most, most + 1)] == [True, False]
+    step = OptimizerStep(model, 0.1, None, 2 * (2 * size + 10 * token) / 2**20)
+    assert step.fit(2, 10)
+    assert not step.fit(2, 11)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_step_of_nothing_changes_nothing(tmp_path, kind):
+    """Before and after are of one dtype, whatever that of the weights."""
+    model = load(make_model(tmp_path / "model"), torch.float32)
+    model.module.to(kind)
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    nothing = config(optimizer="sgd", learning_rate=1e-30)
+    frame = TailPatch(nothing, model, task, tmp_path / "c").measure(QUERIES, PROPONENTS).table()
+    np.testing.assert_allclose(frame["tail_patch_log"], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("memory_mib", [0, 512])
+@pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama"])
+def test_an_empty_passage_changes_nothing(tmp_path, architecture, memory_mib):
+    model = load(make_model(tmp_path / "model", architecture))
+    texts = ["", TEXTS[0], "", TEXTS[1]]
+    task = make_task(tmp_path / "task", texts, QUERIES[:1])
+    setting = config(optimizer="sgd", memory_mib=memory_mib)
+    for rows in ([0, 2], [0, 1, 2, 3]):
+        patched = TailPatch(setting, model, task, tmp_path / "c").measure(QUERIES[:1], {"q0": rows})
+        changes = dict(zip(rows, patched.changes()["q0"], strict=True))
+        assert changes[0] == pytest.approx(0, abs=1e-9)
+        assert changes[2] == pytest.approx(0, abs=1e-9)
+    assert abs(changes[1]) > 1e-9
+
+
+def test_the_cache_knows_all_that_moves_a_number(tmp_path):
+    model = with_moments(load(make_model(tmp_path / "model")), tmp_path, "adam")
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+
+    def path():
+        return TailPatch(config(), model, task, tmp_path)._cache_path
+
+    seen = {path()}
+    for change in ("weights", "gradients", "context", "epsilon"):
+        if change == "weights":
+            model.module.to(torch.bfloat16)
+        elif change == "gradients":
+            model.gradient_dtype = torch.float32
+        elif change == "context":
+            model.context_length -= 1
+        else:
+            moments = {k: replace(m, epsilon=1e-6) for k, m in model.second_moments.by_name.items()}
+            model.second_moments = replace(model.second_moments, by_name=moments)
+        seen.add(path())
+    assert len(seen) == 5
 
 
 def test_dropout_stays_off(tmp_path):
@@ -294,17 +349,6 @@ def test_without_a_finite_loss_there_is_no_number(model, passages):
     query = model.query_tokens("q", "Al Grey plays the", "trombone")
     texts = [model.passage_tokens(text) for text in TEXTS[:passages]]
     assert np.isnan(step.log_probs_after(texts, [[query]] * passages)).all()
-
-
-def test_a_passage_of_one_token_changes_nothing(model):
-    step = OptimizerStep(model, 0.1, model.second_moments)
-    query = model.query_tokens("q", "Al Grey plays the", "trombone")
-    one = Tokens([5], loss_from=1)
-    base = target_log_probs(model, [query])[0]
-    assert step.log_probs_after([one], [[query]])[0] == pytest.approx(base, abs=1e-6)
-    beside = step.log_probs_after([one, model.passage_tokens(TEXTS[0])], [[query]] * 2)
-    assert beside[0] == pytest.approx(base, abs=1e-6)
-    assert beside[1] != pytest.approx(base, abs=1e-3)
 
 
 def test_version_is_part_of_the_cache(tmp_path, model, monkeypatch):
