@@ -149,7 +149,7 @@ def resumable_folder(target: Path) -> Iterator[Path | None]:
                 yield folder
                 os.rename(folder, target)
         finally:
-            if not folder.exists():
+            if target.exists() or not folder.exists():
                 shutil.rmtree(unfinished, ignore_errors=True)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,7 +17,14 @@ from hypothesis import strategies as st
 
 from bench import storage
 from bench.errors import UserError
-from bench.storage import content_key, disk_errors, file_sha256, whole_file, whole_folder
+from bench.storage import (
+    content_key,
+    disk_errors,
+    file_sha256,
+    resumable_folder,
+    whole_file,
+    whole_folder,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -209,3 +219,56 @@ def test_what_a_killed_process_left_is_removed(tmp_path, writer):
     assert not dead_file.exists()
     assert all(path.exists() for path in kept)
     assert (tmp_path / "x").exists()
+
+
+# ------------------------------------------------------------------ folders that are gone on with
+
+
+class Stop(Exception):  # noqa: N818
+    pass
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_resumable_folder_stays_until_it_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    with contextlib.suppress(Stop), resumable_folder(target) as folder:
+        assert folder is not None
+        (folder / "first").touch()
+        raise Stop
+    assert names_in(tmp_path) == [".target.unfinished"]
+    with resumable_folder(target) as folder:
+        assert folder is not None
+        assert names_in(folder) == ["first"]
+        (folder / "second").touch()
+    assert names_in(tmp_path) == ["target"]
+    assert names_in(target) == ["first", "second"]
+
+
+def test_a_block_may_leave_nothing(tmp_path: Path) -> None:
+    with contextlib.suppress(Stop), resumable_folder(tmp_path / "target") as folder:
+        assert folder is not None
+        folder.rmdir()
+        raise Stop
+    assert names_in(tmp_path) == []
+
+
+def test_one_at_a_time_has_a_resumable_folder(tmp_path: Path) -> None:
+    """Others wait, and then find it done."""
+    order: list[str] = []
+
+    def second() -> None:
+        with resumable_folder(tmp_path / "target") as folder:
+            order.append("work again" if folder else "there")
+
+    with resumable_folder(tmp_path / "target") as folder:
+        assert folder is not None
+        other = threading.Thread(target=second)
+        other.start()
+        other.join(0.2)
+        order.append("done")
+    other.join()
+    assert order == ["done", "there"]
+    assert names_in(tmp_path) == ["target"]
