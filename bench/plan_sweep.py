@@ -54,7 +54,9 @@ def main(overrides: Sequence[str]) -> int:
     labels = _labels(cells)
     settings = [composed(cell) for cell in cells]
     planned = [is_planned(one) for one, _ in settings]
-    left_out = [label for label, known in zip(labels, planned, strict=True) if not known]
+    left_out = [
+        one.method["name"] for (one, _), known in zip(settings, planned, strict=True) if not known
+    ]
     if not any(planned):
         raise UserError(
             "plan covers gradient methods only, and there is none among the cells",
@@ -149,7 +151,7 @@ def _of_cells(cells: Sequence[CellCost]) -> Table:
 
 def _of_passes(cells: Sequence[CellCost]) -> Table:
     found = numbers_table(
-        "passes of all cells", ("", "times", "rows", "FLOPs", "read", "device-hours")
+        "passes of all cells", ("", "cells", "rows", "FLOPs", "read", "device-hours")
     )
     names = dict.fromkeys(step.name for cell in cells for step in cell.passes)
     for name in names:

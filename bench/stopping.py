@@ -28,7 +28,7 @@ def finish_first() -> Iterator[None]:
     """In the block, a request to stop waits; who runs several things in it looks at ``asked``.
 
     Raises:
-        Stopped: at the end of the block, if it was asked for.
+        Stopped: at the end of the block, however it ends, if it was asked for.
     """
     global _finishing
     _finishing += 1
@@ -36,8 +36,8 @@ def finish_first() -> Iterator[None]:
         yield
     finally:
         _finishing -= 1
-    if _asked:
-        raise Stopped
+        if _asked:
+            raise Stopped
 
 
 @contextmanager

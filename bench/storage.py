@@ -21,6 +21,8 @@ import numpy as np
 from bench.errors import UserError
 from bench.progress import say
 
+_LOCK = ".lock"
+
 
 def content_key(value: Any, length: int = 16) -> str:
     """A short hash of a JSON-serialisable value; the order of dictionary keys does not matter."""
@@ -149,7 +151,7 @@ def resumable_folder(target: Path) -> Iterator[Path | None]:
                 yield folder
                 os.rename(folder, target)
         finally:
-            if not folder.exists():
+            if target.exists() or not folder.exists():
                 shutil.rmtree(unfinished, ignore_errors=True)
 
 
@@ -160,20 +162,31 @@ def exclusive(folder: Path) -> Iterator[None]:
     Others wait. The lock goes with the process, however it ends; what killed writers left half
     done is removed. Where the system has no such locks, nothing is locked.
     """
-    with disk_errors(folder):
-        stream = _lock_of(folder)
-    with stream:
-        _wait_for_lock(stream, folder)
-        for leftover in folder.glob(".*.partial-*"):
-            leftover.unlink(missing_ok=True)
-        yield
+    while True:
+        with disk_errors(folder):
+            stream = _lock_of(folder)
+        with stream:
+            _wait_for_lock(stream, folder)
+            if not _is_there(stream, folder):
+                continue  # who had it removed the folder while we waited
+            for leftover in folder.glob(".*.partial-*"):
+                leftover.unlink(missing_ok=True)
+            yield
+            return
+
+
+def _is_there(stream: IO[str], folder: Path) -> bool:
+    """Whether the lock that we have is the one that others will ask for."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(stream.fileno()), os.stat(folder / _LOCK))
+    return False
 
 
 def _lock_of(folder: Path) -> IO[str]:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):  # who had the folder has just removed it
-            return open(folder / ".lock", "w", encoding="utf-8")
+            return open(folder / _LOCK, "w", encoding="utf-8")
 
 
 def _wait_for_lock(stream: IO[str], folder: Path) -> None:

@@ -16,7 +16,7 @@ import bench.plan
 import bench.plan_model
 from bench.models.directory import Directory, DirectoryConfig, Geometry
 from bench.models.language_model import LanguageModel, Tokens
-from bench.plan import composed
+from bench.plan import composed, make_plan
 from bench.plan_costs import (
     Architecture,
     backward_flops,
@@ -25,6 +25,7 @@ from bench.plan_costs import (
     forward_flops,
 )
 from bench.plan_model import architecture_of, calibrate, run_once
+from methods.gradient.codecs import Storage, make_codec
 from methods.gradient.encoder import GradientEncoder
 from methods.gradient.parameters import gradient_matrices
 from tests.models import load, make_model
@@ -119,3 +120,51 @@ def test_a_geometry_is_the_model_that_it_describes() -> None:
     built = Directory("toy", config).architecture()
     module = AutoModelForCausalLM.from_config(built)
     assert architecture_of(built, 8).parameters == sum(p.numel() for p in module.parameters())
+
+
+# name → layers, width and inner width
+SIZES = {"154m": (12, 768, 2752), "1b": (16, 2048, 6144), "8b": (32, 4096, 14336)}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_planned_geometry_in_full(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without memory for weights: shapes, blocks and bytes, counted by hand."""
+    monkeypatch.setattr(bench.plan, "calibrate", lambda *_, **__: bench.plan_model.Speed(1e9, ""))
+    n_layers, hidden, inner = SIZES[name]
+    given = ("plan.passages=1000", "plan.queries=10", "plan.tokens_per_passage=20")
+    plan = make_plan(*composed([f"model={name}", "method=trackstar", *given]))
+    expected = []
+    for layer in range(n_layers):
+        group = layer * 8 // n_layers  # eight groups of consecutive layers
+        expected += [(hidden, hidden, 2 * group)] * 4  # queries, keys, values, output
+        expected += [(inner, hidden, 2 * group + 1)] * 2  # gate and up
+        expected += [(hidden, inner, 2 * group + 1)]
+    assert sorted(plan.architecture.matrices) == sorted(expected)
+    assert plan.blocks == [64 * 64] * 16, "the paper's 65,536 dimensions"
+    assert plan.storage["fp32"] == 4 * 65_536
+    weights = sum(m * n for m, n, _ in expected)
+    norms = (2 * n_layers + 1) * hidden
+    assert plan.architecture.parameters == weights + norms + 2 * 32_000 * hidden
+    assert plan.architecture.multiplied == weights + 32_000 * hidden
+
+
+@pytest.mark.slow
+def test_two_layers_of_1b_are_encoded_as_planned() -> None:
+    """At its real width: what an encoder makes of it is what a plan says."""
+    settings, _ = composed(["model=1b", "model.geometry.num_layers=2"])
+    geometry = replace(Geometry(**settings.model["geometry"]), vocab_size=100, context_length=16)
+    config = DirectoryConfig(
+        path=None, optimizer_state=None, adam_epsilon=1e-8, learning_rate=None, dtype="float32",
+        gradient_dtype="float32", append_eos=False, projection_dim=64, geometry=geometry,
+    )  # fmt: skip
+    built = Directory("toy", config).architecture()
+    module = AutoModelForCausalLM.from_config(built).eval().requires_grad_(False)
+    model = LanguageModel("toy", module, None, 16, "")  # type: ignore[arg-type]
+    encoder = GradientEncoder(model, projection_dim=64, layer_blocks=8, seed=0, second_moments=None)
+    features = encoder.encode([Tokens(list(range(1, 9)), loss_from=1)])
+    found = architecture_of(built, 8)
+    assert found.matrices == tuple((*m.shape, m.block) for m in gradient_matrices(module, 8))
+    assert block_sizes(found, 64) == encoder.block_sizes
+    assert features.shape == (1, sum(encoder.block_sizes))
+    assert make_codec(Storage.fp32, encoder.dim).bytes_per_row == features.nbytes
+    assert (features.view(len(encoder.block_sizes), -1).abs().amax(1) > 0).all()

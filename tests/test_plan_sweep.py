@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,23 @@ def test_a_table_of_the_paper(table: str, capsys: Capture) -> None:
     totals = [line.split() for line in out.splitlines() if line.split()[:1] == ["all"]]
     flops, spent = float(totals[0][1]), float(totals[0][-1].replace(",", ""))
     assert spent == pytest.approx(flops / 100e12 / 3600, rel=0.01), "of one device, not of eight"
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", ["table1", "table2"])
+def test_the_page_says_what_is_printed(table: str, capsys: Capture) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    (command,) = re.findall(rf"tdabench (plan experiment={table} .*)", text.replace("\\\n", " "))
+    assert main(command.split()) == 0
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    found = re.search(rf"<!-- {table} -->\n(.*?)\n<!-- /{table} -->", text, re.DOTALL)
+    assert found is not None
+    lines = [line.removeprefix("    ") for line in found[1].splitlines()]
+    assert len(lines) > 10
+    assert lines == printed[2 : 2 + len(lines)]
 
 
 def test_one_cell_is_printed_as_ever(capsys: Capture) -> None:

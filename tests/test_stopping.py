@@ -15,6 +15,7 @@ from bench import stopping
 from bench.cli import STOPPED, main
 from bench.engines.base import Job
 from bench.engines.serial import Serial, SerialConfig
+from bench.errors import UserError
 from tests.test_gradient_index import index_files
 from tests.test_run import SMALL
 
@@ -51,6 +52,18 @@ def test_asked_in_the_last_job_it_stops_all_the_same(tmp_path: Path) -> None:
     with pytest.raises(stopping.Stopped), stopping.on_sigterm():
         Serial(SerialConfig()).run([job], "work", unit="jobs")
     assert job.done
+
+
+def fail_asked_to_stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise UserError("a mistake")
+
+
+def test_a_job_that_fails_does_not_hide_the_request(tmp_path: Path) -> None:
+    """A sweep goes past a user's mistake, and would begin the next cell."""
+    job = Job(fail_asked_to_stop, (), tmp_path / "a")
+    with pytest.raises(stopping.Stopped), stopping.on_sigterm():
+        Serial(SerialConfig()).run([job], "work", unit="jobs")
 
 
 def test_between_jobs_it_ends_at_once() -> None:

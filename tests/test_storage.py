@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,7 +18,15 @@ from hypothesis import strategies as st
 
 from bench import storage
 from bench.errors import UserError
-from bench.storage import content_key, disk_errors, file_sha256, whole_file, whole_folder
+from bench.storage import (
+    content_key,
+    disk_errors,
+    exclusive,
+    file_sha256,
+    resumable_folder,
+    whole_file,
+    whole_folder,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -209,3 +221,75 @@ def test_what_a_killed_process_left_is_removed(tmp_path, writer):
     assert not dead_file.exists()
     assert all(path.exists() for path in kept)
     assert (tmp_path / "x").exists()
+
+
+# ------------------------------------------------------------------ folders that are gone on with
+
+
+class Stop(Exception):  # noqa: N818
+    pass
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_resumable_folder_stays_until_it_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    with contextlib.suppress(Stop), resumable_folder(target) as folder:
+        assert folder is not None
+        (folder / "first").touch()
+        raise Stop
+    assert names_in(tmp_path) == [".target.unfinished"]
+    with resumable_folder(target) as folder:
+        assert folder is not None
+        assert names_in(folder) == ["first"]
+        (folder / "second").touch()
+    assert names_in(tmp_path) == ["target"]
+    assert names_in(target) == ["first", "second"]
+
+
+def test_a_block_may_leave_nothing(tmp_path: Path) -> None:
+    with contextlib.suppress(Stop), resumable_folder(tmp_path / "target") as folder:
+        assert folder is not None
+        folder.rmdir()
+        raise Stop
+    assert names_in(tmp_path) == []
+
+
+def test_one_at_a_time_has_a_resumable_folder(tmp_path: Path) -> None:
+    """Others wait, and then find it done."""
+    order: list[str] = []
+
+    def second() -> None:
+        with resumable_folder(tmp_path / "target") as folder:
+            order.append("work again" if folder else "there")
+
+    with resumable_folder(tmp_path / "target") as folder:
+        assert folder is not None
+        other = threading.Thread(target=second)
+        other.start()
+        other.join(0.2)
+        order.append("done")
+    other.join()
+    assert order == ["done", "there"]
+    assert names_in(tmp_path) == ["target"]
+
+
+def test_who_waits_for_a_folder_that_is_removed_has_a_new_one(tmp_path: Path) -> None:
+    had, go = threading.Event(), threading.Event()
+
+    def hold_and_remove() -> None:
+        with exclusive(tmp_path / "f"):
+            had.set()
+            go.wait(30)
+            shutil.rmtree(tmp_path / "f")
+
+    other = threading.Thread(target=hold_and_remove)
+    other.start()
+    assert had.wait(30)
+    threading.Timer(0.3, go.set).start()  # by then we wait for the lock
+    with exclusive(tmp_path / "f"):
+        (tmp_path / "f" / "ours").touch()
+    other.join()
+    assert (tmp_path / "f" / "ours").exists()

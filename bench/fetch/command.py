@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from bench.errors import UserError, did_you_mean
+from bench.escape import clean
 from bench.fetch.releases import BASE, RELEASES, chosen_files
 
 
@@ -31,6 +33,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help=f"a mirror's folder, of which any file may be named (default: {BASE})",
     )
+    parser.add_argument(
+        "--stream",
+        metavar="DATASET",
+        help="c4 only: not the release but the first documents of a data set of the Hugging Face "
+        "Hub (allenai/c4) or of a local folder, written as shards for task=c4; takes "
+        "tdabench[datasets]",
+    )
+    parser.add_argument("--documents", type=int, metavar="N", help="how many, with --stream")
+    parser.add_argument("--subset", metavar="NAME", help="such as en, with --stream")
+    parser.add_argument(
+        "--split", default="train", metavar="NAME", help="with --stream (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--revision", metavar="NAME", help="a commit of the data set, with --stream"
+    )
     parser.add_argument("--yes", action="store_true", help="download without asking")
 
 
@@ -44,14 +61,39 @@ def main(options: argparse.Namespace) -> int:
         raise UserError(
             f"unknown release {options.release!r}", fix=did_you_mean(options.release, RELEASES)
         )
+    folder = options.out or Path("data") / options.release
+    if options.stream is not None:
+        return _stream(options, folder)
     base = BASE if options.base is None else options.base
     if not base.startswith(("http://", "https://")):
         raise UserError(
             "is no address of a server", where=f"--base {base}", fix="begin with https://"
         )
     names = chosen_files(RELEASES[options.release], options.files, options.base is not None)
-    folder = options.out or Path("data") / options.release
     from bench.fetch.fetching import fetch
 
     fetch(names, base, folder, options.yes)
+    return 0
+
+
+def _stream(options: argparse.Namespace, folder: Path) -> int:
+    if options.release != "c4" or options.files or options.base is not None:
+        raise UserError(
+            "writes shards for task=c4, and takes neither files nor --base",
+            where="--stream",
+            fix="tdabench fetch c4 --stream allenai/c4 --subset en --documents N",
+        )
+    if options.documents is None:
+        raise UserError("how many?", where="--documents", fix="add --documents N")
+    from bench.fetch.fetching import agreed
+    from bench.fetch.streaming import Stream, write_shards
+
+    stream = Stream(options.stream, options.subset, options.split, options.revision)
+    what = f"{options.documents:,} documents of {clean(stream.dataset)}"
+    print(f"to stream into {clean(folder)}: {what}")
+    if not (options.yes or agreed()):
+        return 0
+    shards = write_shards(stream, options.documents, folder)
+    pattern = folder / shards[0].name.replace(".00000.", ".*.")
+    print(f"shards: {len(shards):,}; use them: task=c4 {shlex.quote(f'task.passages={pattern}')}")
     return 0

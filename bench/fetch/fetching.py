@@ -16,14 +16,14 @@ from bench.fetch.remote import Remote, look
 from bench.storage import exclusive
 
 
-def fetch(names: Sequence[str], base: str, folder: Path, agreed: bool) -> None:
+def fetch(names: Sequence[str], base: str, folder: Path, yes: bool) -> None:
     """Fetch files that are not there yet.
 
     Args:
         names: of the files.
         base: address of their folder on the server.
         folder: where they go; made if missing.
-        agreed: do not ask.
+        yes: do not ask.
 
     Raises:
         UserError: a download that nobody has agreed to, and all that can go wrong with one.
@@ -40,8 +40,7 @@ def fetch(names: Sequence[str], base: str, folder: Path, agreed: bool) -> None:
         return
     to_come = _announce(wanted, base, folder)
     _check_folder(folder, to_come)
-    if not agreed and not _confirmed("Go on? [y/N] "):
-        print("nothing is downloaded")
+    if not (yes or agreed()):
         return
     with exclusive(folder):
         for remote in wanted:
@@ -82,6 +81,14 @@ def _check_folder(folder: Path, n_bytes: int) -> None:
             where=str(folder),
             fix="choose another --out, or name fewer files",
         )
+
+
+def agreed() -> bool:
+    """Ask whether to go on, and say so if not. Raises UserError where nobody can answer."""
+    if _confirmed("Go on? [y/N] "):
+        return True
+    print("nothing is downloaded")
+    return False
 
 
 def _confirmed(question: str) -> bool:

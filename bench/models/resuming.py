@@ -46,6 +46,7 @@ class Stopped:
 
     def restore(self, training: Training) -> None:
         """Put a new training of the same settings where this one stopped."""
+        training.done = len(self.log)
         weights = dict(self.module.named_parameters())
         fields = {**self.tensors, **self.numbers}
         with torch.no_grad():

@@ -256,7 +256,7 @@ def train(config: ScratchConfig, task: Task, folder: Path, device: str) -> None:
         stopped.restore(training)
     module = cast("PreTrainedModel", training.model.module)
     history = stopped.log if stopped else []
-    for epoch, loss in enumerate(training.epochs(len(history)), start=len(history) + 1):
+    for epoch, loss in enumerate(training.epochs(), start=len(history) + 1):
         probability, recalled = _probe(training.model, task)
         progress.say(
             f"train epoch {epoch}/{config.epochs}: loss {loss:.3f}, facts recalled {recalled:.0%}, "

@@ -120,6 +120,9 @@ class Training:
         folder: for temporary files.
         device: torch device name.
         removed: rows to leave out, int64 ``[n]``.
+
+    Attributes:
+        done: epochs that the model has behind it already (``bench.models.resuming``).
     """
 
     def __init__(
@@ -133,6 +136,7 @@ class Training:
     ) -> None:
         torch.manual_seed(config.seed)  # of the first weights and of gpt2's dropout
         self.config = config
+        self.done = 0
         module = AutoModelForCausalLM.from_config(geometry(config, len(tokenizer)))
         self.model = LanguageModel(
             name="", module=module.to(device), tokenizer=tokenizer,
@@ -145,11 +149,8 @@ class Training:
             self._kept[removed] = False
         self.optimizer = OPTIMIZERS[config.optimizer](module, config.learning_rate)
 
-    def epochs(self, done: int = 0) -> Iterator[float]:
+    def epochs(self) -> Iterator[float]:
         """Train, only to ``checkpoint`` if one is set.
-
-        Args:
-            done: epochs that the model has behind it.
 
         Yields:
             the mean loss of each epoch's steps (nats a token), with the model in eval mode.
@@ -157,7 +158,7 @@ class Training:
         Raises:
             UserError: the training diverges.
         """
-        for epoch in range(done, self.config.checkpoint or self.config.epochs):
+        for epoch in range(self.done, self.config.checkpoint or self.config.epochs):
             self.model.module.train()
             loss = self._epoch(epoch)
             self.model.module.eval()

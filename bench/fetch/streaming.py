@@ -1,0 +1,178 @@
+"""The first documents of a data set of the Hugging Face Hub, as local shards in C4's public layout.
+
+A task's passages must be the same in every run and addressed by row, which a stream is not: so it
+is written down once, in whole files, and ``task=c4`` reads those. Takes the extra ``datasets``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from bench import jsonlines, progress
+from bench.errors import UserError
+from bench.storage import exclusive, path_part, whole_file
+
+# About 90 MB gzipped, of C4: a shard is written whole, so one that breaks off is begun again.
+SHARD_DOCUMENTS = 100_000
+_FIELDS = ("text", "url", "timestamp")  # C4's; only the text has to be there
+_MANIFEST = "stream.json"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What is streamed, as ``datasets.load_dataset`` names it.
+
+    Attributes:
+        dataset: ``OWNER/NAME`` on the Hub, or a local folder of its files.
+        subset: its configuration; None for the only one.
+        revision: a commit, tag or branch; None for what the Hub has now.
+    """
+
+    dataset: str
+    subset: str | None
+    split: str
+    revision: str | None
+
+
+def write_shards(
+    stream: Stream, n_documents: int, folder: Path, shard_documents: int = SHARD_DOCUMENTS
+) -> list[Path]:
+    """Write the first documents; those of shards that are there already are not written again.
+
+    Asked again for more, the same documents have the same places: only a last shard that was not
+    full is replaced.
+
+    Args:
+        n_documents: how many; all, if the data set has fewer.
+        folder: made if missing; it holds one stream.
+        shard_documents: documents a file.
+
+    Returns:
+        the shards, in order.
+
+    Raises:
+        UserError: the folder holds another stream, the data set cannot be read, a document without
+            text, or a full disk.
+    """
+    if n_documents < 1:
+        raise UserError(f"expected at least 1, found {n_documents}", where="--documents")
+    source = {**asdict(stream), "shard_documents": shard_documents}
+    with exclusive(folder):
+        sizes = _sizes_there(folder, source)
+        n_full = sum(1 for size in sizes if size == shard_documents)
+        sizes = sizes[:n_full] if sum(sizes) < n_documents else sizes
+        if (missing := n_documents - sum(sizes)) > 0:
+            progress.say(f"stream {stream.dataset}: {sum(sizes):,} documents are here")
+            documents = islice(_documents(stream, sum(sizes)), missing)
+            for first in documents:
+                shard = chain([first], islice(documents, shard_documents - 1))
+                sizes.append(_write_shard(folder / _name(stream, len(sizes)), shard))
+                with whole_file(folder / _MANIFEST) as out:
+                    json.dump({"source": source, "documents": sizes}, out)
+    if not sizes:
+        raise UserError("holds no document", where=stream.dataset, fix="is the split right?")
+    return [folder / _name(stream, number) for number in range(len(sizes))]
+
+
+def _name(stream: Stream, number: int) -> str:
+    """As of C4's shards, less their count, which would change with the number of documents."""
+    return f"{path_part(Path(stream.dataset).name)}-{path_part(stream.split)}.{number:05}.json.gz"
+
+
+def _sizes_there(folder: Path, source: dict[str, Any]) -> list[int]:
+    path = folder / _MANIFEST
+    if not path.is_file():
+        return []
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found, sizes = record["source"], [int(size) for size in record["documents"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"cannot read it ({error})", where=str(path), fix="delete this folder"
+        ) from error
+    if found != source:
+        raise UserError(
+            f"the folder holds another stream ({found.get('dataset')} {found.get('subset')} "
+            f"{found.get('split')} {found.get('revision')})",
+            where=str(folder),
+            fix="choose another --out",
+        )
+    return sizes
+
+
+def _write_shard(path: Path, documents: Iterable[dict[str, Any]]) -> int:
+    """Write documents as they come; returns how many."""
+    n_documents = 0
+    with (
+        whole_file(path, "wb") as out,
+        gzip.GzipFile(filename="", mode="wb", fileobj=out, mtime=0) as packed,
+    ):
+        for document in documents:
+            packed.write(jsonlines.dump(document).encode("utf-8"))
+            n_documents += 1
+    return n_documents
+
+
+def _documents(stream: Stream, start: int) -> Iterator[dict[str, Any]]:
+    """Documents from a place on, with C4's fields."""
+    found = _opened(stream).skip(start)
+    number = start
+    try:
+        for number, record in enumerate(
+            progress.track(found, f"stream {stream.dataset}", unit="documents"), start=start
+        ):
+            if not isinstance(record.get("text"), str):
+                raise UserError(
+                    f"document {number:,} has no text",
+                    where=stream.dataset,
+                    fix="only data sets with a column `text` can be streamed",
+                )
+            yield {name: _plain(record[name]) for name in _FIELDS if record.get(name) is not None}
+    except UserError:
+        raise
+    except Exception as error:  # the library raises of every kind for what a server or a file does
+        raise UserError(
+            f"broke off after document {number:,} ({_first_line(error)})",
+            where=stream.dataset,
+            fix="run the command again: whole shards are kept",
+        ) from error
+
+
+def _opened(stream: Stream) -> Any:
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise UserError(
+            "streaming needs the package datasets",
+            where="--stream",
+            fix="pip install 'tdabench[datasets]'",
+        ) from error
+    try:
+        return load_dataset(
+            stream.dataset,
+            stream.subset,
+            split=stream.split,
+            revision=stream.revision,
+            streaming=True,
+        )
+    except Exception as error:  # as above
+        raise UserError(
+            f"cannot be opened ({_first_line(error)})",
+            where=stream.dataset,
+            fix="check --stream, --subset and --split; code of data sets is never run",
+        ) from error
+
+
+def _plain(value: Any) -> str:
+    """Timestamps may come as dates."""
+    return value if isinstance(value, str) else str(value)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
