@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ from methods.gradient import index as index_module
 from tests.gradient_methods import QUERIES, ToyRecipe, make, many_texts, toy_model
 from tests.helpers import make_task
 from tests.test_gradient_index import index_files
-from tests.test_run import cells, result, run
+from tests.test_run import SMALL, cells, result, run
 
 WORDS = {
     "processes": ("engine=processes", "engine.workers=2"),
@@ -137,3 +138,25 @@ def kill_in_the_middle(cluster: Any, node: Any, folder: Path) -> None:
     for pid in map(int, children):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_launchers_of_hydra_spread_a_sweep(tmp_path: Path, launcher: str) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
+    words = ["metric=attribution", "-m", f"hydra/launcher={launcher}", "method=bm25,random"]
+    assert swept(tmp_path, *words)[0] == 0
+    assert sorted(cells(tmp_path)) == ["bm25", "random"]
+    status, said = swept(tmp_path, *words, "top_k=5")
+    assert status == 2
+    assert said.splitlines()[-1] == "2 of 2 cells failed; the others are in place"
+
+
+def swept(folder: Path, *words: str) -> tuple[int, str]:
+    """A run in a process of its own: launchers keep theirs for as long as their parent lives."""
+    places = [f"results_dir={folder}", f"cache_dir={folder}/cache"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "run", *SMALL, *words, *places],
+        cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    return done.returncode, done.stderr
