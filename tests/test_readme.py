@@ -16,8 +16,11 @@ from bench.cli import COMMANDS
 from bench.config import settings_from
 
 MORE = {"ground_truth": ("removal_effect_log", "lds")}  # columns of a table beside the four
+LEFT_OUT = ("hydra.searchpath", "hydra/launcher", "hydra.launcher")  # not there, or not installed
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "results/README.md")]
+PAGES = [
+    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/engines.md", "results/README.md")
+]
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -40,7 +43,7 @@ def test_run_commands_compose(words: list[str]) -> None:
     overrides = [
         word if word.startswith("hydra.") else re.sub(r"^([^=]+=[^,\[]*),.*$", r"\1", word)
         for word in words[1:]
-        if word not in ("-m", "…", "method=longest") and not word.startswith("hydra.searchpath")
+        if word not in ("-m", "…", "method=longest") and not word.startswith(LEFT_OUT)
     ]
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from methods.topk import TopK, order
 from methods.vector_search import as_tensor, scan
 
 
@@ -49,3 +54,39 @@ def test_no_lowest_rows_unless_asked_for():
     highest, lowest = scan(torch.from_numpy(stored[:2]), blocks(stored, 9), 5, 0)
     assert highest.rows.shape == (2, 5)
     assert lowest.rows.shape == (2, 0)
+
+
+@st.composite
+def cut_corpora(draw):
+    """Whole numbers, so that sums are exact and ties many; cut into shards, in any order."""
+    number = st.integers(-2, 2)
+    n_rows = draw(st.integers(1, 20))
+    line = st.lists(number, min_size=2, max_size=2)
+    rows = np.array(draw(st.lists(line, min_size=n_rows, max_size=n_rows)), dtype=np.float32)
+    queries = np.array(draw(st.lists(line, min_size=1, max_size=3)), dtype=np.float32)
+    cuts = sorted({0, n_rows, *draw(st.lists(st.integers(0, n_rows), max_size=5))})
+    shards = list(draw(st.permutations(list(itertools.pairwise(cuts)))))
+    return queries, rows, shards, draw(st.integers(1, n_rows + 2)), draw(st.integers(0, n_rows + 2))
+
+
+@settings(max_examples=200, deadline=None)
+@given(cut_corpora())
+def test_shards_in_any_order_are_one_shard_at_both_ends(problem):
+    """Map and merge: each shard alone, its lists merged, and all as one give the sorted corpus."""
+    queries, rows, shards, n_highest, n_lowest = problem
+    asked, scores = torch.from_numpy(queries), queries.astype(float) @ rows.T
+    parts = [(first, torch.from_numpy(rows[first:last])) for first, last in shards]
+    whole = scan(asked, [(0, torch.from_numpy(rows))], n_highest, n_lowest)
+    streamed = scan(asked, parts, n_highest, n_lowest)
+    merged = TopK(len(queries), n_highest), TopK(len(queries), n_lowest)
+    for part in parts:
+        for total, found in zip(merged, scan(asked, [part], n_highest, n_lowest), strict=True):
+            total.push(found.scores, found.rows)
+    for highest, lowest in (whole, streamed, merged):
+        for query, line in enumerate(scores):
+            best = order(line, np.arange(len(rows)))[:n_highest]
+            worst = order(-line, np.arange(len(rows)))[:n_lowest]
+            assert highest.rows[query].tolist() == best.tolist()
+            assert highest.scores[query].tolist() == line[best].tolist()
+            assert lowest.rows[query].tolist() == worst.tolist()
+            assert (-lowest.scores[query]).tolist() == line[worst].tolist()
