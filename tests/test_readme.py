@@ -65,10 +65,11 @@ def test_links_lead_somewhere(page: Path) -> None:
 # ------------------------------------------------------------------ figures
 
 
-def board(name: str) -> dict[str, dict[str, str]]:
-    """Method → its line in ``results/NAME/leaderboard.csv``."""
+def board(name: str) -> list[dict[str, str]]:
+    """The lines of ``results/NAME/leaderboard.csv``, best MRR first."""
     with open(ROOT / "results" / name / "leaderboard.csv", encoding="utf-8", newline="") as stream:
-        return {line["label"]: line for line in csv.DictReader(stream)}
+        lines = list(csv.DictReader(stream))
+    return sorted(lines, key=lambda line: (-float(line["mrr"] or 0), line["label"]))
 
 
 def shown(metric: str, line: dict[str, str]) -> str:
@@ -85,18 +86,34 @@ def shown(metric: str, line: dict[str, str]) -> str:
 
 def table(name: str) -> str:
     """The README's table of one results folder, best MRR first."""
+    lines = board(name)
+    if len({line["model"] for line in lines}) > 1:
+        return table_by_model(lines)
     metrics = ("mrr", "hit@10", "recall@10", "tail_patch", *MORE.get(name, ()))
-    lines = sorted(board(name).values(), key=lambda line: (-float(line["mrr"]), line["label"]))
+    rows = [[line["label"], *(shown(metric, line) for metric in metrics)] for line in lines]
+    return piped(["method", *map(display.title, metrics)], rows)
+
+
+def table_by_model(lines: list[dict[str, str]]) -> str:
+    """A column for each metric and model, models in the order of their sizes."""
+    models = [name for name in ("micro", "tiny", "small") if name in {x["model"] for x in lines}]
+    columns = [(metric, model) for metric in ("mrr", "tail_patch") for model in models]
+    by_cell = {(line["label"], line["model"]): line for line in lines}
+    methods = list(dict.fromkeys(line["label"] for line in lines))
     rows = [
-        f"| {line['label']} | {' | '.join(shown(metric, line) for metric in metrics)} |"
-        for line in lines
+        [method, *(shown(metric, by_cell[method, model]) for metric, model in columns)]
+        for method in methods
     ]
-    titles = ["method", *map(display.title, metrics)]
-    heads = [f"| {' | '.join(titles)} |", f"| :-- |{' --: |' * len(metrics)}"]
-    return "\n".join([*heads, *rows])
+    heads = [f"{display.title(metric)}, {model}" for metric, model in columns]
+    return piped(["method", *heads], rows)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "trex", "ground_truth"])
+def piped(heads: list[str], rows: list[list[str]]) -> str:
+    ruler = f"| :-- |{' --: |' * (len(heads) - 1)}"
+    return "\n".join([f"| {' | '.join(heads)} |", ruler, *(f"| {' | '.join(r)} |" for r in rows)])
+
+
+@pytest.mark.parametrize("name", ["quickstart", "trex", "ground_truth", "scaling"])
 def test_the_readmes_tables_are_the_results(name: str) -> None:
     """To renew a table: `python -m tests.test_readme NAME` prints it."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -107,14 +124,14 @@ def test_the_readmes_tables_are_the_results(name: str) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*/leaderboard.csv")))
 def test_results_are_sound(path: Path) -> None:
-    for label, line in board(path.parent.name).items():
+    for line in board(path.parent.name):
         assert int(line["n_scored"]) <= int(line["n_queries"])
         assert int(line["n_passages"]) >= int(line["top_k"]) > 0
         assert len(line["task_sha256"]) == 64
         for metric in (name.removesuffix("_low") for name in line if name.endswith("_low")):
             if line[metric]:
                 low, value, high = (float(line[metric + part]) for part in ("_low", "", "_high"))
-                assert low <= value <= high, (label, metric)
+                assert low <= value <= high, (line["label"], metric)
     assert path.with_suffix(".md").exists()
     assert f"{path.parent.name}/" in (ROOT / "results/README.md").read_text(encoding="utf-8")
 
