@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.storage import disk_errors
 
+_SAVE_EVERY_SECONDS = 1.0  # what a killed run loses, at most; each passage would cost a tenth more
 _CHUNK = 500  # query ids a statement; sqlite allows 999 variables in its oldest builds
 
 
@@ -21,6 +23,7 @@ class PatchCache:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, timeout=60)
+            self._saved, self._unsaved = time.monotonic(), list[tuple[int, str, float]]()
             self._database.execute(
                 "CREATE TABLE IF NOT EXISTS patched "
                 "(passage INTEGER, query TEXT, log_probability REAL, PRIMARY KEY (passage, query))"
@@ -40,11 +43,19 @@ class PatchCache:
         return found
 
     def add(self, passage: int, measured: Iterable[tuple[str, float]]) -> None:
-        """Keep new measurements of one passage."""
-        rows = [(passage, query, value) for query, value in measured]
-        self._database.executemany("INSERT OR REPLACE INTO patched VALUES (?, ?, ?)", rows)
-        self._database.commit()
+        """Keep new measurements of one passage, from the next moment of saving on."""
+        self._unsaved += [(passage, query, value) for query, value in measured]
+        if time.monotonic() > self._saved + _SAVE_EVERY_SECONDS:
+            self._save()
 
     def close(self) -> None:
-        """Close the file."""
+        """Save what is not saved yet, and close the file."""
+        self._save()
         self._database.close()
+
+    def _save(self) -> None:
+        # One transaction, begun and ended here: other processes may have the same file.
+        self._database.executemany("INSERT OR REPLACE INTO patched VALUES (?, ?, ?)", self._unsaved)
+        self._database.commit()
+        self._unsaved.clear()
+        self._saved = time.monotonic()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -162,20 +163,19 @@ class TailPatch:
         self, wanted: Mapping[int, list[str]], tokens: Mapping[str, Tokens]
     ) -> dict[tuple[int, str], float]:
         """Log-probability after the step for every (passage row, query id) asked for."""
-        cache = PatchCache(self._cache_path)
         found: dict[tuple[int, str], float] = {}
         missing: dict[int, list[str]] = {}
-        for row in sorted(wanted):
-            known = cache.known(row, wanted[row])
-            found.update({(row, query_id): value for query_id, value in known.items()})
-            new = [query_id for query_id in wanted[row] if query_id not in known]
-            if new:
-                missing[row] = new
-        measured = self._measured(missing, tokens) if missing else ()
-        for row, values in progress.track(measured, "tail-patch", len(missing), "passages"):
-            cache.add(row, [pair for pair in values.items() if math.isfinite(pair[1])])
-            found.update({(row, query_id): value for query_id, value in values.items()})
-        cache.close()
+        with closing(PatchCache(self._cache_path)) as cache:
+            for row in sorted(wanted):
+                known = cache.known(row, wanted[row])
+                found.update({(row, query_id): value for query_id, value in known.items()})
+                new = [query_id for query_id in wanted[row] if query_id not in known]
+                if new:
+                    missing[row] = new
+            measured = self._measured(missing, tokens) if missing else ()
+            for row, values in progress.track(measured, "tail-patch", len(missing), "passages"):
+                cache.add(row, [pair for pair in values.items() if math.isfinite(pair[1])])
+                found.update({(row, query_id): value for query_id, value in values.items()})
         return found
 
     def _measured(
@@ -188,7 +188,8 @@ class TailPatch:
                 _Job(row, self._model.passage_tokens(self._task.passages[row].text), missing[row])
                 for row in rows[start : start + _WINDOW]
             ]
-            waiting = sorted(window, key=lambda job: (job.tokens(tokens), len(job.passage.ids)))
+            # Queries are of about one length, passages are not.
+            waiting = sorted(window, key=lambda job: (len(job.query_ids), len(job.passage.ids)))
             while waiting:
                 batch = self._side_by_side(waiting, tokens)
                 try:

@@ -29,8 +29,9 @@ def patched(
     twin = copy.deepcopy(module)
     twin.eval().requires_grad_(True)
     ids = torch.tensor([passage_ids])
-    loss = twin(input_ids=ids, labels=ids).loss
-    loss.backward()
+    # Not transformers' own loss, which rounds the logits to float32.
+    logits = twin(input_ids=ids).logits[0]
+    torch.nn.functional.cross_entropy(logits[:-1], ids[0, 1:]).backward()
     with torch.no_grad():
         for name, parameter in twin.named_parameters():
             if parameter.grad is None:
