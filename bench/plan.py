@@ -52,6 +52,7 @@ class PlanConfig:
     queries: Optional[int]  # noqa: UP045
     device_tflops: Optional[float]  # noqa: UP045
     devices: int
+    disk_gb_per_second: float
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ class Plan:
         chosen: the format that a run would use; ``none`` stores nothing.
         features: a hash that cells with the same features of the same corpus share.
         memory: bytes by purpose.
-        flops_per_second: of all devices together.
-        devices: how many.
+        flops_per_second: of one device.
+        devices: how many; only what an engine shares out gains from more than one.
+        disk_bytes_per_second: of what one device reads and writes of the index.
         rate: how that is known.
         notes: what the numbers leave out, a line each.
     """
@@ -82,6 +84,7 @@ class Plan:
     memory: dict[str, int]
     flops_per_second: float
     devices: int
+    disk_bytes_per_second: float
     rate: str
     notes: list[str]
 
@@ -90,9 +93,28 @@ class Plan:
         """How many there are to rank."""
         return int(self.counted[PASSAGES].value)
 
-    def hours(self, step: Pass) -> float:
-        """Of one step, at the rate of all devices."""
+    def device_hours(self, step: Pass) -> float:
+        """Of arithmetic, of one step, all devices together."""
         return step.flops / self.flops_per_second / 3600
+
+    def hours(self, step: Pass) -> float:
+        """Of arithmetic, of one step, until it is done."""
+        return self.device_hours(step) / self._devices(step)
+
+    def disk_hours(self, step: Pass) -> float:
+        """Of reading and writing the index, of one step, until it is done."""
+        moved = step.bytes_read + step.bytes_written
+        return moved / self.disk_bytes_per_second / 3600 / self._devices(step)
+
+    def _devices(self, step: Pass) -> int:
+        return self.devices if step.spread else 1
+
+    @property
+    def bottleneck(self) -> tuple[Pass, str, float]:
+        """The step that takes longest, whether by ``arithmetic`` or ``disk``, and its hours."""
+        both = [(step, "arithmetic", self.hours(step)) for step in self.passes]
+        both += [(step, "disk", self.disk_hours(step)) for step in self.passes]
+        return max(both, key=lambda found: found[2])
 
     @property
     def index_bytes(self) -> int:
@@ -128,9 +150,10 @@ def _checked(config: PlanConfig) -> PlanConfig:
         value = getattr(config, name)
         if value is not None and not (value >= 1 and math.isfinite(value)):
             raise UserError(f"expected at least 1, found {value}", where=f"plan.{name}")
-    rate = config.device_tflops
-    if rate is not None and not (rate > 0 and math.isfinite(rate)):
-        raise UserError(f"expected more than 0, found {rate}", where="plan.device_tflops")
+    for name in ("device_tflops", "disk_gb_per_second"):
+        rate = getattr(config, name)
+        if rate is not None and not (rate > 0 and math.isfinite(rate)):
+            raise UserError(f"expected more than 0, found {rate}", where=f"plan.{name}")
     return config
 
 
@@ -187,7 +210,8 @@ def make_plan(settings: Settings, config: PlanConfig, known: Known | None = None
         chosen=choices.storage,
         features=content_key([*data, features]),
         memory=memory(architecture, workload, choices, block_rows=held.rows, **sizes),
-        flops_per_second=speed.flops_per_second * config.devices,
+        flops_per_second=speed.flops_per_second,
+        disk_bytes_per_second=config.disk_gb_per_second * 1e9,
         devices=config.devices,
         rate=speed.how + (f", {config.devices:,} devices" if config.devices > 1 else ""),
         notes=list(_notes(settings, kind)),
@@ -286,8 +310,9 @@ def _rate(flops_per_second: float) -> str:
 
 def _notes(settings: Settings, kind: str) -> Iterator[str]:
     yield (
-        "Hours are those of arithmetic at one rate for all steps; a disk that reads 1 GB/s takes "
-        "0.28 h for each TB of the column `read`. A query is taken to be as long as a passage."
+        "Hours are those of arithmetic at one rate for all steps; disk hours those of a disk at "
+        "plan.disk_gb_per_second, and go on beside them. Engines share out the encoding alone. A "
+        "query is taken to be as long as a passage."
     )
     if kind == "scratch":
         yield "Training the model, which a first run does, is not counted."

@@ -112,12 +112,21 @@ class Choices:
 
 @dataclass(frozen=True)
 class Pass:
-    """One step of a run: how many rows it takes, what it computes, what it reads of the index."""
+    """One step of a run.
+
+    Attributes:
+        rows: how many it takes.
+        flops: what it computes.
+        bytes_read, bytes_written: of the index.
+        spread: whether an engine shares it out among devices; all else runs on one.
+    """
 
     name: str
     rows: int
     flops: float
     bytes_read: int = 0
+    bytes_written: int = 0
+    spread: bool = False
 
 
 # ------------------------------------------------------------------ operations
@@ -258,7 +267,10 @@ def passes(
         uses += _readings(choices) if choices.hessian == "mixed" else 0
     encoded_queries = q if groups == 1 else q * uses
     times = f" ({groups} times)" if groups > 1 else ""
-    found = [Pass("encode the corpus into the index", n, n * encode)] if stored else []
+    found = []
+    if stored:
+        name, size = "encode the corpus into the index", n * bytes_per_row
+        found.append(Pass(name, n, n * encode, bytes_written=size, spread=True))
     found.append(Pass("encode the queries", encoded_queries, encoded_queries * encode))
     found += hessian
     if not stored:

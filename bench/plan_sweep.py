@@ -160,7 +160,7 @@ def _of_passes(cells: Sequence[CellCost]) -> Table:
         found.add_row(
             name, f"{len(steps)}", f"{sum(step.rows for _, step in steps):,}",
             f"{sum(step.flops for _, step in steps):.3g}", in_decimal(read) if read else "",
-            hours(sum(_device_hours(plan, step) for plan, step in steps)),
+            hours(sum(plan.device_hours(step) for plan, step in steps)),
         )  # fmt: skip
     return found
 
@@ -171,9 +171,5 @@ def _sums(cells: Sequence[CellCost]) -> tuple[float, int, float]:
     return (
         sum(step.flops for _, step in steps),
         sum(step.bytes_read for _, step in steps),
-        sum(_device_hours(plan, step) for plan, step in steps),
+        sum(plan.device_hours(step) for plan, step in steps),
     )
-
-
-def _device_hours(plan: Plan, step: Pass) -> float:
-    return plan.hours(step) * plan.devices

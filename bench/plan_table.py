@@ -24,7 +24,10 @@ def show(plan: Plan) -> None:
     screen.print(Text(f"plan: {clean(plan.title)}", style="bold"), "", sep="\n")
     for table in (_inputs(plan), _passes(plan), _storage(plan), _memory(plan)):
         screen.print(table)
-    screen.print(Text(clean(plan.rate)), *map(Text, plan.notes), sep="\n", soft_wrap=True)
+    step, kind, longest = plan.bottleneck
+    slowest = f"bottleneck: {step.name}, {kind}: {hours(longest)} h"
+    lines = [slowest, clean(plan.rate), *plan.notes]
+    screen.print(*map(Text, lines), sep="\n", soft_wrap=True)
 
 
 def in_decimal(n_bytes: float) -> str:
@@ -67,16 +70,17 @@ def _inputs(plan: Plan) -> Table:
 
 
 def _passes(plan: Plan) -> Table:
-    table = numbers_table("passes", ("", "rows", "FLOPs", "read", "hours"))
+    table = numbers_table("passes", ("", "rows", "FLOPs", "read", "hours", "disk hours"))
     for step in plan.passes:
         read = in_decimal(step.bytes_read) if step.bytes_read else ""
-        row = (step.name, f"{step.rows:,}", f"{step.flops:.3g}", read, hours(plan.hours(step)))
-        table.add_row(*row)
+        disk = plan.disk_hours(step)
+        times = (hours(plan.hours(step)), hours(disk) if disk else "")
+        table.add_row(step.name, f"{step.rows:,}", f"{step.flops:.3g}", read, *times)
     table.add_section()
     read = in_decimal(sum(step.bytes_read for step in plan.passes))
     total = sum(step.flops for step in plan.passes)
-    in_hours = hours(sum(map(plan.hours, plan.passes)))
-    table.add_row("all", "", f"{total:.3g}", read, in_hours, style="bold")
+    sums = [hours(sum(map(count, plan.passes))) for count in (plan.hours, plan.disk_hours)]
+    table.add_row("all", "", f"{total:.3g}", read, *sums, style="bold")
     return table
 
 

@@ -147,7 +147,7 @@ def test_passes_of_the_toy() -> None:
     found = passes(TOY, WORK, CHOICES, 64)
     encode = encode_flops(TOY, 5, 2)
     assert found == [
-        Pass("encode the corpus into the index", 100, 100 * encode),
+        Pass("encode the corpus into the index", 100, 100 * encode, 0, 6400, spread=True),
         Pass("encode the queries", 3, 3 * encode),
         Pass("accumulate the Hessian", 103, 103 * 128.0, 6400),
         Pass("eigendecompositions", 4, 4 * 11 * 64),
@@ -282,6 +282,22 @@ def test_another_device_is_given_and_not_timed(
     plan = planned(*overrides)
     encode = step(plan, "encode the corpus")
     assert plan.hours(encode) == pytest.approx(encode.flops / (64 * 400e12) / 3600)
+    assert plan.device_hours(encode) == pytest.approx(64 * plan.hours(encode))
+    search = step(plan, "search")
+    assert plan.hours(search) == pytest.approx(search.flops / 400e12 / 3600), "it is not shared out"
+
+
+def test_the_disk_may_be_the_bottleneck(capsys: Capture) -> None:
+    words = ("model=8b", "method=trackstar", *GIVEN, "plan.device_tflops=400", "plan.devices=64")
+    plan = planned(*words)
+    search, encode = step(plan, "search"), step(plan, "encode the corpus")
+    assert plan.disk_hours(search) == pytest.approx(search.bytes_read / 1e9 / 3600)
+    assert encode.bytes_written == plan.index_bytes
+    assert plan.disk_hours(encode) == pytest.approx(plan.index_bytes / 64e9 / 3600)
+    assert plan.bottleneck == (search, "disk", plan.disk_hours(search))
+    assert f"bottleneck: {search.name}, disk: " in output_of(capsys, *words)
+    faster = planned(*words, "plan.disk_gb_per_second=1000")
+    assert faster.bottleneck[:2] == (step(faster, "encode the corpus"), "arithmetic")
 
 
 def test_nothing_is_written(tmp_path: Path, capsys: Capture) -> None:
