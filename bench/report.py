@@ -74,10 +74,16 @@ def report(
         html=out_dir / "index.html",
     )
     texts = {
-        paths.markdown: tables.markdown(boards)
-        + meta_evaluation.markdown(foreseen)
-        + reseed.markdown(reseeded)
-        + pair_tables.markdown(boards),
+        paths.markdown: "\n".join(
+            part
+            for part in (
+                tables.markdown(boards),
+                meta_evaluation.markdown(foreseen),
+                reseed.markdown(reseeded),
+                pair_tables.markdown(boards),
+            )
+            if part
+        ),
         paths.csv: tables.csv_text(boards),
         paths.significance: pair_tables.csv_text(boards),
         paths.meta_evaluation: meta_evaluation.csv_text(foreseen),
