@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pandas as pd
+import torch
 
 from bench import progress
 from bench.errors import UserError
@@ -28,8 +29,11 @@ from metrics.optimizer_step import QUERIES_AT_ONCE, OptimizerStep
 from metrics.patch_cache import PatchCache
 
 # Raised whenever a change of code moves a measurement; part of the cache's name.
-STEP_VERSION = 3
+STEP_VERSION = 4
 
+# Decimals of a log-probability (nats) in float64: which passages were stepped on side by side moves
+# the fifteenth, and would tell a run that was killed and went on from one that was not.
+_DECIMALS = 8
 _WINDOW = 512  # passages tokenised ahead, so that those of one length go together
 
 
@@ -142,7 +146,8 @@ class TailPatch:
         tokens = {
             q.query_id: self._model.query_tokens(q.query_id, q.prompt, q.target) for q in queries
         }
-        before = dict(zip(tokens, self._step.log_probs(list(tokens.values())), strict=True))
+        base = self._rounded(self._step.log_probs(list(tokens.values())))
+        before = dict(zip(tokens, base, strict=True))
         wanted: defaultdict[int, list[str]] = defaultdict(list)
         for query in queries:
             for row in proponents[query.query_id][: self._config.top]:
@@ -198,8 +203,13 @@ class TailPatch:
                     self._one_at_a_time(len(batch), error)
                     continue
                 for job, of_one in zip(batch, values, strict=True):
-                    yield job.row, dict(zip(job.query_ids, of_one, strict=True))
+                    yield job.row, dict(zip(job.query_ids, self._rounded(of_one), strict=True))
                 waiting = waiting[len(batch) :]
+
+    def _rounded(self, values: Sequence[float]) -> list[float]:
+        if self._model.gradient_dtype != torch.float64:
+            return list(values)
+        return [round(value, _DECIMALS) for value in values]
 
     def _side_by_side(self, waiting: Sequence[_Job], tokens: Mapping[str, Tokens]) -> list[_Job]:
         """The first jobs that fit in one batch; a passage with nothing to predict goes alone."""

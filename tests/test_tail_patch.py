@@ -209,6 +209,17 @@ def test_memory_decides_how_many_go_side_by_side(model):
     assert not step.fit(2, 11)
 
 
+def test_what_goes_side_by_side_moves_no_digit(tmp_path, model):
+    """In float64; a run that goes on after a kill steps on other passages together."""
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    alone = TailPatch(config(memory_mib=0), model, task, tmp_path / "a").measure(
+        QUERIES, PROPONENTS
+    )
+    TailPatch(config(), model, task, tmp_path / "b").measure(QUERIES[:1], PROPONENTS)
+    resumed = TailPatch(config(), model, task, tmp_path / "b").measure(QUERIES, PROPONENTS)
+    assert resumed == alone
+
+
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32])
 def test_a_step_of_nothing_changes_nothing(tmp_path, kind):
     """Before and after are of one dtype, whatever that of the weights."""
