@@ -16,7 +16,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from bench.errors import UserError, did_you_mean
+from bench.errors import UserError, at_least, did_you_mean, first_line
 from bench.files import refuse_address
 from metrics.attribution import NoGold
 from metrics.judges import JUDGES
@@ -102,7 +102,7 @@ def settings_from(config: DictConfig) -> Settings:
     try:
         resolved = OmegaConf.to_container(config, resolve=True)
     except InterpolationResolutionError as error:
-        raise UserError(_first_line(error), fix="check the ${...} in your overrides") from error
+        raise UserError(first_line(error), fix="check the ${...} in your overrides") from error
     assert isinstance(resolved, dict)
     plain = {str(key): value for key, value in resolved.items()}
     plain.pop("experiment", None)
@@ -117,12 +117,12 @@ def settings_from(config: DictConfig) -> Settings:
     plain["metric"]["tail_patch"] = _identifying(plain["metric"]["tail_patch"])
     for folder in ("results_dir", "cache_dir"):
         refuse_address(getattr(common, folder), folder)
-    _at_least(0, "seed", common.seed)
-    _at_least(1, "top_k", common.top_k)
-    _at_least(1, "metric.bootstrap_samples", metric.bootstrap_samples)
-    _at_least(1, "metric.tail_patch.top", patch.top)
-    _at_least(1, "metric.tail_patch.n_queries", patch.n_queries)
-    _at_least(0, "metric.tail_patch.memory_mib", patch.memory_mib)
+    at_least(0, "seed", common.seed)
+    at_least(1, "top_k", common.top_k)
+    at_least(1, "metric.bootstrap_samples", metric.bootstrap_samples)
+    at_least(1, "metric.tail_patch.top", patch.top)
+    at_least(1, "metric.tail_patch.n_queries", patch.n_queries)
+    at_least(0, "metric.tail_patch.memory_mib", patch.memory_mib)
     patch.check()
     return Settings(
         resolved=plain,
@@ -193,7 +193,7 @@ def typed(schema: type, values: Mapping[str, Any], group: str, drop: tuple[str, 
         raise UserError("has no value", where=key, fix=f"set {key}=…") from error
     except (ValidationError, ConfigKeyError, OmegaConfBaseException) as error:
         key = _full(group, getattr(error, "full_key", None) or "")
-        raise UserError(_first_line(error), where=key) from error
+        raise UserError(first_line(error), where=key) from error
 
 
 def _as_float(schema: type, key: str, value: Any) -> Any:
@@ -206,15 +206,6 @@ def _full(group: str, key: str) -> str:
     return ".".join(part for part in (group, key) if part)
 
 
-def _at_least(least: int, key: str, value: int | None) -> None:
-    if value is not None and value < least:
-        raise UserError(f"expected at least {least}, found {value}", where=key)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
-
-
 def _device(name: str) -> str:
     import torch  # slow to import: only where a cell runs
 
@@ -224,6 +215,6 @@ def _device(name: str) -> str:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"device {name!r} cannot be used ({_first_line(error)})", where="device", fix="try auto"
+            f"device {name!r} cannot be used ({first_line(error)})", where="device", fix="try auto"
         ) from error
     return name

@@ -33,6 +33,17 @@ def _rebuild(what: str, where: str, fix: str) -> UserError:
     return UserError(what, where=where, fix=fix)
 
 
+def at_least(least: float, where: str, value: float | None) -> None:
+    """Raise UserError for a setting below its least value; None stands for a default."""
+    if value is not None and value < least:
+        raise UserError(f"expected at least {least}, found {value}", where=where)
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, as far as it fits into a line of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Name the nearest of ``choices``, and list them all when they are few."""
     known = sorted(choices)

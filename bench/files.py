@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 
 _SCHEME = "://"
 # What stores say of a file that is another one for another content; times of reading are not among.
@@ -209,17 +209,13 @@ def _reachable(url: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise UserError(
-            f"a package is missing ({_first_line(error)})",
+            f"a package is missing ({first_line(error)})",
             where=url,
             fix="install it, e.g. pip install s3fs or gcsfs",
         ) from error
     except Exception as error:
         raise UserError(
-            f"cannot be reached ({_first_line(error)})",
+            f"cannot be reached ({first_line(error)})",
             where=url,
             fix="check the address and your credentials for it",
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -18,7 +18,7 @@ import pandas as pd
 from bench import display, escape
 from bench.display import in_order, is_diagnostic, title
 from bench.leaderboard import Board, Row, table_of
-from bench.tables import piped
+from bench.tables import section
 from metrics.correlation import rank_correlations
 
 TRUTHS = ("removal_effect", "removal_effect_log", "lds", "qld")
@@ -149,15 +149,13 @@ Found = Sequence[tuple[Board, Sequence[Foresight]]]  # a board and what was foun
 
 def markdown(found: Found) -> str:
     """A table a board as GitHub-flavoured Markdown, empty where nothing was retrained."""
-    lines: list[str] = []
-    for board, rows in found:
-        if not rows:
-            continue
-        names = escape.markdown(board.task), escape.markdown(board.model)
-        lines += [f"## What foresees retraining: {names[0]} × {names[1]}", "", LEGEND, ""]
-        lines += [piped(["metric", "truth", "rank correlation", "95% interval", "methods"])]
-        lines += [piped([":--"] * 2 + ["--:"] * 3)]
-        lines += [piped(_cells(row)) for row in rows] + [""]
+    heads = ("metric", "truth", "rank correlation", "95% interval", "methods")
+    lines = [
+        line
+        for board, rows in found
+        if rows
+        for line in section("What foresees retraining", board, LEGEND, heads, 2, map(_cells, rows))
+    ]
     return "\n".join(lines)
 
 

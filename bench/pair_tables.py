@@ -10,7 +10,7 @@ from bench import display, escape
 from bench.leaderboard import Board
 from bench.pairs import Pair
 from bench.significance import FLIPS
-from bench.tables import piped
+from bench.tables import section
 
 HEADS = ("a", "b", "a − b", "95% interval", "p", "p Holm", "queries")
 LEGEND = (
@@ -39,14 +39,14 @@ def shown(pair: Pair) -> tuple[str, ...]:
 
 def markdown(boards: Sequence[Board]) -> str:
     """The pairs of all boards as GitHub-flavoured Markdown, empty if there are none."""
-    lines: list[str] = []
-    for board in boards:
-        if not board.pairs:
-            continue
-        lines += [f"## Pairs: {escape.markdown(board.task)} × {escape.markdown(board.model)}", ""]
-        lines += [LEGEND, "", piped(["metric", *HEADS])]
-        lines += [piped([":--"] * 3 + ["--:"] * len(HEADS[2:]))]
-        lines += [piped(_markdown_row(pair)) for pair in board.pairs] + [""]
+    lines = [
+        line
+        for board in boards
+        if board.pairs
+        for line in section(
+            "Pairs", board, LEGEND, ("metric", *HEADS), 3, map(_markdown_row, board.pairs)
+        )
+    ]
     return "\n".join(lines)
 
 

@@ -16,7 +16,7 @@ from transformers import PretrainedConfig
 
 from bench import composing, progress
 from bench.config import Settings, settings_from, typed
-from bench.errors import UserError
+from bench.errors import UserError, at_least
 from bench.plan_corpus import PASSAGES, QUERIES, TOKENS, Fact, count
 from bench.plan_costs import (
     Architecture,
@@ -31,16 +31,12 @@ from bench.storage import content_key
 from methods import METHODS
 from methods.gradient.codecs import Storage, make_codec
 from methods.gradient.hessian import MAX_BLOCK
-from methods.gradient.method import Gradient, feature_settings
+from methods.gradient.method import COUNTS, Gradient, feature_settings
 from methods.gradient.search import MemoryPlan
 from methods.vector_search import MARGIN
 
 T = TypeVar("T")
 _OF_MATRICES = ("adapters", "unsupported", "block_layout", "layers")
-_COUNTS = (
-    "projection_dim", "layer_blocks", "checkpoints", "batch_size", "batch_tokens",
-    "hessian_components", "hessian_sample", "rerank", "memory_mib",
-)  # fmt: skip
 
 
 @dataclass
@@ -263,10 +259,8 @@ def _checked_method(settings: Settings) -> Any:
             fix="set method=trackstar, or another one that projects gradients",
         )
     config = typed(method_class.Config, settings.method, "method", ("name", "target"))
-    for name in _COUNTS:  # the method's own check asks the model, which is not there
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise UserError(f"expected at least 1, found {value}", where=f"method.{name}")
+    for name in COUNTS:  # the method's own check asks the model, which is not there
+        at_least(1, f"method.{name}", getattr(config, name))
     return config
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from bench.plan_costs import Architecture, backward_flops, forward_flops
 from methods.gradient.parameters import Unsupported, gradient_matrices
 
@@ -77,7 +77,7 @@ def _on_meta(config: PretrainedConfig) -> nn.Module:
         with torch.device("meta"):
             module: nn.Module = AutoModelForCausalLM.from_config(config)
     except (ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = first_line(error)
         raise UserError(
             f"no causal language model can be built from its configuration ({reason})",
             where="model",
@@ -122,7 +122,7 @@ def calibrate(
     try:
         seconds = _seconds_a_run(small, rows, width, dtype, device)
     except (RuntimeError, MemoryError, ValueError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = first_line(error)
         raise UserError(
             f"the calibration does not run on {device} ({reason})",
             where="model",

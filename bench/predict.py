@@ -10,7 +10,7 @@ from pathlib import Path
 from bench import jsonlines, progress
 from bench.composing import composed, model_source, task_builder
 from bench.config import settings_from, typed
-from bench.errors import UserError, did_you_mean
+from bench.errors import UserError, at_least, did_you_mean
 from bench.escape import clean
 from bench.files import refuse_address
 from bench.models.language_model import mean_probability
@@ -88,6 +88,5 @@ def _own(words: Sequence[str]) -> tuple[PredictConfig, list[str]]:
         raise UserError(
             f"unknown answers {own.which!r}", where="which", fix=did_you_mean(own.which, _WHICH)
         )
-    if own.max_tokens < 1:
-        raise UserError(f"expected at least 1, found {own.max_tokens}", where="max_tokens")
+    at_least(1, "max_tokens", own.max_tokens)
     return own, [word for word in words if word.split("=", 1)[0] not in names]

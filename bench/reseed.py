@@ -19,7 +19,7 @@ from bench import display, escape
 from bench.leaderboard import METHOD_SEED, Board, Row, settings
 from bench.records import read_retrievals
 from bench.result import RETRIEVALS
-from bench.tables import piped
+from bench.tables import section
 
 DEPTH = 10  # passages of a list that are compared: those that the metrics look at, too
 LEGEND = (
@@ -154,15 +154,13 @@ Found = Sequence[tuple[Board, Sequence[Reseeding]]]
 
 def markdown(found: Found) -> str:
     """A table a board as GitHub-flavoured Markdown, empty where there is one seed a method."""
-    lines: list[str] = []
-    for board, rows in found:
-        if not rows:
-            continue
-        names = escape.markdown(board.task), escape.markdown(board.model)
-        lines += [f"## Under other seeds: {names[0]} × {names[1]}", "", LEGEND, ""]
-        heads = ["method", "re-seeded", "seeds", "overlap", *map(display.title, _SCORES)]
-        lines += [piped(heads), piped([":--"] * 2 + ["--:"] * (len(heads) - 2))]
-        lines += [piped(_cells(row)) for row in rows] + [""]
+    heads = ("method", "re-seeded", "seeds", "overlap", *map(display.title, _SCORES))
+    lines = [
+        line
+        for board, rows in found
+        if rows
+        for line in section("Under other seeds", board, LEGEND, heads, 2, map(_cells, rows))
+    ]
     return "\n".join(lines)
 
 

@@ -227,3 +227,24 @@ def _csv_row(row: Row, board: Board, metrics: Sequence[str]) -> dict[str, Any]:
         "imported": result.imported,
         "date": escape.spreadsheet(result.date),
     }
+
+
+def section(
+    title: str,
+    board: Board,
+    legend: str,
+    heads: Sequence[str],
+    words: int,
+    rows: Iterable[list[str]],
+) -> list[str]:
+    """Lines of Markdown: a heading, what the table says, and the table.
+
+    Args:
+        title: of the heading, before task and model.
+        words: columns of text, on the left; the others are numbers.
+        rows: cells, escaped.
+    """
+    names = escape.markdown(board.task), escape.markdown(board.model)
+    ruler = [":--"] * words + ["--:"] * (len(heads) - words)
+    head = [f"## {title}: {names[0]} × {names[1]}", "", legend, "", piped(heads), piped(ruler)]
+    return [*head, *map(piped, rows), ""]

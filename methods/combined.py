@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench.config import typed
-from bench.errors import UserError
+from bench.errors import UserError, at_least
 from bench.tasks.base import Query
 from methods import METHODS
 from methods.base import Context, IndexSize, Method, Ranking
@@ -87,8 +87,7 @@ class Hybrid(_Combined):
     def check(self) -> None:
         """Refuse settings out of range, and what either part refuses."""
         config = self.config
-        if config.depth < 1:
-            raise UserError(f"expected at least 1, found {config.depth}", where="method.depth")
+        at_least(1, "method.depth", config.depth)
         if not 0 <= config.first_share <= 1:
             raise UserError(
                 f"expected 0 to 1, found {config.first_share}", where="method.first_share"
@@ -139,9 +138,7 @@ class Fusion(_Combined):
     def check(self) -> None:
         """Refuse settings out of range, fewer than two members, and what a member refuses."""
         for field in ("depth", "k"):
-            value = getattr(self.config, field)
-            if value < 1:
-                raise UserError(f"expected at least 1, found {value}", where=f"method.{field}")
+            at_least(1, f"method.{field}", getattr(self.config, field))
         if len(self._parts) < 2:
             raise UserError("needs at least two members", where="method.members")
         super().check()

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Optional, TypeVar
 
-from bench.errors import UserError
+from bench.errors import UserError, at_least
 from bench.storage import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method
@@ -62,9 +62,7 @@ class EncoderMethod(Method, Generic[Vectors]):
     def check(self) -> None:
         """Find the model, and refuse sizes that cannot work."""
         for field in ("batch_size", "max_length"):
-            value = getattr(self.config, field)
-            if value is not None and value < 1:
-                raise UserError(f"expected at least 1, found {value}", where=f"method.{field}")
+            at_least(1, f"method.{field}", getattr(self.config, field))
         self._check_folder(self._folder)
 
     def _check_folder(self, folder: Path) -> None:

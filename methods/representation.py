@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UserError
+from bench.errors import UserError, at_least
 from bench.models.language_model import LanguageModel, Tokens, pad
 from bench.storage import content_key
 from bench.tasks.base import Query
@@ -167,10 +167,7 @@ class RepresentationSimilarity(_ModelVectors):
 
     def check(self) -> None:
         """Refuse a batch without texts, and a layer that the model does not have."""
-        if self.config.batch_size < 1:
-            raise UserError(
-                f"expected at least 1, found {self.config.batch_size}", where="method.batch_size"
-            )
+        at_least(1, "method.batch_size", self.config.batch_size)
         _ = self._layer
 
     @cached_property

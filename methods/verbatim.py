@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench import progress
-from bench.errors import UserError
+from bench.errors import at_least
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.query_text import QueryPart, query_text
@@ -58,8 +58,7 @@ class Verbatim(Method):
 
     def check(self) -> None:
         """Refuse n-grams without a word."""
-        if self.config.max_n < 1:
-            raise UserError(f"expected at least 1, found {self.config.max_n}", where="method.max_n")
+        at_least(1, "method.max_n", self.config.max_n)
 
     def index(self) -> IndexSize:
         """Nothing to read: the corpus is read while searching."""

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from bench import progress
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from bench.models.base import no_moments_to_step_with, unknown_learning_rate
 from bench.models.language_model import LanguageModel, Tokens
 from bench.models.second_moments import Full, SecondMoments
@@ -235,8 +235,7 @@ class TailPatch:
         if passages == 1:
             raise error
         self._step.most = 1
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        progress.say(f"tail-patch: one passage at a time from here on ({reason:.200})")
+        progress.say(f"tail-patch: one passage at a time from here on ({first_line(error)})")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import UserError
+from bench.errors import UserError, at_least
 from bench.records import RetrievalRecord, read_retrievals
 from bench.result import RETRIEVALS, Cell, read_cells
 from metrics.judges.base import make_claim
@@ -56,8 +56,7 @@ def make_sheet(results_dir: Path, n_queries: int, top: int, seed: int) -> list[I
         UserError: no cells, a damaged ranking, numbers below 1, or nothing to judge.
     """
     for option, value in (("--queries", n_queries), ("--top", top)):
-        if value < 1:
-            raise UserError(f"expected at least 1, found {value}", where=option)
+        at_least(1, option, value)
     cells = read_cells(results_dir)
     claims = {claim_of(record) for _, record in all_records(cells)}
     chosen = set(sorted(claims, key=lambda claim: _hash(seed, claim))[:n_queries])

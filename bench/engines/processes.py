@@ -16,7 +16,7 @@ from typing import Optional
 from bench import progress, stopping
 from bench.engines.base import Engine, Job
 from bench.engines.threads import cores, threads
-from bench.errors import UserError
+from bench.errors import UserError, at_least
 
 _TRIES = 3  # a killed process takes the jobs of its pool with it; more deaths are no accident
 
@@ -35,10 +35,7 @@ class Processes(Engine):
 
     def check(self) -> None:
         """Refuse a number of workers below 1."""
-        if self.config.workers is not None and self.config.workers < 1:
-            raise UserError(
-                f"expected at least 1, found {self.config.workers}", where="engine.workers"
-            )
+        at_least(1, "engine.workers", self.config.workers)
 
     def _run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
         workers = min(self.config.workers or cores(), len(jobs))

@@ -21,7 +21,7 @@ from bench import progress, stopping
 from bench.engines.base import Engine, Job
 from bench.engines.extras import library
 from bench.engines.threads import use_threads
-from bench.errors import UserError
+from bench.errors import UserError, at_least, first_line
 
 _LOOK_EVERY_SECONDS = 1.0  # for nodes that came or went, and for a request to stop
 _ARRIVES_SECONDS = 60.0  # network file systems may show another machine's file this much later
@@ -46,9 +46,7 @@ class Ray(Engine):
     def check(self) -> None:
         """Refuse values out of range, and a Python without Ray."""
         for name, least in {"cpus": 1, "gpus": 0, "parallel": 1, "retries": 0}.items():
-            value = getattr(self.config, name)
-            if value is not None and value < least:
-                raise UserError(f"expected at least {least}, found {value}", where=f"engine.{name}")
+            at_least(least, f"engine.{name}", getattr(self.config, name))
         library("ray", "ray")
 
     def _run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
@@ -130,7 +128,7 @@ def _connect(ray: ModuleType, address: str | None) -> None:
             logging_level="error",
         )  # fmt: skip
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"cannot connect to Ray ({reason})",
             where=f"engine.address={address}",

@@ -20,7 +20,7 @@ from bench import progress, stopping
 from bench.engines.base import Engine, Job
 from bench.engines.extras import library
 from bench.engines.threads import threads, use_threads
-from bench.errors import UserError, did_you_mean
+from bench.errors import UserError, at_least, did_you_mean
 from bench.storage import disk_errors
 
 _CLUSTERS = ("slurm", "local")
@@ -53,9 +53,7 @@ class Slurm(Engine):
         least = {"minutes": 1, "cpus": 1, "gpus": 0, "memory_gb": 1, "tasks": 1, "parallel": 1,
                  "retries": 0}  # fmt: skip
         for name, bound in least.items():
-            value = getattr(self.config, name)
-            if value is not None and value < bound:
-                raise UserError(f"expected at least {bound}, found {value}", where=f"engine.{name}")
+            at_least(bound, f"engine.{name}", getattr(self.config, name))
         if self.config.cluster not in _CLUSTERS:
             raise UserError(
                 f"unknown cluster {self.config.cluster!r}",

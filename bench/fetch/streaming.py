@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import jsonlines, progress
-from bench.errors import UserError
+from bench.errors import UserError, at_least, first_line
 from bench.storage import exclusive, path_part, whole_file
 
 # About 90 MB gzipped, of C4: a shard is written whole, so one that breaks off is begun again.
@@ -60,8 +60,7 @@ def write_shards(
         UserError: the folder holds another stream, the data set cannot be read, a document without
             text, or a full disk.
     """
-    if n_documents < 1:
-        raise UserError(f"expected at least 1, found {n_documents}", where="--documents")
+    at_least(1, "--documents", n_documents)
     source = {**asdict(stream), "shard_documents": shard_documents}
     with exclusive(folder):
         sizes = _sizes_there(folder, source)
@@ -138,7 +137,7 @@ def _documents(stream: Stream, start: int) -> Iterator[dict[str, Any]]:
         raise
     except Exception as error:  # the library raises of every kind for what a server or a file does
         raise UserError(
-            f"broke off after document {number:,} ({_first_line(error)})",
+            f"broke off after document {number:,} ({first_line(error)})",
             where=stream.dataset,
             fix="run the command again: whole shards are kept",
         ) from error
@@ -163,7 +162,7 @@ def _opened(stream: Stream) -> Any:
         )
     except Exception as error:  # as above
         raise UserError(
-            f"cannot be opened ({_first_line(error)})",
+            f"cannot be opened ({first_line(error)})",
             where=stream.dataset,
             fix="check --stream, --subset and --split; code of data sets is never run",
         ) from error
@@ -172,7 +171,3 @@ def _opened(stream: Stream) -> Any:
 def _plain(value: Any) -> str:
     """Timestamps may come as dates."""
     return value if isinstance(value, str) else str(value)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

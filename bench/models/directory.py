@@ -9,7 +9,7 @@ from typing import Optional
 import torch
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from bench.errors import UserError, did_you_mean
+from bench.errors import UserError, at_least, did_you_mean
 from bench.models import second_moments
 from bench.models.base import ModelSource, no_moments_to_step_with, unknown_learning_rate
 from bench.models.language_model import (
@@ -213,8 +213,8 @@ class Directory(ModelSource):
 def _decoder(geometry: Geometry) -> PretrainedConfig:
     """The configuration of transformers for a geometry, checked."""
     for name, value in asdict(geometry).items():
-        if name != "architecture" and value < 1:
-            raise UserError(f"expected at least 1, found {value}", where=f"model.geometry.{name}")
+        if name != "architecture":
+            at_least(1, f"model.geometry.{name}", value)
     if geometry.architecture not in ARCHITECTURES:
         raise UserError(
             f"unknown architecture {geometry.architecture!r}",

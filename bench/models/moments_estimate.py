@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import progress
-from bench.errors import UserError
+from bench.errors import UserError, at_least
 from bench.models import second_moments
 from bench.models.language_model import MOMENTS, LanguageModel, Tokens, pad, token_log_probs
 from bench.storage import content_key, whole_folder
@@ -45,12 +45,7 @@ class EstimateConfig:
     def check(self) -> None:
         """Raise UserError for numbers that make no pass."""
         for name, least in (("passages", 1), ("batch_size", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value < least:
-                raise UserError(
-                    f"expected at least {least}, found {value}",
-                    where=f"model.estimate_moments.{name}",
-                )
+            at_least(least, f"model.estimate_moments.{name}", getattr(self, name))
 
 
 def with_estimate(

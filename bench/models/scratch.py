@@ -22,7 +22,7 @@ from transformers import (
 
 from bench import progress
 from bench.engines.base import Engine
-from bench.errors import UserError, did_you_mean
+from bench.errors import UserError, at_least, did_you_mean
 from bench.models import resuming, second_moments
 from bench.models.base import ModelSource
 from bench.models.checkpoints import load_checkpoint
@@ -68,10 +68,7 @@ class Scratch(ModelSource):
         """Refuse geometries that cannot be built, and what would fail only after training."""
         config: ScratchConfig = self.config
         for field in _COUNTS:
-            if getattr(config, field) < 1:
-                raise UserError(
-                    f"expected at least 1, found {getattr(config, field)}", where=f"model.{field}"
-                )
+            at_least(1, f"model.{field}", getattr(config, field))
         if config.gradient_dtype not in DTYPES:
             raise UserError(
                 f"unknown dtype {config.gradient_dtype!r}",

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from bench import progress
-from bench.errors import UserError
+from bench.errors import UserError, at_least
 from bench.tasks.base import Query
 from methods.base import IndexSize, Method, Ranking
 from methods.gradient.batching import encode_all
@@ -74,9 +74,7 @@ class Influence(Method):
             )
         least = {"sample": 1, "memory_mib": 1, "batch_size": 1, "batch_tokens": 1, "opponents": 0}
         for name, bound in least.items():
-            value = getattr(config, name)
-            if value is not None and value < bound:
-                raise UserError(f"expected at least {bound}, found {value}", where=f"method.{name}")
+            at_least(bound, f"method.{name}", getattr(config, name))
 
     def index(self) -> IndexSize:
         """Open the encoder and estimate of the Hessian what does not depend on a query."""

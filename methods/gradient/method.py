@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
+from bench.errors import UserError, at_least
 from bench.models.checkpoints import spread_checkpoints
 from bench.models.language_model import LanguageModel
 from bench.storage import content_key
@@ -64,6 +64,12 @@ class GradientConfig:
     seed: int
 
 
+COUNTS = (  # settings that are at least 1
+    "projection_dim", "layer_blocks", "checkpoints", "batch_size", "batch_tokens",
+    "hessian_components", "hessian_sample", "rerank", "memory_mib",
+)  # fmt: skip
+
+
 def feature_settings(config: GradientConfig) -> FeatureSettings:
     """Those switches that a stored feature depends on."""
     return FeatureSettings(
@@ -99,10 +105,10 @@ class Gradient(Method):
         """Refuse settings that cannot work, before anything is trained or encoded."""
         config = self.config
         self._check_mixing()
-        _at_least(1, config, "projection_dim", "layer_blocks", "checkpoints", "batch_size")
-        _at_least(1, config, "batch_tokens")
-        _at_least(1, config, "hessian_components", "hessian_sample", "rerank", "memory_mib")
-        _at_least(0, config, "damping", "opponents")
+        for name in COUNTS:
+            at_least(1, f"method.{name}", getattr(config, name))
+        for name in ("damping", "opponents"):
+            at_least(0, f"method.{name}", getattr(config, name))
         model = self.context.model
         if config.optimizer_correction:
             model.required_moments()
@@ -274,10 +280,3 @@ def _check_learning_rate(model: LanguageModel) -> None:
             where="model.learning_rate",
             fix="set model.learning_rate, or method.checkpoint_weights=equal",
         )
-
-
-def _at_least(least: int, config: GradientConfig, *fields: str) -> None:
-    for name in fields:
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise UserError(f"expected at least {least}, found {value}", where=f"method.{name}")
