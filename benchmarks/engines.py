@@ -39,6 +39,8 @@ from methods import METHODS
 from methods.base import Context
 from methods.gradient import index
 
+TAUGHT = 2_000  # passages that the model is trained on
+
 
 def main() -> None:
     """Measure and print."""
@@ -55,10 +57,13 @@ def main() -> None:
         task_class = TASKS.get(settings.task["name"])
         config = typed(task_class.Config, settings.task, "task", ("name",))
         task = load_task(settings.task["name"], task_class(config), Path(folder))
+        # How well the model is trained, and on how much, does not matter to the time.
+        taught = load_task(
+            settings.task["name"], task_class(replace(config, n_passages=TAUGHT)), Path(folder)
+        )
         config = typed(Scratch.Config, settings.model, "model", ("name", "source"))
-        # How well it is trained does not matter to the time.
         source = Scratch(settings.model["name"], replace(config, epochs=1))
-        recipe = ModelRecipe(source, task, Path(folder), "cpu")
+        recipe = ModelRecipe(source, taught, Path(folder), "cpu")
         model = recipe()
         seconds: dict[int, list[float]] = {1: [], 2: []}
         for number in range(options.rounds):
