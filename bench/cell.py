@@ -76,8 +76,11 @@ class _Run:
         self.source.check()
         self.engine.check()
         self._check_retraining()
+        settings.results.check()
         folder = self._folder()
+        settings.results.bring_folder(folder)
         if (folder / RESULT).exists():
+            settings.results.keep_folder(folder)  # an earlier run may have had no store
             progress.say(f"already there: {folder}")
             return Outcome(Cell(folder, read_result(folder / RESULT)), reused=True)
         method = method_class(method_config, self.context)
@@ -86,6 +89,7 @@ class _Run:
         if patch.enabled:
             self.source.check_step(patch.optimizer, patch.learning_rate)
         result = self._work(method, folder)
+        settings.results.keep_folder(folder)
         cell = Cell(folder, result)
         log_cell(settings.logger, cell, settings.resolved, self.sweep)
         return Outcome(cell, reused=False)
@@ -115,6 +119,7 @@ class _Run:
             retrain=self._retrain,
             engine=self.engine,
             model_recipe=self.model_recipe,
+            mirror=self.settings.cache,
         )
 
     @cached_property
@@ -134,8 +139,13 @@ class _Run:
         )
 
     def _load_model(self) -> LanguageModel:
+        settings = self.settings
+        trained = self.source.trained_folder(self.task, settings.cache_dir)
         with self.context.phases.measure("model"):
-            return self.model_recipe()
+            if trained is None:
+                return self.model_recipe()
+            with settings.cache.shared(trained):
+                return self.model_recipe()
 
     def _folder(self) -> Path:
         settings = self.settings

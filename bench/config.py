@@ -18,6 +18,7 @@ from omegaconf.errors import (
 
 from bench.errors import UserError, at_least, did_you_mean, first_line
 from bench.files import refuse_address
+from bench.mirror import Mirror, mirrors
 from metrics.attribution import NoGold
 from metrics.judges import JUDGES
 from metrics.retraining import RetrainingConfig
@@ -66,6 +67,7 @@ class _Common:
     cache_dir: str
     device: str
     quiet: bool
+    remote_dir: Optional[str] = None  # noqa: UP045
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Settings:
     Attributes:
         resolved: everything with plain values, as written to ``config.yaml``.
         task, model, method, engine: their own keys, unvalidated until their class is known.
+        results, cache: the copies of ``results_dir`` and ``cache_dir`` in a store, if there is one.
     """
 
     resolved: dict[str, Any]
@@ -90,6 +93,8 @@ class Settings:
     cache_dir: Path
     device: str
     quiet: bool
+    results: Mirror
+    cache: Mirror
 
 
 def settings_from(config: DictConfig) -> Settings:
@@ -124,6 +129,9 @@ def settings_from(config: DictConfig) -> Settings:
     at_least(1, "metric.tail_patch.n_queries", patch.n_queries)
     at_least(0, "metric.tail_patch.memory_mib", patch.memory_mib)
     patch.check()
+    results_dir = Path(common.results_dir).expanduser()
+    cache_dir = Path(common.cache_dir).expanduser()
+    results, cache = mirrors(common.remote_dir, results_dir, cache_dir)
     return Settings(
         resolved=plain,
         task=plain["task"],
@@ -134,10 +142,12 @@ def settings_from(config: DictConfig) -> Settings:
         engine=plain["engine"],
         seed=common.seed,
         top_k=common.top_k,
-        results_dir=Path(common.results_dir).expanduser(),
-        cache_dir=Path(common.cache_dir).expanduser(),
+        results_dir=results_dir,
+        cache_dir=cache_dir,
         device=_device(common.device),
         quiet=common.quiet,
+        results=results,
+        cache=cache,
     )
 
 

@@ -1,22 +1,21 @@
 """Files of a corpus, on this machine or at any address that fsspec opens (s3, gs, https, …).
 
 They are read as streams, from beginning to end; nothing else is asked of where they are. What a run
-writes (results, indexes, caches) is mapped into memory and renamed into place, and needs a folder.
+writes (results, indexes, caches) is mapped into memory and renamed into place, and needs a folder;
+``bench.mirror`` keeps copies of it at an address.
 """
 
 from __future__ import annotations
 
 import glob
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
-from bench.errors import UserError, first_line
+from bench.addresses import check_address, filesystem, is_address, reachable
+from bench.errors import UserError
 
-_SCHEME = "://"
 # What stores say of a file that is another one for another content; times of reading are not among.
 _MARKS = (
     "ETag", "etag", "Content-MD5", "md5Hash", "md5", "generation", "Last-Modified", "LastModified",
@@ -48,8 +47,8 @@ class RemoteFile:
         Raises:
             UserError: it cannot be reached.
         """
-        system, path = _filesystem(self.url)
-        with _reachable(self.url):
+        system, path = filesystem(self.url)
+        with reachable(self.url):
             stream = system.open(path, "rb")
         return io.BufferedReader(_Stream(self.url, stream), 1 << 20)
 
@@ -59,8 +58,8 @@ class RemoteFile:
         Raises:
             UserError: it cannot be reached, or its store does not say.
         """
-        system, path = _filesystem(self.url)
-        with _reachable(self.url):
+        system, path = filesystem(self.url)
+        with reachable(self.url):
             facts = system.info(path)
         marks = [f"{key}={facts[key]}" for key in _MARKS if facts.get(key) is not None]
         if not marks:
@@ -82,7 +81,7 @@ class _Stream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        with _reachable(self._url):
+        with reachable(self._url):
             data = self._source.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
@@ -123,7 +122,7 @@ def expand(pattern: str, setting: str) -> list[File]:
     Raises:
         UserError: no such file, a directory, or an address that cannot be reached.
     """
-    if _SCHEME in pattern:
+    if is_address(pattern):
         return list(_remote(pattern, setting))
     return list(expand_local(pattern, setting))
 
@@ -154,11 +153,11 @@ def refuse_address(value: str, setting: str) -> None:
     Raises:
         UserError: it is one.
     """
-    if _SCHEME in value:
+    if is_address(value):
         raise UserError(
             "needs a folder of this machine: what is written there is mapped into memory",
             where=f"{setting}={value}",
-            fix="write to a folder and copy it, or mount the store",
+            fix="give a folder here, and set remote_dir to the address: copies are kept there",
         )
 
 
@@ -168,23 +167,10 @@ def _no_such_file(pattern: str, setting: str) -> UserError:
     )
 
 
-# ------------------------------------------------------------------ addresses
-
-
 def _remote(pattern: str, setting: str) -> list[RemoteFile]:
-    # The address is written into configurations, results and messages.
-    if "@" in pattern.split(_SCHEME, 1)[1].split("/", 1)[0] or "?" in pattern:
-        raise UserError(
-            "an address must carry neither credentials nor a query",
-            where=setting,
-            fix="leave them to the environment, as the store's own tools do",
-        )
-    if "::" in pattern:
-        raise UserError(
-            "chained addresses are not read", where=setting, fix="give the files of one store"
-        )
-    system, path = _filesystem(pattern)
-    with _reachable(pattern):
+    check_address(pattern, setting)
+    system, path = filesystem(pattern)
+    with reachable(pattern):
         if not any(sign in path for sign in "*["):
             names = [path] if system.isfile(path) else []
         else:
@@ -193,29 +179,3 @@ def _remote(pattern: str, setting: str) -> list[RemoteFile]:
     if not found:
         raise _no_such_file(pattern, setting)
     return found
-
-
-def _filesystem(url: str) -> tuple[Any, str]:
-    import fsspec  # on first need: it takes a while, and most corpora are files
-
-    with _reachable(url):
-        return cast("tuple[Any, str]", fsspec.core.url_to_fs(url))
-
-
-@contextmanager
-def _reachable(url: str) -> Iterator[None]:
-    """Stores raise whatever their libraries do: every fault is one of reaching the address."""
-    try:
-        yield
-    except ImportError as error:
-        raise UserError(
-            f"a package is missing ({first_line(error)})",
-            where=url,
-            fix="install it, e.g. pip install s3fs or gcsfs",
-        ) from error
-    except Exception as error:
-        raise UserError(
-            f"cannot be reached ({first_line(error)})",
-            where=url,
-            fix="check the address and your credentials for it",
-        ) from error

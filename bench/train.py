@@ -32,7 +32,11 @@ def main(overrides: Sequence[str]) -> int:
     source.check()
     source.check_training()
     task = load_task(settings.task["name"], task_builder(settings), settings.cache_dir)
-    folder = source.train(task, settings.cache_dir, settings.device)
+    trained = source.trained_folder(task, settings.cache_dir)
+    assert trained is not None  # it is trained here
+    settings.cache.check()
+    with settings.cache.shared(trained):
+        folder = source.train(task, settings.cache_dir, settings.device)
     model = source.load(task, settings.cache_dir, "cpu")
     print(f"model: {clean(folder)}")
     print(

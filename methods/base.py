@@ -15,6 +15,7 @@ import numpy as np
 from bench.engines import Engine
 from bench.engines.serial import Serial, SerialConfig
 from bench.errors import UserError
+from bench.mirror import Mirror
 from bench.phases import Phases
 from bench.tasks.base import Query, Task
 
@@ -76,6 +77,7 @@ class Context:
         retrain: what models trained without some passages say, for the metrics.
         engine: runs independent jobs, perhaps in other processes.
         model_recipe: brings the same model there: unlike ``load_model``, it can be sent.
+        mirror: the copy of ``cache_dir`` in a store, for what others need not make again.
     """
 
     task: Task
@@ -88,6 +90,7 @@ class Context:
     retrain: Callable[[Sequence[Removal]], np.ndarray] = _no_retraining
     engine: Engine = field(default_factory=_serial)
     model_recipe: Callable[[], LanguageModel] = _no_model
+    mirror: Mirror = field(default_factory=lambda: Mirror(Path()))
 
     @cached_property
     def model(self) -> LanguageModel:

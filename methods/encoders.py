@@ -98,7 +98,8 @@ class EncoderMethod(Method, Generic[Vectors]):
         )
         folder = context.cache_dir / "index" / self.name / key
         passages = context.task.passages
-        index = open_or_embed(folder, passages, self._embed_passages, self.form)
+        with context.mirror.shared(folder):
+            index = open_or_embed(folder, passages, self._embed_passages, self.form)
         self._index = index
         context.counts.update(index.counts)
         context.facts["encoder_sha256"] = weights

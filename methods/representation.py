@@ -111,9 +111,10 @@ class _ModelVectors(Method):
             }
         )
         folder = context.cache_dir / "index" / self.kind / key
-        self._index = open_or_embed(
-            folder, context.task.passages, self._embed_passages, DenseVectors()
-        )
+        with context.mirror.shared(folder):
+            self._index = open_or_embed(
+                folder, context.task.passages, self._embed_passages, DenseVectors()
+            )
         context.counts.update(self._index.counts)
         context.facts["encoding_seconds"] = self._index.seconds
         return IndexSize(bytes=self._index.vectors.nbytes, shards=1)

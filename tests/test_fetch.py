@@ -308,7 +308,7 @@ def test_globs_and_defaults():
         (["trex", "--base", "http://"], "cannot ask for it"),
         (["trex", "--base", "http://[::1"], "cannot ask for it"),
         (["trex", "--base", "http://127.0.0.1:1"], "no connection (Connection refused), after 5"),
-        ([], "the following arguments are required: trex|c4; see"),
+        ([], "the following arguments are required: trex|c4|results; see"),
     ],
 )
 def test_wrong_words(words, message, capsys):

@@ -1,4 +1,4 @@
-"""``tdabench fetch trex|c4``."""
+"""``tdabench fetch trex|c4|results``."""
 
 from __future__ import annotations
 
@@ -10,23 +10,30 @@ from bench.errors import UserError, did_you_mean
 from bench.escape import clean
 from bench.fetch.releases import BASE, RELEASES, chosen_files
 
+_RESULTS = "results"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The words of the command."""
     parser.add_argument(
         "release",
-        metavar="trex|c4",
-        help="facts, sentences and rankings of T-REx, or rankings of C4 (C4 itself is elsewhere)",
+        metavar="trex|c4|results",
+        help="facts, sentences and rankings of T-REx, rankings of C4 (C4 itself is elsewhere), or "
+        "the cells that runs have kept at their remote_dir",
     )
     parser.add_argument(
         "files",
         nargs="*",
         default=[],
         metavar="FILE",
-        help="names or globs (default: all but the sample of facts, which is reported broken)",
+        help="names or globs (default: all but the sample of facts, which is reported broken); "
+        "the remote_dir with results",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where the files go (default: data/trex, data/c4)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where the files go (default: data/trex, data/c4, runs)",
     )
     parser.add_argument(
         "--base",
@@ -57,9 +64,12 @@ def main(options: argparse.Namespace) -> int:
     Raises:
         UserError: anything that the user can mend, and a download that nobody has agreed to.
     """
+    if options.release == _RESULTS:
+        return _results(options)
     if options.release not in RELEASES:
+        known = (*RELEASES, _RESULTS)
         raise UserError(
-            f"unknown release {options.release!r}", fix=did_you_mean(options.release, RELEASES)
+            f"unknown release {options.release!r}", fix=did_you_mean(options.release, known)
         )
     folder = options.out or Path("data") / options.release
     if options.stream is not None:
@@ -73,6 +83,24 @@ def main(options: argparse.Namespace) -> int:
     from bench.fetch.fetching import fetch
 
     fetch(names, base, folder, options.yes)
+    return 0
+
+
+def _results(options: argparse.Namespace) -> int:
+    if len(options.files) != 1 or options.stream is not None or options.base is not None:
+        raise UserError(
+            "takes the remote_dir of the runs and nothing else",
+            where="fetch results",
+            fix="tdabench fetch results s3://bucket/tdabench --out runs",
+        )
+    from bench.mirror import mirrors
+
+    folder = options.out or Path("runs")
+    results, _ = mirrors(options.files[0], folder, folder)
+    cells = results.finished()
+    for cell in cells:
+        results.bring_folder(cell)
+    print(f"{len(cells):,} cells; compare them: tdabench report {shlex.quote(str(folder))}")
     return 0
 
 

@@ -53,6 +53,14 @@ class ModelSource(ABC):
             learning_rate: None needs the last one of the model's training.
         """
 
+    def trained_folder(
+        self,
+        task: Task,  # noqa: ARG002
+        cache_dir: Path,  # noqa: ARG002
+    ) -> Path | None:
+        """Where ``load`` finds a model that is trained here, or puts it; None if none is."""
+        return None
+
     def check_training(self) -> None:
         """Raise UserError if this source trains no models."""
         raise UserError(

@@ -128,7 +128,8 @@ class Scratch(ModelSource):
         }
         return content_key([TRAINING_VERSION, task.corpus_sha256, trained_by])
 
-    def _folder(self, task: Task, cache_dir: Path) -> Path:
+    def trained_folder(self, task: Task, cache_dir: Path) -> Path:
+        """Named by the model and by all that its weights depend on."""
         return cache_dir / "models" / self.name / self._training_key(task)
 
     def load(self, task: Task, cache_dir: Path, device: str) -> LanguageModel:
@@ -165,7 +166,7 @@ class Scratch(ModelSource):
         It is a model directory with ``second_moments.safetensors``, ``checkpoints/`` of all epochs
         but the last, each such a directory less the tokenizer, and the log ``training.json``.
         """
-        folder = self._folder(task, cache_dir)
+        folder = self.trained_folder(task, cache_dir)
         if not (folder / "training.json").exists():
             if folder.exists():
                 raise UserError(
@@ -215,9 +216,10 @@ class Scratch(ModelSource):
 
     def tokenizer(self, task: Task | None, cache_dir: Path) -> PreTrainedTokenizerBase | None:
         """That of the cached model; None if it is not trained yet."""
-        if task is None or not (self._folder(task, cache_dir) / "training.json").exists():
+        folder = None if task is None else self.trained_folder(task, cache_dir)
+        if folder is None or not (folder / "training.json").exists():
             return None
-        return AutoTokenizer.from_pretrained(self._folder(task, cache_dir), local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 # Settings that came later, left out of a model's key where they are as they always were.

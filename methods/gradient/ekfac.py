@@ -98,9 +98,10 @@ class Ekfac(Influence):
         """The factors of each matrix: from disk, or by two passes over the passages."""
         key = content_key(self._factor_settings())
         folder = self.context.cache_dir / "index" / "ekfac" / key
-        if not folder.exists():
-            with whole_folder(folder) as partial:
-                _write(partial, self._fit())
+        with self.context.mirror.shared(folder):
+            if not folder.exists():
+                with whole_folder(folder) as partial:
+                    _write(partial, self._fit())
         shapes = [matrix.shape for matrix in self.encoder.matrices]
         found = _open(folder, shapes, self.encoder.dtype)
         device = self.encoder.device

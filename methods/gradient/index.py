@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from bench.engines import Engine
     from bench.engines.base import Job
+    from bench.mirror import Mirror
     from methods.gradient.shards import EncoderRecipe
     from methods.gradient.source import EncodedFeatures
 
@@ -110,6 +111,7 @@ class IndexBuilder:
         source: encodes passages here.
         recipe: of ``source``, for other processes; its key is a hash of ``settings``.
         corpus_sha256: names the manifest.
+        mirror: the copy of the cache in a store: shards that are there are not encoded.
     """
 
     folder: Path
@@ -118,6 +120,7 @@ class IndexBuilder:
     source: EncodedFeatures
     recipe: EncoderRecipe
     corpus_sha256: str
+    mirror: Mirror
 
     def build(self, counts: Counter[str], engine: Engine) -> GradientIndex:
         """Encode what is not encoded yet.
@@ -141,14 +144,17 @@ class IndexBuilder:
 
     def _shards(self, engine: Engine) -> list[dict[str, Any]]:
         """Sidecar and first row of each shard, in row order; those that are missing are made."""
-        writer = ShardWriter(self.folder, self.storage, self.source.dim, self.recipe, self.source)
+        writer = ShardWriter(
+            self.folder, self.storage, self.source.dim, self.recipe, self.mirror, self.source
+        )
+        held = self.mirror.names(self.folder / self.storage.value)
         places: list[tuple[int, Path]] = []
         found: dict[Path, dict[str, Any]] = {}
         jobs: dict[Path, Job] = {}
         for rows in self._plan():
             path = writer.path(self.source.texts(rows))
             places.append((rows.start, path))
-            sidecar = read_sidecar(path, self.recipe.key)
+            sidecar = writer.shared(path, held)
             if sidecar is None:
                 jobs[path] = writer.job(path, rows)  # the same texts twice are one shard
             else:
@@ -187,3 +193,4 @@ class IndexBuilder:
         name = f"corpus-{content_key(self.corpus_sha256)}.json"
         with whole_file(folder / name) as stream:
             json.dump(manifest, stream, indent=1)
+        self.mirror.keep(folder / name)

@@ -156,7 +156,9 @@ class Gradient(Method):
         )
         folder = context.cache_dir / "index" / "gradient" / recipe.key
         corpus = context.task.corpus_sha256
-        builder = IndexBuilder(folder, settings, config.storage, self._encoded, recipe, corpus)
+        builder = IndexBuilder(
+            folder, settings, config.storage, self._encoded, recipe, corpus, context.mirror
+        )
         index = builder.build(context.counts, context.engine)
         context.facts["encoding_seconds"] = round(index.seconds, 3)
         self._source = index

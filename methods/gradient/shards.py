@@ -25,6 +25,7 @@ from methods.gradient.source import EncodedFeatures
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bench.mirror import Mirror
     from bench.models.language_model import LanguageModel
     from bench.passages import PassageStore
 
@@ -78,6 +79,7 @@ class ShardWriter:
         folder: of all features of this key; a format has a folder below it.
         dim: features of a row.
         recipe: of the encoder, for other processes.
+        mirror: the copy of the cache in a store; what is written is kept there, too.
         source: the encoder, where it is at hand; it is not sent along.
     """
 
@@ -85,10 +87,12 @@ class ShardWriter:
     storage: Storage
     dim: int
     recipe: EncoderRecipe
+    mirror: Mirror
     source: EncodedFeatures | None = field(compare=False)
 
     def __reduce__(self) -> tuple:
-        return ShardWriter, (self.folder, self.storage, self.dim, self.recipe, None)
+        parts = (self.folder, self.storage, self.dim, self.recipe, self.mirror)
+        return ShardWriter, (*parts, None)
 
     @property
     def key(self) -> str:
@@ -131,6 +135,41 @@ class ShardWriter:
         _log_seconds(path, time.perf_counter() - began)
         with whole_file(path.with_suffix(".json")) as stream:
             json.dump({**sidecar, _SEAL: content_key(sidecar)}, stream)
+        self._keep(path)
+
+    def shared(self, path: Path, held: frozenset[str]) -> dict[str, Any] | None:
+        """The sidecar of a finished shard, which is then both here and in the store.
+
+        Args:
+            held: names of the files in the store.
+
+        Raises:
+            UserError: the shard is damaged, here or there, or was made with other settings.
+        """
+        sidecar = read_sidecar(path, self.key)
+        in_store = path.with_suffix(".json").name in held
+        if sidecar is not None and not in_store:
+            self._keep(path)
+        return self._brought(path) if sidecar is None and in_store else sidecar
+
+    def _brought(self, path: Path) -> dict[str, Any] | None:
+        files = (path, path.with_suffix(".json"))
+        for file in files:
+            self.mirror.bring(file)
+        try:
+            return read_sidecar(path, self.key)
+        except UserError as error:
+            for file in files:
+                file.unlink(missing_ok=True)
+            raise UserError(
+                "foreign or damaged index shard in the store",
+                where=f"{self.mirror.url}: {path.name}",
+                fix="delete its copy there and run again",
+            ) from error
+
+    def _keep(self, path: Path) -> None:
+        self.mirror.keep(path)
+        self.mirror.keep(path.with_suffix(".json"), last=True)
 
     def _folder(self, storage: Storage) -> Path:
         return self.folder / storage.value
