@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch starts
@@ -27,8 +27,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # read when torch starts
 from hydra import compose, initialize_config_module
 
 from bench import progress
-from bench.config import settings_from, typed
-from bench.engines import processes
+from bench.config import Settings, settings_from, typed
+from bench.engines import Engine, processes
 from bench.engines.processes import Processes, ProcessesConfig
 from bench.models.language_model import LanguageModel
 from bench.models.recipe import ModelRecipe
@@ -42,36 +42,60 @@ from methods.gradient import index
 TAUGHT = 2_000  # passages that the model is trained on
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """A corpus, a model, and how other processes get it."""
+
+    settings: Settings
+    task: Task
+    model: LanguageModel
+    recipe: ModelRecipe
+
+    def run(self, cache: Path, engine: Engine) -> None:
+        """Make the index of the corpus from nothing."""
+        context = Context(
+            self.task,
+            cache,
+            load_model=lambda: self.model,
+            engine=engine,
+            model_recipe=self.recipe,
+        )
+        method_class = METHODS.get("trackstar")
+        config = typed(method_class.Config, self.settings.method, "method", ("name", "target"))
+        method_class(config, context).index()
+
+
+def prepare(folder: Path, model: str, passages: int) -> Encoding:
+    """Train a model on few passages of factworld; how well it is trained does not matter here."""
+    overrides = [f"task.n_passages={passages}", f"model={model}", "device=cpu"]
+    with initialize_config_module("conf", version_base="1.3"):
+        settings = settings_from(compose("config", [*overrides, f"cache_dir={folder}"]))
+    name = settings.task["name"]
+    task_class = TASKS.get(name)
+    config = typed(task_class.Config, settings.task, "task", ("name",))
+    task = load_task(name, task_class(config), folder)
+    taught = load_task(name, task_class(replace(config, n_passages=TAUGHT)), folder)
+    config = typed(Scratch.Config, settings.model, "model", ("name", "source"))
+    source = Scratch(settings.model["name"], replace(config, epochs=1))
+    recipe = ModelRecipe(source, taught, folder, "cpu")
+    return Encoding(settings, task, recipe(), recipe)
+
+
 def main() -> None:
     """Measure and print."""
     options = _options()
     progress.set_quiet(True)
     processes.cores = lambda: 1  # type: ignore[assignment] - one thread a worker, as said
     index.SHARD_ROWS = options.shard_rows
-    overrides = [f"task.n_passages={options.passages}", f"model={options.model}", "device=cpu"]
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        initialize_config_module("conf", version_base="1.3"),
-    ):
-        settings = settings_from(compose("config", [*overrides, f"cache_dir={folder}"]))
-        task_class = TASKS.get(settings.task["name"])
-        config = typed(task_class.Config, settings.task, "task", ("name",))
-        task = load_task(settings.task["name"], task_class(config), Path(folder))
-        # How well the model is trained, and on how much, does not matter to the time.
-        taught = load_task(
-            settings.task["name"], task_class(replace(config, n_passages=TAUGHT)), Path(folder)
-        )
-        config = typed(Scratch.Config, settings.model, "model", ("name", "source"))
-        source = Scratch(settings.model["name"], replace(config, epochs=1))
-        recipe = ModelRecipe(source, taught, Path(folder), "cpu")
-        model = recipe()
+    with tempfile.TemporaryDirectory() as folder:
+        encoding = prepare(Path(folder), options.model, options.passages)
         seconds: dict[int, list[float]] = {1: [], 2: []}
         for number in range(options.rounds):
             files = {}
             for workers in random.Random(number).sample([1, 2], 2):
                 cache = Path(folder, f"{number}-{workers}")
                 began = time.perf_counter()
-                _encode(settings.method, task, model, recipe, cache, workers)
+                encoding.run(cache, Processes(ProcessesConfig(workers)))
                 seconds[workers].append(time.perf_counter() - began)
                 files[workers] = {p.name: p.read_bytes() for p in cache.rglob("shard-*")}
             assert files[1] == files[2], "the bytes of an index depend on the number of workers"
@@ -86,22 +110,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--rounds", type=int, default=5)
     return parser.parse_args()
-
-
-def _encode(
-    settings: dict, task: Task, model: LanguageModel, recipe: ModelRecipe, cache: Path, workers: int
-) -> None:
-    """Make the index of a corpus from nothing."""
-    context = Context(
-        task,
-        cache,
-        load_model=lambda: model,
-        engine=Processes(ProcessesConfig(workers)),
-        model_recipe=recipe,
-    )
-    method_class = METHODS.get("trackstar")
-    config = typed(method_class.Config, settings, "method", ("name", "target"))
-    method_class(config, context).index()
 
 
 def _report(options: argparse.Namespace, seconds: dict[int, list[float]]) -> None:
