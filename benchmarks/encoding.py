@@ -35,14 +35,13 @@ import json
 import random
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from contenders import Peer, interleave, timed
 from encoding_workload import Workload, padded, use_threads
 from torch.nn import functional as F  # noqa: N812
 from transformers import PreTrainedModel
@@ -73,7 +72,7 @@ def main() -> None:
         for name, peer in _start_peers(options, path):
             peers[name] = peer
             contenders[name] = peer.seconds
-        seconds = _interleave(contenders, options.rounds)
+        seconds = interleave(contenders, options.rounds)
         for peer in peers.values():
             peer.stop()
     _report(options, work, seconds, peers)
@@ -125,16 +124,7 @@ def _contenders(work: Workload, chosen: str) -> dict[str, Callable[[], float]]:
     }
     runs |= {name: _ours(work, name) for name in OURS}
     wanted = [name for name in chosen.split(",") if name] or list(runs)
-    return {name: _timed(run) for name, run in runs.items() if name in {"floor", *wanted}}
-
-
-def _timed(run: Callable[[], object]) -> Callable[[], float]:
-    def seconds() -> float:
-        began = time.perf_counter()
-        run()
-        return time.perf_counter() - began
-
-    return seconds
+    return {name: timed(run) for name, run in runs.items() if name in {"floor", *wanted}}
 
 
 def _train_like(work: Workload, *, weights: bool) -> None:
@@ -192,37 +182,6 @@ def _moments(module: torch.nn.Module, kind: str) -> SecondMoments | None:
 # ------------------------------------------------------------------ peers in their own process
 
 
-class Peer:
-    """A worker process that does one pass when asked."""
-
-    def __init__(self, python: str, workload: Path, name: str, moments: str) -> None:
-        script = str(Path(__file__).with_name("encoding_peer.py"))
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the worker
-        self._process = subprocess.Popen(
-            [python, script, str(workload), name, moments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
-        )  # fmt: skip
-        self.version = self._answer().removeprefix("ready").strip()
-
-    def _answer(self) -> str:
-        line = self._process.stdout.readline()  # type: ignore[union-attr]
-        if not line:
-            self._log.seek(0)
-            last = self._log.read().strip().splitlines()[-1:] or ["no output"]
-            raise RuntimeError(last[0])
-        return line
-
-    def seconds(self) -> float:
-        """One pass; the worker keeps its own time, so that starting costs nothing."""
-        self._process.stdin.write("run\n")  # type: ignore[union-attr]
-        self._process.stdin.flush()  # type: ignore[union-attr]
-        return float(self._answer())
-
-    def stop(self) -> None:
-        self._process.stdin.close()  # type: ignore[union-attr]
-        self._process.wait(timeout=60)
-
-
 def _start_peers(options: argparse.Namespace, workload: Path):
     """(label, peer) of each that starts; the others are named on standard error."""
     wanted = [name for name in options.contenders.split(",") if name]
@@ -231,23 +190,12 @@ def _start_peers(options: argparse.Namespace, workload: Path):
         if wanted and label not in wanted:
             continue
         try:
-            yield label, Peer(options.peer_python, workload, name, moments)
+            yield label, Peer(options.peer_python, "encoding_peer.py", workload, name, moments)
         except RuntimeError as error:
             print(f"left out {label}: {error}", file=sys.stderr)
 
 
 # ------------------------------------------------------------------ measuring
-
-
-def _interleave(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(rounds + 1):
-        for name, run in contenders.items():
-            taken = run()
-            if number:  # the first round warms up
-                seconds[name].append(taken)
-        print(f"round {number} of {rounds}", file=sys.stderr, flush=True)
-    return seconds
 
 
 def _report(
@@ -268,7 +216,9 @@ def _report(
     print("| contender | time / floor | passages a second |\n| --- | --- | --- |")
     for name, taken in seconds.items():
         ratios = [a / b for a, b in zip(taken, seconds["floor"], strict=True)]
-        label = f"{name} {peers[name].version}" if name in peers else name
+        label = (
+            f"{name} {peers[name].said.removeprefix('ready').strip()}" if name in peers else name
+        )
         print(
             f"| {label} | {statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f}) "
             f"| {len(lengths) / statistics.median(taken):.1f} |"

@@ -23,12 +23,12 @@ import time
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch starts
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engines import Encoding, prepare
 
 from bench import progress
 from bench.engines.serial import Serial, SerialConfig
 from bench.plan import PlanConfig, make_plan
-from benchmarks.engines import Encoding, prepare
 
 
 def main() -> None:

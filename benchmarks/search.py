@@ -30,16 +30,15 @@ import os
 import re
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from contenders import Peer, interleave, timed
 
 from methods import vector_search
 from methods.vector_search import as_tensor, scan, search_rows
@@ -60,8 +59,8 @@ def main() -> None:
         memory = {name: _memory(contenders[name]) for name in ("scan, both ends", "search_rows")}
         peer = _start_peer(Path(folder), options)
         if peer is not None:
-            contenders[peer.name] = peer.seconds
-        seconds = _interleave(contenders, options.rounds)
+            contenders[peer.said] = peer.seconds
+        seconds = interleave(contenders, options.rounds)
         agreement = None
         if peer is not None:
             peer.stop()
@@ -120,7 +119,7 @@ def _contenders(
         "scan, both ends": lambda: _lists(*scan(asked, blocks(), top_k, top_k)),
         "search_rows": lambda: list(search_rows(queries, stored, top_k)),
     }
-    return {name: _timed(run) for name, run in runs.items()}
+    return {name: timed(run) for name, run in runs.items()}
 
 
 def _lists(highest: vector_search.TopK, lowest: vector_search.TopK) -> tuple[np.ndarray, ...]:
@@ -128,50 +127,12 @@ def _lists(highest: vector_search.TopK, lowest: vector_search.TopK) -> tuple[np.
     return highest.rows, lowest.rows
 
 
-def _timed(run: Callable[[], object]) -> Callable[[], float]:
-    def seconds() -> float:
-        began = time.perf_counter()
-        run()
-        return time.perf_counter() - began
-
-    return seconds
-
-
-class Peer:
-    """A worker process that searches with faiss when asked."""
-
-    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
-        script = str(Path(__file__).with_name("search_peer.py"))
-        sizes = [str(options.top_k), str(options.threads)]
-        self._process = subprocess.Popen(
-            [options.peer_python, script, str(folder), *sizes],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        self.name = self._answer().strip()
-
-    def _answer(self) -> str:
-        line: str = self._process.stdout.readline()  # type: ignore[union-attr]
-        if not line:
-            raise RuntimeError("its process ended")
-        return line
-
-    def seconds(self) -> float:
-        """One search; the worker keeps its own time, so that starting costs nothing."""
-        self._process.stdin.write("run\n")  # type: ignore[union-attr]
-        self._process.stdin.flush()  # type: ignore[union-attr]
-        return float(self._answer())
-
-    def stop(self) -> None:
-        self._process.stdin.close()  # type: ignore[union-attr]
-        self._process.wait(timeout=60)
-
-
 def _start_peer(folder: Path, options: argparse.Namespace) -> Peer | None:
     if not options.peer_python:
         print("left out faiss: no --peer-python", file=sys.stderr)
         return None
     try:
-        return Peer(folder, options)
+        return Peer(options.peer_python, "search_peer.py", folder, options.top_k, options.threads)
     except (RuntimeError, OSError) as error:
         print(f"left out faiss: {error}", file=sys.stderr)
         return None
@@ -202,17 +163,6 @@ def _memory(run: Callable[[], object]) -> int:
     ended.set()
     watcher.join()
     return most - before
-
-
-def _interleave(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(rounds + 1):
-        for name, run in contenders.items():
-            taken = run()
-            if number:  # the first round warms up
-                seconds[name].append(taken)
-        print(f"round {number} of {rounds}", file=sys.stderr, flush=True)
-    return seconds
 
 
 def _agreement(stored: np.ndarray, queries: np.ndarray, found: np.ndarray) -> float:
