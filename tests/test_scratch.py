@@ -281,7 +281,7 @@ def test_any_text_has_tokens() -> None:
     ("change", "message"),
     [
         ({"num_heads": 3}, r"num_heads: hidden_size 16 is not a multiple of num_heads 3"),
-        ({"architecture": "gpt3"}, r"architecture: unknown architecture 'gpt3'; known: gpt2, "),
+        ({"architecture": "gpt3"}, r"architecture: unknown architecture 'gpt3'; did you mean gpt2"),
         ({"num_heads": 0}, r"num_heads: expected at least 1, found 0"),
         ({"checkpoint": 2}, r"checkpoint: expected an epoch from 1 to 1, found 2"),
         ({"key_value_heads": 1}, r"key_value_heads: gpt_neox with 2 heads cannot share 1; choose"),

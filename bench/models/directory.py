@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from bench.errors import UserError, at_least, did_you_mean
 from bench.models import second_moments
 from bench.models.base import ModelSource, no_moments_to_step_with, unknown_learning_rate
+from bench.models.decoder import check_decoder
 from bench.models.language_model import (
     DTYPES,
     Checkpoint,
@@ -24,7 +25,6 @@ from bench.models.moments_estimate import ESTIMATE_VERSION, EstimateConfig, with
 from bench.storage import content_key
 from bench.tasks.base import Task
 
-ARCHITECTURES = ("gpt2", "gpt_neox", "llama")  # of a geometry
 ESTIMATE = "estimate"  # as `optimizer_state`: no file, but a pass over the task's passages
 
 
@@ -215,19 +215,7 @@ def _decoder(geometry: Geometry) -> PretrainedConfig:
     for name, value in asdict(geometry).items():
         if name != "architecture":
             at_least(1, f"model.geometry.{name}", value)
-    if geometry.architecture not in ARCHITECTURES:
-        raise UserError(
-            f"unknown architecture {geometry.architecture!r}",
-            where="model.geometry.architecture",
-            fix=did_you_mean(geometry.architecture, ARCHITECTURES),
-        )
-    if geometry.hidden_size % geometry.num_heads:
-        raise UserError(
-            f"hidden_size {geometry.hidden_size} is not a multiple of num_heads "
-            f"{geometry.num_heads}",
-            where="model.geometry.num_heads",
-            fix="choose a divisor",
-        )
+    check_decoder(geometry, "model.geometry")
     inner = "n_inner" if geometry.architecture == "gpt2" else "intermediate_size"
     return AutoConfig.for_model(
         geometry.architecture,

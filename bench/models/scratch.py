@@ -26,6 +26,7 @@ from bench.errors import UserError, at_least, did_you_mean
 from bench.models import resuming, second_moments
 from bench.models.base import ModelSource
 from bench.models.checkpoints import load_checkpoint
+from bench.models.decoder import check_decoder
 from bench.models.language_model import (
     DTYPES,
     MOMENTS,
@@ -86,20 +87,8 @@ class Scratch(ModelSource):
                 where="model.optimizer",
                 fix=did_you_mean(config.optimizer, OPTIMIZERS),
             )
+        check_decoder(config, "model")
         self._check_shared_heads()
-        if config.hidden_size % config.num_heads:
-            raise UserError(
-                f"hidden_size {config.hidden_size} is not a multiple of num_heads "
-                f"{config.num_heads}",
-                where="model.num_heads",
-                fix="choose a divisor",
-            )
-        if config.architecture not in ("gpt_neox", "gpt2", "llama"):
-            raise UserError(
-                f"unknown architecture {config.architecture!r}",
-                where="model.architecture",
-                fix="known: gpt2, gpt_neox, llama",
-            )
 
     def _check_shared_heads(self) -> None:
         config, shared = self.config, self.config.key_value_heads
