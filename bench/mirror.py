@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
+from uuid import uuid4
 
 from bench import progress
 from bench.addresses import check_address, filesystem, is_address, reachable
@@ -194,5 +195,6 @@ def _write_whole(address: str, content: bytes) -> None:
     system, place = filesystem(address)
     with reachable(address):
         system.makedirs(system._parent(place), exist_ok=True)
-        system.pipe_file(f"{place}.partial", content)
-        system.mv(f"{place}.partial", place)
+        partial = f"{place}.partial-{uuid4().hex}"  # another machine may write the same file
+        system.pipe_file(partial, content)
+        system.mv(partial, place)

@@ -264,3 +264,20 @@ def test_workers_keep_their_shards_themselves(tmp_path: Path, capsys) -> None:
     assert [path.name for path in kept] == [
         path.name for path in (tmp_path / "two").rglob("shard-*.npy")
     ]
+
+
+def test_two_writers_of_one_file(mirror, store, monkeypatch) -> None:
+    """Both copy it at once; neither takes the other's unfinished file away."""
+    write(mirror.local / "x")
+    pipe = type(store).pipe_file
+
+    def twice(self, path: str, value: bytes, **options) -> None:
+        pipe(self, path, value, **options)
+        if INVENTORY in path and not twice.inside:
+            twice.inside = True
+            mirror.keep_folder(mirror.local / "x")
+
+    twice.inside = False
+    monkeypatch.setattr(type(store), "pipe_file", twice)
+    mirror.keep_folder(mirror.local / "x")
+    assert mirror.names(mirror.local / "x") == {"a", "deep", INVENTORY}
