@@ -22,6 +22,8 @@ from bench.errors import UserError
 from bench.storage import map_array
 
 _TEXTS, _OFFSETS = "passages.jsonl", "offsets.npy"
+_RESIDENT = 32 << 20  # bytes of a corpus that reading it may keep in the memory of the process
+_AROUND = 64 << 10  # what Linux maps around a byte that is read
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,19 @@ class PassageStore:
         offsets = self._offsets
         if offsets.dtype != np.int64 or offsets.ndim != 1 or offsets[-1] != len(self._bytes):
             raise self._damaged(f"{_OFFSETS} does not fit {_TEXTS}")
+        self._end, self._touched = 0, 0
+
+    def _note_touched(self, start: int, stop: int) -> None:
+        """Give pages of the map back now and then, or the whole corpus would come to be resident.
+
+        They stay in the system's cache, from which the next read takes them.
+        """
+        # A read elsewhere maps what lies around it, too.
+        self._touched += stop - start if start == self._end else max(stop - start, _AROUND)
+        self._end = stop
+        if self._touched > _RESIDENT and hasattr(self._bytes, "madvise"):
+            self._bytes.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0
 
     def _damaged(self, why: str) -> UserError:
         return UserError(
@@ -79,6 +94,7 @@ class PassageStore:
         if not 0 <= row < len(self):
             raise IndexError(row)
         start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
+        self._note_touched(start, stop)
         try:
             record = json.loads(self._bytes[start:stop])
             return Passage(

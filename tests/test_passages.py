@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench import passages as corpus
 from bench.errors import UserError
 from bench.passages import Passage, PassageStore, write_passages
 
@@ -114,3 +118,21 @@ def test_an_altered_row_is_named(folder):
     assert store[2].passage_id == "p2"
     with pytest.raises(UserError, match="row 3 is no record"):
         store[3]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says what is resident")
+def test_reading_a_corpus_keeps_little_of_it_in_memory(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(corpus, "_RESIDENT", 1 << 20)
+    text = "x" * (64 << 10)
+    rows = (Passage(row, str(row), text) for row in range(512))  # 32 MiB
+    write_passages(rows, tmp_path)
+    store = PassageStore(tmp_path)
+
+    def resident() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(re.findall(r"RssFile:\s+(\d+) kB", status)[0]) << 10
+
+    before = resident()
+    for order in (range(512), random.Random(0).sample(range(512), 512)):
+        assert all(store[row].text == text for row in order)
+        assert resident() - before < 4 << 20
