@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import cached_property
@@ -70,13 +71,13 @@ class _Run:
     def outcome(self) -> Outcome:
         settings = self.settings
         check_logger(settings.logger)
+        settings.results.check()
         check_depth(map(parse_metric, settings.metric.attribution), settings.top_k)
         method_class = METHODS.get(settings.method.get("target") or settings.method["name"])
         method_config = typed(method_class.Config, settings.method, "method", ("name", "target"))
         self.source.check()
         self.engine.check()
         self._check_retraining()
-        settings.results.check()
         folder = self._folder()
         settings.results.bring_folder(folder)
         if (folder / RESULT).exists():
@@ -134,18 +135,19 @@ class _Run:
 
     def _retrain(self, removals: Sequence[Removal]) -> np.ndarray:
         settings = self.settings
-        return self.source.retrain(
-            self.task, settings.cache_dir, settings.device, removals, self.engine
-        )
+        with self._trained_model_shared():
+            return self.source.retrain(
+                self.task, settings.cache_dir, settings.device, removals, self.engine
+            )
 
     def _load_model(self) -> LanguageModel:
-        settings = self.settings
-        trained = self.source.trained_folder(self.task, settings.cache_dir)
-        with self.context.phases.measure("model"):
-            if trained is None:
-                return self.model_recipe()
-            with settings.cache.shared(trained):
-                return self.model_recipe()
+        with self.context.phases.measure("model"), self._trained_model_shared():
+            return self.model_recipe()
+
+    def _trained_model_shared(self) -> AbstractContextManager[None]:
+        """Around what trains the model, if it is one that is trained."""
+        trained = self.source.trained_folder(self.task, self.settings.cache_dir)
+        return nullcontext() if trained is None else self.settings.cache.shared(trained)
 
     def _folder(self) -> Path:
         settings = self.settings

@@ -3,11 +3,14 @@
 Work happens in folders of this machine. What is finished there (a cell, a trained model, an index,
 a shard of one) is copied to an address, and what is missing here and finished there is brought
 before anybody makes it again. A folder's copy is finished when its inventory is there: written
-last, it names each file with a hash, so that what is brought is what was kept.
+last, it names each file with a hash, so that what is brought is what was kept. Each copy has its
+files below a name of its own, so that of two machines that keep the same folder at once, the one
+whose inventory comes last is whole, and the other one's files are not read.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Iterator
@@ -24,6 +27,7 @@ from bench.files import RemoteFile
 from bench.storage import file_sha256, whole_file, whole_folder
 
 INVENTORY = "INVENTORY.json"
+_OF_THIS_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 @dataclass(frozen=True)
@@ -39,21 +43,14 @@ class Mirror:
     url: str | None = None
 
     def check(self) -> None:
-        """Write a small file, so that a store that takes nothing is known before the work.
+        """Write a small file, so that a store that takes none is known before the work.
 
         Raises:
             UserError: it cannot be reached or written, or has no such bucket: none is made.
         """
         if self.url is not None:
-            system, place = filesystem(self.url)
-            top = PurePosixPath(*PurePosixPath(place).parts[: 2 if place.startswith("/") else 1])
-            with reachable(self.url):
-                there = system.exists(str(top))
-            if not there:
-                raise UserError(
-                    f"there is no {top}", where=self.url, fix="make it, or correct remote_dir"
-                )
-            _write_whole(f"{self.url}/README.txt", b"Copies that tdabench keeps: remote_dir.\n")
+            _check_top(self.url)
+            _write(f"{self.url}/README.txt", b"Copies that tdabench keeps: remote_dir.\n")
 
     def names(self, folder: Path) -> frozenset[str]:
         """Names of the files in the copy of ``folder``; none if there is no copy of it."""
@@ -66,28 +63,32 @@ class Mirror:
             found = system.ls(place, detail=False) if system.exists(place) else []
         return frozenset(PurePosixPath(name).name for name in found)
 
-    def bring(self, path: Path) -> None:
-        """Copy one file from the store; it is here whole or not at all."""
-        with whole_file(path, "wb") as stream:
-            _read(self._address(path), stream)
+    def read(self, path: Path) -> bytes:
+        """The content of the copy of a small file."""
+        with RemoteFile(self._address(path)).open() as stream:
+            return stream.read()
 
-    def keep(self, path: Path, last: bool = False) -> None:
+    def bring(self, path: Path, name: str) -> None:
+        """Copy one file from the store, where it has a name of its own; it is here whole or not."""
+        with whole_file(path, "wb") as stream:
+            _read(self._address(path.with_name(name)), stream)
+
+    def keep(self, path: Path, name: str | None = None) -> None:
         """Copy one file to the store.
 
         Args:
-            last: the file says that others are finished: it takes its name when it is whole, also
-                in stores that write in place.
+            name: in the store, if another one. It names the content: where a file of this name and
+                size is there, nothing is copied over it while others may read it.
         """
         if self.url is None:
             return
-        address = self._address(path)
-        if last:
-            _write_whole(address, path.read_bytes())
-            return
-        system, place = filesystem(address)
-        with reachable(address):
-            system.makedirs(system._parent(place), exist_ok=True)
-            system.put_file(str(path), place)
+        address = self._address(path.with_name(name or path.name))
+        if name:
+            system, place = filesystem(address)
+            with reachable(address):
+                if system.exists(place) and system.size(place) == path.stat().st_size:
+                    return
+        _put(path, address)
 
     @contextmanager
     def shared(self, folder: Path) -> Iterator[None]:
@@ -105,27 +106,23 @@ class Mirror:
         if self.url is None or folder.exists() or INVENTORY not in self.names(folder):
             return
         address = self._address(folder)
-        hashes = _inventory(f"{address}/{INVENTORY}")
+        copy, hashes = _inventory(f"{address}/{INVENTORY}")
         with whole_folder(folder) as partial:
             for name in progress.track(hashes, f"bring {folder.name}", unit="files"):
-                target = partial / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with open(target, "wb") as stream:
-                    _read(f"{address}/{name}", stream)
-                if file_sha256(target) != hashes[name]:
-                    raise _damaged(f"{address}/{name}")
+                _bring_listed(f"{address}/{copy}/{name}", partial / name, hashes[name])
 
     def keep_folder(self, folder: Path) -> None:
         """Copy a finished folder, unless it is in the store already."""
         if self.url is None or INVENTORY in self.names(folder):
             return
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        hashes = {}
+        address, copy, hashes = self._address(folder), uuid4().hex, {}
         for path in progress.track(files, f"keep {folder.name} in the store", unit="files"):
-            hashes[path.relative_to(folder).as_posix()] = file_sha256(path)
-            self.keep(path)
-        text = json.dumps({"sha256": hashes}, indent=1)
-        _write_whole(f"{self._address(folder)}/{INVENTORY}", text.encode())
+            name = path.relative_to(folder).as_posix()
+            hashes[name] = file_sha256(path)
+            _put(path, f"{address}/{copy}/{name}")
+        text = json.dumps({"copy": copy, "sha256": hashes}, indent=1)
+        _write(f"{address}/{INVENTORY}", text.encode())
 
     def finished(self) -> list[Path]:
         """The folders here that belong to the finished ones of the store, sorted."""
@@ -157,21 +154,64 @@ def mirrors(remote_dir: str | None, results_dir: Path, cache_dir: Path) -> tuple
             fix="begin with its scheme, as in s3://bucket/tdabench or file:///mnt/tdabench",
         )
     check_address(remote_dir, "remote_dir")
+    if not remote_dir.split("://", 1)[1].strip("/"):
+        raise UserError("names no bucket or folder", where=f"remote_dir={remote_dir}")
     url = remote_dir.rstrip("/")
     return Mirror(results_dir, f"{url}/results"), Mirror(cache_dir, f"{url}/cache")
 
 
-def _inventory(address: str) -> dict[str, str]:
-    """Hashes by name of what a folder's copy consists of."""
+def _check_top(url: str) -> None:
+    """Refuse an address whose bucket or first folder is not there: a mistyped one is not made."""
+    system, place = filesystem(url)
+    top = str(PurePosixPath(*PurePosixPath(place).parts[: 2 if place.startswith("/") else 1]))
+    with reachable(url):
+        try:
+            # Some stores answer no to `exists` whatever the fault; `ls` says what it is.
+            there = system.exists(top) or system.ls(top) is not None
+        except FileNotFoundError:
+            there = False
+    if not there:
+        raise UserError(f"there is no {top}", where=url, fix="make it, or correct remote_dir")
+
+
+def _inventory(address: str) -> tuple[str, dict[str, str]]:
+    """Where the files of a folder's copy are, below it, and their hashes by name."""
     with RemoteFile(address).open() as stream:
         data = stream.read()
     try:
-        hashes = json.loads(data)["sha256"]
+        record = json.loads(data)
+        copy, hashes = record["copy"], record["sha256"]
+        if not (isinstance(copy, str) and _is_inside(copy) and "/" not in copy):
+            raise ValueError("files that are elsewhere")
         if not all(isinstance(value, str) and _is_inside(name) for name, value in hashes.items()):
             raise ValueError("a name that leads elsewhere")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(address) from error
-    return dict(hashes)
+    return copy, dict(hashes)
+
+
+def _bring_listed(address: str, target: Path, sha256: str) -> None:
+    """Bring a file of an inventory, whose name may be any text.
+
+    Raises:
+        UserError: it is not there, is not what was kept, or cannot have this name here.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        stream = open(target, "wb")  # noqa: SIM115 - what is wrong here is wrong with its name
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in _OF_THIS_DISK:
+            raise
+        raise _damaged(address) from error
+    with stream:
+        try:
+            _read(address, stream)
+        except UserError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise _damaged(address) from error
+            raise
+    if file_sha256(target) != sha256:
+        raise _damaged(address)
 
 
 def _is_inside(name: str) -> bool:
@@ -182,7 +222,9 @@ def _is_inside(name: str) -> bool:
 
 def _damaged(address: str) -> UserError:
     return UserError(
-        "is damaged in the store", where=address, fix="delete its folder there and run again"
+        "is damaged in the store",
+        where=address,
+        fix=f"delete {INVENTORY} of its folder there and run again",
     )
 
 
@@ -191,10 +233,15 @@ def _read(address: str, stream: IO[bytes]) -> None:
         shutil.copyfileobj(source, stream, 1 << 20)
 
 
-def _write_whole(address: str, content: bytes) -> None:
+def _put(path: Path, address: str) -> None:
     system, place = filesystem(address)
     with reachable(address):
         system.makedirs(system._parent(place), exist_ok=True)
-        partial = f"{place}.partial-{uuid4().hex}"  # another machine may write the same file
-        system.pipe_file(partial, content)
-        system.mv(partial, place)
+        system.put_file(str(path), place)
+
+
+def _write(address: str, content: bytes) -> None:
+    system, place = filesystem(address)
+    with reachable(address):
+        system.makedirs(system._parent(place), exist_ok=True)
+        system.pipe_file(place, content)

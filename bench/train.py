@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from bench import progress
@@ -31,11 +32,10 @@ def main(overrides: Sequence[str]) -> int:
     source = model_source(settings)
     source.check()
     source.check_training()
+    settings.cache.check()
     task = load_task(settings.task["name"], task_builder(settings), settings.cache_dir)
     trained = source.trained_folder(task, settings.cache_dir)
-    assert trained is not None  # it is trained here
-    settings.cache.check()
-    with settings.cache.shared(trained):
+    with nullcontext() if trained is None else settings.cache.shared(trained):
         folder = source.train(task, settings.cache_dir, settings.device)
     model = source.load(task, settings.cache_dir, "cpu")
     print(f"model: {clean(folder)}")

@@ -30,6 +30,8 @@ from bench import progress
 from bench.engines.serial import Serial, SerialConfig
 from bench.plan import PlanConfig, make_plan
 
+SAMPLE = 500  # passages whose tokens are counted: plan does not know the tokenizer of this model
+
 
 def main() -> None:
     """Measure and print."""
@@ -73,10 +75,16 @@ def _options() -> argparse.Namespace:
 
 
 def _planned_seconds(encoding: Encoding) -> float:
+    store, model = encoding.task.passages, encoding.model
+    lengths = [len(model.passage_tokens(store[row].text).ids) for row in range(SAMPLE)]
     config = PlanConfig(
-        passages=None, tokens_per_passage=None, queries=None, device_tflops=None, devices=1,
+        passages=None,
+        tokens_per_passage=statistics.mean(lengths),
+        queries=None,
+        device_tflops=None,
+        devices=1,
         disk_gb_per_second=1.0,
-    )  # fmt: skip
+    )
     plan = make_plan(encoding.settings, config)
     (step,) = [step for step in plan.passes if step.name.startswith("encode the corpus")]
     return plan.hours(step) * 3600

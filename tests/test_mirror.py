@@ -51,7 +51,7 @@ def test_a_folder_comes_back_as_it_was_kept(mirror, tmp_path: Path) -> None:
     write(folder)
     before = contents(folder)
     mirror.keep_folder(folder)
-    assert mirror.names(folder) == {"a", "deep", INVENTORY}
+    assert INVENTORY in mirror.names(folder)
     shutil.rmtree(mirror.local)
     mirror.bring_folder(folder)
     assert contents(folder) == before
@@ -88,8 +88,12 @@ def test_without_an_address_nothing_happens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"{}", b'{"sha256": 3}', b'{"sha256": {"../out": "0"}}',
-                b'{"sha256": {"/out": "0"}}', b'{"sha256": {"a": 1}}', b"[" * 100_000, b"\xff"],
+    "content",
+    [
+        b"", b"[]", b"{}", b'{"copy": "c", "sha256": 3}', b'{"copy": "..", "sha256": {}}',
+        b'{"copy": "c", "sha256": {"../out": "0"}}', b'{"copy": "c", "sha256": {"/out": "0"}}',
+        b'{"copy": "c", "sha256": {"a": 1}}', b'{"copy": 1, "sha256": {}}', b"[" * 100_000, b"\xff",
+    ],
 )  # fmt: skip
 def test_a_damaged_inventory_is_refused(mirror, store, content: bytes) -> None:
     store.pipe(f"/store/tda/x/{INVENTORY}", content)
@@ -103,8 +107,9 @@ def test_a_damaged_file_is_refused_and_leaves_nothing(mirror, store) -> None:
     write(folder)
     mirror.keep_folder(folder)
     shutil.rmtree(folder)
-    store.pipe("/store/tda/x/a", b"\x00b")
-    with pytest.raises(UserError, match="x/a: is damaged in the store; delete its folder there"):
+    (kept,) = [name for name in store.find("/store/tda/x") if name.endswith("/a")]
+    store.pipe(kept, b"\x00b")
+    with pytest.raises(UserError, match=r"/a: is damaged in the store; delete INVENTORY\.json"):
         mirror.bring_folder(folder)
     assert not list(mirror.local.glob("*"))
 
@@ -148,7 +153,7 @@ def test_another_machine_makes_nothing_again(store, tmp_path: Path, encoded, cap
     assert ranked[0] == ranked[1]
     gathered = tmp_path / "gathered"
     assert main(["fetch", "results", URL, "--out", str(gathered)]) == 0
-    assert "2 cells; compare them: tdabench report" in capsys.readouterr().out
+    assert "2 of 2 cells; compare them: tdabench report" in capsys.readouterr().out
     assert sorted(cells(gathered)) == ["cos_optimizer", "trackstar"]
     # A run without a store before: its work is kept when it is found finished.
     store.rm("/store/tda", recursive=True)
@@ -192,6 +197,7 @@ def test_a_shard_damaged_in_the_store_is_refused(store, tmp_path: Path, capsys) 
         ("somewhere", ["remote_dir=somewhere: is no address of a store", "s3://bucket"]),
         ("s3://key:secret@host/x", ["remote_dir: an address must carry neither credentials"]),
         ("file:///nowhere/x", ["there is no /nowhere; make it, or correct remote_dir"]),
+        ("s3://", ["remote_dir=s3://: names no bucket or folder"]),
         ("nosuch://x", ["nosuch://x/results: cannot be reached"]),
     ],
 )
@@ -237,19 +243,22 @@ def bucket(monkeypatch) -> Iterator[str]:
     server.stop()
 
 
-def test_an_object_store(bucket: str, tmp_path: Path, encoded, capsys) -> None:
+def test_an_object_store(bucket: str, tmp_path: Path, encoded, capsys, monkeypatch) -> None:
     url = f"{bucket}/tda"
     assert run(tmp_path / "one", "trackstar", url=url) == 0
-    assert run(tmp_path / "two", "cos_optimizer", url=url) == 0
-    assert len(encoded) == 1
     assert "train epoch" in capsys.readouterr().err
+    assert run(tmp_path / "two", "cos_optimizer", url=url) == 0
+    assert "train epoch" not in capsys.readouterr().err
+    assert len(encoded) == 1
     assert run(tmp_path / "two", "trackstar", url=url) == 0
     assert "already there" in capsys.readouterr().err
     assert files(tmp_path / "two", "trackstar") == files(tmp_path / "one", "trackstar")
-    system = fsspec.filesystem("s3")
-    system.put(str(tmp_path / "one" / "cache"), "bucket/copied", recursive=True)
     assert run(tmp_path, "bm25", "metric=attribution", url="s3://nobucket/x") == 2
     assert "s3://nobucket/x/results: there is no nobucket; make it, or" in error_line(capsys)
+    fsspec.filesystem("s3").clear_instance_cache()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert run(tmp_path, "bm25", "metric=attribution", url=url) == 2
+    assert "s3://bucket/tda/results: cannot be reached" in error_line(capsys)
 
 
 def test_workers_keep_their_shards_themselves(tmp_path: Path, capsys) -> None:
@@ -260,24 +269,90 @@ def test_workers_keep_their_shards_themselves(tmp_path: Path, capsys) -> None:
     capsys.readouterr()
     assert run(tmp_path / "two", "grad_cos", *words, url=url) == 0
     assert "encode passages" not in capsys.readouterr().err
-    kept = [path for path in (tmp_path / "store").rglob("shard-*") if path.suffix == ".npy"]
-    assert [path.name for path in kept] == [
-        path.name for path in (tmp_path / "two").rglob("shard-*.npy")
-    ]
+    kept = sorted(path.name.split(".")[0] for path in (tmp_path / "store").rglob("shard-*.npy"))
+    assert kept == sorted(path.stem for path in (tmp_path / "two").rglob("shard-*.npy")) != []
 
 
-def test_two_writers_of_one_file(mirror, store, monkeypatch) -> None:
-    """Both copy it at once; neither takes the other's unfinished file away."""
+def test_two_machines_that_keep_a_folder_at_once(store, tmp_path: Path, monkeypatch) -> None:
+    """Their contents differ, as times in results do; one of them dies in between."""
+    one, two = (Mirror(tmp_path / name, URL) for name in ("one", "two"))
+    for mirror, content in ((one, b"1"), (two, b"2")):
+        (mirror.local / "x").mkdir(parents=True)
+        for name in ("a", "b"):
+            (mirror.local / "x" / name).write_bytes(content)
+    monkeypatch.setattr(Mirror, "names", lambda *_: frozenset())  # each looks before both write
+    one.keep_folder(one.local / "x")
+    put = type(store).put_file
+
+    def die(self, source: str, place: str, **options) -> None:
+        put(self, source, place, **options)
+        raise OSError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(store), "put_file", die)
+        with pytest.raises(UserError, match="killed"):
+            two.keep_folder(two.local / "x")
+    monkeypatch.undo()
+    for third in (Mirror(tmp_path / "third", URL), Mirror(tmp_path / "fourth", URL)):
+        third.bring_folder(third.local / "x")
+        expected = b"1" if third.local.name == "third" else b"2"
+        assert set(contents(third.local / "x").values()) == {expected}
+        store.rm(f"/store/tda/x/{INVENTORY}")
+        two.keep_folder(two.local / "x")
+
+
+def test_a_shard_of_other_bits_is_not_written_over(store, tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path, URL)
+    shard = tmp_path / "index" / "shard.npy"
+    shard.parent.mkdir()
+    for content in (b"1", b"22"):
+        shard.write_bytes(content)
+        mirror.keep(shard, f"shard.{content.hex()}.npy")
+    assert mirror.names(shard.parent) == {"shard.31.npy", "shard.3232.npy"}
+
+
+def test_what_a_dead_worker_did_not_keep_is_kept(store, tmp_path: Path, monkeypatch) -> None:
+    keep, seen = shards.ShardWriter._keep, []
+
+    def die_once(self, path: Path) -> None:
+        seen.append(path)
+        if len(seen) > 1:
+            keep(self, path)
+
+    monkeypatch.setattr(shards.ShardWriter, "_keep", die_once)
+    assert run(tmp_path, "cos_optimizer", "metric=attribution") == 0
+    assert len(seen) == 2
+    assert any("/shard-" in name for name in store.find("/store/tda/cache"))
+
+
+def test_a_listed_file_that_is_gone(mirror, store) -> None:
     write(mirror.local / "x")
-    pipe = type(store).pipe_file
-
-    def twice(self, path: str, value: bytes, **options) -> None:
-        pipe(self, path, value, **options)
-        if INVENTORY in path and not twice.inside:
-            twice.inside = True
-            mirror.keep_folder(mirror.local / "x")
-
-    twice.inside = False
-    monkeypatch.setattr(type(store), "pipe_file", twice)
     mirror.keep_folder(mirror.local / "x")
-    assert mirror.names(mirror.local / "x") == {"a", "deep", INVENTORY}
+    shutil.rmtree(mirror.local)
+    (gone,) = [name for name in store.find("/store/tda/x") if name.endswith("/a")]
+    store.rm(gone)
+    with pytest.raises(UserError, match=f"is damaged in the store; delete {INVENTORY} of its"):
+        mirror.bring_folder(mirror.local / "x")
+
+
+@pytest.mark.parametrize("name", ["\ud800", "x" * 300, "a\x00"])
+def test_a_name_that_no_file_can_have(mirror, store, name: str) -> None:
+    record = {"copy": "c", "sha256": {name: "0"}}
+    store.pipe(f"/store/tda/x/{INVENTORY}", json.dumps(record).encode())
+    with pytest.raises(UserError, match="is damaged in the store"):
+        mirror.bring_folder(mirror.local / "x")
+
+
+def test_one_damaged_cell_does_not_keep_the_others(store, tmp_path: Path, capsys) -> None:
+    runs = Mirror(tmp_path / "runs", f"{URL}/results")
+    for name in ("a", "b"):
+        write(runs.local / "t" / "m" / name / "k")
+        runs.keep_folder(runs.local / "t" / "m" / name / "k")
+    store.pipe(f"/store/tda/results/t/m/a/k/{INVENTORY}", b"{}")
+    assert main(["fetch", "results", URL, "--out", str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert "1 of 2 cells" in captured.out
+    assert captured.err.count("error: ") == 1
+    assert (tmp_path / "out" / "t" / "m" / "b" / "k" / "a").exists()
+    assert main(["fetch", "results", f"{URL}/mistyped"]) == 2
+    assert "no finished cell is there" in error_line(capsys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from pathlib import Path
 
 from bench.errors import UserError, did_you_mean
@@ -87,7 +88,8 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _results(options: argparse.Namespace) -> int:
-    if len(options.files) != 1 or options.stream is not None or options.base is not None:
+    others = (options.stream, options.base, options.documents, options.subset, options.revision)
+    if len(options.files) != 1 or others != (None,) * len(others):
         raise UserError(
             "takes the remote_dir of the runs and nothing else",
             where="fetch results",
@@ -97,11 +99,20 @@ def _results(options: argparse.Namespace) -> int:
 
     folder = options.out or Path("runs")
     results, _ = mirrors(options.files[0], folder, folder)
-    cells = results.finished()
+    cells, damaged = results.finished(), 0
+    if not cells:
+        raise UserError("no finished cell is there", where=str(results.url), fix="check remote_dir")
     for cell in cells:
-        results.bring_folder(cell)
-    print(f"{len(cells):,} cells; compare them: tdabench report {shlex.quote(str(folder))}")
-    return 0
+        try:
+            results.bring_folder(cell)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            damaged += 1
+    print(
+        f"{len(cells) - damaged:,} of {len(cells):,} cells; compare them: "
+        f"tdabench report {shlex.quote(str(folder))}"
+    )
+    return 1 if damaged else 0
 
 
 def _stream(options: argparse.Namespace, folder: Path) -> int:

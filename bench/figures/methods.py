@@ -92,6 +92,8 @@ def _ranking_seconds(row: Row) -> float | None:
     if "index" not in phases and "search" not in phases:
         return None
     made = row.result.method.get("facts", {}).get("encoding_seconds", 0.0)
+    if made is None:  # by another machine, which did not say
+        return None
     return max(phases.get("index", 0.0), made) + phases.get("search", 0.0)
 
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from bench import progress
 from bench.storage import content_key, exclusive, map_array, whole_file
 from methods.gradient.codecs import Codec, Storage, make_codec
-from methods.gradient.shards import COUNTED, ShardWriter, read_seconds, read_sidecar
+from methods.gradient.shards import COUNTED, ShardWriter, read_seconds
 from methods.gradient.source import FeatureSource
 
 if TYPE_CHECKING:
@@ -54,13 +54,14 @@ class GradientIndex(FeatureSource):
         folder: where they are.
         codec: reads them.
         shards: as in the manifest: file, first row, rows.
-        seconds: what encoding took when it was done, all runs and processes together.
+        seconds: what encoding took when it was done, all runs and processes together; None if
+            that is not known of every shard.
     """
 
     folder: Path
     codec: Codec
     shards: list[dict[str, Any]]
-    seconds: float
+    seconds: float | None
     _first_rows: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -139,7 +140,9 @@ class IndexBuilder:
         for name in COUNTED:
             counts[name] += sum(shard[name] for shard in shards)
         seconds = read_seconds(folder)
-        spent = sum(seconds.get(name, 0.0) for name in {shard["file"] for shard in shards})
+        files = {shard["file"] for shard in shards}
+        known = files <= seconds.keys()  # not of shards that were brought from a store
+        spent = sum(seconds[name] for name in files) if known else None
         return GradientIndex(folder, make_codec(self.storage, self.source.dim), shards, spent)
 
     def _shards(self, engine: Engine) -> list[dict[str, Any]]:
@@ -160,8 +163,10 @@ class IndexBuilder:
             else:
                 found[path] = sidecar
         engine.run(list(jobs.values()), "encode passages", unit=f"shards of {self._rows:,}")
+        held = self.mirror.names(self.folder / self.storage.value)
         for path in jobs:
-            sidecar = read_sidecar(path, self.recipe.key)
+            # A worker that died after its sidecar was written may not have kept the shard.
+            sidecar = writer.shared(path, held)
             assert sidecar is not None  # the engine returns when every job is done
             found[path] = sidecar
         return [{"first_row": first_row, **found[path]} for first_row, path in places]

@@ -160,7 +160,7 @@ class Gradient(Method):
             folder, settings, config.storage, self._encoded, recipe, corpus, context.mirror
         )
         index = builder.build(context.counts, context.engine)
-        context.facts["encoding_seconds"] = round(index.seconds, 3)
+        context.facts["encoding_seconds"] = index.seconds and round(index.seconds, 3)
         self._source = index
         return IndexSize(index.bytes, len(index.shards))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,29 +154,46 @@ class ShardWriter:
         return self._brought(path) if sidecar is None and in_store else sidecar
 
     def _brought(self, path: Path) -> dict[str, Any] | None:
-        files = (path, path.with_suffix(".json"))
-        for file in files:
-            self.mirror.bring(file)
+        sidecar_path = path.with_suffix(".json")
+        content = self.mirror.read(sidecar_path)
         try:
+            self.mirror.bring(path, _stored_name(path, content))
+            with whole_file(sidecar_path, "wb") as stream:
+                stream.write(content)
             return read_sidecar(path, self.key)
-        except UserError as error:
-            for file in files:
+        except (UserError, ValueError, KeyError, TypeError, RecursionError) as error:
+            for file in (path, sidecar_path):
                 file.unlink(missing_ok=True)
+            if isinstance(error, UserError) and isinstance(error.__cause__, OSError):
+                raise  # the store cannot be reached, or the disk is full
             raise UserError(
                 "foreign or damaged index shard in the store",
-                where=f"{self.mirror.url}: {path.name}",
-                fix="delete its copy there and run again",
+                where=f"{self.mirror.url}: {sidecar_path.name}",
+                fix="delete it there and run again",
             ) from error
 
     def _keep(self, path: Path) -> None:
-        self.mirror.keep(path)
-        self.mirror.keep(path.with_suffix(".json"), last=True)
+        sidecar_path = path.with_suffix(".json")
+        if self.mirror.url is not None:
+            self.mirror.keep(path, _stored_name(path, sidecar_path.read_bytes()))
+            self.mirror.keep(sidecar_path)
 
     def _folder(self, storage: Storage) -> Path:
         return self.folder / storage.value
 
     def _codec(self, storage: Storage) -> Codec:
         return make_codec(storage, self.dim)
+
+
+def _stored_name(path: Path, sidecar: bytes) -> str:
+    """A shard's name in a store, with its content in it: no other content is written over it.
+
+    Other numbers of threads may make other last bits (docs/engines.md); the sidecar says which.
+    """
+    sha256 = json.loads(sidecar)["sha256"]
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ValueError("no hash")
+    return f"{path.stem}.{sha256[:16]}{path.suffix}"
 
 
 # The encoder that this process opened last, by what it is of: the jobs of one index share it.
