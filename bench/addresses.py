@@ -17,12 +17,16 @@ def is_address(text: str) -> bool:
 
 
 def check_address(address: str, setting: str) -> None:
-    """Refuse what must not be written into configurations, results and messages.
+    """Refuse what names no place, and what must not be written into results and messages.
 
     Raises:
-        UserError: credentials or a query in it, or stores chained one in another.
+        UserError: credentials or a query in it, stores chained one in another, or a scheme alone,
+            which some stores take for a folder of this machine.
     """
-    if "@" in address.split(_SCHEME, 1)[1].split("/", 1)[0] or "?" in address:
+    place = address.split(_SCHEME, 1)[1]
+    if not place.strip("/"):
+        raise UserError("names no bucket or folder", where=f"{setting}={address}")
+    if "@" in place.split("/", 1)[0] or "?" in address:
         raise UserError(
             "an address must carry neither credentials nor a query",
             where=setting,

@@ -67,6 +67,7 @@ class _Common:
     cache_dir: str
     device: str
     quiet: bool
+    # Has a default here so that files of older versions still fit.
     remote_dir: Optional[str] = None  # noqa: UP045
 
 

@@ -154,8 +154,6 @@ def mirrors(remote_dir: str | None, results_dir: Path, cache_dir: Path) -> tuple
             fix="begin with its scheme, as in s3://bucket/tdabench or file:///mnt/tdabench",
         )
     check_address(remote_dir, "remote_dir")
-    if not remote_dir.split("://", 1)[1].strip("/"):
-        raise UserError("names no bucket or folder", where=f"remote_dir={remote_dir}")
     url = remote_dir.rstrip("/")
     return Mirror(results_dir, f"{url}/results"), Mirror(cache_dir, f"{url}/cache")
 
