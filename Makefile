@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RESULTS ?= runs/quickstart
+# One worker a core, but no more than four: each of them loads torch. A file's tests share fixtures.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .PHONY: bench test test-slow lint install clean
 
@@ -11,10 +13,10 @@ bench: install
 	$(BIN)/tdabench report $(RESULTS)
 
 test: install
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: install
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 lint: install
 	$(BIN)/ruff check .

@@ -19,14 +19,14 @@ from bench.config import Settings, typed
 from bench.engines import ENGINES, Engine
 from bench.environment import environment
 from bench.errors import UserError
-from bench.evaluation import Evaluation, evaluate
+from bench.evaluation import Evaluation, check_slice_names, evaluate
 from bench.judging import checked_identity, metric_parts
 from bench.loggers import check_logger, log_cell
 from bench.models.base import ModelSource
 from bench.models.language_model import LanguageModel
 from bench.models.recipe import ModelRecipe
 from bench.models.retraining import Removal
-from bench.result import RESULT, SCHEMA_VERSION, Cell, Result, read_result
+from bench.result import RESULT, SCHEMA_VERSION, Cell, Result, is_finished, read_result
 from bench.result_writer import write_cell
 from bench.storage import content_key, path_part
 from bench.tasks import Query, Task, load_task
@@ -78,13 +78,14 @@ class _Run:
         self.source.check()
         self.engine.check()
         self._check_retraining()
-        folder = self._folder()
+        method = method_class(method_config, self.context)
+        folder = self._folder(method)
         settings.results.bring_folder(folder)
-        if (folder / RESULT).exists():
+        if is_finished(folder):
             settings.results.keep_folder(folder)  # an earlier run may have had no store
             progress.say(f"already there: {folder}")
             return Outcome(Cell(folder, read_result(folder / RESULT)), reused=True)
-        method = method_class(method_config, self.context)
+        check_slice_names(settings.metric, self.task.queries)
         method.check()
         patch = settings.metric.tail_patch
         if patch.enabled:
@@ -149,7 +150,7 @@ class _Run:
         trained = self.source.trained_folder(self.task, self.settings.cache_dir)
         return nullcontext() if trained is None else self.settings.cache.shared(trained)
 
-    def _folder(self) -> Path:
+    def _folder(self, method: Method) -> Path:
         settings = self.settings
         parts = {name: settings.resolved[name] for name in ("method", "metric", "top_k", "seed")}
         parts["metric"] = metric_parts(parts["metric"])
@@ -160,6 +161,7 @@ class _Run:
             self.task.sha256,
             self.source.identity(self.task),
             parts,
+            method.identity(),
             *checked_identity(settings.metric, self.task, settings.device),
         ]
         names = (self.task.name, settings.model["name"], settings.method["name"])
@@ -252,23 +254,23 @@ def check_rankings(
     if [r.query_id for r in rankings] != [q.query_id for q in queries]:
         faults.append("it did not answer the queries asked, in their order")
     for ranking in rankings:
-        opponents = (ranking.opponent_rows, -np.asarray(ranking.opponent_scores))
-        for name, (rows, scores) in (
-            ("ranking", (ranking.rows, ranking.scores)),
-            ("opponents", opponents),
+        opponents = (ranking.opponent_rows, -np.asarray(ranking.opponent_scores), n_passages)
+        for name, (rows, scores, longest) in (
+            ("ranking", (ranking.rows, ranking.scores, top_k)),
+            ("opponents", opponents),  # as many as the method's own setting asks for
         ):
-            fault = _fault(np.asarray(rows), np.asarray(scores), n_passages, top_k)
+            fault = _fault(np.asarray(rows), np.asarray(scores), n_passages, longest)
             if fault:
                 faults.append(f"the {name} of query {ranking.query_id} {fault}")
     if faults:
         raise UserError(f"the method returned a wrong ranking: {faults[0]}", where="method")
 
 
-def _fault(rows: np.ndarray, scores: np.ndarray, n_passages: int, top_k: int) -> str:
+def _fault(rows: np.ndarray, scores: np.ndarray, n_passages: int, longest: int) -> str:
     """What is wrong with one list whose scores should fall; empty if nothing is."""
     step = np.diff(scores)
-    if len(rows) != len(scores) or len(rows) > top_k:
-        return f"has {len(rows)} rows and {len(scores)} scores, with top_k {top_k}"
+    if len(rows) != len(scores) or len(rows) > longest:
+        return f"has {len(rows)} rows and {len(scores)} scores, where {longest} fit"
     if not np.isfinite(scores).all():
         return "has scores that are NaN or infinite"
     if len(set(rows.tolist())) != len(rows) or not _within(rows, n_passages):

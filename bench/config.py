@@ -98,6 +98,14 @@ class Settings:
     cache: Mirror
 
 
+def _refuse_repeated(metrics: list[str]) -> None:
+    repeated = [name for name in metrics if metrics.count(name) > 1]
+    if repeated:
+        raise UserError(
+            f"{repeated[0]} is named twice", where="metric.attribution", fix="name it once"
+        )
+
+
 def settings_from(config: DictConfig) -> Settings:
     """Resolve and check the composed configuration.
 
@@ -126,6 +134,7 @@ def settings_from(config: DictConfig) -> Settings:
     at_least(0, "seed", common.seed)
     at_least(1, "top_k", common.top_k)
     at_least(1, "metric.bootstrap_samples", metric.bootstrap_samples)
+    _refuse_repeated(metric.attribution)
     at_least(1, "metric.tail_patch.top", patch.top)
     at_least(1, "metric.tail_patch.n_queries", patch.n_queries)
     at_least(0, "metric.tail_patch.memory_mib", patch.memory_mib)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench.errors import UserError, did_you_mean
 
-GROUPS = ("task", "model", "method", "metric", "logger", "experiment")
+GROUPS = ("task", "model", "method", "metric", "logger", "engine", "experiment")
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> UserError:

@@ -53,6 +53,11 @@ def is_signed(metric: str) -> bool:
     return metric in INFLUENCE
 
 
+def is_better_low(metric: str) -> bool:
+    """Whether the lowest value is the best: opponents should speak against the target."""
+    return metric.startswith("opponent_")
+
+
 def is_diagnostic(metric: str) -> bool:
     """Whether a number describes a cell without judging its method."""
     return metric.startswith("base_") or metric == LENGTH_RATIO

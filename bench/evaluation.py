@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bench.config import MetricConfig
+from bench.errors import UserError
 from bench.judging import Judgement, judge_rankings, judged_metrics, score_judged
 from bench.result import Estimate
 from bench.support import Support
@@ -24,6 +25,8 @@ from metrics.tail_patch import TailPatch
 
 _OPPONENTS = {name: f"opponent_{name}" for name in ("tail_patch", "tail_patch_log")}
 _BASE = "base_probability"  # before any step: says nothing of a method
+_SUPPORT = "top10_support"
+_COLUMNS = ("query_id", "n_gold", "base_log_probability", _BASE, LENGTH_RATIO, *INFLUENCE)
 _NAMED = 10  # passages that a result names; all are counted
 _SUPPORT_DEPTH = 10  # the paper looks at the kinds of the top 10 proponents
 
@@ -95,8 +98,8 @@ def evaluate(
     slices = by_group(labels, frame[measured], samples, seed)
     if support is not None:
         shares = estimates(support, samples, seed)
-        slices["top10_support"] = {kind: {"share": share} for kind, share in shares.items()}
-        labels = labels.join(support.add_prefix("top10_support="))
+        slices[_SUPPORT] = {kind: {"share": share} for kind, share in shares.items()}
+        labels = labels.join(support.add_prefix(f"{_SUPPORT}="))
     return Evaluation(
         per_query=frame.join(labels),
         metrics=estimates(frame[measured], samples, seed),
@@ -140,6 +143,23 @@ def spread(queries: Sequence[Query], n: int | None) -> Sequence[Query]:
     if n is None or n >= len(queries):
         return queries
     return [queries[i * len(queries) // n] for i in range(n)]
+
+
+def check_slice_names(config: MetricConfig, queries: Sequence[Query]) -> None:
+    """Refuse, before any work, groups of queries that are called like a column of the values.
+
+    Raises:
+        UserError: naming the first.
+    """
+    taken = {*config.attribution, *_COLUMNS}
+    for query in queries:
+        for name in query.slices:
+            if name in taken or name.startswith(_SUPPORT):
+                raise UserError(
+                    f"a group of queries cannot be called {name!r}: a column is",
+                    where=f"slices of query {query.query_id}",
+                    fix="give the group another name",
+                )
 
 
 def estimates(frame: pd.DataFrame, samples: int, seed: int) -> dict[str, Estimate]:

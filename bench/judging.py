@@ -20,6 +20,7 @@ import pandas as pd
 from bench import progress
 from bench.config import MetricConfig, typed
 from bench.errors import UserError
+from bench.models.retraining import RETRAINING_VERSION
 from bench.tasks.base import Query, Task
 from methods.base import Ranking
 from metrics.agreement import compare
@@ -27,6 +28,7 @@ from metrics.attribution import Judged, Metric, NoGold, parse_metric, score_rank
 from metrics.judges import JUDGES
 from metrics.judges.base import Claim, Judge, Pair, make_claim
 from metrics.judges.cache import JudgementCache, Key, claim_digest, pair_key
+from metrics.tail_patch import STEP_VERSION
 
 _AT_ONCE = 2048  # pairs between two writes of the cache: what a crash can lose
 _NAMED = 10  # queries without score that a result names
@@ -115,8 +117,16 @@ def checked_identity(config: MetricConfig, task: Task, device: str) -> list[Any]
 
 
 def metric_parts(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the metrics for a cell's key; the judge's identity stands for its own."""
-    return {key: value for key, value in resolved.items() if key != "judge"}
+    """The settings of the metrics for a cell's key, and the versions of what they ask for.
+
+    The judge's identity stands for its settings.
+    """
+    parts = {key: value for key, value in resolved.items() if key != "judge"}
+    if resolved["tail_patch"]["enabled"]:
+        parts["step_version"] = STEP_VERSION
+    if resolved.get("retraining"):
+        parts["retraining_version"] = RETRAINING_VERSION
+    return parts
 
 
 def judge_rankings(

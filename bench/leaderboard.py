@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from bench.display import in_order, is_diagnostic, title
+from bench.display import in_order, is_better_low, is_diagnostic, title
 from bench.pairs import Pair, compare
 from bench.per_query import read_per_query
-from bench.result import PER_QUERY, Cell, Estimate, Result
+from bench.result import ENTAILED, PER_QUERY, Cell, Estimate, Result
 from bench.significance import ALPHA
 from methods import METHODS
+from metrics.influence import INFLUENCE
 from metrics.length import LENGTH_RATIO
 
 LEGEND = (
@@ -22,7 +23,8 @@ LEGEND = (
     "Bold: best of its column. Two methods that share no letter (a, b, …) differ significantly in "
     "that column: two-sided paired sign-flip randomisation tests over the queries that both were "
     f"scored on, Holm's correction for all pairs of the column, p < {ALPHA}. "
-    "Controls are bounds and take no part in that. "
+    "Controls are bounds and take no part in that, nor do rows that say in parentheses that they "
+    "were measured in another way than most. "
     "MRR and map cannot see past the stored list (top k)."
 )
 
@@ -168,13 +170,53 @@ def _labels(cells: Sequence[Cell]) -> list[str]:
         ]
         parts = ["imported"] if cell.result.imported else []
         parts += ["moments estimated"] if rests_on_estimate(cell) else []
-        parts += [f"{key}={short(value)}" for key, value in differing(own, peers)]
+        # How it was measured is to be told from every row, not from those of its method alone.
+        apart = dict(differing(own, peers)) | _measured_apart(own, found)
+        parts += [f"{key}={short(apart[key])}" for key in sorted(apart)]
         labels.append(f"{_name(cell, 'method')} ({', '.join(parts)})" if parts else own["method"])
     return [
         # Equal settings and yet two cells: only the key tells them apart.
         f"{label} [{cell.folder.name[:8]}]" if labels.count(label) > 1 else label
         for cell, label in zip(cells, labels, strict=True)
     ]
+
+
+def _measured_apart(own: dict[str, Any], board: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Settings by which a cell's values are measured, and others of the board in another way."""
+    measured = _of_measuring(own)
+    # A cell that measured less, or with another seed, is no reason to name one.
+    others = [{**measured, **_of_measuring(one), "seed": one["seed"]} for one in board]
+    found = differing({**measured, "seed": own["seed"]}, others)
+    return {key: value for key, value in found if key != "seed"}
+
+
+def _of_measuring(own: dict[str, Any]) -> dict[str, Any]:
+    stepped = own.get("metric.tail_patch.enabled")
+    return {
+        key: value
+        for key, value in own.items()
+        if key in ("metric.no_gold", "model")
+        or (key in _STEP and stepped)
+        or key.startswith(_RETRAINING)
+    }
+
+
+_STEP = tuple(f"metric.tail_patch.{name}" for name in ("top", "optimizer", "learning_rate"))
+_RETRAINING = "metric.retraining."
+
+
+def measured_alike(metric: str, cell: Cell) -> str:
+    """Equal for cells whose values of a metric may be compared, query by query."""
+    own = settings(cell)
+    if metric not in INFLUENCE:
+        names = {"metric.no_gold"}  # the length of the lists has a column of its own
+    elif "tail_patch" in metric:
+        names = {"model", *_STEP}
+    else:
+        # Who trains other models may never have seen the one that they stand for.
+        own["model"] = cell.config.get("model")
+        names = {"model", *(key for key in own if key.startswith(_RETRAINING))}
+    return repr(sorted((key, str(own.get(key))) for key in names))
 
 
 def rests_on_estimate(cell: Cell) -> bool:
@@ -252,6 +294,9 @@ _Table = dict[str, np.ndarray]
 def _compared(metric: str, rivals: Sequence[tuple[Row, _Table]]) -> list[Pair]:
     """Note the best of a column and everyone's letters in the rows; the pairs behind them."""
     measured = [(row, table) for row, table in rivals if not math.isinf(_value(row, metric))]
+    alike = [measured_alike(metric, row.cell) for row, _ in measured]
+    most = max(alike, key=alike.count, default="")
+    measured = [rival for rival, own in zip(measured, alike, strict=True) if own == most]
     # Best first; equal values stay in the board's order.
     measured.sort(key=lambda rival: -_value(rival[0], metric))
     for row, _ in measured:
@@ -285,9 +330,11 @@ def _by_query(table: _Table, metric: str) -> dict[str, float]:
 
 
 def _value(row: Row, metric: str | None) -> float:
-    """A row's value, or minus infinity where it has none, so that it sorts last."""
+    """A row's value, the more the better, or minus infinity where it has none: it sorts last."""
     estimate: Estimate | None = row.result.metrics.get(metric) if metric else None
-    return -math.inf if estimate is None or math.isnan(estimate.value) else estimate.value
+    if metric is None or estimate is None or math.isnan(estimate.value):
+        return -math.inf
+    return -estimate.value if is_better_low(metric) else estimate.value
 
 
 def _name(cell: Cell, part: str) -> str:
@@ -300,7 +347,9 @@ def _judge(cell: Cell) -> str:
     judge = cell.result.task.get("judge")
     if not isinstance(judge, dict):
         return ""
-    return f" judged by {judge.get('name')} {str(judge.get('identity'))[:8]}"
+    threshold = cell.result.threshold
+    above = "" if threshold == ENTAILED else f" above {threshold:g}"
+    return f" judged by {judge.get('name')} {str(judge.get('identity'))[:8]}{above}"
 
 
 def _sha(part: dict[str, Any]) -> str:

@@ -84,7 +84,16 @@ def _systems(board: Board) -> list[list[Row]]:
         if row.family != "control":
             key = (row.method, str(row.result.method.get("key")), row.result.seed)
             groups.setdefault(key, []).append(row)
-    return list(groups.values())
+    return [part for rows in groups.values() for part in _by_model(rows)]
+
+
+def _by_model(rows: list[Row]) -> list[list[Row]]:
+    """Rows apart whose models are known to differ; a row that needed no model fits any one."""
+    models = [str(row.result.model.get("sha256") or "") for row in rows]
+    known = sorted({*models} - {""})
+    if len(known) < 2:
+        return [rows]
+    return [[row for row, own in zip(rows, models, strict=True) if own == one] for one in known]
 
 
 def _merged(rows: Sequence[Row]) -> dict[str, pd.Series]:

@@ -1,4 +1,7 @@
-"""Where a name stands in a text: case, accents and kinds of white space aside, as whole words."""
+"""Where a name stands in a text: case, accents and kinds of white space aside, as whole words.
+
+The case of short acronyms is not put aside: see ``fold``.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,23 @@ _UNSPACED = re.compile(
 )
 
 
+# "US" is a country and "us" is not: many short names are, in lower case, words of every text.
+_ACRONYM = re.compile(r"(?<!\w)([A-Z]{2,3})(?!\w)")
+_LONGER_WORD = re.compile(r"\w{4}")
+
+
 def fold(text: str) -> str:
-    """Lower case without accents: ``"Bodø  ÉCOLE"`` → ``"bodo  ecole"``."""
+    """Lower case without accents: ``"Bodø  ÉCOLE"`` → ``"bodo  ecole"``.
+
+    Words of two or three capitals stay as they are, unless the whole text is in capitals.
+    """
+    if text.isupper() and _LONGER_WORD.search(text):
+        return _folded(text)
+    parts = _ACRONYM.split(text)  # the acronyms are every second part
+    return "".join(part if n % 2 else _folded(part) for n, part in enumerate(parts))
+
+
+def _folded(text: str) -> str:
     straight = _NOT_ASCII.sub(lambda found: _APOSTROPHES.get(found[0], found[0]), text)
     decomposed = unicodedata.normalize("NFKD", straight).casefold()
     bare = _NOT_ASCII.sub(_without_accent, decomposed)

@@ -186,7 +186,11 @@ def make_plan(settings: Settings, config: PlanConfig, known: Known | None = None
         candidates=_candidates(settings, method),
     )
     _refuse_groups_without_index(choices, workload, dim, wide)
-    storage = {f.value: make_codec(f, dim).bytes_per_row for f in Storage if f is not Storage.none}
+    storage = {
+        f.value: make_codec(f, dim, weighted=choices.weighted).bytes_per_row
+        for f in Storage
+        if f is not Storage.none
+    }
     sizes = {"weight_bytes": weights.itemsize, "gradient_bytes": gradients.itemsize}
     tokens, batch_tokens = workload.tokens, choices.batch_tokens
     speed = known.once(

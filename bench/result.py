@@ -13,6 +13,7 @@ import yaml
 from bench.errors import UserError
 
 SCHEMA_VERSION = 1
+ENTAILED = 0.5  # the release calls a passage correct above this entailment score
 RESULT, RETRIEVALS, PER_QUERY, CONFIG = (
     "result.json",
     "retrievals.jsonl",
@@ -71,6 +72,19 @@ class Result:
     imported: bool = False
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def threshold(self) -> float:
+        """Above which score of its judge a passage is correct; the release's where there is none.
+
+        Raises:
+            UserError: it is no number.
+        """
+        judge = self.task.get("judge")
+        found = judge.get("threshold", ENTAILED) if isinstance(judge, dict) else ENTAILED
+        if not isinstance(found, int | float):
+            raise UserError(f"expected a number, found {found!r:.40}", where="task.judge.threshold")
+        return float(found)
+
     def to_json(self) -> dict[str, Any]:
         """As written to ``result.json``."""
         return asdict(self)
@@ -99,6 +113,21 @@ class Cell:
         return found if isinstance(found, dict) else {}
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a cell is there.
+
+    Raises:
+        UserError: the folder is there without its result, which is written together with it.
+    """
+    if folder.exists() and not (folder / RESULT).exists():
+        raise UserError(
+            f"holds no {RESULT}: somebody removed it",
+            where=str(folder),
+            fix="delete the folder to run this cell again",
+        )
+    return folder.exists()
+
+
 def read_result(path: Path) -> Result:
     """Read and validate one ``result.json``.
 
@@ -112,6 +141,7 @@ def read_result(path: Path) -> Result:
     if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"not a result of schema version {SCHEMA_VERSION}", where=str(path))
     try:
+        _check_types(record)
         record["metrics"] = _estimates(record["metrics"])
         record["slices"] = {
             name: {group: _estimates(values) for group, values in groups.items()}
@@ -146,6 +176,36 @@ def read_cells(results_dir: Path) -> list[Cell]:
     paths = sorted(p for p in results_dir.glob(f"*/*/*/*/{RESULT}") if ".partial-" not in str(p))
     if not paths:
         raise UserError(
-            "holds no finished cell", where=str(results_dir), fix="run `tdabench run` first"
+            "holds no finished cell", where=str(results_dir), fix=_where_cells_are(results_dir)
         )
     return [Cell(path.parent, read_result(path)) for path in paths]
+
+
+def _where_cells_are(results_dir: Path) -> str:
+    """`make bench`, like any sweep of one's own, writes to a folder below ``runs``."""
+    below = sorted({path.parents[4] for path in results_dir.glob(f"*/*/*/*/*/{RESULT}")})
+    if not below:
+        return "run `tdabench run` first"
+    return f"there are some in {', '.join(map(str, below[:3]))}"
+
+
+_NUMBERS = ("seconds", "peak_mib", "bytes", "bytes_per_passage", "shards")
+_COUNTS = ("n_queries", "n_scored", "n_passages")
+
+
+def _check_types(record: dict[str, Any]) -> None:
+    """What reports reckon with is a number or missing: files may be anybody's."""
+    for part in (*record["phases"], record["index"]):
+        for name in _NUMBERS:
+            _number(part.get(name), name)
+    for name in _COUNTS:
+        _number(record["task"].get(name), f"task.{name}")
+    for name in ("top_k", "seed"):
+        _number(record[name], name)
+    for part in ("task", "model", "method", "env"):
+        record[part].items()
+
+
+def _number(value: Any, name: str) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise TypeError(f"{name} is no number: {value!r:.40}")

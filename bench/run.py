@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from bench import progress
 from bench.config import settings_from
 from bench.config_errors import explain
-from bench.errors import UserError, did_you_mean
+from bench.errors import UserError, did_you_mean, first_line
+from bench.escape import clean
 
 # Jobs of a sweep append "done" or "failed" here, whichever process they run in.
 _JOURNAL = "TDABENCH_SWEEP_JOURNAL"
@@ -64,16 +65,27 @@ def main(arguments: Sequence[str]) -> int:
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             # A ValueError is Hydra's, of a group without a choice: those of cells are CellErrors.
             return _report(explain(error, arguments), journal.name)
+        except OSError as error:
+            # Hydra's, of the folder in which it keeps its own files: those of cells are CellErrors.
+            return _report(_unwritable(error), journal.name)
         except CellError:
             return 1
     return 0
+
+
+def _unwritable(error: OSError) -> UserError:
+    return UserError(
+        f"cannot be written ({error.strerror or first_line(error)})",
+        where=f"results_dir: {error.filename}",
+        fix="set results_dir to a folder of yours",
+    )
 
 
 def _report(error: UserError, journal: str) -> int:
     """One line for the user; in a sweep each failing cell has printed its own already."""
     outcomes = Path(journal).read_text(encoding="utf-8").split()
     if not outcomes:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {clean(error)}", file=sys.stderr)
         return 2
     print(
         f"{outcomes.count('failed')} of {len(outcomes)} cells failed; the others are in place",
@@ -96,7 +108,7 @@ def _job(config: DictConfig) -> None:
         outcome = run_cell(settings, overrides, sweep)
     except UserError as error:
         if in_sweep:
-            print(f"error: {' '.join(overrides)}: {error}", file=sys.stderr)
+            print(f"error: {clean(' '.join(overrides))}: {clean(error)}", file=sys.stderr)
             _note("failed")
             raise
         # Not raised: Hydra would print a line of its own before ours.

@@ -103,9 +103,13 @@ class Method(ABC):
 
     Subclasses set ``Config``: a dataclass whose fields are the keys of ``conf/method/NAME.yaml``,
     without defaults, since the YAML file holds each default and the reason for it.
+
+    Attributes:
+        version: raised whenever a change of code moves a ranking; part of every cell's key.
     """
 
     Config: ClassVar[type]
+    version: ClassVar[int | tuple[int, ...]] = 1
 
     def __init__(self, config: Any, context: Context) -> None:
         self.config = config
@@ -113,6 +117,10 @@ class Method(ABC):
 
     def check(self) -> None:  # noqa: B027 - most methods have nothing to check
         """Raise UserError, before any work starts, if the method cannot run in this setting."""
+
+    def identity(self) -> Any:
+        """What rankings depend on beside settings, task and model: part of the cell's key."""
+        return self.version
 
     @abstractmethod
     def index(self) -> IndexSize:

@@ -31,10 +31,7 @@ from methods.bm25_scoring import DECIMALS, InvertedIndexScorer, Variant
 from methods.query_text import QueryPart, query_text
 from methods.topk import TopK
 from methods.word_index import NoWordsError, open_or_build
-from methods.words import TOKENIZERS, Tokenizer
-
-# Raised whenever the same passages would be indexed otherwise; part of the index folder's name.
-WORDS_VERSION = 1
+from methods.words import TOKENIZERS, WORDS_VERSION, Tokenizer
 
 
 class Engine(Enum):
@@ -60,6 +57,7 @@ class BM25(Method):
     """Lexical match. Every passage has a score; those that share no word with the query have 0."""
 
     Config = BM25Config
+    version = WORDS_VERSION
     config: BM25Config
     _scorer: _Scorer | None = None
 

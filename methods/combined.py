@@ -38,6 +38,10 @@ class _Combined(Method):
         self._parts[key] = method_class(config, own)
         return self._parts[key]
 
+    def identity(self) -> Any:
+        """Its own version, and what each part depends on."""
+        return [self.version, {key: part.identity() for key, part in self._parts.items()}]
+
     def check(self) -> None:
         """Refuse what a part refuses."""
         for key, part in self._parts.items():

@@ -16,7 +16,7 @@ from bench.storage import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.topk import order
-from methods.words import TOKENIZERS, Tokenizer
+from methods.words import TOKENIZERS, WORDS_VERSION, Tokenizer
 
 _DRAWS_AT_ONCE = 1024
 
@@ -157,6 +157,7 @@ class Popularity(_Prior):
     """
 
     Config = PopularityConfig
+    version = WORDS_VERSION
     config: PopularityConfig
 
     def _score_passages(self) -> np.ndarray:

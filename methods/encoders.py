@@ -54,6 +54,7 @@ class EncoderMethod(Method, Generic[Vectors]):
     name: ClassVar[str]
     library_class: ClassVar[str]
     form: ClassVar[Form]
+    version = EMBEDDINGS_VERSION
 
     def __init__(self, config: EncoderConfig, context: Context) -> None:
         super().__init__(config, context)
@@ -78,6 +79,14 @@ class EncoderMethod(Method, Generic[Vectors]):
             )
         return find_encoder(self.config.model)
 
+    def identity(self) -> Any:
+        """Version and files: a model that is trained again keeps its path."""
+        return [self.version, self._weights]
+
+    @cached_property
+    def _weights(self) -> str:
+        return encoder_sha256(self._folder)
+
     @cached_property
     def _encoder(self) -> Any:
         config, device = self.config, self.context.device
@@ -86,12 +95,11 @@ class EncoderMethod(Method, Generic[Vectors]):
     def index(self) -> IndexSize:
         """Embed the passages, or open what was embedded before."""
         config, context = self.config, self.context
-        weights = encoder_sha256(self._folder)
         key = content_key(
             {
                 "version": EMBEDDINGS_VERSION,
                 "corpus": context.task.corpus_sha256,
-                "encoder": weights,
+                "encoder": self._weights,
                 "passage_prompt": config.passage_prompt,
                 "max_length": config.max_length,
             }
@@ -102,7 +110,7 @@ class EncoderMethod(Method, Generic[Vectors]):
             index = open_or_embed(folder, passages, self._embed_passages, self.form)
         self._index = index
         context.counts.update(index.counts)
-        context.facts["encoder_sha256"] = weights
+        context.facts["encoder_sha256"] = self._weights
         context.facts["encoding_seconds"] = index.seconds
         return IndexSize(bytes=index.vectors.nbytes, shards=1)
 

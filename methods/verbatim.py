@@ -30,7 +30,7 @@ from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.query_text import QueryPart, query_text
 from methods.topk import TopK
-from methods.words import TOKENIZERS, Tokenizer
+from methods.words import TOKENIZERS, WORDS_VERSION, Tokenizer
 
 _SCORES_AT_ONCE = 1 << 20  # queries × passages scored together: 8 MiB of scores
 _PASSAGES_AT_ONCE = 4096  # however few the queries are
@@ -50,6 +50,7 @@ class Verbatim(Method):
     """Longest verbatim match. As in bm25, passages that share no word with the query have 0."""
 
     Config = VerbatimConfig
+    version = WORDS_VERSION
     config: VerbatimConfig
 
     def __init__(self, config: VerbatimConfig, context: Context) -> None:

@@ -61,6 +61,7 @@ class OptimizerStep:
         memory_mib: int = 0,
     ) -> None:
         self._model = model
+        model.module.eval()  # dropout would measure itself
         self._learning_rate = learning_rate
         dtype = model.gradient_dtype
         self._weights = {name: p.detach().to(dtype) for name, p in model.module.named_parameters()}

@@ -22,7 +22,7 @@ from bench import progress
 from bench.errors import UserError, first_line
 from bench.models.base import no_moments_to_step_with, unknown_learning_rate
 from bench.models.language_model import LanguageModel, Tokens
-from bench.models.second_moments import Full, SecondMoments
+from bench.models.second_moments import SecondMoments
 from bench.storage import content_key
 from bench.tasks.base import Query, Task
 from metrics.optimizer_step import QUERIES_AT_ONCE, OptimizerStep
@@ -260,10 +260,7 @@ def _identity(model: LanguageModel) -> list[Any]:
 
 
 def _state(moments: SecondMoments | None) -> list[Any]:
-    if moments is None:
-        return ["sgd"]
-    epsilons = {m.epsilon for m in moments.by_name.values() if isinstance(m, Full)}
-    return [moments.sha256, sorted(epsilons)]
+    return ["sgd"] if moments is None else moments.identity
 
 
 def _record(query_id: str, base: float, after: Sequence[float]) -> dict[str, object]:

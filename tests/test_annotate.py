@@ -68,6 +68,16 @@ def test_a_sheet_merges_duplicates_and_hides_methods(runs: Path) -> None:
             assert secret not in text
 
 
+def test_an_answered_sheet_is_never_written_over(runs: Path, capsys: Capture) -> None:
+    sheet = export(runs, "--queries", "4", "--top", "3")
+    answered = sheet.read_bytes().replace(b",\n", b",y\n")
+    sheet.write_bytes(answered)
+    words = ["annotate", "export", str(runs), "--queries", "5", "--out", str(sheet.parent)]
+    assert main(words) == 2
+    assert "is there already; choose another --out" in capsys.readouterr().err
+    assert sheet.read_bytes() == answered
+
+
 def test_the_order_is_shuffled_by_the_seed(runs: Path) -> None:
     first, again, other = (make_sheet(runs, 12, 5, seed) for seed in (0, 0, 1))
     assert first == again

@@ -16,6 +16,7 @@ from bench.tasks.base import Query
 from methods.base import Context
 from methods.bm25 import BM25, BM25Config, Engine, Tokenizer, Variant
 from methods.query_text import QueryPart
+from methods.words import TOKENIZERS
 from tests.helpers import make_task
 
 REPO = Path(__file__).parent.parent
@@ -161,6 +162,20 @@ def test_words_are_unicode_and_lower_case(tmp_path):
     query = [Query("q", "École", "北京大学?")]
     assert (search(tmp_path, texts, query)[0].scores > 0).sum() == 2
     assert (search(tmp_path, texts, query, tokenizer=Tokenizer.whitespace)[0].scores > 0).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),  # vowel signs are marks, no letters
+        ("Beyonce\u0301's", ["beyoncé", "s"]),  # an accent typed apart
+        ("ภาษาไทย", ["ภาษาไทย"]),
+        ("don't stop_it 42", ["don", "t", "stop_it", "42"]),
+        ("", []),
+    ],
+)
+def test_words_of_any_script_stay_whole(text, words):
+    assert TOKENIZERS[Tokenizer.words](text) == words
 
 
 @pytest.mark.parametrize("engine", list(Engine))

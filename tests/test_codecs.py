@@ -78,6 +78,22 @@ def test_sign_keeps_signs_and_the_mean_magnitude_of_its_group():
         assert torch.allclose(found, mean[:, None].expand_as(found), rtol=2**-7)
 
 
+@pytest.mark.parametrize("storage", FORMATS)
+@pytest.mark.parametrize("dim", [1, 64, 65, 256, 300, 433])
+def test_a_weight_is_on_a_scale_of_its_own(storage, dim):
+    """Fault: in a group with gradients of 50, weights from 0 to 1 became multiples of 1, or 40."""
+    weights = torch.tensor([0.9, 0.5, 0.1, 0.01, 0.0])
+    features = torch.cat([50 * rows(5, dim), weights[:, None]], dim=1)
+    codec = make_codec(storage, dim + 1, weighted=True)
+    stored = codec.encode(features)
+    assert stored.nbytes == 5 * codec.bytes_per_row
+    decoded = codec.decode(stored)
+    assert torch.allclose(decoded[:, -1], weights, rtol=2**-6)
+    unweighted = make_codec(storage, dim)
+    alone = unweighted.decode(unweighted.encode(features[:, :-1].contiguous()))
+    assert torch.equal(decoded[:, :-1], alone)
+
+
 def test_bytes_against_full_precision():
     """What the README says: a half, about a quarter, about a thirtieth."""
     sizes = {s: make_codec(s, 65_536).bytes_per_row for s in FORMATS}

@@ -7,12 +7,15 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from bench.config import typed
 from bench.errors import UserError
 from bench.tasks.base import Query
-from methods import combined
+from methods import bm25, combined
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.combined import Fusion, FusionConfig, Hybrid, HybridConfig
 from methods.gradient.codecs import Storage
+from methods.gradient.method import Gradient, GradientConfig
+from methods.gradient.search import MemoryPlan
 from tests.gradient_methods import DEFAULTS, QUERIES, make, many_texts, ranked, toy_model
 from tests.helpers import make_task
 from tests.models import TEXTS
@@ -83,10 +86,23 @@ def test_a_share_blends_scores_over_the_candidates(context):
             assert score == pytest.approx(expected[row])
 
 
-def test_dense_and_bm25_can_score_chosen_passages(context):
-    """Their own scores, whoever found the passages."""
+def test_bm25_scores_what_another_found(context):
+    """Its own order of the passages that the first method found."""
+    gradient = Gradient(GradientConfig(**DEFAULTS), context)
+    first = {r.query_id: set(r.rows) for r in run(gradient, top_k=12)}
+    config = typed(bm25.BM25.Config, BM25, "method", ("name",))
+    everything = run(bm25.BM25(config, context), top_k=len(context.task.passages))
     reverse = run(hybrid(context, first=gradient_settings(), second=BM25), top_k=12)
-    assert all(len(ranking.rows) == 12 for ranking in reverse)
+    for found, whole in zip(reverse, everything, strict=True):
+        expected = [row for row in whole.rows if row in first[found.query_id]]
+        assert found.rows.tolist() == expected
+
+
+def test_many_queries_need_no_single_pass_to_rerank(context, monkeypatch):
+    """Fault: refused as if the corpus were streamed for each group of queries."""
+    expected = [ranking.rows.tolist() for ranking in run(hybrid(context))]
+    monkeypatch.setattr(MemoryPlan, "of", staticmethod(lambda *_: MemoryPlan(queries=1, rows=7)))
+    assert [ranking.rows.tolist() for ranking in run(hybrid(context))] == expected
 
 
 def test_facts_and_counts_are_kept_by_part(context):

@@ -157,6 +157,7 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         ("metric.tail_patch.top=x", "metric.tail_patch.top: Value 'x' of type 'str'"),
         ("metric.tail_patch.n_queries=0", "metric.tail_patch.n_queries: expected at least 1"),
         ("metric.attribution=mrr", "metric.attribution: "),
+        ("metric.attribution=[mrr,hit@1,mrr]", "metric.attribution: mrr is named twice"),
         ("+logger.projct=x", "unknown key logger.projct; did you mean project?"),
     ],
 )
@@ -190,6 +191,7 @@ def test_explain(overrides: list[str], message: str) -> None:
 
 def test_the_hint_follows_the_choice_of_group() -> None:
     assert explained("method=random", "method.sed=1").endswith("known: name, seed")
+    assert "partition" in explained("engine=slurm", "engine.partitions=x")
     with pytest.raises(ConfigCompositionException) as caught:
         composed("method=bm25", "method.k=1")  # as one job of the sweep below
     sweep = ["-m", "method=bm25,dense", "method.k=1"]
@@ -317,3 +319,11 @@ def test_every_combination_is_reachable(optimizer: bool, hessian: str, norm: boo
     config = typed(METHODS.get("grad_dot").Config, settings.method, "method", ("name", "target"))
     found = (config.optimizer_correction, config.hessian.value, config.unit_norm)
     assert found == (optimizer, hessian, norm)
+
+
+def test_the_open_set_table_takes_another_judge() -> None:
+    """Fault: the experiment's own judge replaced the one that was asked for."""
+    composed_table = composed("experiment=table2", "metric=nli", "metric.judge.model=DIR")
+    assert composed_table.metric.judge.name == "nli"
+    assert composed_table.metric.tail_patch.enabled
+    assert composed("experiment=table2").metric.judge.name == "lexical"

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -330,3 +332,24 @@ def test_the_packaged_model_finds_a_paraphrase(make):
     query = Query("q", "Al Grey plays the", "trombone")
     _, (ranking,) = run(make([*texts, "Berlin is a city."], model=MINILM), queries=[query])
     assert ranking.rows[0] == 1
+
+
+def test_an_encoder_that_changed_in_place_is_another_method(make, tmp_path, encoder):
+    """Fault: a cell named the path alone, and was "already there"."""
+    folder = Path(shutil.copytree(encoder, tmp_path / "mine"))
+    before = make(model=str(folder)).identity()
+    assert make(model=str(encoder)).identity() == before, "wherever it is"
+    weights = next(folder.rglob("*.safetensors"))
+    weights.write_bytes(
+        next(save_encoder(tmp_path / "other", seed=7).rglob("*.safetensors")).read_bytes()
+    )
+    assert make(model=str(folder)).identity() != before
+
+
+def test_chosen_passages_have_their_cosines(make):
+    method = make()
+    _, found = run(method)
+    rows = np.array([[3, 0], [1, 1], [5, 2]][: len(QUERIES)])
+    for ranking, chosen, scores in zip(found, rows, method.rescore(QUERIES, rows), strict=True):
+        of = dict(zip(ranking.rows.tolist(), ranking.scores, strict=True))
+        np.testing.assert_allclose(scores, [of[row] for row in chosen], rtol=1e-6)

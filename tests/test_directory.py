@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from bench.errors import UserError
 from bench.models import second_moments
+from bench.models.checkpoints import load_checkpoint
 from bench.models.directory import Directory, DirectoryConfig
-from bench.models.language_model import LanguageModel, target_log_probs
+from bench.models.language_model import MOMENTS, LanguageModel, target_log_probs
 from methods.gradient.encoder import GradientEncoder
 from tests.models import TEXTS, load, make_model, with_moments
 
@@ -111,6 +112,31 @@ def test_identity_sees_the_optimizer_state_but_not_its_place(folder: Path, tmp_p
     assert identity(folder, optimizer_state=str(moved)) == known
     other = moments_file(folder, tmp_path / "other", "adafactor")
     assert identity(folder, optimizer_state=str(other)) != known
+
+
+def test_identity_sees_the_moments_of_earlier_checkpoints(folder: Path, tmp_path: Path) -> None:
+    """Fault: a cell of LESS stayed "already there" when they were replaced."""
+    earlier = Path(shutil.copytree(folder, tmp_path / "earlier"))
+    settings = {"checkpoints": [str(earlier)], "checkpoint_learning_rates": [1e-3]}
+    found = [identity(folder, **settings)]
+    for kind in ("adafactor", "adam"):
+        shutil.copy(moments_file(folder, tmp_path / kind, kind), earlier / MOMENTS)
+        found.append(identity(folder, **settings))
+    assert len(set(found)) == 3
+
+
+def test_earlier_checkpoints_have_the_same_epsilon(folder: Path, tmp_path: Path) -> None:
+    """Fault: they were divided by sqrt(V) plus the default."""
+    earlier = Path(shutil.copytree(folder, tmp_path / "earlier"))
+    state = moments_file(folder, tmp_path / "state", "adam")
+    shutil.copy(state, earlier / MOMENTS)
+    model = opened(
+        folder, optimizer_state=str(state), adam_epsilon=1e-2,
+        checkpoints=[str(earlier)], checkpoint_learning_rates=[1e-3],
+    )  # fmt: skip
+    loaded = load_checkpoint(model.checkpoints[0], model)
+    assert loaded.required_moments().identity == model.required_moments().identity
+    assert loaded.required_moments().identity[1] == [1e-2]
 
 
 def test_home_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

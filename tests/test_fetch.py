@@ -308,6 +308,7 @@ def test_globs_and_defaults():
         (["trex", "--base", "http://"], "cannot ask for it"),
         (["trex", "--base", "http://[::1"], "cannot ask for it"),
         (["trex", "--base", "http://127.0.0.1:1"], "no connection (Connection refused), after 5"),
+        (["c4", "--documents", "9", "--yes"], "--documents: says what to take of a data set"),
         ([], "the following arguments are required: trex|c4|results; see"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -120,6 +122,14 @@ def test_tracin_sums_over_checkpoints_by_learning_rate(tmp_path, model, task):
         passages, queries = both_sides(one)
         expected = expected + rate / sum(RATES) * queries @ passages.T
     agree(ranked(method), expected)
+
+
+def test_rates_that_are_all_zero_are_an_error(tmp_path, model, task):
+    model = replace(model, checkpoints=[replace(model.checkpoints[0], learning_rate=0.0)])
+    model.learning_rate = 0.0
+    settings = {"checkpoints": 2, "checkpoint_weights": CheckpointWeights.learning_rate}
+    with pytest.raises(UserError, match="checkpoint_learning_rates"):
+        ranked(make(task, model, tmp_path, hessian=Hessian.none, **settings))
 
 
 def test_less_corrects_passages_alone_and_sums_cosines(tmp_path, model, task):

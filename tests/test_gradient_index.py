@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from bench.errors import UserError
+from bench.models import second_moments
 from bench.models.language_model import LanguageModel
 from methods.gradient import index as index_module
 from methods.gradient.codecs import Storage
@@ -23,7 +24,7 @@ from methods.gradient.shards import ShardWriter, read_sidecar
 from methods.gradient.source import EncodedFeatures
 from tests.gradient_methods import QUERIES, make, many_texts, ranked, toy_model
 from tests.helpers import make_task
-from tests.models import make_model
+from tests.models import load, make_model, with_moments
 
 LOSSY = (Storage.bf16, Storage.int8, Storage.sign)
 
@@ -61,6 +62,29 @@ def test_methods_of_the_same_features_share_an_index(tmp_path, model, encoded):
     assert sum(encoded) == len(task.passages)
     ranked(make(task, model, tmp_path, optimizer_correction=False))
     assert sum(encoded) == 2 * len(task.passages)
+
+
+def test_another_epsilon_is_another_index(tmp_path, encoded):
+    """Fault: passages divided with one ε were compared with queries divided with another."""
+    model = with_moments(load(make_model(tmp_path / "adam", layers=1, hidden=8)), tmp_path, "adam")
+    task = make_task(tmp_path / "task", many_texts(), QUERIES)
+    ranked(make(task, model, tmp_path))
+    path = tmp_path / "adam.safetensors"
+    model.second_moments = second_moments.load(path, model.module, adam_epsilon=1e-2)
+    expected = ranked(make(task, model, tmp_path / "apart"))
+    found = ranked(make(task, model, tmp_path))
+    assert sum(encoded) == 3 * len(task.passages)
+    for a, b in zip(found, expected, strict=True):
+        assert np.array_equal(a.scores, b.scores)
+
+
+def test_a_block_too_large_for_its_hessian_is_refused_before_encoding(tmp_path, model, encoded):
+    task = make_task(tmp_path / "task", many_texts(), QUERIES)
+    method = make(task, model, tmp_path, projection_dim=91)
+    method.check()
+    with pytest.raises(UserError, match=r"method\.projection_dim"):
+        method.index()
+    assert not encoded
 
 
 def test_a_corpus_that_grew_encodes_only_what_is_new(tmp_path, model, monkeypatch, encoded):

@@ -91,10 +91,26 @@ def test_shards_change_nothing(tmp_path, model, monkeypatch):
         assert a.rows.tolist() == b.rows.tolist()
 
 
-def test_repeated_text_ranks_by_row_after_unit_norm_and_longer_wins_without(tmp_path, model):
+def test_repeated_text_ranks_by_row(tmp_path, model):
     task = make_task(tmp_path / "task", [TEXTS[1], TEXTS[0], TEXTS[0]], QUERIES[:1])
     rows = ranked(make(task, model, tmp_path))[0].rows.tolist()
     assert rows.index(1) == rows.index(2) - 1
+
+
+def test_unit_norm_alone_makes_length_count_for_nothing(tmp_path, model):
+    """Scores are divided by the norms of the passages' own gradients, and by nothing else."""
+    task = make_task(tmp_path / "task", TEXTS, QUERIES[:1])
+    plain, unit = (
+        ranked(make(task, model, tmp_path, hessian=Hessian.none, unit_norm=norm))[0]
+        for norm in (False, True)
+    )
+    encoder = make(task, model, tmp_path, hessian=Hessian.none)
+    encoder.index()
+    norms = encoder._encoded.rows(np.arange(len(TEXTS))).double().norm(dim=1).numpy()
+    asked = encoder.encode_queries(QUERIES[:1]).double().norm().item()
+    cosines = dict(zip(unit.rows, unit.scores, strict=True))
+    for row, score in zip(plain.rows, plain.scores, strict=True):
+        assert cosines[row] == pytest.approx(score / norms[row] / asked, rel=1e-5)
 
 
 def test_mixing_in_use_is_recorded(tmp_path, model, capsys):

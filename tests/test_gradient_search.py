@@ -108,7 +108,7 @@ def test_the_memory_plan_stays_within_its_bound():
 def test_a_single_pass_that_would_need_two_is_refused(tmp_path, model, task, monkeypatch):
     monkeypatch.setattr(MemoryPlan, "of", lambda *_: MemoryPlan(2, 10))
     with pytest.raises(UserError, match="single pass"):
-        make(task, model, tmp_path, storage=Storage.none).index()
+        ranked(make(task, model, tmp_path, storage=Storage.none))
 
 
 def test_a_hessian_sample_depends_on_the_seed_alone(tmp_path, model, task):

@@ -77,6 +77,16 @@ def test_crossing_rule_is_capped_by_the_rank_of_the_queries(capsys):
     assert 0.01 < mixing < 0.9
 
 
+@pytest.mark.parametrize("zero", ["train", "evaluation", "both"])
+def test_crossing_rule_without_any_gradient_is_an_error(zero):
+    """Fault: λ was 1 or NaN, and R_train played no part."""
+    some, none = hessian.autocorrelation([4], [random_features(9, 4)]), [torch.zeros(4, 4).double()]
+    train = some if zero == "evaluation" else none
+    evaluation = some if zero == "train" else none
+    with pytest.raises(UserError, match=r"method\.mixing"):
+        hessian.crossing_mixing(train, evaluation)
+
+
 # ------------------------------------------------------------------ forms of R
 
 

@@ -98,6 +98,25 @@ def test_words_stand_in_a_passage(name: str, passage: str, found: bool) -> None:
     assert stands_in(name, passage) == found
 
 
+@pytest.mark.parametrize(
+    ("name", "passage", "stands"),
+    [
+        ("US", "He told us that he is Canadian.", False),
+        ("US", "He lives in the US.", True),
+        ("IN", "Al Grey plays trombone in a band in Paris.", False),
+        ("BBC", "The BBC's own orchestra", True),
+        ("US Army", "the US army", True),
+        ("Bank of China", "BANK OF CHINA OPENS IN PARIS", True),
+        ("NEW YORK", "He moved to New York.", True),
+        ("NATO", "Nato said so", True),
+        ("us", "He told us", True),
+    ],
+)
+def test_short_acronyms_are_no_common_words(name, passage, stands):
+    """Fault: "Al Grey plays trombone in a band" named Indiana, whose alias is IN."""
+    assert stands_in(name, passage) == stands
+
+
 def test_folding() -> None:
     assert fold("Ærø ÉCOLE İstanbul ﬁ") == "aero ecole istanbul fi"
 

@@ -60,6 +60,62 @@ def test_seeds_are_rows_of_their_own(tmp_path: Path) -> None:
     assert sorted(labels(boards_of(tmp_path)[0])) == ["bm25 (seed=0)", "bm25 (seed=1)"]
 
 
+def measured(folder: Path, **tail_patch: object) -> None:
+    with open(folder / "config.yaml", "a") as stream:
+        settings = "".join(f"    {key}: {value}\n" for key, value in tail_patch.items())
+        stream.write(f"  tail_patch:\n    enabled: true\n{settings}")
+
+
+def test_values_measured_in_another_way_are_told_apart_and_not_compared(tmp_path: Path) -> None:
+    """Fault: one step on one passage was bold beside means over ten, with letters."""
+    for method in ("bm25", "dense", "trackstar"):
+        patch = {"bm25": 0.5, "dense": 0.01, "trackstar": 0.1}[method]
+        measured(write_cell(tmp_path, method, tail_patch=patch), top=1 if method == "bm25" else 10)
+    (board,) = boards_of(tmp_path)
+    of = {row.method: row for row in board.rows}
+    assert of["bm25"].label == "bm25 (metric.tail_patch.top=1)"
+    assert of["dense"].label == "dense (metric.tail_patch.top=10)"
+    assert "tail_patch" not in of["bm25"].best | of["bm25"].letters.keys()
+    assert "tail_patch" in of["trackstar"].best
+    assert {(p.a, p.b) for p in board.pairs if p.metric == "tail_patch"} == {
+        (of["trackstar"].label, of["dense"].label)
+    }
+    assert "mrr" in of["bm25"].letters
+
+
+def test_steps_on_other_models_are_not_compared(tmp_path: Path) -> None:
+    for method, sha in (("bm25", "a"), ("dense", "b"), ("trackstar", "b")):
+        folder = write_cell(tmp_path, method, tail_patch=0.5 if method == "bm25" else 0.1)
+        measured(folder, top=10)
+        edit_result(folder, lambda record, sha=sha: record["model"].update(sha256=sha * 64))
+    of = {row.method: row for row in boards_of(tmp_path)[0].rows}
+    assert of["bm25"].label == "bm25 (model=aaaaaaaa)"
+    assert "tail_patch" not in of["bm25"].letters
+    assert "mrr" in of["bm25"].letters
+
+
+def test_judges_with_other_thresholds_are_boards_of_their_own(tmp_path: Path) -> None:
+    for method, threshold in (("bm25", 0.5), ("dense", 0.9)):
+        named = {"name": "nli", "identity": "ab" * 32, "threshold": threshold}
+        folder = write_cell(tmp_path, method)
+        edit_result(folder, lambda record, named=named: record["task"].update(judge=named))
+    tasks = [board.task for board in boards_of(tmp_path)]
+    assert tasks == [
+        "factworld judged by nli abababab",
+        "factworld judged by nli abababab above 0.9",
+    ]
+
+
+def test_opponents_are_best_where_they_are_lowest(tmp_path: Path) -> None:
+    """Fault: bold stood where they speak most for the target."""
+    for method, value in (("bm25", -0.2), ("dense", 0.1)):
+        folder = write_cell(tmp_path, method)
+        shown = {"value": value, "ci95": [value, value], "n": 40}
+        edit_result(folder, lambda record, v=shown: record["metrics"].update(opponent_tail_patch=v))
+    best = {row.method for row in boards_of(tmp_path)[0].rows if "opponent_tail_patch" in row.best}
+    assert best == {"bm25"}
+
+
 @pytest.mark.parametrize(
     ("other", "expected"), [("ef" * 32, {"bm25 (b=1, model=cdcdcdcd)"}), (None, {"bm25 (b=1)"})]
 )
@@ -270,6 +326,13 @@ def test_report_goes_where_it_is_told_and_is_the_same_twice(results: Path, tmp_p
         "index.html", "leaderboard.md", "leaderboard.csv", "leaderboard.tex", "significance.csv",
         "meta_evaluation.csv", "seeds.csv", "viewer",
     }  # fmt: skip
+
+
+def test_cells_a_folder_further_down_are_pointed_to(tmp_path: Path) -> None:
+    """What a newcomer does after ``make bench``, which writes below runs/quickstart."""
+    write_cell(tmp_path / "quickstart", "bm25")
+    with pytest.raises(UserError, match=r"there are some in .*quickstart$"):
+        report(tmp_path)
 
 
 def test_report_without_cells_is_a_one_line_error(tmp_path: Path) -> None:

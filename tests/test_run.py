@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from bench import cell
+from bench import cell, judging
 from bench.cli import main
 from bench.verify import verify
+from methods import METHODS as METHOD_CLASSES
 from tests.models import load, make_model, with_moments
 
 SMALL = (
@@ -115,6 +116,30 @@ def test_a_finished_cell_is_never_run_twice(tmp_path: Path, cache: Path, monkeyp
     assert run(tmp_path, cache, *words) == 0
     assert "already there" in capsys.readouterr().err
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_cell_of_an_older_version_is_not_found(tmp_path: Path, cache: Path, monkeypatch) -> None:
+    """What CONTRIBUTING promises of a raised version, of a method and of the step."""
+    words = ("method=bm25", "metric.tail_patch.n_queries=1")
+    for n, raise_version in enumerate(
+        (
+            lambda: None,
+            lambda: monkeypatch.setattr(judging, "STEP_VERSION", -1),
+            lambda: monkeypatch.setattr(METHOD_CLASSES.get("bm25"), "version", -1),
+        ),
+        start=1,
+    ):
+        raise_version()
+        assert run(tmp_path, cache, *words) == 0
+        assert len(list(tmp_path.glob("*/*/bm25/*/result.json"))) == n
+
+
+def test_more_opponents_than_proponents(tmp_path: Path, cache: Path) -> None:
+    """Fault: after all the work, the method was told that its ranking is wrong."""
+    words = ("method=grad_cos", "top_k=3", "method.opponents=5", "metric=attribution")
+    assert run(tmp_path, cache, *words, "metric.attribution=[mrr]") == 0
+    lines = (cells(tmp_path)["grad_cos"] / "retrievals.jsonl").read_text("utf-8").splitlines()
+    assert {len(json.loads(line)["opponent_ids"]) for line in lines} == {5}
 
 
 def test_a_failing_cell_does_not_stop_the_sweep(tmp_path: Path, cache: Path, capsys) -> None:
@@ -230,6 +255,45 @@ def test_faulty_files(tmp_path: Path, cache: Path, files, fault, expected, capsy
     line = error_line(capsys)
     assert all(word in line for word in expected), line
     assert cells(tmp_path / "bad") == {}
+
+
+@pytest.mark.parametrize("name", ["n_gold", "mrr", "tail_patch", "top10_support=states"])
+def test_a_group_called_like_a_column(tmp_path: Path, cache: Path, name: str, capsys) -> None:
+    """Fault: a traceback after all the work, at every try."""
+    asked = {"query_id": "q", "prompt": "a", "target": "b", "gold": ["p"], "slices": {name: "x"}}
+    queries = lines_of(tmp_path / "q.jsonl", [asked])
+    passages = lines_of(tmp_path / "p.jsonl", [{"passage_id": "p", "text": "a b"}])
+    words = ("task=jsonl", f"task.queries={queries}", f"task.passages={passages}", "method=bm25")
+    assert run(tmp_path / "r", cache, *words, "metric=attribution", small=False) == 2
+    assert "slices of query q" in error_line(capsys)
+    assert cells(tmp_path / "r") == {}
+
+
+def test_a_cell_without_its_result_is_not_believed(tmp_path: Path, cache: Path, capsys) -> None:
+    """Fault: all was worked out, thrown away, and called done."""
+    words = ("method=bm25", "metric=attribution")
+    assert run(tmp_path, cache, *words) == 0
+    (cells(tmp_path)["bm25"] / "result.json").unlink()
+    capsys.readouterr()
+    assert run(tmp_path, cache, *words) == 2
+    assert "delete the folder to run this cell again" in error_line(capsys)
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m",)])
+def test_a_results_folder_that_cannot_be(tmp_path: Path, cache: Path, sweep, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    words = ["method=random", f"results_dir={tmp_path / 'file'}", f"cache_dir={cache}"]
+    assert main(["run", *sweep, *SMALL, *words]) == 2
+    assert "set results_dir to a folder of yours" in error_line(capsys)
+
+
+def test_control_characters_of_a_corpus_do_not_reach_the_terminal(tmp_path, cache, capsys) -> None:
+    asked = {"query_id": "q\x1b[2J", "prompt": "", "target": "b", "slices": {"mrr": "x"}}
+    queries = lines_of(tmp_path / "q.jsonl", [{**asked, "prompt": "a", "gold": ["p"]}])
+    passages = lines_of(tmp_path / "p.jsonl", [{"passage_id": "p", "text": "a b"}])
+    words = ("task=jsonl", f"task.queries={queries}", f"task.passages={passages}", "method=bm25")
+    assert run(tmp_path / "r", cache, *words, "metric=attribution", small=False) == 2
+    assert "\x1b" not in error_line(capsys)
 
 
 def test_an_empty_corpus(tmp_path: Path, cache: Path, capsys) -> None:

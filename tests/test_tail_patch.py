@@ -270,6 +270,7 @@ def test_the_cache_knows_all_that_moves_a_number(tmp_path):
 
 def test_dropout_stays_off(tmp_path):
     model = load(make_model(tmp_path / "model", "gpt2"))  # dropout 0.1 by default
+    model.module.train()  # as somebody may have left it
     step = OptimizerStep(model, 0.1, None)
     query = [model.query_tokens("q", "Al Grey plays the", "trombone")]
     passage = model.passage_tokens(TEXTS[0])

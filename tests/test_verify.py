@@ -251,7 +251,16 @@ def test_a_result_that_is_none(cell: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("task", []), ("top_k", "x"), ("slices", []), ("seed", None)]
+    ("field", "value"),
+    [
+        ("task", []),
+        ("top_k", "x"),
+        ("slices", []),
+        ("seed", "x"),
+        ("phases", [{"name": "a", "seconds": "x"}]),
+        ("index", {"bytes": "=1+1"}),
+        ("model", 3),
+    ],
 )
 def test_a_field_of_the_wrong_type(cell: Path, field: str, value: Any) -> None:
     edit_result(cell, lambda record: record.update({field: value}))

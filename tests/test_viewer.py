@@ -17,7 +17,7 @@ from bench.viewer.build import write_viewer
 from bench.viewer.page import page
 from bench.viewer.reading import rounded
 from bench.viewer.sources import Group, Source, group_of_files
-from tests.cells import edit_retrievals, edit_table, write_cell
+from tests.cells import edit_result, edit_retrievals, edit_table, write_cell
 from tests.viewer_data import HOSTILE, LONG, Data, edited, hostile_cell, records_of
 
 
@@ -154,6 +154,23 @@ def test_entailment_scores_judge_as_everywhere(tmp_path: Path) -> None:
     assert entry["c"] == "011"
     assert entry["x"] == {"ais_scores": [0.5, 0.51, 0.9]}
     assert data.measures()["columns"][0]["values"][0] == 0.5
+
+
+def test_the_judges_threshold_is_that_of_the_cell(tmp_path: Path) -> None:
+    """Fault: marks and ranks by 0.5 stood beside an MRR by 0.9."""
+    folder = write_cell(tmp_path, "bm25", top_k=3)
+
+    def judge(records: list[dict]) -> None:
+        for record in records:
+            del record["proponent_correct"]
+            record["proponent_ais_scores"] = [0.5, 0.6, 0.95]
+
+    edit_retrievals(folder, judge)
+    named = {"name": "nli", "identity": "ab" * 32, "threshold": 0.9}
+    edit_result(folder, lambda record: record["task"].update(judge=named))
+    entry = viewer_of(tmp_path).ranking(0)
+    assert entry is not None
+    assert entry["c"] == "001"
 
 
 def test_methods_may_have_ranked_different_queries(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from bench.annotate.sheet import all_records, claim_of, pair_id
 from bench.errors import UserError
 from bench.jsonlines import Place
 from bench.result import Cell, read_cells
-from bench.verify import ENTAILED, correct_of
+from bench.verify import correct_of
 from metrics import agreement
 from metrics.agreement import Agreement
 
@@ -60,7 +60,7 @@ def compare(answers: Mapping[str, tuple[Place, str]], results_dir: Path, seed: i
         claim = claim_of(record)
         names = [pair_id(passage, claim) for passage in record.proponents]
         listed.update(name for name in names if name in answers)
-        correct = correct_of(record, _threshold(cell))
+        correct = correct_of(record, cell.result.threshold)
         if correct is None:
             continue
         group = groups.setdefault(_judge(cell), Group())
@@ -127,9 +127,3 @@ def _judge(cell: Cell) -> str:
     if not isinstance(judge, dict):
         return ANNOTATION
     return f"{judge.get('name')} {str(judge.get('identity'))[:8]}"
-
-
-def _threshold(cell: Cell) -> float:
-    judge = cell.result.task.get("judge")
-    threshold = judge.get("threshold") if isinstance(judge, dict) else ENTAILED
-    return float(threshold) if isinstance(threshold, int | float) else ENTAILED

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from bench import escape
 from bench.annotate.sheet import COLUMNS, Item
+from bench.errors import UserError
 from bench.storage import whole_file
 
 SHEET, PAGE = "sheet.csv", "annotate.html"
@@ -26,9 +27,11 @@ def write(items: Sequence[Item], out_dir: Path) -> tuple[Path, Path]:
         their paths.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or holds a sheet, which people may have answered.
     """
     sheet, page = out_dir / SHEET, out_dir / PAGE
+    if sheet.exists():
+        raise UserError("is there already", where=str(sheet), fix="choose another --out")
     with whole_file(sheet, "wb") as stream:
         stream.write(csv_text(items).encode("utf-8"))
     with whole_file(page, "wb") as stream:

@@ -32,7 +32,7 @@ from bench.records import read_retrievals
 from bench.result import RESULT, RETRIEVALS
 from bench.storage import path_part, whole_folder
 from bench.tables import piped
-from bench.verify import ENTAILED, correct_of
+from bench.verify import correct_of
 
 RUNS, QRELS, README = "runs", "qrels", "README.md"
 _PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
@@ -146,7 +146,7 @@ _TINY = np.float32(1e-30)  # far below any score that means something, far above
 
 def _write_run(row: Row, tag: str, task: _Task, stream: IO[str]) -> None:
     """Write a cell's rankings and note what they say about the gold."""
-    threshold = _threshold(row)
+    threshold = row.result.threshold
     n_gold = _n_gold(row)
     records = progress.track(read_retrievals(row.cell.folder / RETRIEVALS), row.label)
     for record in records:
@@ -201,10 +201,6 @@ def _n_gold(row: Row) -> dict[str, int]:
 def _judge(row: Row) -> dict:
     judge = row.result.task.get("judge")
     return judge if isinstance(judge, dict) else {}
-
-
-def _threshold(row: Row) -> float:
-    return float(_judge(row).get("threshold", ENTAILED))
 
 
 # ------------------------------------------------------------------ what lies beside

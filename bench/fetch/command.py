@@ -75,6 +75,13 @@ def main(options: argparse.Namespace) -> int:
     folder = options.out or Path("data") / options.release
     if options.stream is not None:
         return _stream(options, folder)
+    for name in ("documents", "subset", "revision"):
+        if getattr(options, name) is not None:
+            raise UserError(
+                "says what to take of a data set, and none is named",
+                where=f"--{name}",
+                fix="add --stream, such as --stream allenai/c4",
+            )
     base = BASE if options.base is None else options.base
     if not base.startswith(("http://", "https://")):
         raise UserError(
@@ -106,7 +113,7 @@ def _results(options: argparse.Namespace) -> int:
         try:
             results.bring_folder(cell)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {clean(error)}", file=sys.stderr)
             damaged += 1
     print(
         f"{len(cells) - damaged:,} of {len(cells):,} cells; compare them: "

@@ -23,7 +23,7 @@ from bench.config import typed
 from bench.environment import environment
 from bench.errors import UserError
 from bench.escape import clean
-from bench.evaluation import Evaluation, evaluate
+from bench.evaluation import Evaluation, check_slice_names, evaluate
 from bench.importing import bergson, judged, matching, release, trec
 from bench.importing.settings import Format, Request
 from bench.importing.sources import Source
@@ -32,7 +32,7 @@ from bench.loggers import log_cell
 from bench.models import SOURCES
 from bench.models.base import ModelSource
 from bench.models.language_model import LanguageModel
-from bench.result import RESULT, Cell, Result, read_result
+from bench.result import RESULT, Cell, Result, is_finished, read_result
 from bench.result_writer import write_cell, write_records
 from bench.storage import content_key, path_part
 from bench.tasks import TASKS, Task, load_task
@@ -135,7 +135,7 @@ class _Import:
         folder = self.settings.results_dir.joinpath(
             *map(path_part, names), content_key(self.identity())
         )
-        if (folder / RESULT).exists():
+        if is_finished(folder):
             return Outcome(Cell(folder, read_result(folder / RESULT)), reused=True)
         result = self.write(folder)
         cell = Cell(folder, result)
@@ -244,8 +244,8 @@ class _WithTask(_Import):
         if len(joined.queries) < len(task.queries):
             task = replace(task, queries=joined.queries)
         longest = max(len(ranking.rows) for ranking in joined.rankings)
-        lowest = max(len(ranking.opponent_rows) for ranking in joined.rankings)
-        check_rankings(joined.rankings, task.queries, len(task.passages), max(longest, lowest))
+        check_rankings(joined.rankings, task.queries, len(task.passages), longest)
+        check_slice_names(self.settings.metric, task.queries)
         metrics = [parse_metric(name) for name in self.settings.metric.attribution]
         self.check_lists(metrics, longest, complete=longest == len(task.passages))
         context = Context(

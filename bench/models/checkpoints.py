@@ -31,12 +31,13 @@ def load_checkpoint(checkpoint: Checkpoint, model: LanguageModel) -> LanguageMod
             where=str(folder),
             fix=f"its geometry must be that of model {model.name}",
         )
-    moments = folder / MOMENTS
+    moments, epsilon = folder / MOMENTS, model.adam_epsilon
+    state = second_moments.load(moments, module, epsilon) if moments.exists() else None
     return replace(
         model,
         module=module,
         sha256=weights_sha256(folder),
-        second_moments=second_moments.load(moments, module) if moments.exists() else None,
+        second_moments=state,
         learning_rate=checkpoint.learning_rate,
         checkpoints=(),
     )

@@ -15,6 +15,7 @@ from bench.models.base import ModelSource, no_moments_to_step_with, unknown_lear
 from bench.models.decoder import check_decoder
 from bench.models.language_model import (
     DTYPES,
+    MOMENTS,
     Checkpoint,
     LanguageModel,
     directory_sha256,
@@ -148,7 +149,7 @@ class Directory(ModelSource):
         """Hash of the files and of what they are read with, not of where they are."""
         settings = asdict(self.config) | {"path": directory_sha256(self._path)}
         del settings["geometry"]  # a model that is there is its files
-        settings["checkpoints"] = [weights_sha256(path) for path in self._checkpoint_paths]
+        settings["checkpoints"] = [_checkpoint_identity(path) for path in self._checkpoint_paths]
         if self.config.optimizer_state == ESTIMATE:
             settings["optimizer_state"] = [ESTIMATE, ESTIMATE_VERSION, task.corpus_sha256]
         else:
@@ -170,6 +171,7 @@ class Directory(ModelSource):
             gradient_dtype=getattr(torch, config.gradient_dtype),
             append_eos=config.append_eos,
         )
+        model.adam_epsilon = config.adam_epsilon
         if (state := self._state) is not None:
             model.second_moments = second_moments.load(state, model.module, config.adam_epsilon)
         if config.optimizer_state == ESTIMATE and config.estimate_moments is not None:
@@ -208,6 +210,15 @@ class Directory(ModelSource):
             return None
         # transformers makes an empty tokenizer of some families where the files are missing.
         return tokenizer if tokenizer("any text", add_special_tokens=False)["input_ids"] else None
+
+
+def _checkpoint_identity(folder: Path) -> list[str | None]:
+    """Hashes of a checkpoint's weights and of its second moments, if it has any."""
+    moments = folder / MOMENTS
+    return [
+        weights_sha256(folder),
+        second_moments.sha256_of(moments) if moments.exists() else None,
+    ]
 
 
 def _decoder(geometry: Geometry) -> PretrainedConfig:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging as transformers_logging
 
 from bench.errors import UserError
-from bench.models.second_moments import SecondMoments
+from bench.models.second_moments import ADAM_EPSILON, SecondMoments
 from bench.storage import content_key, file_sha256
 
 transformers_logging.disable_progress_bar()  # ours say what is loaded; theirs flood a log
@@ -69,6 +69,7 @@ class LanguageModel:
         gradient_dtype: dtype for attribution gradients (float64 makes rankings independent of
             batch size and thread count; see ``conf/model``).
         second_moments: the optimizer's, by parameter name; None if not at hand.
+        adam_epsilon: added to their root by Adam, at this checkpoint and at earlier ones.
         learning_rate: the last learning rate of its training; None if unknown.
         checkpoints: earlier moments of its training, oldest first; empty if not at hand.
         sha256: hash of weights, configuration and tokenizer.
@@ -83,6 +84,7 @@ class LanguageModel:
     append_eos: bool = False
     gradient_dtype: torch.dtype = torch.float32
     second_moments: SecondMoments | None = None
+    adam_epsilon: float = ADAM_EPSILON
     learning_rate: float | None = None
     checkpoints: Sequence[Checkpoint] = ()
     training: dict[str, Any] = field(default_factory=dict)
@@ -278,7 +280,7 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 
 
-_WEIGHT_FILES = ("*.safetensors", "config.json")
+_WEIGHT_FILES = ("*.safetensors", "config.json", "adapter_config.json")
 
 
 def directory_sha256(path: Path) -> str:

@@ -79,6 +79,12 @@ class SecondMoments:
     by_name: Mapping[str, Factored | Full]
     sha256: str
 
+    @property
+    def identity(self) -> list[Any]:
+        """What a division by them depends on: hash of the files, and each ε in use."""
+        epsilons = {m.epsilon for m in self.by_name.values() if isinstance(m, Full)}
+        return [self.sha256, sorted(epsilons)]
+
     def __getitem__(self, name: str) -> Factored | Full:
         if name not in self.by_name:
             raise UserError(

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from bench import display
-from bench.leaderboard import Board, Row, table_of
+from bench.leaderboard import Board, Row, measured_alike, table_of
 from bench.reproduction.claims import Claim, Kind
 from bench.result import Estimate
 from metrics.bootstrap import estimate
@@ -69,6 +69,8 @@ def _order(claim: Claim, boards: Sequence[Board]) -> Iterator[Finding]:
 
 
 def _above(claim: Claim, board: Board, metric: str, above: Row, below: Row) -> Iterator[Finding]:
+    if measured_alike(metric, above.cell) != measured_alike(metric, below.cell):
+        return
     one, other = _scores(above, metric), _scores(below, metric)
     queries = sorted(set(one) & set(other))
     differences = np.array([one[query] - claim.times * other[query] for query in queries])

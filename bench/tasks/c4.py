@@ -62,6 +62,7 @@ class C4(TaskBuilder):
             left to ask.
     """
 
+    version = 2
     Config = C4Config
 
     def __init__(self, config: C4Config) -> None:

@@ -123,7 +123,7 @@ def _spilled(
 ) -> tuple[Measures, list[str], int]:
     """Spill one method's rankings: its measures, its further columns, its longest list."""
     measures, columns, longest = Measures(source.table), dict[str, None](), 0
-    rankings = read_ranked(source.rankings)
+    rankings = read_ranked(source.rankings, source.threshold)
     if not quiet:
         rankings = progress.track(rankings, f"viewer: {source.label}", unit="queries")
     for ranked in rankings:

@@ -41,8 +41,11 @@ class Ranked:
     more: dict[str, str]
 
 
-def read_ranked(path: Path) -> Iterator[Ranked]:
+def read_ranked(path: Path, threshold: float) -> Iterator[Ranked]:
     """Stream the rankings of one file.
+
+    Args:
+        threshold: of a judge's scores: above it, a passage is correct.
 
     Raises:
         UserError: a damaged line, with file and line, or a query that occurs twice.
@@ -53,11 +56,11 @@ def read_ranked(path: Path) -> Iterator[Ranked]:
         if record.example_id in seen:
             raise place.error("example_id", f"{record.example_id!r:.60} occurs twice in this file")
         seen.add(record.example_id)
-        yield _ranked(record, raw)
+        yield _ranked(record, raw, threshold)
 
 
-def _ranked(record: RetrievalRecord, raw: Json) -> Ranked:
-    judged = correct_of(record)
+def _ranked(record: RetrievalRecord, raw: Json, threshold: float) -> Ranked:
+    judged = correct_of(record, threshold)
     first = None
     if judged is not None:
         first = int(judged.argmax()) + 1 if judged.any() else 0

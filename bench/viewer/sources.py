@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -13,7 +13,7 @@ from bench.errors import UserError
 from bench.escape import clean
 from bench.leaderboard import Board
 from bench.per_query import read_per_query
-from bench.result import PER_QUERY, RETRIEVALS
+from bench.result import ENTAILED, PER_QUERY, RESULT, RETRIEVALS, Cell, read_result
 
 FOLDER, PAGE = "viewer", "index.html"
 
@@ -26,11 +26,13 @@ class Source:
         label: the method as the leaderboard calls it.
         rankings: a file in the release's format.
         table: per-query columns (``bench.per_query``), empty where only the rankings are there.
+        threshold: of the judge, where one has scored the passages.
     """
 
     label: str
     rankings: Path
     table: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    threshold: float = ENTAILED
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,7 @@ def groups_of(boards: Iterable[Board]) -> list[Group]:
         Group(
             board.task,
             board.model,
-            [
-                _source(row.label, row.cell.folder)
-                for row in board.rows
-                if has_rankings(row.cell.folder)
-            ],
+            [_source(row.label, row.cell) for row in board.rows if has_rankings(row.cell.folder)],
         )
         for board in boards
     ]
@@ -77,7 +75,7 @@ def group_of_files(paths: Sequence[Path], task: str = "rankings", model: str = "
     sources = []
     for path in paths:
         if path.is_dir() and has_rankings(path):
-            sources.append(_source(f"{path.parent.name}/{path.name[:8]}", path))
+            sources.append(_of_folder(path))
         elif path.is_file():
             sources.append(Source(path.name, path))
         else:
@@ -97,7 +95,21 @@ def group_of_files(paths: Sequence[Path], task: str = "rankings", model: str = "
     )
 
 
-def _source(label: str, folder: Path) -> Source:
+def _source(label: str, cell: Cell) -> Source:
+    source = _with_table(label, cell.folder)
+    return replace(source, threshold=cell.result.threshold)
+
+
+def _of_folder(folder: Path) -> Source:
+    """A folder that need not be a cell's: with a result, it is judged as that says."""
+    label = f"{folder.parent.name}/{folder.name[:8]}"
+    path = folder / RESULT
+    if path.exists():
+        return _source(label, Cell(folder, read_result(path)))
+    return _with_table(label, folder)
+
+
+def _with_table(label: str, folder: Path) -> Source:
     has_table = (folder / PER_QUERY).exists()
     return Source(label, folder / RETRIEVALS, read_per_query(folder) if has_table else {})
 

@@ -35,10 +35,14 @@ class Storage(Enum):
 
 
 class Codec(ABC):
-    """One format, for rows of ``dim`` dimensions."""
+    """One format, for rows of ``dim`` dimensions.
 
-    def __init__(self, dim: int) -> None:
-        self.dim = dim
+    Args:
+        weighted: the last of them is no gradient, but a weight on a scale of its own.
+    """
+
+    def __init__(self, dim: int, weighted: bool) -> None:
+        self.dim, self._weighted = dim, weighted
 
     @property
     @abstractmethod
@@ -81,22 +85,41 @@ class _BFloat16(Codec):
 
 
 class _Scaled(Codec):
-    """Codes with a scale for each ``group`` dimensions; the last group may be shorter."""
+    """Codes with a scale for each ``group`` dimensions; the last group may be shorter.
+
+    A weight is a group of its own: in one with gradients, it would be rounded by their scale.
+    """
 
     group: int
 
     @property
     def n_groups(self) -> int:
         """Scales of a row."""
-        return -(-self.dim // self.group)
+        return len(self._sizes)
+
+    @property
+    def _sizes(self) -> list[int]:
+        """Dimensions of each group."""
+        gradients = self.dim - self._weighted
+        full, rest = divmod(gradients, self.group)
+        return [self.group] * full + [rest] * (rest > 0) + [1] * self._weighted
 
     def _grouped(self, features: Tensor) -> Tensor:
         """``[rows, groups, group]``, filled up with zeros."""
-        missing = self.n_groups * self.group - self.dim
-        return F.pad(features, (0, missing)).unflatten(1, (self.n_groups, self.group))
+        gradients = self.dim - self._weighted
+        parts = [features[:, :gradients], features[:, gradients:]]
+        filled = [F.pad(part, (0, -part.shape[1] % self.group)) for part in parts]
+        return torch.cat(filled, dim=1).unflatten(1, (self.n_groups, self.group))
+
+    def _flat(self, grouped: Tensor) -> Tensor:
+        """``[rows, dim]``, without what was filled up."""
+        flat, gradients = grouped.flatten(1), self.dim - self._weighted
+        if not self._weighted:
+            return flat[:, :gradients]
+        return torch.cat([flat[:, :gradients], flat[:, -self.group, None]], dim=1)
 
     def _scale(self, grouped: Tensor, scales: Tensor) -> Tensor:
-        return grouped.mul_(scales[:, :, None]).flatten(1)[:, : self.dim]
+        return self._flat(grouped.mul_(scales[:, :, None]))
 
     def _scales(self, stored: np.ndarray) -> Tensor:
         """Float32 ``[rows, groups]`` from the end of each record."""
@@ -117,7 +140,7 @@ class _Int8(_Scaled):
         bits, scales = _bfloat16_above(grouped.abs().amax(2) / 127)
         steps = torch.where(scales > 0, scales, 1.0)
         codes = (grouped / steps[:, :, None]).round_().clamp_(-127, 127).to(torch.int8)
-        return _records(codes.flatten(1)[:, : self.dim].numpy().view(np.uint8), bits)
+        return _records(self._flat(codes).contiguous().numpy().view(np.uint8), bits)
 
     def decode(self, stored: np.ndarray) -> Tensor:
         codes = torch.from_numpy(stored[:, : self.dim].view(np.int8).astype(np.float32))
@@ -134,8 +157,7 @@ class _Sign(_Scaled):
         return -(-self.dim // 8) + 2 * self.n_groups
 
     def encode(self, features: Tensor) -> np.ndarray:
-        filled = torch.arange(self.n_groups) * self.group
-        sizes = (self.dim - filled).clamp_max(self.group)
+        sizes = torch.tensor(self._sizes)
         bits, _ = _bfloat16_above(self._grouped(features).abs().sum(2) / sizes)
         return _records(np.packbits(features.numpy() > 0, axis=1), bits)
 
@@ -171,8 +193,12 @@ _CODECS: dict[Storage, type[Codec]] = {
 }
 
 
-def make_codec(storage: Storage, dim: int) -> Codec:
-    """The codec of a format for rows of ``dim`` dimensions; ``none`` has no codec: ValueError."""
+def make_codec(storage: Storage, dim: int, *, weighted: bool = False) -> Codec:
+    """The codec of a format for rows of ``dim`` dimensions; ``none`` has no codec: ValueError.
+
+    Args:
+        weighted: the last dimension is a weight, not a gradient's.
+    """
     if storage not in _CODECS:
         raise ValueError("storage none stores nothing")
-    return _CODECS[storage](dim)
+    return _CODECS[storage](dim, weighted)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from bench.errors import UserError
 from bench.models.checkpoints import load_checkpoint, spread_checkpoints
 from bench.models.language_model import LanguageModel
 from methods.gradient.checkpoints import CheckpointEncoder
@@ -15,7 +16,7 @@ from methods.gradient.loss import Output
 from methods.gradient.parameters import Adapters, BlockLayout, Unsupported
 
 # Raised whenever a change of code moves a feature, or the files of an index; part of every key.
-FEATURES_VERSION = 4
+FEATURES_VERSION = 5
 
 
 class CheckpointWeights(Enum):
@@ -79,6 +80,12 @@ class Features:
         if self._settings.checkpoint_weights is CheckpointWeights.equal or n == 1:
             return [1 / n] * n
         rates = [model.learning_rate or 0.0 for model in self._models]
+        if not sum(rates) > 0:
+            raise UserError(
+                "checkpoint_weights=learning_rate has nothing to weigh with: all rates are 0",
+                where="model.checkpoint_learning_rates",
+                fix="give those of the training, or set method.checkpoint_weights=equal",
+            )
         return [rate / sum(rates) for rate in rates]
 
     def _encoder(self, corrected: bool) -> CheckpointEncoder:
@@ -111,7 +118,7 @@ class Features:
         return {
             "version": FEATURES_VERSION,
             "models": [one.sha256 for one in self._models],
-            "moments": [one.required_moments().sha256 for one in self._models]
+            "moments": [one.required_moments().identity for one in self._models]
             if settings.corrected
             else None,
             "append_eos": model.append_eos,

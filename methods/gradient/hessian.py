@@ -34,12 +34,7 @@ def autocorrelation(blocks: Sequence[int], parts: Iterable[Tensor]) -> list[Tens
     Raises:
         UserError: a block is too large for its matrix.
     """
-    if max(blocks) > MAX_BLOCK:
-        raise UserError(
-            f"a Hessian block of {max(blocks)} dimensions is larger than {MAX_BLOCK}",
-            where="method.projection_dim",
-            fix="set projection_dim to 90 or less, or method.hessian_form=low_rank or diagonal",
-        )
+    check_blocks(blocks)
     sums = [torch.zeros(size, size, dtype=torch.float64) for size in blocks]
     n_rows = 0
     for features in parts:
@@ -47,6 +42,16 @@ def autocorrelation(blocks: Sequence[int], parts: Iterable[Tensor]) -> list[Tens
         for total, part in zip(sums, features.double().split(list(blocks), dim=1), strict=True):
             total.addmm_(part.T, part)
     return [total / max(1, n_rows) for total in sums]
+
+
+def check_blocks(blocks: Sequence[int]) -> None:
+    """Refuse, with a UserError, a block that is too large for its matrix."""
+    if max(blocks) > MAX_BLOCK:
+        raise UserError(
+            f"a Hessian block of {max(blocks)} dimensions is larger than {MAX_BLOCK}",
+            where="method.projection_dim",
+            fix="set projection_dim to 90 or less, or method.hessian_form=low_rank or diagonal",
+        )
 
 
 def mean_squares(dim: int, parts: Iterable[Tensor]) -> Tensor:
@@ -110,9 +115,19 @@ def crossing_mixing(train: Sequence[Tensor], evaluation: Sequence[Tensor]) -> fl
     """λ by the crossing rule, with k capped by the rank of R_eval.
 
     Beyond its rank σ_eval is zero, and λ would be 1: R_train would silently play no part.
+
+    Raises:
+        UserError: one of the two is zero.
     """
     sigma_train, sigma_eval = Spectrum.of(train), Spectrum.of(evaluation)
     k = min(CROSSING_COMPONENTS, sigma_eval.rank, sigma_train.rank)
+    if k == 0:
+        raise UserError(
+            "mixing=auto compares spectra, and all gradients of the queries or of the passages "
+            "are zero",
+            where="method.mixing",
+            fix="set method.mixing to a number",
+        )
     if k < CROSSING_COMPONENTS:
         say(
             f"mixing=auto: the query autocorrelation has rank {sigma_eval.rank}, so the crossing "

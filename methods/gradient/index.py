@@ -143,7 +143,9 @@ class IndexBuilder:
         files = {shard["file"] for shard in shards}
         known = files <= seconds.keys()  # not of shards that were brought from a store
         spent = sum(seconds[name] for name in files) if known else None
-        return GradientIndex(folder, make_codec(self.storage, self.source.dim), shards, spent)
+        weighted = self.recipe.settings.weighted
+        codec = make_codec(self.storage, self.source.dim, weighted=weighted)
+        return GradientIndex(folder, codec, shards, spent)
 
     def _shards(self, engine: Engine) -> list[dict[str, Any]]:
         """Sidecar and first row of each shard, in row order; those that are missing are made."""

@@ -33,7 +33,6 @@ from methods.gradient.features import FEATURES_VERSION
 from methods.gradient.parameters import Adapters, BlockLayout, Unsupported
 from methods.gradient.search import Finish, MemoryPlan, Search
 from methods.gradient.source import EncodedFeatures
-from methods.vector_search import MARGIN
 
 
 @dataclass
@@ -155,8 +154,7 @@ class Influence(Method):
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
         """Score all passages against groups of resident queries, keeping running lists."""
         plan = self._plan(len(queries))
-        # Rounding may swap scores that are as good as equal: more are kept than listed.
-        search = self._search(plan, depth=max(top_k, self.config.opponents) + MARGIN)
+        search = self._search(plan)
         for start, preconditioned in self._groups(queries, plan):
             source = self._source(plan)
             if start == 0:  # what is cut or without loss is counted in one of the passes
@@ -170,7 +168,7 @@ class Influence(Method):
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
         """Score chosen passages, int64 ``[queries, candidates]``, from gradients encoded now."""
         plan = self._plan(len(queries))
-        search = self._search(plan, depth=0)
+        search = self._search(plan)
         for start, preconditioned in self._groups(queries, plan):
             yield from search.score(preconditioned, rows[start : start + len(preconditioned)])
 
@@ -198,7 +196,7 @@ class Influence(Method):
             config.batch_tokens,
         )
 
-    def _search(self, plan: MemoryPlan, depth: int) -> Search:
+    def _search(self, plan: MemoryPlan) -> Search:
         """Inner products of gradients as they are with queries that are preconditioned already."""
 
         def finish(dtype: torch.dtype) -> Finish:
@@ -209,6 +207,6 @@ class Influence(Method):
             candidates=None,
             finish=finish(self.dtype),
             finish_exactly=finish(torch.float64),
-            depth=depth,
+            depth=0,
             rows_at_once=plan.rows,
         )

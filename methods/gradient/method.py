@@ -19,7 +19,13 @@ from methods.base import Context, IndexSize, Method, Ranking
 from methods.gradient.batching import encode_all
 from methods.gradient.codecs import Storage
 from methods.gradient.estimate import Hessian, HessianSettings, estimate_whitening
-from methods.gradient.features import CheckpointWeights, Features, FeatureSettings
+from methods.gradient.features import (
+    FEATURES_VERSION,
+    CheckpointWeights,
+    Features,
+    FeatureSettings,
+)
+from methods.gradient.hessian import check_blocks
 from methods.gradient.index import IndexBuilder
 from methods.gradient.loss import Output
 from methods.gradient.parameters import Adapters, BlockLayout, Unsupported
@@ -95,6 +101,7 @@ class Gradient(Method):
     """
 
     Config = GradientConfig
+    version = FEATURES_VERSION
     config: GradientConfig
 
     def __init__(self, config: GradientConfig, context: Context) -> None:
@@ -138,11 +145,12 @@ class Gradient(Method):
         asked = feature_settings(config)
         features = Features(model, asked, correct_queries=config.correct_queries)
         self._encoder, self._query_encoder = features.passages, features.queries
+        if config.hessian is not Hessian.none and config.hessian_form is HessianForm.full:
+            check_blocks(self._encoder.layout.blocks)
         self._encoded = EncodedFeatures(
             model, self._encoder, context.task.passages, config.batch_size, config.batch_tokens
         )
         if config.storage is Storage.none:
-            self._refuse_passes()
             self._source = replace(self._encoded, counts=context.counts)
             return IndexSize()
         settings = features.key_settings()
@@ -169,6 +177,8 @@ class Gradient(Method):
         if self._source is None:
             raise ValueError("call index() before search()")
         groups = _QueryGroups(self, queries)
+        if self.config.storage is Storage.none and groups.memory.queries < len(queries):
+            raise self._too_many(len(queries))
         search = self._search(self._source, groups)
         for start, features in groups:
             found = search.find(features, top_k, self.config.opponents)
@@ -221,15 +231,13 @@ class Gradient(Method):
             features[:, -1] = 1  # the weight is of passages alone
         return features
 
-    def _refuse_passes(self) -> None:
+    def _too_many(self, n_queries: int) -> UserError:
         """Without an index, a second group of queries would encode the corpus again."""
-        n_queries = len(self.context.task.queries)
-        if self.memory(n_queries).queries < n_queries:
-            raise UserError(
-                f"storage=none takes a single pass, and {n_queries:,} queries do not fit",
-                where=f"method.memory_mib={self.config.memory_mib}",
-                fix="raise method.memory_mib, or set method.storage to keep an index",
-            )
+        return UserError(
+            f"storage=none takes a single pass, and {n_queries:,} queries do not fit",
+            where=f"method.memory_mib={self.config.memory_mib}",
+            fix="raise method.memory_mib, or set method.storage to keep an index",
+        )
 
     def _whitening(self, source: FeatureSource, groups: _QueryGroups) -> Any:
         config = self.config

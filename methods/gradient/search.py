@@ -139,9 +139,9 @@ class Search:
             queries: raw features, float32 ``[queries, dim]``.
             n_highest, n_lowest: lengths of the two lists.
         """
-        margin = MARGIN if self.candidates is not None else 0
-        deep = max(n_highest + margin, self.depth)
-        deep_lowest = max(n_lowest + margin, self.depth) if n_lowest else 0
+        # Rounding may swap scores that are as good as equal: more are kept than listed.
+        deep = max(n_highest + MARGIN, self.depth)
+        deep_lowest = max(n_lowest + MARGIN, self.depth) if n_lowest else 0
         highest, lowest = scan(self.finish(queries), self._blocks(), deep, deep_lowest)
         scores = self._score(queries, highest.rows, highest.scores)
         opposed = self._score(queries, lowest.rows, -lowest.scores)

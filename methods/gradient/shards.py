@@ -182,7 +182,7 @@ class ShardWriter:
         return self.folder / storage.value
 
     def _codec(self, storage: Storage) -> Codec:
-        return make_codec(storage, self.dim)
+        return make_codec(storage, self.dim, weighted=self.recipe.settings.weighted)
 
 
 def _stored_name(path: Path, sidecar: bytes) -> str:

@@ -1,8 +1,8 @@
 """A lexical judge: the passage names both the subject and the answer. It knows no meaning.
 
-"Oslo" is not in "Oslofjord", case and accents do not matter, and aliases count where the task has
-them. A passage that denies the fact, or names both in passing, is taken for correct: distant
-supervision, which T-REx's own annotation is, too.
+"Oslo" is not in "Oslofjord", case and accents do not matter (but "us" is not "US"), and aliases
+count where the task has them. A passage that denies the fact, or names both in passing, is taken
+for correct: distant supervision, which T-REx's own annotation is, too.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Lexical(Judge):
 
     Config = LexicalConfig
     name = "lexical"
+    version = 2
 
     def check(self, claims: Sequence[Claim]) -> None:
         """Refuse claims of which none has a subject's name, if it is required."""
