@@ -1,6 +1,7 @@
 """Where a name stands in a text: case, accents and kinds of white space aside, as whole words.
 
-The case of short acronyms is not put aside: see ``fold``.
+The case of a name of two or three capitals is not put aside: "US" is a country and "us" is not, and
+many such names are, in lower case, words of every text.
 """
 
 from __future__ import annotations
@@ -22,23 +23,8 @@ _UNSPACED = re.compile(
 )
 
 
-# "US" is a country and "us" is not: many short names are, in lower case, words of every text.
-_ACRONYM = re.compile(r"(?<!\w)([A-Z]{2,3})(?!\w)")
-_LONGER_WORD = re.compile(r"\w{4}")
-
-
 def fold(text: str) -> str:
-    """Lower case without accents: ``"Bodø  ÉCOLE"`` → ``"bodo  ecole"``.
-
-    Words of two or three capitals stay as they are, unless the whole text is in capitals.
-    """
-    if text.isupper() and _LONGER_WORD.search(text):
-        return _folded(text)
-    parts = _ACRONYM.split(text)  # the acronyms are every second part
-    return "".join(part if n % 2 else _folded(part) for n, part in enumerate(parts))
-
-
-def _folded(text: str) -> str:
+    """Lower case without accents: ``"Bodø  ÉCOLE"`` → ``"bodo  ecole"``."""
     straight = _NOT_ASCII.sub(lambda found: _APOSTROPHES.get(found[0], found[0]), text)
     decomposed = unicodedata.normalize("NFKD", straight).casefold()
     bare = _NOT_ASCII.sub(_without_accent, decomposed)
@@ -51,20 +37,35 @@ def _without_accent(found: re.Match[str]) -> str:
     return "" if unicodedata.combining(found[0]) else found[0]
 
 
+_ACRONYM = re.compile(r"(?<!\w)[A-Z]{2,3}(?!\w)")
+
+
+def fold_passage(text: str) -> str:
+    """A text in which names are looked for: folded, and its acronyms again at the end."""
+    acronyms = _ACRONYM.findall(text)
+    return f"{fold(text)}\n{' '.join(acronyms)}" if acronyms else fold(text)
+
+
+def fold_name(name: str) -> str:
+    """What of a name stands in such a text; empty where folding leaves nothing."""
+    bare = name.strip()
+    return bare if _ACRONYM.fullmatch(bare) else " ".join(fold(name).split())
+
+
 def stands_in(name: str, passage: str) -> bool:
     """Whether ``name`` stands in ``passage`` as whole words."""
-    return any_stands_in([name], fold(passage))
+    return any_stands_in([name], fold_passage(passage))
 
 
 def any_stands_in(names: Iterable[str], folded: str) -> bool:
-    """Whether one of ``names`` stands in a text that ``fold`` has made, as whole words."""
-    patterns = (_pattern(name) for name in names)
+    """Whether one of ``names`` stands in a text that ``fold_passage`` has made, as whole words."""
+    patterns = (_pattern(fold_name(name)) for name in names)
     return any(pattern is not None and pattern.search(folded) for pattern in patterns)
 
 
 def begins_with(names: Iterable[str], folded: str) -> bool:
     """Whether a text that ``fold`` has made begins with one of ``names``, as whole words."""
-    patterns = (_pattern(name) for name in names)
+    patterns = (_pattern(" ".join(fold(name).split())) for name in names)
     return any(pattern is not None and pattern.match(folded) for pattern in patterns)
 
 
@@ -74,11 +75,10 @@ def is_spaced(letter: str) -> bool:
 
 
 @lru_cache(maxsize=1 << 16)
-def _pattern(name: str) -> re.Pattern[str] | None:
+def _pattern(folded: str) -> re.Pattern[str] | None:
     """None for a name of which folding leaves nothing: it would match everywhere."""
-    words = fold(name).split()
-    if not words:
+    if not folded:
         return None
-    before = r"(?<!\w)" if is_spaced(words[0][0]) else ""
-    after = r"(?!\w)" if is_spaced(words[-1][-1]) else ""
-    return re.compile(before + r"\s+".join(map(re.escape, words)) + after)
+    before = r"(?<!\w)" if is_spaced(folded[0]) else ""
+    after = r"(?!\w)" if is_spaced(folded[-1]) else ""
+    return re.compile(before + r"\s+".join(map(re.escape, folded.split(" "))) + after)

@@ -110,6 +110,8 @@ def test_words_stand_in_a_passage(name: str, passage: str, found: bool) -> None:
         ("NEW YORK", "He moved to New York.", True),
         ("NATO", "Nato said so", True),
         ("us", "He told us", True),
+        ("CFBR-FM", "the others are CFBR-FM in Edmonton", True),
+        ("FC Bayern", "Fc Bayern won", True),
     ],
 )
 def test_short_acronyms_are_no_common_words(name, passage, stands):

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import ahocorasick
 
-from bench.names import fold, is_spaced
+from bench.names import fold_name, fold_passage, is_spaced
 
 
 class MentionCounter:
@@ -49,7 +49,7 @@ class MentionCounter:
             return
         if self._matcher.kind != ahocorasick.AHOCORASICK:
             self._matcher.make_automaton()
-        found = self._found(" ".join(fold(text).split()))
+        found = self._found(" ".join(fold_passage(text).split()))
         named = {fact for name in found for fact in self._subjects[name]}  # once, by several names
         for fact in named:
             self._counts[fact] += not found.isdisjoint(self._answers[fact])
@@ -62,10 +62,9 @@ class MentionCounter:
         """The numbers of names, new ones if need be; a name that folding empties has none."""
         numbers = []
         for name in names:
-            words = fold(name).split()
-            if not words:
+            folded = fold_name(name)
+            if not folded:
                 continue
-            folded = " ".join(words)
             number = self._matcher.get(folded, -1)
             if number < 0:
                 number = len(self._edges)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.errors import UserError
-from bench.names import any_stands_in, fold
+from bench.names import any_stands_in, fold_passage
 from metrics.judges.base import THRESHOLD, Claim, Judge, Pair, identity_of
 
 
@@ -57,7 +57,7 @@ class Lexical(Judge):
         claim = pair.claim
         if self.config.require_subject and not claim.subjects:
             return float("nan")
-        text = fold(pair.passage)
+        text = fold_passage(pair.passage)
         if not any_stands_in(claim.answers, text):
             return 0.0
         return float(not self.config.require_subject or any_stands_in(claim.subjects, text))
