@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -24,24 +26,13 @@ T = TypeVar("T")
 
 _LOG_EVERY_SECONDS = 15.0  # often enough to see life in a log, rare enough not to flood it
 _quiet = False
-_inside = False  # a step whose bar is shown
+_bars: Progress | None = None  # of the outermost step; those of steps within it stand below its own
 
 
 def set_quiet(quiet: bool) -> None:
     """Silence progress and notices of this process (errors and results stay)."""
     global _quiet
     _quiet = quiet
-
-
-@contextmanager
-def one_bar() -> Iterator[None]:
-    """Show no progress of steps in the block: a terminal shows one bar at a time. Notices stay."""
-    global _inside
-    before, _inside = _inside, True
-    try:
-        yield
-    finally:
-        _inside = before
 
 
 def say(message: str) -> None:
@@ -63,33 +54,75 @@ def track(
     """
     if total is None and hasattr(items, "__len__"):
         total = len(items)  # type: ignore[arg-type]
-    if _quiet or _inside:
-        yield from items
+    with counted(description, total, unit) as advance:
+        for item in items:
+            yield item
+            advance(1)
+
+
+@contextmanager
+def counted(
+    description: str, total: int | None, unit: str = "it"
+) -> Iterator[Callable[[int], None]]:
+    """Show how far a step has come that takes several items at a time.
+
+    Args:
+        description, total, unit: as of ``track``.
+
+    Yields:
+        a function to be told how many items more are done.
+    """
+    if _quiet:
+        yield lambda _: None
     elif sys.stderr.isatty():
-        yield from _track_bar(items, description, total)
+        with _bar(description, total) as advance:
+            yield advance
     else:
-        yield from _track_lines(items, description, total, unit)
+        yield _Lines(description, total, unit).advance
 
 
-def _track_bar(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
-    columns = (
+@contextmanager
+def _bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    global _bars
+    bars, is_outermost = _bars, _bars is None
+    if bars is None:
+        bars = _bars = Progress(*_columns(), console=Console(stderr=True), transient=True)
+        bars.start()
+    task = bars.add_task(description, total=total)
+    try:
+        yield partial(bars.advance, task)
+    finally:
+        bars.remove_task(task)
+        if is_outermost:
+            bars.stop()
+            _bars = None
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    return (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield from progress.track(items, total=total, description=description)
 
 
-def _track_lines(items: Iterable[T], description: str, total: int | None, unit: str) -> Iterator[T]:
-    start = last = time.monotonic()
-    for done, item in enumerate(items):
+class _Lines:
+    """A line now and then, for a log."""
+
+    def __init__(self, description: str, total: int | None, unit: str) -> None:
+        self._description, self._total, self._unit = description, total, unit
+        self._done = 0
+        self._start = self._last = time.monotonic()
+
+    def advance(self, n: int) -> None:
+        self._done += n
         now = time.monotonic()
-        if now - last >= _LOG_EVERY_SECONDS and done:
-            last = now
-            rate = done / (now - start)
-            remaining = f", {(total - done) / rate:.0f} s left" if total else ""
-            say(f"{description}: {done}/{total or '?'} {unit} ({rate:.1f}/s{remaining})")
-        yield item
+        if now - self._last < _LOG_EVERY_SECONDS or self._done == self._total:
+            return
+        self._last = now
+        rate = self._done / max(now - self._start, 1e-9)
+        left = f", {(self._total - self._done) / rate:.0f} s left" if self._total else ""
+        whole = f"{self._total:,}" if self._total else "?"
+        say(f"{self._description}: {self._done:,}/{whole} {self._unit} ({rate:.1f}/s{left})")

@@ -23,5 +23,4 @@ class Serial(Engine):
         for job in progress.track(jobs, label, unit=unit):
             if stopping.asked():
                 return
-            with progress.one_bar():
-                job.run()
+            job.run()

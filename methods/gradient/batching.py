@@ -41,14 +41,16 @@ def encode_all(
     lengths = [len(text.ids) for text in tokens]
     # The longest first: if memory is short, it shows at once. Equal lengths keep their order.
     waiting = sorted(range(len(tokens)), key=lambda row: -lengths[row])
-    while waiting:
-        rows = waiting[: _fitting(lengths[waiting[0]], batch_size, batch_tokens, encoder)]
-        encoded = _encode(encoder, [tokens[row] for row in rows])
-        if encoded is None:
-            _lower_limit(encoder, len(rows), lengths[rows[0]])
-        else:
+    with progress.counted("encode", len(tokens), unit="texts") as advance:
+        while waiting:
+            rows = waiting[: _fitting(lengths[waiting[0]], batch_size, batch_tokens, encoder)]
+            encoded = _encode(encoder, [tokens[row] for row in rows])
+            if encoded is None:
+                _lower_limit(encoder, len(rows), lengths[rows[0]])
+                continue
             features[rows] = encoded
             waiting = waiting[len(rows) :]
+            advance(len(rows))
     return features
 
 

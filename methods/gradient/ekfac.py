@@ -172,20 +172,21 @@ class Ekfac(Influence):
     def _batches(self, what: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Ids and the labels asked for, int64 ``[batch, tokens]``; texts without loss left out."""
         model, config, rows = self.context.model, self.config, self.hessian_rows()
-        starts = range(0, len(rows), _TEXTS_AT_ONCE)
-        for start in progress.track(starts, what, unit=f"times {_TEXTS_AT_ONCE} passages"):
-            texts = [
-                (int(row), model.passage_tokens(self.context.task.passages[row].text))
-                for row in rows[start : start + _TEXTS_AT_ONCE].tolist()
-            ]
-            for batch in _by_length(texts, config.batch_size, config.batch_tokens):
-                ids, labels = pad([tokens for _, tokens in batch], self.encoder.device)
-                if config.labels is Labels.sampled:
-                    drawn_for = [row for row, _ in batch]
-                    labels = sampled_labels(
-                        self.encoder.module, ids, labels, drawn_for, config.seed
-                    )
-                yield ids, labels
+        with progress.counted(what, len(rows), unit="passages") as advance:
+            for start in range(0, len(rows), _TEXTS_AT_ONCE):
+                texts = [
+                    (int(row), model.passage_tokens(self.context.task.passages[row].text))
+                    for row in rows[start : start + _TEXTS_AT_ONCE].tolist()
+                ]
+                for batch in _by_length(texts, config.batch_size, config.batch_tokens):
+                    ids, labels = pad([tokens for _, tokens in batch], self.encoder.device)
+                    if config.labels is Labels.sampled:
+                        drawn_for = [row for row, _ in batch]
+                        labels = sampled_labels(
+                            self.encoder.module, ids, labels, drawn_for, config.seed
+                        )
+                    yield ids, labels
+                    advance(len(batch))
 
 
 def _by_length(
