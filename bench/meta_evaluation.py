@@ -88,7 +88,10 @@ def _systems(board: Board) -> list[list[Row]]:
 
 
 def _by_model(rows: list[Row]) -> list[list[Row]]:
-    """Rows apart whose models are known to differ; a row that needed no model fits any one."""
+    """Rows apart whose models are known to differ.
+
+    A row that needed no model goes with those of one model; of several, it fits none more.
+    """
     models = [str(row.result.model.get("sha256") or "") for row in rows]
     known = sorted({*models} - {""})
     if len(known) < 2:

@@ -49,7 +49,11 @@ def fold_passage(text: str) -> str:
 def fold_name(name: str) -> str:
     """What of a name stands in such a text; empty where folding leaves nothing."""
     bare = name.strip()
-    return bare if _ACRONYM.fullmatch(bare) else " ".join(fold(name).split())
+    return bare if _ACRONYM.fullmatch(bare) else _words(name)
+
+
+def _words(name: str) -> str:
+    return " ".join(fold(name).split())
 
 
 def stands_in(name: str, passage: str) -> bool:
@@ -65,7 +69,7 @@ def any_stands_in(names: Iterable[str], folded: str) -> bool:
 
 def begins_with(names: Iterable[str], folded: str) -> bool:
     """Whether a text that ``fold`` has made begins with one of ``names``, as whole words."""
-    patterns = (_pattern(" ".join(fold(name).split())) for name in names)
+    patterns = (_pattern(_words(name)) for name in names)
     return any(pattern is not None and pattern.match(folded) for pattern in patterns)
 
 

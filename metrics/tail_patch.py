@@ -22,7 +22,6 @@ from bench import progress
 from bench.errors import UserError, first_line
 from bench.models.base import no_moments_to_step_with, unknown_learning_rate
 from bench.models.language_model import LanguageModel, Tokens
-from bench.models.second_moments import SecondMoments
 from bench.storage import content_key
 from bench.tasks.base import Query, Task
 from metrics.optimizer_step import QUERIES_AT_ONCE, OptimizerStep
@@ -131,7 +130,8 @@ class TailPatch:
         moments = model.second_moments if config.optimizer == "saved" else None
         if config.optimizer == "saved" and moments is None:
             raise no_moments_to_step_with(model.name)
-        identity = [STEP_VERSION, task.sha256, learning_rate, *_identity(model), _state(moments)]
+        state = ["sgd"] if moments is None else moments.identity
+        identity = [STEP_VERSION, task.sha256, learning_rate, *_identity(model), state]
         key = content_key(identity)
         self._step = OptimizerStep(model, learning_rate, moments, config.memory_mib)
         self._cache_path = cache_dir / "tail_patch" / f"{key}.sqlite"
@@ -257,10 +257,6 @@ def _identity(model: LanguageModel) -> list[Any]:
     weights = next(model.module.parameters()).dtype
     dtypes = [str(weights), str(model.gradient_dtype)]
     return [model.sha256, model.append_eos, model.context_length, dtypes]
-
-
-def _state(moments: SecondMoments | None) -> list[Any]:
-    return ["sgd"] if moments is None else moments.identity
 
 
 def _record(query_id: str, base: float, after: Sequence[float]) -> dict[str, object]:

@@ -20,8 +20,8 @@ from bench.engines.ray import Ray, RayConfig
 from methods.gradient import index as index_module
 from tests.gradient_methods import QUERIES, ToyRecipe, make, many_texts, toy_model
 from tests.helpers import make_task
+from tests.runs import SMALL, cells, result, run
 from tests.test_gradient_index import index_files
-from tests.test_run import SMALL, cells, result, run
 
 WORDS = {
     "processes": ("engine=processes", "engine.workers=2"),

@@ -92,15 +92,7 @@ def test_a_threshold_out_of_range(threshold: float) -> None:
         ("\u0301", "anything", False),
         ("", "anything", False),
         ("x", "", False),
-    ],
-)
-def test_words_stand_in_a_passage(name: str, passage: str, found: bool) -> None:
-    assert stands_in(name, passage) == found
-
-
-@pytest.mark.parametrize(
-    ("name", "passage", "stands"),
-    [
+        # Short acronyms are no common words: "in a band" named Indiana, whose alias is IN.
         ("US", "He told us that he is Canadian.", False),
         ("US", "He lives in the US.", True),
         ("IN", "Al Grey plays trombone in a band in Paris.", False),
@@ -114,9 +106,8 @@ def test_words_stand_in_a_passage(name: str, passage: str, found: bool) -> None:
         ("FC Bayern", "Fc Bayern won", True),
     ],
 )
-def test_short_acronyms_are_no_common_words(name, passage, stands):
-    """Fault: "Al Grey plays trombone in a band" named Indiana, whose alias is IN."""
-    assert stands_in(name, passage) == stands
+def test_words_stand_in_a_passage(name: str, passage: str, found: bool) -> None:
+    assert stands_in(name, passage) == found
 
 
 def test_folding() -> None:

@@ -15,7 +15,7 @@ from bench.errors import UserError
 from bench.mirror import INVENTORY, Mirror
 from bench.storage import whole_folder
 from methods.gradient import shards
-from tests.test_run import SMALL, cells, error_line
+from tests.runs import SMALL, cells, error_line
 
 URL = "memory://store/tda"
 

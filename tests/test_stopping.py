@@ -16,8 +16,8 @@ from bench.cli import STOPPED, main
 from bench.engines.base import Job
 from bench.engines.serial import Serial, SerialConfig
 from bench.errors import UserError
+from tests.runs import SMALL
 from tests.test_gradient_index import index_files
-from tests.test_run import SMALL
 
 N_SHARDS = 50
 

@@ -177,8 +177,8 @@ class Gradient(Method):
         if self._source is None:
             raise ValueError("call index() before search()")
         groups = _QueryGroups(self, queries)
-        if self.config.storage is Storage.none and groups.memory.queries < len(queries):
-            raise self._too_many(len(queries))
+        if self.config.storage is Storage.none:
+            self._refuse_passes(len(queries), groups.memory)
         search = self._search(self._source, groups)
         for start, features in groups:
             found = search.find(features, top_k, self.config.opponents)
@@ -231,13 +231,14 @@ class Gradient(Method):
             features[:, -1] = 1  # the weight is of passages alone
         return features
 
-    def _too_many(self, n_queries: int) -> UserError:
+    def _refuse_passes(self, n_queries: int, memory: MemoryPlan) -> None:
         """Without an index, a second group of queries would encode the corpus again."""
-        return UserError(
-            f"storage=none takes a single pass, and {n_queries:,} queries do not fit",
-            where=f"method.memory_mib={self.config.memory_mib}",
-            fix="raise method.memory_mib, or set method.storage to keep an index",
-        )
+        if memory.queries < n_queries:
+            raise UserError(
+                f"storage=none takes a single pass, and {n_queries:,} queries do not fit",
+                where=f"method.memory_mib={self.config.memory_mib}",
+                fix="raise method.memory_mib, or set method.storage to keep an index",
+            )
 
     def _whitening(self, source: FeatureSource, groups: _QueryGroups) -> Any:
         config = self.config
