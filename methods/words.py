@@ -10,7 +10,7 @@ from enum import Enum
 import regex
 
 # Raised whenever the same text would give other words, or a word index other files; part of keys.
-WORDS_VERSION = 2
+WORDS_VERSION = 3
 
 
 class Tokenizer(Enum):
@@ -21,7 +21,8 @@ class Tokenizer(Enum):
 
 
 _ASCII_WORD = re.compile(r"\w+")
-_WORD = regex.compile(r"[\w\p{M}]+")  # re's own \w breaks words at the vowel signs of many scripts
+# re's own \w breaks words at the vowel signs of many scripts; regex's knows no superscript digits.
+_WORD = regex.compile(r"[\w\p{M}\p{N}]+")
 
 
 def _words(text: str) -> list[str]:

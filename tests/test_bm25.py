@@ -170,6 +170,7 @@ def test_words_are_unicode_and_lower_case(tmp_path):
         ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),  # vowel signs are marks, no letters
         ("Beyonce\u0301's", ["beyoncé", "s"]),  # an accent typed apart
         ("ภาษาไทย", ["ภาษาไทย"]),
+        ("90 km² é", ["90", "km²", "é"]),
         ("don't stop_it 42", ["don", "t", "stop_it", "42"]),
         ("", []),
     ],
