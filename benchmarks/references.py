@@ -115,7 +115,9 @@ def _scores(
     ):
         if python:
             script = Path(__file__).with_name("references_peer.py")
-            subprocess.run([python, script, folder, peer], check=True)
+            # Where it is thrown away: a peer leaves files where it runs.
+            command = [Path(python).absolute(), script, folder, peer]
+            subprocess.run(command, check=True, cwd=folder)
             for path in sorted(folder.glob(f"{peer}*.npy")):
                 found[path.stem] = np.load(path)
     return found

@@ -138,7 +138,9 @@ def _peers(folder: Path, pythons: dict[str, str | None]) -> dict[str, np.ndarray
             script = Path(__file__).with_name("references_gradient_peer.py")
             # dattri would compile what takes milliseconds here, with a C++ compiler.
             environment = {**os.environ, "TORCHDYNAMO_DISABLE": "1", "TQDM_DISABLE": "1"}
-            subprocess.run([python, script, folder, peer], check=True, env=environment)
+            # Where it is thrown away: a peer leaves files where it runs.
+            command = [Path(python).absolute(), script, folder, peer]
+            subprocess.run(command, check=True, env=environment, cwd=folder)
             for path in sorted(folder.glob(f"{peer}*.npy")):
                 found[path.stem] = np.load(path)
     return found
