@@ -22,7 +22,7 @@ from bench.errors import UserError
 from bench.storage import map_array
 
 _TEXTS, _OFFSETS = "passages.jsonl", "offsets.npy"
-_RESIDENT = 32 << 20  # bytes of a corpus that reading it may keep in the memory of the process
+_RESIDENT = 8 << 20  # bytes of a corpus that reading it may keep in the memory of the process
 _AROUND = 64 << 10  # what Linux maps around a byte that is read
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench import progress
+from bench import memory, progress
 from bench.errors import UserError
 from bench.models.language_model import Tokens
 from methods.gradient.checkpoints import CheckpointEncoder
@@ -51,6 +51,7 @@ def encode_all(
             features[rows] = encoded
             waiting = waiting[len(rows) :]
             advance(len(rows))
+    memory.give_back()
     return features
 
 

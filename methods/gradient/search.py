@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import progress
+from bench import memory, progress
 from methods.gradient.checkpoints import FeatureLayout
 from methods.gradient.source import FeatureSource
 from methods.gradient.whitening import Whitening
@@ -169,6 +169,7 @@ class Search:
         return _as_float32(rescore(asked, rows, self._fetch, self.rows_at_once))
 
     def _fetch(self, rows: np.ndarray) -> np.ndarray:
+        memory.give_back()  # what the scan, or the last of these, took
         source = self.scanned if self.candidates is None else self.candidates
         features: np.ndarray = self.finish_exactly(source.rows(rows)).cpu().numpy()
         return features
