@@ -21,6 +21,7 @@ from bench.config import settings_from
 from bench.config_errors import explain
 from bench.errors import UserError, did_you_mean, first_line
 from bench.escape import clean
+from bench.files import refuse_address
 
 # Jobs of a sweep append "done" or "failed" here, whichever process they run in.
 _JOURNAL = "TDABENCH_SWEEP_JOURNAL"
@@ -44,12 +45,14 @@ def main(arguments: Sequence[str]) -> int:
         0 = all cells are done; 1 = some cell failed; 2 = nothing could be done with this input.
 
     Raises:
-        UserError: an unknown option.
+        UserError: an unknown option, or results at an address.
     """
     for word in arguments:
-        name = word.partition("=")[0]
+        name, _, value = word.partition("=")
         if name.startswith("-") and name not in _OPTIONS:
             raise UserError(f"unknown option {name!r}", fix=did_you_mean(name, _OPTIONS))
+        if name == "results_dir":  # before Hydra makes a folder of that name
+            refuse_address(value.strip("'\""), name)
     # Hydra takes its options before the overrides only.
     arguments = sorted(arguments, key=lambda word: word not in _SWEEP)
     with tempfile.NamedTemporaryFile(prefix="tdabench-sweep-") as journal:

@@ -176,3 +176,13 @@ def test_passages_longer_than_the_context_are_cut_and_counted(tmp_path: Path, ca
     )  # fmt: skip
     assert run(tmp_path / "r", cache, *words, small=False) == 0
     assert result(cells(tmp_path / "r")["grad_cos"])["method"]["counts"]["passages_truncated"] == 1
+
+
+@pytest.mark.parametrize("value", ["s3://b/x", "'s3://b/x'"])
+def test_results_at_an_address_are_refused_and_leave_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "method=random", f"results_dir={value}"]) == 2
+    assert "results_dir=s3://b/x: needs a folder of this machine" in error_line(capsys)
+    assert not list(tmp_path.iterdir())
