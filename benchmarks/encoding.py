@@ -62,7 +62,7 @@ NO_ROW_CAP = 1 << 30
 def main() -> None:
     """Measure and print."""
     options = _options()
-    work = _workload(options)
+    work = workload(options)
     use_threads(work.threads)
     peers: dict[str, Peer] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +95,8 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _workload(options: argparse.Namespace) -> Workload:
+def workload(options: argparse.Namespace) -> Workload:
+    """Sentences of ``options.texts``, or random passages where there are none."""
     if options.texts:
         lines = options.texts.read_text(encoding="utf-8").splitlines()
         texts = [json.loads(line)["text"] for line in lines]
@@ -122,7 +123,7 @@ def _contenders(work: Workload, chosen: str) -> dict[str, Callable[[], float]]:
         "plain": lambda: _train_like(work, weights=True),
         "floor": lambda: _train_like(work, weights=False),
     }
-    runs |= {name: _ours(work, name) for name in OURS}
+    runs |= {name: ours(work, name) for name in OURS}
     wanted = [name for name in chosen.split(",") if name] or list(runs)
     return {name: timed(run) for name, run in runs.items() if name in {"floor", *wanted}}
 
@@ -152,7 +153,8 @@ def _shared_model(work: Workload) -> PreTrainedModel:
     return work.model()
 
 
-def _ours(work: Workload, moments: str) -> Callable[[], object]:
+def ours(work: Workload, moments: str) -> Callable[[], object]:
+    """Our features of all passages, in batches of ``work.batch_tokens``."""
     module = _shared_model(work)
     model = LanguageModel(
         name="benchmark", module=module, tokenizer=None, context_length=4096, sha256=""  # type: ignore[arg-type]
@@ -182,7 +184,7 @@ def _moments(module: torch.nn.Module, kind: str) -> SecondMoments | None:
 # ------------------------------------------------------------------ peers in their own process
 
 
-def _start_peers(options: argparse.Namespace, workload: Path):
+def _start_peers(options: argparse.Namespace, path: Path):
     """(label, peer) of each that starts; the others are named on standard error."""
     wanted = [name for name in options.contenders.split(",") if name]
     for name, moments in PEERS if options.peer_python else ():
@@ -190,7 +192,7 @@ def _start_peers(options: argparse.Namespace, workload: Path):
         if wanted and label not in wanted:
             continue
         try:
-            yield label, Peer(options.peer_python, "encoding_peer.py", workload, name, moments)
+            yield label, Peer(options.peer_python, "encoding_peer.py", path, name, moments)
         except RuntimeError as error:
             print(f"left out {label}: {error}", file=sys.stderr)
 
