@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -34,8 +35,8 @@ def _rebuild(what: str, where: str, fix: str) -> UserError:
 
 
 def at_least(least: float, where: str, value: float | None) -> None:
-    """Raise UserError for a setting below its least value; None stands for a default."""
-    if value is not None and value < least:
+    """Raise UserError for a setting below its least value or not finite; None is a default."""
+    if value is not None and not least <= value < math.inf:
         raise UserError(f"expected at least {least}, found {value}", where=where)
 
 

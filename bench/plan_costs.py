@@ -186,15 +186,15 @@ def block_sizes(architecture: Architecture, projection_dim: int | None) -> list[
 
 
 def hessian_flops(blocks: Sequence[int], form: str = "full", components: int = 0) -> float:
-    """One row's part in R: Σ 2·b² (full); 2·d (diagonal); 2·d + 2·4·d·c (low rank).
+    """One row's part in R: Σ 2·b² (full); 2·d (diagonal); 2·d + 3·4·d·c (low rank).
 
-    The low-rank form multiplies R by c directions twice, each time by g (gᵀ Ω): 4·b·c a block.
+    Low rank multiplies R by c directions three times, each time by g (gᵀ Ω), 4·b·c a block.
     """
     dim = sum(blocks)
     if form == "full":
         return 2.0 * sum(b * b for b in blocks)
     directions = components + _OVERSAMPLING if form == "low_rank" else 0
-    return 2.0 * dim + 8.0 * dim * directions
+    return 2.0 * dim + 12.0 * dim * directions
 
 
 def decomposition_flops(
@@ -290,8 +290,8 @@ def passes(
 
 
 def _readings(choices: Choices) -> int:
-    """How often R's features are gone through: low rank takes a diagonal and two products."""
-    return 3 if choices.hessian_form == "low_rank" else 1
+    """How often R's features are gone through: low rank takes a diagonal and three products."""
+    return 4 if choices.hessian_form == "low_rank" else 1
 
 
 def _hessian_passes(

@@ -13,7 +13,9 @@ column does the same with faiss's time. Contenders:
     product, blocks         rows @ queries.T, as many rows at a time as tdabench reads
     scan                    the highest of each query
     scan, both ends         the highest, and as many opponents: the lowest
-    search_rows             what a method calls: the scan with a margin, then float64 scores
+    search_rows             what dense retrievers call: the scan with a margin, then float64 scores
+    gradient index          what a gradient method calls, over an index of one shard, both stages
+    gradient index, cosine  the same with unit norm, as TrackStar has it
     faiss                   IndexFlatIP, its rows in its own memory, in its own process
 
 Before the rounds, a scan and a search run while the anonymous memory of the process is watched:
@@ -26,6 +28,7 @@ can import it. Its environment, made once (tried with faiss-cpu 1.15.1):
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
 import shlex
@@ -41,6 +44,10 @@ import torch
 from contenders import Peer, interleave, timed
 
 from methods import vector_search
+from methods.gradient.checkpoints import FeatureLayout
+from methods.gradient.codecs import Storage, make_codec
+from methods.gradient.index import GradientIndex
+from methods.gradient.search import Finish, MemoryPlan, Search
 from methods.vector_search import as_tensor, scan, search_rows
 
 PRODUCTS = ("product", "product, transposed", "product, blocks")
@@ -119,7 +126,30 @@ def _contenders(
         "scan, both ends": lambda: _lists(*scan(asked, blocks(), top_k, top_k)),
         "search_rows": lambda: list(search_rows(queries, stored, top_k)),
     }
+    for name, unit_norm in (("gradient index", False), ("gradient index, cosine", True)):
+        search = _gradient_search(stored, len(queries), unit_norm=unit_norm)
+        runs[name] = functools.partial(_drain, search, asked, top_k)
     return {name: timed(run) for name, run in runs.items()}
+
+
+def _gradient_search(stored: np.ndarray, n_queries: int, *, unit_norm: bool) -> Search:
+    n_rows, dim = stored.shape
+    path = Path(stored.filename)  # type: ignore[attr-defined] - of a memory map
+    shards = [{"file": path.name, "first_row": 0, "rows": n_rows}]
+    codec = make_codec(Storage.fp32, dim, weighted=False)
+    index = GradientIndex(path.parent, codec, shards, None)
+    layout = FeatureLayout([dim], [dim], [1.0], weighted=False)
+    first, exactly = (
+        Finish(layout, None, unit_norm, dtype, torch.device("cpu"))
+        for dtype in (torch.float32, torch.float64)
+    )
+    memory = MemoryPlan.of(2048, n_queries, dim, torch.float32)  # the methods' default
+    return Search(index, index, first, exactly, 0, memory)
+
+
+def _drain(search: Search, queries: torch.Tensor, top_k: int) -> None:
+    for _ in search.find(queries, top_k, 0):
+        pass
 
 
 def _lists(highest: vector_search.TopK, lowest: vector_search.TopK) -> tuple[np.ndarray, ...]:

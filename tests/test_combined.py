@@ -101,7 +101,7 @@ def test_bm25_scores_what_another_found(context):
 def test_many_queries_need_no_single_pass_to_rerank(context, monkeypatch):
     """Fault: refused as if the corpus were streamed for each group of queries."""
     expected = [ranking.rows.tolist() for ranking in run(hybrid(context))]
-    monkeypatch.setattr(MemoryPlan, "of", staticmethod(lambda *_: MemoryPlan(queries=1, rows=7)))
+    monkeypatch.setattr(MemoryPlan, "of", staticmethod(lambda *_: MemoryPlan(1, 7, 7)))
     assert [ranking.rows.tolist() for ranking in run(hybrid(context))] == expected
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.errors import UserError
-from bench.models.language_model import LanguageModel, pad, token_log_probs
+from bench.models.language_model import LanguageModel, load_directory, pad, token_log_probs
 from methods.gradient.encoder import GradientEncoder
 from methods.gradient.loss import Output, backward_of
 from methods.gradient.parameters import Adapters, Unsupported, gradient_matrices
@@ -277,6 +277,25 @@ def test_the_loss_is_that_of_token_log_probs(model: LanguageModel) -> None:
 
 
 # ------------------------------------------------------------------ half precision
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_the_frequencies_of_positions(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """Fault: weights cast here rounded them, weights loaded in half precision did not."""
+    folder = make_model(tmp_path / "rotary", "llama", layers=2)
+    cast = load_directory("m", folder, device="cpu", gradient_dtype=dtype)
+    loaded = load_directory("m", folder, device="cpu", dtype=dtype, gradient_dtype=dtype)
+    frequencies = [
+        buffer
+        for model in (cast, loaded)
+        for name, buffer in encoder_of(model, projection_dim=4).module.named_buffers()
+        if name.endswith(".inv_freq")
+    ]
+    assert len(frequencies) == 2
+    assert all(one.dtype == torch.float32 for one in frequencies)
+    assert torch.equal(*frequencies)
 
 
 @pytest.mark.parametrize("projection_dim", [DIM, None])

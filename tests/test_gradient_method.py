@@ -137,6 +137,8 @@ def test_no_second_moments_is_an_error_before_work(tmp_path):
         ("mixing", 1.5),
         ("projection_dim", 0),
         ("damping", -1.0),
+        ("damping", float("nan")),
+        ("damping", float("inf")),
         ("hessian_sample", 0),
         ("rerank", 0),
         ("memory_mib", 0),

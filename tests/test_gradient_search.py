@@ -89,8 +89,8 @@ def test_no_opponents_if_none_are_asked_for(tmp_path, model, task):
 def test_the_memory_bound_changes_no_ranking(tmp_path, model, task, monkeypatch, form):
     settings = {"opponents": 5, "hessian_form": form}
     expected = ranked(make(task, model, tmp_path, **settings), top_k=9)
-    for queries, rows in ((1, 7), (2, 1)):
-        plan = MemoryPlan(queries, rows)
+    for queries, rows, candidates in ((1, 7, 3), (2, 1, 1)):
+        plan = MemoryPlan(queries, rows, candidates)
         monkeypatch.setattr(MemoryPlan, "of", lambda *_, plan=plan: plan)
         same(ranked(make(task, model, tmp_path, **settings), top_k=9), expected, exact=False)
 
@@ -101,12 +101,14 @@ def test_the_memory_plan_stays_within_its_bound():
         queries = plan.queries * dim * 4 * 4
         block = plan.rows * (dim * 4 * 5 + plan.queries * 4 * 2)
         assert queries + block <= mib * 2**20
+        second_stage = plan.candidates * dim * (4 + 4 + 4 * 8)
+        assert queries + second_stage <= mib * 2**20
         assert plan.queries >= min(n_queries, 100)
-    assert MemoryPlan.of(1, 10, 10**7, torch.float32) == MemoryPlan(1, 1), "less is not possible"
+    assert MemoryPlan.of(1, 10, 10**7, torch.float32) == MemoryPlan(1, 1, 1), "less is not possible"
 
 
 def test_a_single_pass_that_would_need_two_is_refused(tmp_path, model, task, monkeypatch):
-    monkeypatch.setattr(MemoryPlan, "of", lambda *_: MemoryPlan(2, 10))
+    monkeypatch.setattr(MemoryPlan, "of", lambda *_: MemoryPlan(2, 10, 10))
     with pytest.raises(UserError, match="single pass"):
         ranked(make(task, model, tmp_path, storage=Storage.none))
 

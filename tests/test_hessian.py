@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from bench.errors import UserError
 from methods.gradient import hessian, whitening
+from methods.gradient.whitening import HessianForm
 
 
 def random_features(rows: int, dim: int, seed: int = 0) -> torch.Tensor:
@@ -75,6 +78,34 @@ def test_crossing_rule_is_capped_by_the_rank_of_the_queries(capsys):
     mixing = hessian.crossing_mixing(train, evaluation)
     assert "rank 3" in capsys.readouterr().err
     assert 0.01 < mixing < 0.9
+
+
+@pytest.mark.parametrize(("spread", "said"), [(1, False), (1000, True)])
+def test_crossing_rule_says_when_the_passages_play_no_part(capsys, spread, said):
+    """Fault: queries of unequal norm have a tiny last component, and λ came near 1 unseen."""
+    train = hessian.autocorrelation([40], [random_features(500, 40)])
+    norms = torch.logspace(0, -math.log10(spread), 10, dtype=torch.float64)[:, None]
+    queries = random_features(10, 40, seed=2) * norms
+    mixing = hessian.crossing_mixing(train, hessian.autocorrelation([40], [queries]))
+    message = capsys.readouterr().err
+    assert f"λ = {mixing:.4g}" in message
+    assert (mixing > 0.99) == said
+    assert ("next to no part" in message) == said
+
+
+@pytest.mark.parametrize("form", list(HessianForm))
+def test_a_zero_autocorrelation_is_named(form):
+    """Fault: the hint was to set a positive damping, which there was."""
+    squares, zero = torch.zeros(4).double(), [torch.zeros(4, 4).double()]
+    make = {
+        HessianForm.full: lambda: whitening.full(zero, 1e-3),
+        HessianForm.diagonal: lambda: whitening.diagonal(squares, [4], 1e-3),
+        HessianForm.low_rank: lambda: whitening.low_rank(
+            squares, [4], lambda _: zero, components=2, damping=1e-3, seed=0
+        ),
+    }[form]
+    with pytest.raises(UserError, match="R is zero: no passage or query"):
+        make()
 
 
 @pytest.mark.parametrize("zero", ["train", "evaluation", "both"])

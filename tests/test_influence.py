@@ -236,7 +236,7 @@ def test_batches_and_groups_change_nothing(tmp_path, neox, task, make, monkeypat
             plan = make(task, neox, tmp_path / "c")
             plan.index()
             # memory_mib counts in MiB, and the toy's queries all fit into one.
-            one = type(plan._plan(1))(queries=1, rows=3)
+            one = type(plan._plan(1))(queries=1, rows=3, candidates=2)
             monkeypatch.setattr(Influence, "_plan", lambda *_, one=one: one)
         found = ranked(make(task, neox, tmp_path / str(number), **settings))
         for a, b in zip(found, expected, strict=True):
@@ -247,7 +247,7 @@ def test_batches_and_groups_change_nothing(tmp_path, neox, task, make, monkeypat
 def test_passages_are_counted_once_however_many_groups(tmp_path, neox, task, monkeypatch):
     method = ekfac(task, neox, tmp_path)
     method.index()
-    one = type(method._plan(1))(queries=1, rows=3)
+    one = type(method._plan(1))(queries=1, rows=3, candidates=2)
     monkeypatch.setattr(Influence, "_plan", lambda *_: one)
     list(method.search(QUERIES, 5))
     assert method.context.counts["passages_without_loss"] == 1

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - as torch's own documentation has it
 
+from methods.vector_search import as_tensor
+
 
 class Storage(Enum):
     """Formats of the index; ``none`` stores nothing and encodes while it searches."""
@@ -55,7 +57,7 @@ class Codec(ABC):
 
     @abstractmethod
     def decode(self, stored: np.ndarray) -> Tensor:
-        """Float32 ``[rows, dim]`` back from what is stored, in memory of its own."""
+        """Float32 ``[rows, dim]`` back from what is stored; never write to it: it may be that."""
 
 
 class _Float32(Codec):
@@ -67,7 +69,7 @@ class _Float32(Codec):
         return features.numpy()
 
     def decode(self, stored: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.array(stored))
+        return as_tensor(stored)
 
 
 class _BFloat16(Codec):

@@ -30,6 +30,8 @@ from methods.gradient.parameters import (
     gradient_matrices,
 )
 
+_HALF = (torch.float16, torch.bfloat16)
+
 
 class GradientEncoder:
     """Per-example gradients of a summed output, corrected and projected.
@@ -131,7 +133,8 @@ class GradientEncoder:
             raise UserError(
                 "a gradient is NaN or infinite",
                 where=f"model {self._name}",
-                fix="use model.gradient_dtype=float32 or wider, or another checkpoint",
+                fix="use model.gradient_dtype=float32 or wider (bfloat16 where half the memory is "
+                "needed), or another checkpoint",
             )
         return features
 
@@ -195,10 +198,18 @@ class _MatrixSink:
 
 
 def _in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The module itself if it has that dtype, else a copy: others still use the original."""
+    """The module itself if it has that dtype, else a copy: others still use the original.
+
+    In half precision, what a checkpoint does not hold, such as the frequencies of rotary positions,
+    keeps its dtype, as it does where transformers loads such a model.
+    """
     if next(module.parameters()).dtype == dtype:
         return module.requires_grad_(False).eval()
-    return copy.deepcopy(module).to(dtype).requires_grad_(False).eval()
+    copied = copy.deepcopy(module).to(dtype)
+    for name, part in module.named_modules() if dtype in _HALF else ():
+        for buffer in part._non_persistent_buffers_set:
+            setattr(copied.get_submodule(name), buffer, getattr(part, buffer))
+    return copied.requires_grad_(False).eval()
 
 
 @dataclass(frozen=True)

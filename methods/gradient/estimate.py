@@ -62,6 +62,9 @@ def estimate_whitening(
         queries: the queries' features.
         rows_at_once: passages in memory together.
         facts: gets the λ in use, the rank of each block, and how many passages R is from.
+
+    Raises:
+        UserError: R cannot be inverted, or a block is too large for it.
     """
     if settings.hessian is Hessian.none:
         return None

@@ -16,7 +16,7 @@ from methods.gradient.loss import Output
 from methods.gradient.parameters import Adapters, BlockLayout, Unsupported
 
 # Raised whenever a change of code moves a feature, or the files of an index; part of every key.
-FEATURES_VERSION = 5
+FEATURES_VERSION = 6
 
 
 class CheckpointWeights(Enum):

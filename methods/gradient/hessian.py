@@ -19,6 +19,7 @@ from bench.progress import say
 
 MAX_BLOCK = 8192  # an eigendecomposition above this takes minutes and gigabytes a block
 CROSSING_COMPONENTS = 1000  # the paper's k
+_NEARLY_QUERIES_ALONE = 0.99  # a λ above the paper's .9 and .99 is outside what it looked at
 
 
 def autocorrelation(blocks: Sequence[int], parts: Iterable[Tensor]) -> list[Tensor]:
@@ -83,7 +84,7 @@ def products(directions: Sequence[Tensor], parts: Iterable[Tensor]) -> list[Tens
 
 
 def mix(evaluation: Sequence[Tensor], train: Sequence[Tensor], mixing: float) -> list[Tensor]:
-    """λ R_eval + (1 - λ) R_train, block by block."""
+    """λ R_eval + (1 - λ) R_train: ``[size, size]`` a block, or ``[dim]``, as given."""
     return [mixing * e + (1 - mixing) * t for e, t in zip(evaluation, train, strict=True)]
 
 
@@ -114,7 +115,11 @@ def rank(values: Tensor) -> int:
 def crossing_mixing(train: Sequence[Tensor], evaluation: Sequence[Tensor]) -> float:
     """λ by the crossing rule, with k capped by the rank of R_eval.
 
-    Beyond its rank σ_eval is zero, and λ would be 1: R_train would silently play no part.
+    Beyond its rank σ_eval is zero, and λ would be 1: R_train would silently play no part. Within
+    it, few queries of unequal norm may come near that; it is said, since the rule has no answer.
+
+    Args:
+        train, evaluation: R of the passages and of the queries, float64 ``[size, size]`` a block.
 
     Raises:
         UserError: one of the two is zero.
@@ -128,10 +133,17 @@ def crossing_mixing(train: Sequence[Tensor], evaluation: Sequence[Tensor]) -> fl
             where="method.mixing",
             fix="set method.mixing to a number",
         )
+    at_train, at_eval = sigma_train.values[k - 1], sigma_eval.values[k - 1]
+    mixing = float(at_train / (at_eval + at_train))
     if k < CROSSING_COMPONENTS:
         say(
             f"mixing=auto: the query autocorrelation has rank {sigma_eval.rank}, so the crossing "
-            f"is taken at component {k}, not {CROSSING_COMPONENTS}"
+            f"is taken at component {k}, not {CROSSING_COMPONENTS}: λ = {mixing:.4g}"
         )
-    at_train, at_eval = sigma_train.values[k - 1], sigma_eval.values[k - 1]
-    return float(at_train / (at_eval + at_train))
+    if mixing > _NEARLY_QUERIES_ALONE:
+        say(
+            f"mixing=auto: λ = {mixing:.6g} leaves the passages' autocorrelation next to no part, "
+            f"since component {k} of the queries' is {float(at_eval / at_train):.1e} of the "
+            "passages'; more queries, or a number for method.mixing, would give it one"
+        )
+    return mixing

@@ -208,5 +208,5 @@ class Influence(Method):
             finish=finish(self.dtype),
             finish_exactly=finish(torch.float64),
             depth=0,
-            rows_at_once=plan.rows,
+            memory=plan,
         )

@@ -208,7 +208,7 @@ class Gradient(Method):
             finish=finish(self._dtype),
             finish_exactly=finish(torch.float64),
             depth=config.rerank or 0,
-            rows_at_once=groups.memory.rows,
+            memory=groups.memory,
         )
 
     @property

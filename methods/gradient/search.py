@@ -74,7 +74,7 @@ class Finish:
 
 def _unit(features: Tensor) -> Tensor:
     norms = features.norm(dim=1, keepdim=True)
-    return torch.where(norms > 0, features / norms, 0.0)
+    return features / torch.where(norms > 0, norms, 1.0)
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,12 @@ class MemoryPlan:
     Attributes:
         queries: that are resident together; more take another pass over the passages.
         rows: passages in a block.
+        candidates: passages that the second stage takes together.
     """
 
     queries: int
     rows: int
+    candidates: int
 
     @staticmethod
     def of(memory_mib: int, n_queries: int, dim: int, dtype: torch.dtype) -> MemoryPlan:
@@ -99,8 +101,15 @@ class MemoryPlan:
         queries = min(n_queries, max(1, budget // 2 // per_query))
         # Each query has a score of each row, and a copy of those that enter its list.
         per_row = dim * (8 + 3 * dtype.itemsize) + queries * 2 * dtype.itemsize
-        rows = (budget - queries * per_query) // per_row
-        return MemoryPlan(queries, max(1, min(_ROWS_AT_ONCE, rows)))
+        left = budget - queries * per_query
+        # In the second stage a passage is there as stored and decoded, and four times in float64:
+        # whitened in parts, put together, normed, and as a query's own copies.
+        candidates = left // (dim * (4 + 4 + 4 * 8))
+        return MemoryPlan(
+            queries,
+            rows=max(1, min(_ROWS_AT_ONCE, left // per_row)),
+            candidates=max(1, min(_ROWS_AT_ONCE, candidates)),
+        )
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,7 @@ class Search:
         candidates: read in the second; None leaves it out, and the scan's scores are final.
         finish, finish_exactly: for the two stages; the second in float64.
         depth: candidates a query of the first stage, on each side, beyond those asked for.
-        rows_at_once: passages in a block.
+        memory: how many passages are held at a time, in either stage.
     """
 
     scanned: FeatureSource
@@ -130,7 +139,7 @@ class Search:
     finish: Finish
     finish_exactly: Finish
     depth: int
-    rows_at_once: int
+    memory: MemoryPlan
 
     def find(self, queries: Tensor, n_highest: int, n_lowest: int) -> Iterator[Found]:
         """Rank the passages for some queries.
@@ -152,8 +161,8 @@ class Search:
             )
 
     def _blocks(self) -> Iterator[tuple[int, Tensor]]:
-        blocks = self.scanned.blocks(self.rows_at_once)
-        total = self.scanned.n_blocks(self.rows_at_once)
+        blocks = self.scanned.blocks(self.memory.rows)
+        total = self.scanned.n_blocks(self.memory.rows)
         for first_row, block in progress.track(blocks, "search", total=total, unit="blocks"):
             yield first_row, self.finish(block)
 
@@ -166,7 +175,7 @@ class Search:
     def score(self, queries: Tensor, rows: np.ndarray) -> np.ndarray:
         """Second stage alone: of chosen rows, int64 ``[queries, candidates]``, the final scores."""
         asked = self.finish_exactly(queries).cpu().numpy()
-        return _as_float32(rescore(asked, rows, self._fetch, self.rows_at_once))
+        return _as_float32(rescore(asked, rows, self._fetch, self.memory.candidates))
 
     def _fetch(self, rows: np.ndarray) -> np.ndarray:
         memory.give_back()  # what the scan, or the last of these, took

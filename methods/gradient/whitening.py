@@ -130,7 +130,11 @@ def full(blocks: Sequence[Tensor], damping: float) -> tuple[BlockWhitening, list
 
 
 def diagonal(squares: Tensor, blocks: Sequence[int], damping: float) -> DiagonalWhitening:
-    """From the diagonal of R, ``[dim]``, damped as in ``full``."""
+    """From the diagonal of R, ``[dim]``, damped as in ``full``.
+
+    Raises:
+        UserError: a dimension is zero and there is no damping.
+    """
     damped = squares + _floors(squares, blocks, damping)
     for part in damped.split(list(blocks)):
         _refuse_singular(part)
@@ -159,6 +163,9 @@ def low_rank(
         components: eigenvectors a block, at most.
         damping: as in ``full``.
         seed: of the random directions.
+
+    Raises:
+        UserError: a dimension is zero and there is no damping.
     """
     generator = torch.Generator().manual_seed(seed)
     wanted = [min(components, size) for size in blocks]
@@ -200,6 +207,12 @@ def _floors(squares: Tensor, blocks: Sequence[int], damping: float) -> Tensor:
 
 
 def _refuse_singular(damped: Tensor) -> None:
+    if not damped.any():  # damping is a share of the mean eigenvalue, which is zero
+        raise UserError(
+            "the autocorrelation R is zero: no passage or query in it has a gradient",
+            where="method.hessian",
+            fix="check that the texts have tokens to predict, or set method.hessian=none",
+        )
     if float(damped.min()) <= float(damped.max()) * 1e-14:
         raise UserError(
             "the autocorrelation R is rank-deficient and cannot be inverted",
