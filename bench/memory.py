@@ -11,8 +11,7 @@ def give_back() -> None:
     """Give freed memory back to the system; where the allocator has no way to do so, nothing.
 
     glibc keeps what is freed. Batches of many lengths leave it in pieces that the next batch does
-    not fit, so that the resident size of a long run creeps up: by 70 MiB over 100,000 passages of a
-    model of 1 MiB. A call takes a few milliseconds.
+    not fit, so that the resident size of a long run creeps up (benchmarks/growth.py).
     """
     trim = _trim()
     if trim is not None:

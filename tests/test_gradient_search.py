@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -105,6 +111,24 @@ def test_the_memory_plan_stays_within_its_bound():
         assert queries + second_stage <= mib * 2**20
         assert plan.queries >= min(n_queries, 100)
     assert MemoryPlan.of(1, 10, 10**7, torch.float32) == MemoryPlan(1, 1, 1), "less is not possible"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says what is resident")
+def test_both_stages_stay_within_the_memory_bound():
+    """Fault: the second stage took as many rows in float64 as the first in float32: 2.2 times."""
+    # Freed blocks go back at once, so that what is seen is what is in use.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.search_memory", "128"]
+    done = subprocess.run(
+        command,
+        env=environment,
+        cwd=Path(__file__).parents[1],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for stage, mib in json.loads(done.stdout).items():
+        assert mib < 1.1 * 128, stage
 
 
 def test_a_single_pass_that_would_need_two_is_refused(tmp_path, model, task, monkeypatch):

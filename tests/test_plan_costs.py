@@ -27,6 +27,9 @@ from bench.plan_costs import (
     whitening_flops,
 )
 from methods.gradient import index, whitening
+from methods.gradient.estimate import Hessian, HessianSettings, estimate_whitening
+from methods.gradient.whitening import HessianForm
+from tests.drawn_features import DrawnFeatures
 
 # Two layers, each with an attention matrix 8 × 4 and an MLP matrix 6 × 4; a head of 10 × 4.
 TOY = Architecture(
@@ -143,9 +146,21 @@ def test_a_sample_for_the_hessian_is_what_is_encoded_again() -> None:
     )
     assert step(found, "accumulate") == Pass("accumulate the Hessian", 13, 13 * 128.0, 0)
     low = passes(TOY, WORK, replace(sign, hessian_form="low_rank", components=2), 64)
-    assert step(low, "encode passages").rows == 40  # a diagonal and three products
+    assert step(low, "encode passages").rows == 40
     stored = passes(TOY, WORK, replace(CHOICES, hessian_sample=1000, hessian="train"), 64)
     assert step(stored, "accumulate") == Pass("accumulate the Hessian", 100, 100 * 128.0, 6400)
+
+
+@pytest.mark.parametrize("form", ["full", "diagonal", "low_rank"])
+def test_readings_are_as_many_as_the_estimate_takes(form: str) -> None:
+    """Fault: low rank went over the features four times, and three were planned."""
+    source = DrawnFeatures(WORK.passages, sum(BLOCKS))
+    settings = HessianSettings(
+        Hessian.train, HessianForm(form), 0.0, damping=0.1, components=2, sample=None, seed=0
+    )
+    estimate_whitening(settings, BLOCKS, source, lambda: (), 7, {})
+    coarse = replace(CHOICES, storage="none", hessian="train", hessian_form=form, components=2)
+    assert step(passes(TOY, WORK, coarse, 64), "encode passages").rows == source.read
 
 
 def test_rerank_encodes_no_passage_twice() -> None:

@@ -30,8 +30,6 @@ from methods.gradient.parameters import (
     gradient_matrices,
 )
 
-_HALF = (torch.float16, torch.bfloat16)
-
 
 class GradientEncoder:
     """Per-example gradients of a summed output, corrected and projected.
@@ -206,9 +204,10 @@ def _in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     if next(module.parameters()).dtype == dtype:
         return module.requires_grad_(False).eval()
     copied = copy.deepcopy(module).to(dtype)
-    for name, part in module.named_modules() if dtype in _HALF else ():
-        for buffer in part._non_persistent_buffers_set:
-            setattr(copied.get_submodule(name), buffer, getattr(part, buffer))
+    if accumulation_dtype(dtype) != dtype:  # a half precision
+        for name, part in module.named_modules():
+            for buffer in part._non_persistent_buffers_set:
+                setattr(copied.get_submodule(name), buffer, getattr(part, buffer))
     return copied.requires_grad_(False).eval()
 
 
