@@ -36,7 +36,11 @@ def _rebuild(what: str, where: str, fix: str) -> UserError:
 
 def at_least(least: float, where: str, value: float | None) -> None:
     """Raise UserError for a setting below its least value or not finite; None is a default."""
-    if value is not None and not least <= value < math.inf:
+    if value is None:
+        return
+    if not math.isfinite(value):
+        raise UserError(f"expected a finite number, found {value}", where=where)
+    if value < least:
         raise UserError(f"expected at least {least}, found {value}", where=where)
 
 
