@@ -164,7 +164,7 @@ def make_plan(settings: Settings, config: PlanConfig, known: Known | None = None
     """
     known = Known() if known is None else known
     method = _checked_method(settings)
-    choices = Choices.of(settings.method)
+    choices = Choices.of(settings.method, torch.device(settings.device))
     name, kind = settings.model["name"], settings.model["source"]
     source = composing.model_source(settings)
     geometry = source.architecture()
@@ -233,7 +233,7 @@ def _speed(
     geometry: PretrainedConfig,
     dtype: torch.dtype,
     tokens: float,
-    batch_tokens: int | None,
+    batch_tokens: int,
 ) -> Speed:
     """As given, or measured here."""
     if config.device_tflops is not None:

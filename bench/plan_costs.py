@@ -13,6 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from methods.gradient.batching import token_budget
+
 STORES_NO_FEATURES = ("none", "sign")  # of a sign index, R could not be estimated
 # As in methods/gradient: directions of the low-rank form beyond its components, and the most rows
 # and numbers of a shard.
@@ -74,7 +78,7 @@ class Choices:
     hessian: str
     auto_mixing: bool
     batch_size: int
-    batch_tokens: int | None
+    batch_tokens: int
     storage: str = "fp32"
     rerank: int | None = None
     hessian_sample: int | None = None
@@ -84,14 +88,14 @@ class Choices:
     weighted: bool = False
 
     @staticmethod
-    def of(method: Mapping[str, Any]) -> Choices:
-        """From the plain values of ``method``."""
+    def of(method: Mapping[str, Any], device: torch.device) -> Choices:
+        """From the plain values of ``method``, on a device."""
         return Choices(
             projection_dim=method["projection_dim"],
             hessian=str(method["hessian"]),
             auto_mixing=method["mixing"] == "auto",
             batch_size=method["batch_size"],
-            batch_tokens=method["batch_tokens"],
+            batch_tokens=token_budget(method["batch_tokens"], device),
             storage=str(method["storage"]),
             rerank=method["rerank"],
             hessian_sample=method["hessian_sample"],
@@ -353,8 +357,7 @@ def memory(
     wide, together = max(4, gradient_bytes), workload.together
     copies = weight_bytes + (gradient_bytes if gradient_bytes != weight_bytes else 0)
     rows = min(choices.batch_size, max(1, workload.passages))
-    if choices.batch_tokens is not None:
-        rows = max(1, min(rows, int(choices.batch_tokens // max(1.0, workload.tokens))))
+    rows = max(1, min(rows, int(choices.batch_tokens // max(1.0, workload.tokens))))
     outputs = sum(m for m, _, _ in architecture.matrices)
     outputs += 4 * architecture.hidden_size * architecture.n_layers
     a_token = (outputs + 2 * architecture.vocab_size) * gradient_bytes

@@ -102,7 +102,7 @@ def calibrate(
     dtype: torch.dtype,
     device: str,
     tokens: float,
-    batch_tokens: int | None,
+    batch_tokens: int,
 ) -> Speed:
     """Time forward and backward to the activations of one layer with random weights.
 
@@ -115,7 +115,7 @@ def calibrate(
     small = _reduced(config, _LAYER_PARAMETERS[kind])
     measured = architecture_of(small, 1, unsupported=Unsupported.skip)
     budget = int(_RUN_FLOPS[kind] / (4 * measured.multiplied))
-    budget = max(1, min(budget, batch_tokens or budget, measured.context_length * 64))
+    budget = max(1, min(budget, batch_tokens, measured.context_length * 64))
     width = max(1, min(round(tokens), budget, measured.context_length))
     rows = max(1, budget // width)
     flops = rows * (forward_flops(measured, width) + backward_flops(measured, width))

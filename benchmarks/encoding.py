@@ -164,20 +164,22 @@ def ours(work: Workload, moments: str) -> Callable[[], object]:
         projection_dim=work.projection_dim,
         layer_blocks=8,
         seed=0,
-        second_moments=_moments(module, moments),
+        second_moments=moments_like(module, moments),
     )
     tokens = [Tokens(row, 1) for row in work.ids]
     return lambda: encode_all(encoder, tokens, NO_ROW_CAP, work.batch_tokens)
 
 
-def _moments(module: torch.nn.Module, kind: str) -> SecondMoments | None:
+def moments_like(module: torch.nn.Module, kind: str) -> SecondMoments | None:
+    """Random second moments as that optimizer keeps them; None for ``none``."""
     if kind == "none":
         return None
     found: dict[str, Factored | Full] = {}
     for name, parameter in module.named_parameters():
-        v = torch.rand(parameter.shape) * 1e-3 + 1e-5
-        factored = kind == "adafactor" and v.ndim == 2
-        found[name] = Factored(v.mean(1), v.mean(0)) if factored else Full(v, ADAM_EPSILON)
+        if kind == "adafactor" and parameter.ndim == 2:
+            found[name] = Factored(*(torch.rand(size) * 1e-3 + 1e-5 for size in parameter.shape))
+        else:
+            found[name] = Full(torch.rand(parameter.shape) * 1e-3 + 1e-5, ADAM_EPSILON)
     return SecondMoments(found, sha256="")
 
 

@@ -26,7 +26,7 @@ FULL = (
 class Recorder:
     """Features that name the text; fails on batches of more than ``room`` padded tokens."""
 
-    dim = 2
+    name, dim = "recorder", 2
     device = torch.device("cpu")
 
     def __init__(self, room: float = float("inf"), error: Exception | None = None) -> None:

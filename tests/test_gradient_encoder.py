@@ -11,6 +11,7 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.models.language_model import LanguageModel, Tokens
 from bench.models.second_moments import Factored
+from methods.gradient.batching import encode_all
 from methods.gradient.encoder import GradientEncoder
 from methods.gradient.parameters import gradient_matrices
 from methods.gradient.projection import projection
@@ -216,4 +217,4 @@ def test_nan_is_named(tmp_path):
         model, projection_dim=DIM, layer_blocks=8, seed=0, second_moments=None
     )
     with pytest.raises(UserError, match="NaN"):
-        encoder.encode(texts(model))
+        encode_all(encoder, texts(model), 4)

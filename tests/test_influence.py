@@ -16,6 +16,7 @@ from bench.errors import UserError
 from bench.models.language_model import LanguageModel, Tokens
 from bench.tasks.base import Task
 from methods.base import Context
+from methods.gradient import collectors
 from methods.gradient.datainf import DataInf
 from methods.gradient.ekfac import Ekfac, EkfacConfig, Labels
 from methods.gradient.influence import Influence, InfluenceConfig
@@ -230,7 +231,7 @@ def test_other_dampings(tmp_path, neox, task, damping):
 def test_batches_and_groups_change_nothing(tmp_path, neox, task, make, monkeypatch):
     expected = ranked(make(task, neox, tmp_path / "a"))
     monkeypatch.setattr("methods.gradient.ekfac._TEXTS_AT_ONCE", 5)
-    monkeypatch.setattr("methods.gradient.ekfac._FORMED_ELEMENTS", 1)
+    monkeypatch.setitem(collectors._FORMED_ELEMENTS, "cpu", 1)
     for number, settings in enumerate(({"batch_size": 1}, {"batch_tokens": 30}, {"groups": True})):
         if settings.pop("groups", False):
             plan = make(task, neox, tmp_path / "c")

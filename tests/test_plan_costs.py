@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from bench.plan import Plan, composed
 from bench.plan_costs import (
@@ -158,7 +159,7 @@ def test_readings_are_as_many_as_the_estimate_takes(form: str) -> None:
     settings = HessianSettings(
         Hessian.train, HessianForm(form), 0.0, damping=0.1, components=2, sample=None, seed=0
     )
-    estimate_whitening(settings, BLOCKS, source, lambda: (), 7, {})
+    estimate_whitening(settings, BLOCKS, source, lambda: (), 7, {}, torch.device("cpu"))
     coarse = replace(CHOICES, storage="none", hessian="train", hessian_form=form, components=2)
     assert step(passes(TOY, WORK, coarse, 64), "encode passages").rows == source.read
 
@@ -221,7 +222,7 @@ def test_choices_are_those_of_the_method() -> None:
         "method.mixing=auto",
         "method.checkpoints=2",
     )
-    found = Choices.of(composed(["method=trackstar", *chosen])[0].method)
+    found = Choices.of(composed(["method=trackstar", *chosen])[0].method, torch.device("cpu"))
     assert (found.storage, found.rerank, found.hessian_form) == ("sign", 7, "full")
     assert (found.checkpoints, found.weighted, found.components) == (2, False, 256)
     assert found.auto_mixing

@@ -15,8 +15,18 @@ from methods.gradient.encoder import GradientEncoder
 
 Encoder = GradientEncoder | CheckpointEncoder
 
+# Padded tokens in a batch, where a setting leaves it open. On a CPU 512 to 2,048 took the same time
+# within noise, and 4,096 up to 31% longer (benchmarks/batch_tokens.py); a GPU needs many to be busy
+# (benchmarks/utilisation.py), and what does not fit into its memory is halved.
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+
 # What allocators of torch say where there is no exception of their own for it.
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
+
+
+def token_budget(asked: int | None, device: torch.device) -> int:
+    """Padded tokens in a batch: as asked, else what suits the device."""
+    return _BATCH_TOKENS.get(device.type, _BATCH_TOKENS["cpu"]) if asked is None else asked
 
 
 def encode_all(
@@ -32,45 +42,78 @@ def encode_all(
     Args:
         batch_size: texts in a batch, at most.
         batch_tokens: tokens in a batch, padding included, at most; one text may exceed it. None
-            sets no bound.
+            takes what suits the device.
 
     Raises:
-        UserError: a single text does not fit into memory, or a gradient is not finite.
+        UserError: a single text does not fit into memory, or a gradient is not a finite float32.
     """
     features = torch.empty(len(tokens), encoder.dim, dtype=torch.float32)
     lengths = [len(text.ids) for text in tokens]
+    budget = token_budget(batch_tokens, encoder.device)
     # The longest first: if memory is short, it shows at once. Equal lengths keep their order.
     waiting = sorted(range(len(tokens)), key=lambda row: -lengths[row])
+    on_the_way: _OnTheWay | None = None
     with progress.counted("encode", len(tokens), unit="texts") as advance:
+
+        def land(batch: _OnTheWay) -> None:
+            features[batch.rows] = batch.arrived(encoder.name)
+            advance(len(batch.rows))
+
         while waiting:
-            rows = waiting[: _fitting(lengths[waiting[0]], batch_size, batch_tokens, encoder)]
-            encoded = _encode(encoder, [tokens[row] for row in rows])
-            if encoded is None:
+            rows = waiting[: _fitting(lengths[waiting[0]], batch_size, budget, encoder)]
+            started = _start(encoder, rows, tokens)
+            if started is None:
                 _lower_limit(encoder, len(rows), lengths[rows[0]])
                 continue
-            features[rows] = encoded
-            waiting = waiting[len(rows) :]
-            advance(len(rows))
+            if on_the_way is not None:  # an accelerator is at work on this batch meanwhile
+                land(on_the_way)
+            on_the_way, waiting = started, waiting[len(rows) :]
+        if on_the_way is not None:
+            land(on_the_way)
     memory.give_back()
     return features
 
 
-def _fitting(longest: int, batch_size: int, batch_tokens: int | None, encoder: Encoder) -> int:
-    bounds = [bound for bound in (batch_tokens, encoder.fitting_tokens) if bound is not None]
-    return _rows(longest, batch_size, min(bounds, default=None))
+class _OnTheWay:
+    """Features of a batch on their way to the CPU, as float32.
+
+    Attributes:
+        rows: texts of the batch.
+    """
+
+    def __init__(self, rows: Sequence[int], encoded: Tensor) -> None:
+        self.rows = list(rows)
+        # Off an accelerator it goes into pinned memory, and nobody waits for it here.
+        self._features = encoded.float().to("cpu", non_blocking=True)
+        self._copied = torch.cuda.Event() if encoded.is_cuda else None
+        if self._copied is not None:
+            self._copied.record()
+
+    def arrived(self, model: str) -> Tensor:
+        """``[batch, dim]``, once they are there. Raises UserError if one is NaN or infinite."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        if not all(bound.isfinite() for bound in self._features.aminmax()):  # NaN comes through
+            raise UserError(
+                "a gradient is NaN or infinite",
+                where=f"model {model}",
+                fix="use model.gradient_dtype=float32 or wider (bfloat16 where half the memory is "
+                "needed), or another checkpoint",
+            )
+        return self._features
 
 
-def _rows(longest: int, batch_size: int, batch_tokens: int | None) -> int:
+def _fitting(longest: int, batch_size: int, budget: int, encoder: Encoder) -> int:
     """How many texts a batch holds whose first, and longest, is ``longest``."""
-    if batch_tokens is None:
-        return batch_size
-    return max(1, min(batch_size, batch_tokens // max(1, longest)))
+    if encoder.fitting_tokens is not None:
+        budget = min(budget, encoder.fitting_tokens)
+    return max(1, min(batch_size, budget // max(1, longest)))
 
 
-def _encode(encoder: Encoder, batch: Sequence[Tokens]) -> Tensor | None:
-    """Features as float32 on the CPU; None if memory ran out."""
+def _start(encoder: Encoder, rows: Sequence[int], tokens: Sequence[Tokens]) -> _OnTheWay | None:
+    """Begin a batch; None if memory ran out."""
     try:
-        return encoder.encode(batch).float().cpu()
+        return _OnTheWay(rows, encoder.encode([tokens[row] for row in rows]))
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
         if not _is_out_of_memory(error):
             raise

@@ -49,7 +49,7 @@ class CheckpointEncoder:
 
     Attributes:
         layout: of a row.
-        dim, dtype, device, fitting_tokens: as in ``GradientEncoder``.
+        name, dim, dtype, device, fitting_tokens: as in ``GradientEncoder``.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class CheckpointEncoder:
             weights=list(weights),
             weighted=weighted,
         )
-        self.dim = self.layout.dim
+        self.name, self.dim = encoders[0].name, self.layout.dim
         self.device, self.dtype = encoders[0].device, encoders[0].dtype
         self.fitting_tokens: int | None = None
 

@@ -38,7 +38,8 @@ from bench.errors import UserError
 from bench.models.language_model import IGNORE, Tokens, pad
 from bench.storage import content_key, file_sha256, whole_folder
 from methods.base import IndexSize
-from methods.gradient.collectors import Collector
+from methods.gradient.batching import token_budget
+from methods.gradient.collectors import Collector, formed_at_once
 from methods.gradient.influence import Influence, InfluenceConfig
 
 # Raised whenever a change of code moves a factor; part of every key.
@@ -46,7 +47,6 @@ FACTORS_VERSION = 1
 
 _FACTORS, _SIDECAR = "factors.safetensors", "factors.json"
 _TEXTS_AT_ONCE = 4096  # sorted by length together: they need little padding
-_FORMED_ELEMENTS = 2**20  # of gradients formed at a time: see collectors.py
 
 
 class Labels(Enum):
@@ -172,13 +172,14 @@ class Ekfac(Influence):
     def _batches(self, what: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Ids and the labels asked for, int64 ``[batch, tokens]``; texts without loss left out."""
         model, config, rows = self.context.model, self.config, self.hessian_rows()
+        budget = token_budget(config.batch_tokens, self.encoder.device)
         with progress.counted(what, len(rows), unit="passages") as advance:
             for start in range(0, len(rows), _TEXTS_AT_ONCE):
                 texts = [
                     (int(row), model.passage_tokens(self.context.task.passages[row].text))
                     for row in rows[start : start + _TEXTS_AT_ONCE].tolist()
                 ]
-                for batch in _by_length(texts, config.batch_size, config.batch_tokens):
+                for batch in _by_length(texts, config.batch_size, budget):
                     ids, labels = pad([tokens for _, tokens in batch], self.encoder.device)
                     if config.labels is Labels.sampled:
                         drawn_for = [row for row, _ in batch]
@@ -190,15 +191,15 @@ class Ekfac(Influence):
 
 
 def _by_length(
-    texts: Sequence[tuple[int, Tokens]], batch_size: int, batch_tokens: int | None
+    texts: Sequence[tuple[int, Tokens]], batch_size: int, batch_tokens: int
 ) -> Iterator[list[tuple[int, Tokens]]]:
     """Batches of texts of about the same length, the longest first."""
     waiting = sorted((t for t in texts if t[1].n_loss), key=lambda text: -len(text[1].ids))
     while waiting:
         longest = len(waiting[0][1].ids)
-        size = batch_size if batch_tokens is None else min(batch_size, batch_tokens // longest)
-        yield waiting[: max(1, size)]
-        waiting = waiting[max(1, size) :]
+        size = max(1, min(batch_size, batch_tokens // longest))
+        yield waiting[:size]
+        waiting = waiting[size:]
 
 
 @torch.no_grad()
@@ -262,7 +263,7 @@ class _Eigenvalues(Collector):
         self.size = (len(outputs), len(inputs))
         self.outputs, self.inputs, self._dtype = outputs, inputs, dtype
         self.sums = torch.zeros(self.size, dtype=torch.float64, device=outputs.device)
-        self._step = max(1, _FORMED_ELEMENTS // self.sums.numel())
+        self._step = formed_at_once(self.size, outputs.device)
 
     def keep(self, x_btn: Tensor) -> Tensor:
         return x_btn.to(self._dtype) @ self.inputs

@@ -50,6 +50,7 @@ class GradientEncoder:
             tokens, as one more dimension.
 
     Attributes:
+        name: the model's.
         module: the model's, in the gradient dtype.
         matrices: that carry the gradient, in the order of exact features.
         block_sizes: dimensions of each block.
@@ -74,7 +75,7 @@ class GradientEncoder:
         output: Output = Output.loss,
         weighted: bool = False,
     ) -> None:
-        self._name, self._output, self._weighted = model.name, output, weighted
+        self.name, self._output, self._weighted = model.name, output, weighted
         self.module = _in_dtype(model.module, model.gradient_dtype)
         matrices = gradient_matrices(
             self.module,
@@ -106,12 +107,13 @@ class GradientEncoder:
         self.fitting_tokens: int | None = None
 
     def encode(self, batch: Sequence[Tokens]) -> Tensor:
-        """Raw projected gradients of a batch: ``[batch, dim]``.
+        """Raw projected gradients of a batch: ``[batch, dim]``; a GPU may still be at work on them.
 
-        Texts with no token to predict have zero gradient.
+        Texts with no token to predict have zero gradient. Whether all are finite is looked at once
+        they are on the CPU, in ``encode_all``.
 
         Raises:
-            UserError: a gradient is not finite, or a matrix takes no part in the forward pass.
+            UserError: a matrix takes no part in the forward pass.
         """
         if all(tokens.n_loss == 0 for tokens in batch):
             return torch.zeros(len(batch), self.dim, dtype=self.dtype, device=self.device)
@@ -126,15 +128,7 @@ class GradientEncoder:
         parts = [total.flatten(1) for total in totals]
         if self._weighted:
             parts.append(doubt.to(self.dtype)[:, None])
-        features = torch.cat(parts, dim=1)
-        if not torch.isfinite(features).all():
-            raise UserError(
-                "a gradient is NaN or infinite",
-                where=f"model {self._name}",
-                fix="use model.gradient_dtype=float32 or wider (bfloat16 where half the memory is "
-                "needed), or another checkpoint",
-            )
-        return features
+        return torch.cat(parts, dim=1)
 
     def collect(
         self, collectors: Sequence[Collector], totals: Sequence[Tensor], ids: Tensor, labels: Tensor
@@ -161,7 +155,7 @@ class GradientEncoder:
         if idle:
             raise UserError(
                 f"matrix {idle[0]} takes no part in the forward pass",
-                where=f"model {self._name}",
+                where=f"model {self.name}",
                 fix="an adapter must be active and not merged (see method.adapters)",
             )
         return doubt

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from bench import progress
@@ -54,6 +55,7 @@ def estimate_whitening(
     queries: Features,
     rows_at_once: int,
     facts: dict[str, Any],
+    device: torch.device,
 ) -> Whitening | None:
     """R^(-1/2), or None without Hessian.
 
@@ -62,6 +64,7 @@ def estimate_whitening(
         queries: the queries' features.
         rows_at_once: passages in memory together.
         facts: gets the λ in use, the rank of each block, and how many passages R is from.
+        device: where R is summed up and decomposed.
 
     Raises:
         UserError: R cannot be inverted, or a block is too large for it.
@@ -77,7 +80,7 @@ def estimate_whitening(
 
     evaluation = without_weights if settings.hessian is Hessian.mixed else None
     if settings.form is HessianForm.full:
-        return _full(settings, blocks, train, evaluation, facts)
+        return _full(settings, blocks, train, evaluation, facts, device)
     mixing = float(settings.mixing)
     if evaluation is not None:
         facts["mixing"] = mixing
@@ -86,7 +89,7 @@ def estimate_whitening(
         found = estimate(train)
         return found if evaluation is None else hessian.mix(estimate(evaluation), found, mixing)
 
-    (squares,) = of_both(lambda features: [hessian.mean_squares(sum(blocks), features())])
+    (squares,) = of_both(lambda features: [hessian.mean_squares(sum(blocks), features(), device)])
     if settings.form is HessianForm.diagonal:
         return whitening.diagonal(squares, blocks, settings.damping)
     return whitening.low_rank(
@@ -105,10 +108,11 @@ def _full(
     train: Features,
     evaluation: Features | None,
     facts: dict[str, Any],
+    device: torch.device,
 ) -> Whitening:
-    r = hessian.autocorrelation(blocks, train())
+    r = hessian.autocorrelation(blocks, train(), device)
     if evaluation is not None:
-        r_eval = hessian.autocorrelation(blocks, evaluation())
+        r_eval = hessian.autocorrelation(blocks, evaluation(), device)
         auto = settings.mixing == "auto"
         mixing = hessian.crossing_mixing(r, r_eval) if auto else float(settings.mixing)
         facts["mixing"] = mixing

@@ -17,17 +17,21 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.progress import say
 
+_CPU = torch.device("cpu")
 MAX_BLOCK = 8192  # an eigendecomposition above this takes minutes and gigabytes a block
 CROSSING_COMPONENTS = 1000  # the paper's k
 _NEARLY_QUERIES_ALONE = 0.99  # a λ above the paper's .9 and .99 is outside what it looked at
 
 
-def autocorrelation(blocks: Sequence[int], parts: Iterable[Tensor]) -> list[Tensor]:
+def autocorrelation(
+    blocks: Sequence[int], parts: Iterable[Tensor], device: torch.device = _CPU
+) -> list[Tensor]:
     """Mean of g gᵀ over all rows, one matrix a block.
 
     Args:
         blocks: sizes of the blocks, adding up to the feature dimension.
         parts: features ``[rows, dim]``.
+        device: where it is summed up, and stays.
 
     Returns:
         float64 ``[size, size]`` for each block.
@@ -36,11 +40,12 @@ def autocorrelation(blocks: Sequence[int], parts: Iterable[Tensor]) -> list[Tens
         UserError: a block is too large for its matrix.
     """
     check_blocks(blocks)
-    sums = [torch.zeros(size, size, dtype=torch.float64) for size in blocks]
+    sums = [torch.zeros(size, size, dtype=torch.float64, device=device) for size in blocks]
     n_rows = 0
     for features in parts:
         n_rows += len(features)
-        for total, part in zip(sums, features.double().split(list(blocks), dim=1), strict=True):
+        split = features.to(device).double().split(list(blocks), dim=1)
+        for total, part in zip(sums, split, strict=True):
             total.addmm_(part.T, part)
     return [total / max(1, n_rows) for total in sums]
 
@@ -55,12 +60,12 @@ def check_blocks(blocks: Sequence[int]) -> None:
         )
 
 
-def mean_squares(dim: int, parts: Iterable[Tensor]) -> Tensor:
-    """The diagonal of R alone: float64 ``[dim]``."""
-    total, n_rows = torch.zeros(dim, dtype=torch.float64), 0
+def mean_squares(dim: int, parts: Iterable[Tensor], device: torch.device = _CPU) -> Tensor:
+    """The diagonal of R alone: float64 ``[dim]``, on the device."""
+    total, n_rows = torch.zeros(dim, dtype=torch.float64, device=device), 0
     for features in parts:
         n_rows += len(features)
-        total += features.double().square().sum(0)
+        total += features.to(device).double().square().sum(0)
     return total / max(1, n_rows)
 
 
@@ -68,16 +73,16 @@ def products(directions: Sequence[Tensor], parts: Iterable[Tensor]) -> list[Tens
     """R times some directions, without R: the mean of g (gᵀ Ω).
 
     Args:
-        directions: float64 ``[size, columns]`` for each block.
+        directions: float64 ``[size, columns]`` for each block, on one device.
 
     Returns:
-        float64 ``[size, columns]`` for each block.
+        float64 ``[size, columns]`` for each block, there.
     """
     sums, n_rows = [torch.zeros_like(block) for block in directions], 0
     sizes = [len(block) for block in directions]
     for features in parts:
         n_rows += len(features)
-        split = features.double().split(sizes, dim=1)
+        split = features.to(sums[0].device).double().split(sizes, dim=1)
         for total, part, block in zip(sums, split, directions, strict=True):
             total.addmm_(part.T, part @ block)
     return [total / max(1, n_rows) for total in sums]

@@ -63,9 +63,10 @@ def backward_of(output: Output, module: nn.Module, ids: Tensor, labels: Tensor) 
     delta[right] -= 1
     if logits.requires_grad:  # else no watched layer took part, which the caller finds out
         torch.autograd.backward(logits, delta.to(logits.dtype))
-    counts = torch.bincount(row, minlength=len(ids)).clamp_min(1)
-    sums = torch.zeros(len(ids), dtype=wide, device=doubt.device).index_add_(0, row, doubt)
-    return sums / counts
+    sums, counts = torch.zeros(2, len(ids), dtype=wide, device=doubt.device)
+    # No bincount, which would wait for an accelerator to end all of the above.
+    counts.index_add_(0, row, torch.ones_like(doubt))
+    return sums.index_add_(0, row, doubt) / counts.clamp_min(1)
 
 
 class _HeadOn:

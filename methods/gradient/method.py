@@ -259,6 +259,7 @@ class Gradient(Method):
             lambda: (features for _, features in groups),
             groups.memory.rows,
             self.context.facts,
+            self.context.model.device,
         )
 
 

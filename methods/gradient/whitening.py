@@ -169,11 +169,11 @@ def low_rank(
     """
     generator = torch.Generator().manual_seed(seed)
     wanted = [min(components, size) for size in blocks]
-    random = [
+    bases = [
         torch.randn(size, min(size, n + _OVERSAMPLING), generator=generator, dtype=torch.float64)
         for size, n in zip(blocks, wanted, strict=True)
     ]
-    bases = random
+    bases = [basis.to(squares.device) for basis in bases]
     for _ in range(2):
         bases = [torch.linalg.qr(image).Q for image in multiply(bases)]
     images = multiply(bases)
@@ -203,7 +203,7 @@ def _inner(scaled: Tensor) -> tuple[Tensor, Tensor]:
 def _floors(squares: Tensor, blocks: Sequence[int], damping: float) -> Tensor:
     """What damping adds to each dimension: a share of its block's mean eigenvalue, ``[dim]``."""
     means = torch.stack([part.mean() for part in squares.split(list(blocks))])
-    return damping * means.repeat_interleave(torch.tensor(list(blocks)))
+    return damping * means.repeat_interleave(torch.tensor(list(blocks), device=squares.device))
 
 
 def _refuse_singular(damped: Tensor) -> None:
