@@ -24,7 +24,8 @@ from bench import progress
 from bench.addresses import check_address, filesystem, is_address, reachable
 from bench.errors import UserError
 from bench.files import RemoteFile
-from bench.storage import file_sha256, whole_file, whole_folder
+from bench.hashes import HashedStream, hashed_file
+from bench.storage import file_sha256, whole_folder
 
 INVENTORY = "INVENTORY.json"
 _OF_THIS_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -70,7 +71,7 @@ class Mirror:
 
     def bring(self, path: Path, name: str) -> None:
         """Copy one file from the store, where it has a name of its own; it is here whole or not."""
-        with whole_file(path, "wb") as stream:
+        with hashed_file(path) as stream:
             _read(self._address(path.with_name(name)), stream)
 
     def keep(self, path: Path, name: str | None = None) -> None:
@@ -226,7 +227,7 @@ def _damaged(address: str) -> UserError:
     )
 
 
-def _read(address: str, stream: IO[bytes]) -> None:
+def _read(address: str, stream: IO[bytes] | HashedStream) -> None:
     with RemoteFile(address).open() as source:
         shutil.copyfileobj(source, stream, 1 << 20)
 

@@ -33,10 +33,15 @@ def content_key(value: Any, length: int = 16) -> str:
 
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, read in blocks."""
-    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+        return stream_sha256(stream)
+
+
+def stream_sha256(stream: IO[bytes]) -> str:
+    """The SHA-256 of the bytes that are left of a stream, read in blocks."""
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()
 
 

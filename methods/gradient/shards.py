@@ -18,7 +18,8 @@ import numpy as np
 
 from bench.engines.base import Job
 from bench.errors import UserError
-from bench.storage import content_key, file_sha256, map_array, whole_file
+from bench.hashes import hashed_file, known_sha256
+from bench.storage import content_key, map_array, whole_file
 from methods.gradient.codecs import Codec, Storage, make_codec
 from methods.gradient.features import Features, FeatureSettings
 from methods.gradient.source import EncodedFeatures
@@ -120,8 +121,8 @@ class ShardWriter:
             source = self.source or _opened(self.recipe)
             features, counted = source.encode(source.texts(rows))
         stored = codec.encode(features)
-        with whole_file(path, "wb") as stream:
-            np.save(stream, stored, allow_pickle=False)
+        with hashed_file(path) as hashed:
+            np.save(hashed, stored, allow_pickle=False)  # type: ignore[arg-type] # asks for write
         sidecar = {
             "key": self.key,
             "file": path.name,
@@ -130,7 +131,7 @@ class ShardWriter:
             "rows": len(rows),
             "dtype": str(stored.dtype),
             "bytes_per_row": codec.bytes_per_row,
-            "sha256": file_sha256(path),
+            "sha256": hashed.sha256,
             **counted,
         }
         _log_seconds(path, time.perf_counter() - began)
@@ -211,6 +212,8 @@ def _opened(recipe: EncoderRecipe) -> EncodedFeatures:
 def read_sidecar(path: Path, key: str) -> dict[str, Any] | None:
     """The sidecar of a finished shard whose bytes are what it says; None if there is none yet.
 
+    Bytes that this process wrote, or has checked, are not read again unless the file has changed.
+
     Raises:
         UserError: the shard is damaged, or was made with other settings.
     """
@@ -221,7 +224,7 @@ def read_sidecar(path: Path, key: str) -> dict[str, Any] | None:
         sidecar: dict[str, Any] = json.loads(sidecar_path.read_text(encoding="utf-8"))
         seal = sidecar.pop(_SEAL)
         sound = seal == content_key(sidecar) and sidecar["key"] == key
-        sound = sound and file_sha256(path) == sidecar["sha256"]
+        sound = sound and known_sha256(path) == sidecar["sha256"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
