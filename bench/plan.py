@@ -16,6 +16,7 @@ from transformers import PretrainedConfig
 
 from bench import composing, progress
 from bench.config import Settings, settings_from, typed
+from bench.engines import ENGINES
 from bench.errors import UserError, at_least
 from bench.plan_corpus import PASSAGES, QUERIES, TOKENS, Fact, count
 from bench.plan_costs import (
@@ -198,6 +199,8 @@ def make_plan(settings: Settings, config: PlanConfig, known: Known | None = None
         lambda: _speed(settings, config, geometry, gradients, tokens, batch_tokens),
     )
     features = {key: getattr(v, "value", v) for key, v in vars(feature_settings(method)).items()}
+    apart = config.devices > 1 or ENGINES.get(settings.engine["name"]).apart
+    row_bytes = storage.get(choices.storage, 0)
     given = all(fact.source.startswith("plan.") for fact in counted.values())
     corpus = "given numbers" if given else settings.task["name"]
     return Plan(
@@ -205,7 +208,7 @@ def make_plan(settings: Settings, config: PlanConfig, known: Known | None = None
         counted=counted,
         architecture=architecture,
         blocks=blocks,
-        passes=passes(architecture, workload, choices, storage.get(choices.storage, 0)),
+        passes=passes(architecture, workload, choices, row_bytes, apart=apart),
         storage=storage,
         chosen=choices.storage,
         features=content_key([*data, features]),
@@ -307,10 +310,12 @@ def _rate(flops_per_second: float) -> str:
 
 
 def _notes(settings: Settings, kind: str) -> Iterator[str]:
+    stored = settings.method["storage"] != Storage.none.value
+    later = " A later command that opens the index reads all of it once, to check it."
     yield (
         "Hours are those of arithmetic at one rate for all steps; disk hours those of a disk at "
         "plan.disk_gb_per_second, and go on beside them. Engines share out the encoding alone. A "
-        "query is taken to be as long as a passage."
+        "query is taken to be as long as a passage." + later * stored
     )
     if kind == "scratch":
         yield "Training the model, which a first run does, is not counted."

@@ -17,6 +17,8 @@ import torch
 
 from methods.gradient.batching import token_budget
 
+# Steps that cells with the same features share.
+ENCODE_CORPUS, CHECK_INDEX = "encode the corpus into the index", "check the index"
 STORES_NO_FEATURES = ("none", "sign")  # of a sign index, R could not be estimated
 # As in methods/gradient: directions of the low-rank form beyond its components, and the most rows
 # and numbers of a shard.
@@ -245,12 +247,18 @@ def tokens_per_word(vocab_size: int) -> float:
 
 
 def passes(
-    architecture: Architecture, workload: Workload, choices: Choices, bytes_per_row: int
+    architecture: Architecture,
+    workload: Workload,
+    choices: Choices,
+    bytes_per_row: int,
+    *,
+    apart: bool = False,
 ) -> list[Pass]:
     """The steps of a run, in order.
 
     - corpus: passages · encode (times checkpoints), once to be stored or, without an index, while
       searching;
+    - check: the index once, where others wrote it; what a process writes it hashes on the way;
     - queries: q · encode; in several groups once more for each use, as none of them is kept;
     - Hessian: rows · its part of R, and encode again where the index cannot give it; R^(-1/2) once;
     - search: passages · (2·q·d + groups · R^(-1/2));
@@ -258,6 +266,7 @@ def passes(
 
     Args:
         bytes_per_row: of the chosen storage format, 0 if nothing is stored.
+        apart: whether other processes write the index.
     """
     encode = encode_flops(architecture, workload.tokens, choices.projection_dim)
     encode *= choices.checkpoints
@@ -273,8 +282,10 @@ def passes(
     times = f" ({groups} times)" if groups > 1 else ""
     found = []
     if stored:
-        name, size = "encode the corpus into the index", n * bytes_per_row
-        found.append(Pass(name, n, n * encode, bytes_written=size, spread=True))
+        size = n * bytes_per_row
+        found.append(Pass(ENCODE_CORPUS, n, n * encode, bytes_written=size, spread=True))
+        if apart:
+            found.append(Pass(CHECK_INDEX, n, 0.0, bytes_read=size))
     found.append(Pass("encode the queries", encoded_queries, encoded_queries * encode))
     found += hessian
     if not stored:

@@ -17,7 +17,7 @@ from bench.config import Settings
 from bench.errors import UserError
 from bench.escape import clean
 from bench.plan import Known, Plan, PlanConfig, composed, is_planned, make_plan
-from bench.plan_costs import Pass
+from bench.plan_costs import CHECK_INDEX, ENCODE_CORPUS, Pass
 from bench.plan_table import hours, in_decimal, numbers_table
 
 _EXACT = "fp32"  # an index of which one of any other format is made without encoding
@@ -94,8 +94,19 @@ def _cost(label: str, plan: Plan, made: dict[tuple[str, str], str]) -> CellCost:
     donor = same or made.get((plan.features, _EXACT))
     if not plan.index_bytes or donor is None:
         return CellCost(label, plan, plan.passes, plan.index_bytes, None)
-    own = [step for step in plan.passes if step.name != "encode the corpus into the index"]
-    return CellCost(label, plan, own, 0 if same else plan.index_bytes, donor)
+    later = [step for step in plan.passes if step.name != ENCODE_CORPUS]
+    if same:  # which this process has written or checked already
+        own = [step for step in later if step.name != CHECK_INDEX]
+        return CellCost(label, plan, own, 0, same)
+    return CellCost(label, plan, [_translation(plan), *later], plan.index_bytes, donor)
+
+
+def _translation(plan: Plan) -> Pass:
+    """Another format of a full-precision index. Workers that check a shard of that first read it
+    from disk once for both: it fits into memory."""
+    read = plan.storage[_EXACT] * plan.passages
+    name = f"translate the index from {_EXACT}"
+    return Pass(name, plan.passages, 0.0, read, plan.index_bytes, spread=True)
 
 
 def _labels(cells: Sequence[Sequence[str]]) -> list[str]:
@@ -157,10 +168,12 @@ def _of_passes(cells: Sequence[CellCost]) -> Table:
     for name in names:
         steps = [(cell.plan, step) for cell in cells for step in cell.passes if step.name == name]
         read = sum(step.bytes_read for _, step in steps)
+        flops = sum(step.flops for _, step in steps)
+        spent = sum(plan.device_hours(step) for plan, step in steps)
         found.add_row(
             name, f"{len(steps)}", f"{sum(step.rows for _, step in steps):,}",
-            f"{sum(step.flops for _, step in steps):.3g}", in_decimal(read) if read else "",
-            hours(sum(plan.device_hours(step) for plan, step in steps)),
+            f"{flops:.3g}" if flops else "", in_decimal(read) if read else "",
+            hours(spent) if flops else "",
         )  # fmt: skip
     return found
 

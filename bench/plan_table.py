@@ -74,8 +74,9 @@ def _passes(plan: Plan) -> Table:
     for step in plan.passes:
         read = in_decimal(step.bytes_read) if step.bytes_read else ""
         disk = plan.disk_hours(step)
-        times = (hours(plan.hours(step)), hours(disk) if disk else "")
-        table.add_row(step.name, f"{step.rows:,}", f"{step.flops:.3g}", read, *times)
+        computed = (f"{step.flops:.3g}", hours(plan.hours(step))) if step.flops else ("", "")
+        moved = hours(disk) if disk else ""
+        table.add_row(step.name, f"{step.rows:,}", computed[0], read, computed[1], moved)
     table.add_section()
     read = in_decimal(sum(step.bytes_read for step in plan.passes))
     total = sum(step.flops for step in plan.passes)

@@ -115,6 +115,13 @@ def test_passes_of_the_toy() -> None:
     ]
 
 
+def test_what_other_processes_wrote_is_checked_by_one() -> None:
+    alone, apart = (passes(TOY, WORK, CHOICES, 64, apart=apart) for apart in (False, True))
+    assert apart == [alone[0], Pass("check the index", 100, 0.0, 6400), *alone[1:]]
+    bare = replace(CHOICES, storage="none")
+    assert passes(TOY, WORK, bare, 0, apart=True) == passes(TOY, WORK, bare, 0)
+
+
 def test_each_storage_has_its_passes() -> None:
     corpus, queries = "encode the corpus into the index", "encode the queries"
     again, search = "encode passages for the Hessian", "search"

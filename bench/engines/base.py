@@ -56,9 +56,13 @@ class Engine(ABC):
     for any number of threads; work that is not sets its own number.
 
     Subclasses set ``Config``: a dataclass whose fields are the keys of ``conf/engine/NAME.yaml``.
+
+    Attributes:
+        apart: whether jobs run in other processes, whose files this one has to read to check them.
     """
 
     Config: ClassVar[type]
+    apart: ClassVar[bool] = True
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -18,6 +18,7 @@ class Serial(Engine):
     """In this process, in the order given."""
 
     Config = SerialConfig
+    apart = False
 
     def _run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
         for job in progress.track(jobs, label, unit=unit):
