@@ -1,10 +1,21 @@
-"""Memory that was freed, given back to the system."""
+"""Memory that ran out, and memory that was freed, given back to the system."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
 from functools import cache
+
+import torch
+
+# What allocators of torch say where there is no exception of their own for it.
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether an error says that memory ran out: torch.OutOfMemoryError is a RuntimeError."""
+    kinds = (MemoryError, torch.cuda.OutOfMemoryError)
+    return isinstance(error, kinds) or any(word in str(error) for word in _OUT_OF_MEMORY)
 
 
 def give_back() -> None:

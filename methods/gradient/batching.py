@@ -20,10 +20,6 @@ Encoder = GradientEncoder | CheckpointEncoder
 # (benchmarks/utilisation.py), and what does not fit into its memory is halved.
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 
-# What allocators of torch say where there is no exception of their own for it.
-_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
-
-
 def token_budget(asked: int | None, device: torch.device) -> int:
     """Padded tokens in a batch: as asked, else what suits the device."""
     return _BATCH_TOKENS.get(device.type, _BATCH_TOKENS["cpu"]) if asked is None else asked
@@ -114,18 +110,13 @@ def _start(encoder: Encoder, rows: Sequence[int], tokens: Sequence[Tokens]) -> _
     """Begin a batch; None if memory ran out."""
     try:
         return _OnTheWay(rows, encoder.encode([tokens[row] for row in rows]))
-    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if not _is_out_of_memory(error):
+    except (MemoryError, RuntimeError) as error:
+        if not memory.ran_out(error):
             raise
     # Past the except clause: the traceback, which holds the batch's tensors, is gone by now.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    kinds = (MemoryError, torch.cuda.OutOfMemoryError)
-    return isinstance(error, kinds) or any(word in str(error) for word in _OUT_OF_MEMORY)
 
 
 def _lower_limit(encoder: Encoder, rows: int, longest: int) -> None:
