@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError, at_least
+from bench.models.dtypes import choose_experts, running_in
 from bench.models.language_model import LanguageModel, Tokens, pad
 from bench.storage import content_key
 from bench.tasks.base import Query
@@ -278,18 +279,21 @@ def hidden_states(model: LanguageModel) -> Callable[[Tensor], tuple[Tensor, ...]
 
     It returns ``layers + 1`` tensors ``[batch, tokens, dim]`` in ``model.gradient_dtype``: the
     embeddings' output, then each layer's, as transformers gives them (the last one usually after
-    the final norm). The output head is left out, since nothing asks for its logits.
+    the final norm). The output head is left out, since nothing asks for its logits. It raises
+    UserError if the model does not run in that dtype.
     """
     module = model.module
     body: nn.Module = getattr(module, "base_model", module)  # type: ignore[assignment]
     if next(body.parameters()).dtype != model.gradient_dtype:
         body = copy.deepcopy(body).to(model.gradient_dtype)  # others still use the original
+        choose_experts(body, model.gradient_dtype)
 
     @torch.no_grad()
     def states(ids: Tensor) -> tuple[Tensor, ...]:
-        found: tuple[Tensor, ...] = body(
-            input_ids=ids, use_cache=False, output_hidden_states=True
-        ).hidden_states
+        with running_in(model.gradient_dtype, model.name):
+            found: tuple[Tensor, ...] = body(
+                input_ids=ids, use_cache=False, output_hidden_states=True
+            ).hidden_states
         return found
 
     return states

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from bench.models.dtypes import experts_for
 from bench.models.language_model import IGNORE, LanguageModel, Tokens, pad, token_log_probs
 from bench.models.second_moments import Factored, SecondMoments
 
@@ -184,7 +185,8 @@ class OptimizerStep:
 
     def _log_probs(self, weights: Weights, ids: Tensor, labels: Tensor) -> Tensor:
         """Of every token, ``[batch, tokens - 1]``."""
-        return token_log_probs(self._module_with(weights), ids, labels)
+        with experts_for(self._model.module, self._model.gradient_dtype):
+            return token_log_probs(self._module_with(weights), ids, labels)
 
     def _module_with(self, weights: Weights) -> Callable[..., Any]:
         return lambda **inputs: functional_call(self._model.module, weights, kwargs=inputs)

@@ -21,6 +21,7 @@ import torch
 from bench import progress
 from bench.errors import UserError, first_line
 from bench.models.base import no_moments_to_step_with, unknown_learning_rate
+from bench.models.dtypes import running_in
 from bench.models.language_model import LanguageModel, Tokens
 from bench.storage import content_key
 from bench.tasks.base import Query, Task
@@ -142,11 +143,15 @@ class TailPatch:
         Args:
             queries: those to measure.
             proponents: passage rows by query id, strongest first.
+
+        Raises:
+            UserError: the model does not run in its gradient dtype.
         """
         tokens = {
             q.query_id: self._model.query_tokens(q.query_id, q.prompt, q.target) for q in queries
         }
-        base = self._rounded(self._step.log_probs(list(tokens.values())))
+        with running_in(self._model.gradient_dtype, self._model.name):
+            base = self._rounded(self._step.log_probs(list(tokens.values())))
         before = dict(zip(tokens, base, strict=True))
         wanted: defaultdict[int, list[str]] = defaultdict(list)
         for query in queries:

@@ -13,7 +13,7 @@ from bench.models.language_model import LanguageModel, Tokens
 from bench.models.second_moments import Factored
 from methods.gradient.batching import encode_all
 from methods.gradient.encoder import GradientEncoder
-from methods.gradient.parameters import gradient_matrices
+from methods.gradient.parameters import Unsupported, gradient_matrices
 from methods.gradient.projection import projection
 from tests.models import FAMILIES, FLOAT32_INSIDE, TEXTS, load, make_model, with_moments
 
@@ -34,7 +34,13 @@ def texts(model: LanguageModel) -> list[Tokens]:
     return [model.passage_tokens(text) for text in TEXTS]
 
 
-def oracle(model: LanguageModel, tokens: Tokens, kind: str | None, dim: int | None) -> Tensor:
+def oracle(
+    model: LanguageModel,
+    tokens: Tokens,
+    kind: str | None,
+    dim: int | None,
+    unsupported: Unsupported = Unsupported.refuse,
+) -> Tensor:
     """One example at a time: autograd, V in full, dense projections. Shares no hook."""
     module = model.module.double().requires_grad_(True)
     module.zero_grad()
@@ -45,7 +51,7 @@ def oracle(model: LanguageModel, tokens: Tokens, kind: str | None, dim: int | No
         loss = loss - torch.log_softmax(logits[position - 1], -1)[tokens.ids[position]]
     loss.backward()
     blocks: dict[int, list[Tensor]] = {}
-    for matrix in gradient_matrices(module, 8):
+    for matrix in gradient_matrices(module, 8, unsupported=unsupported):
         gradient = matrix.weight.grad
         if kind is not None:
             gradient = gradient / full_v(model, matrix.name, kind).sqrt()

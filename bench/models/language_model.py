@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging as transformers_logging
 
 from bench.errors import UserError
+from bench.models.dtypes import choose_experts
 from bench.models.second_moments import ADAM_EPSILON, SecondMoments
 from bench.storage import content_key, file_sha256
 
@@ -239,6 +240,7 @@ def load_module(path: Path, dtype: torch.dtype, device: torch.device) -> nn.Modu
         module = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, local_files_only=True, use_safetensors=True
         )
+    choose_experts(module, dtype)
     module.eval().requires_grad_(False).to(device)
     _check_finite(module, path)
     return module

@@ -20,6 +20,7 @@ Encoder = GradientEncoder | CheckpointEncoder
 # (benchmarks/utilisation.py), and what does not fit into its memory is halved.
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 
+
 def token_budget(asked: int | None, device: torch.device) -> int:
     """Padded tokens in a batch: as asked, else what suits the device."""
     return _BATCH_TOKENS.get(device.type, _BATCH_TOKENS["cpu"]) if asked is None else asked

@@ -9,14 +9,14 @@ nothing is computed below the lowest matrices. Source: 2410.17413, section 3 and
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.errors import UserError
+from bench.models.dtypes import in_dtype, running_in
 from bench.models.language_model import LanguageModel, Tokens, pad
 from bench.models.second_moments import SecondMoments
 from methods.gradient.collectors import Collector, accumulation_dtype, make_collector
@@ -76,7 +76,8 @@ class GradientEncoder:
         weighted: bool = False,
     ) -> None:
         self.name, self._output, self._weighted = model.name, output, weighted
-        self.module = _in_dtype(model.module, model.gradient_dtype)
+        self._gradient_dtype = model.gradient_dtype
+        self.module = in_dtype(model.module, model.gradient_dtype)
         matrices = gradient_matrices(
             self.module,
             layer_blocks,
@@ -109,11 +110,16 @@ class GradientEncoder:
     def encode(self, batch: Sequence[Tokens]) -> Tensor:
         """Raw projected gradients of a batch: ``[batch, dim]``; a GPU may still be at work on them.
 
-        Texts with no token to predict have zero gradient. Whether all are finite is looked at once
-        they are on the CPU, in ``encode_all``.
+                Texts with no token to predict have zero gradient. Whether all are finite is looked at once
+                they are on the CPU, in ``encode_all``.
 
-        Raises:
-            UserError: a matrix takes no part in the forward pass.
+                Raises:
+        <<<<<<< HEAD
+                    UserError: a matrix takes no part in the forward pass.
+        =======
+                    UserError: a gradient is not finite, a matrix takes no part in the forward pass, or the
+                        model does not run in the gradient dtype.
+        >>>>>>> 062dcb6 (Gradients of mixtures of experts in float64, of XGLM in half precision)
         """
         if all(tokens.n_loss == 0 for tokens in batch):
             return torch.zeros(len(batch), self.dim, dtype=self.dtype, device=self.device)
@@ -143,13 +149,18 @@ class GradientEncoder:
             how much of each text was left to learn, ``[batch]``.
 
         Raises:
-            UserError: a matrix takes no part in the forward pass.
+            UserError: a matrix takes no part in the forward pass, or the model does not run in the
+                gradient dtype.
         """
         sinks = [
             _MatrixSink(matrix, collector, total, ids.shape)
             for matrix, collector, total in zip(self.matrices, collectors, totals, strict=True)
         ]
-        with watched([matrix.module for matrix in self.matrices], sinks), torch.enable_grad():
+        with (
+            running_in(self._gradient_dtype, self.name),
+            watched([matrix.module for matrix in self.matrices], sinks),
+            torch.enable_grad(),
+        ):
             doubt = backward_of(self._output, self.module, ids, labels)
         idle = [sink.matrix.name for sink in sinks if not sink.used]
         if idle:
@@ -187,22 +198,6 @@ class _MatrixSink:
                 fix="this architecture is not supported by gradient methods yet",
             )
         return rows.reshape(*self._shape, rows.shape[-1])
-
-
-def _in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The module itself if it has that dtype, else a copy: others still use the original.
-
-    In half precision, what a checkpoint does not hold, such as the frequencies of rotary positions,
-    keeps its dtype, as it does where transformers loads such a model.
-    """
-    if next(module.parameters()).dtype == dtype:
-        return module.requires_grad_(False).eval()
-    copied = copy.deepcopy(module).to(dtype)
-    if accumulation_dtype(dtype) != dtype:  # a half precision
-        for name, part in module.named_modules():
-            for buffer in part._non_persistent_buffers_set:
-                setattr(copied.get_submodule(name), buffer, getattr(part, buffer))
-    return copied.requires_grad_(False).eval()
 
 
 @dataclass(frozen=True)
