@@ -1,9 +1,10 @@
 """What a gradient run costs, as formulas: operations, bytes, memory. No model is needed for them.
 
 A multiplication and an addition are two FLOPs. Symbols: T tokens of a passage, N parameters of the
-matrices that each token meets (layers and output head), L layers, a attention width, m × n a matrix
-as ``[out, in]``, p projection dimensions a side, b dimensions of a block, d those of all blocks,
-q queries. Element-wise work (norms, softmax, activations) is left out.
+matrices that each token meets (layers, of their experts those that it is sent to, and output head),
+L layers, a attention width, m × n a matrix as ``[out, in]``, p projection dimensions a side, b
+dimensions of a block, d those of all blocks, q queries. Element-wise work (norms, softmax,
+activations) is left out.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Architecture:
 
     Attributes:
         parameters: all of them, tied ones once.
-        multiplied: N, those of matrices that each token is multiplied by; no embeddings.
+        multiplied: N, those of matrices that each token is multiplied by; no embeddings, and of a
+            layer's experts as many as a token is sent to.
         matrices: (out, in, block) of each matrix that carries the gradient.
         attention_width: a, all heads of a layer together.
         unwatched_layers: layers below the lowest matrix, which no gradient reaches.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from bench.errors import UserError, first_line
+from bench.models.dtypes import in_dtype
 from bench.plan_costs import Architecture, backward_flops, forward_flops
 from methods.gradient.parameters import Unsupported, gradient_matrices
 
@@ -22,6 +24,8 @@ from methods.gradient.parameters import Unsupported, gradient_matrices
 _LAYER_PARAMETERS = {"cpu": 2**25, "cuda": 2**28}
 _RUN_FLOPS = {"cpu": 3e10, "cuda": 2e13}  # of one timed run, about half a second
 _SECONDS, _MOST_RUNS = 1.0, 20
+# The names that configurations of transformers give to one number.
+_EXPERTS_A_TOKEN = ("num_experts_per_tok", "top_k_experts", "moe_topk")
 _VOCABULARY = 512  # the head is a product like any other; a small one leaves room for the layer
 
 
@@ -41,7 +45,8 @@ def architecture_of(config: PretrainedConfig, layer_blocks: int, **options: Any)
         layer_blocks, options: as of ``gradient_matrices``.
 
     Raises:
-        UserError: the configuration is not of a causal language model whose gradients can be taken.
+        UserError: the configuration is not of a causal language model whose gradients can be taken,
+            or it does not say how many experts a token is sent to.
     """
     module = _on_meta(config)
     matrices = gradient_matrices(module, layer_blocks, **options)
@@ -51,7 +56,7 @@ def architecture_of(config: PretrainedConfig, layer_blocks: int, **options: Any)
     head_dim = getattr(decoder, "head_dim", None) or decoder.hidden_size // heads
     return Architecture(
         parameters=sum(parameter.numel() for parameter in module.parameters()),
-        multiplied=_multiplied(module),
+        multiplied=_multiplied(module, decoder),
         matrices=tuple((*matrix.shape, matrix.block) for matrix in matrices),
         n_layers=decoder.num_hidden_layers,
         hidden_size=decoder.hidden_size,
@@ -59,7 +64,7 @@ def architecture_of(config: PretrainedConfig, layer_blocks: int, **options: Any)
         vocab_size=decoder.vocab_size,
         context_length=getattr(decoder, "max_position_embeddings", None) or 2048,
         unwatched_layers=len(below),
-        unwatched=sum(map(_multiplied, below)),
+        unwatched=sum(_multiplied(layer, decoder) for layer in below),
     )
 
 
@@ -85,15 +90,56 @@ def _on_meta(config: PretrainedConfig) -> nn.Module:
     return module
 
 
-def _multiplied(module: nn.Module) -> int:
-    """Parameters in matrices that are not looked up but multiplied by, a tied head included."""
-    return sum(
-        parameter.numel()
-        for part in module.modules()
-        if not isinstance(part, nn.Embedding)
-        for parameter in part.parameters(recurse=False)
-        if parameter.ndim > 1
-    )
+def _multiplied(module: nn.Module, decoder: Any) -> int:
+    """Parameters in matrices that a token is multiplied by, a tied head included.
+
+    Embeddings are looked up. Of a layer's experts a token meets as many as it is sent to.
+
+    Args:
+        decoder: the configuration.
+    """
+    mixtures = _mixtures(module)
+    inside = {id(parameter) for mixture in mixtures for parameter in mixture.parameters()}
+    found = sum(parameter.numel() for parameter in _matrices(module) if id(parameter) not in inside)
+    for mixture in mixtures:
+        # All biases of such a layer are one parameter, of two dimensions.
+        named = mixture.named_parameters()
+        stacked = sum(p.numel() for name, p in named if p.ndim > 1 and not name.endswith("bias"))
+        found += stacked * _experts_a_token(decoder) // int(mixture.num_experts)  # type: ignore[arg-type]
+    return found
+
+
+def _matrices(module: nn.Module) -> Iterator[nn.Parameter]:
+    """What is not looked up but multiplied by, all experts included."""
+    for part in module.modules():
+        if not isinstance(part, nn.Embedding):
+            yield from (p for p in part.parameters(recurse=False) if p.ndim > 1)
+
+
+def _mixtures(module: nn.Module) -> list[nn.Module]:
+    """The modules that hold the experts of a layer, and compute some of them for each token.
+
+    transformers stacks the weights of all experts of a layer. A module that is given nothing but
+    the hidden states, as Llama 4's, computes every expert for every token.
+    """
+    return [
+        part
+        for path, part in module.named_modules()
+        if isinstance(getattr(part, "num_experts", None), int)
+        and (path.endswith("experts") or any(p.ndim == 3 for p in part.parameters(recurse=False)))
+        and len(inspect.signature(part.forward).parameters) > 1
+    ]
+
+
+def _experts_a_token(decoder: Any) -> int:
+    found = next((n for name in _EXPERTS_A_TOKEN if (n := getattr(decoder, name, None))), None)
+    if found is None:
+        raise UserError(
+            "its configuration does not say how many experts a token is sent to",
+            where="model",
+            fix=f"add {_EXPERTS_A_TOKEN[0]} to config.json",
+        )
+    return int(found)
 
 
 def calibrate(
@@ -144,7 +190,8 @@ def _reduced(config: PretrainedConfig, most_parameters: int) -> PretrainedConfig
         setattr(decoder, name, None)
     if getattr(decoder, "layer_types", None):
         decoder.layer_types = decoder.layer_types[:1]
-    while _multiplied(_on_meta(found)) > most_parameters:
+    # All experts are held in memory, whether a token is sent to them or not.
+    while sum(p.numel() for p in _matrices(_on_meta(found))) > most_parameters:
         narrow = copy.deepcopy(found)
         if not _halve(narrow.get_text_config()):
             break
@@ -174,7 +221,7 @@ def _seconds_a_run(
     config: PretrainedConfig, rows: int, width: int, dtype: torch.dtype, device: str
 ) -> float:
     """The median of a second's worth of runs, after one that does not count."""
-    module = AutoModelForCausalLM.from_config(config).to(device, dtype).eval().requires_grad_(False)
+    module = in_dtype(AutoModelForCausalLM.from_config(config).to(device), dtype)
     size = config.get_text_config().hidden_size
     inputs = torch.randn(rows, width, size, dtype=dtype, device=device, requires_grad=True)
     seconds: list[float] = []

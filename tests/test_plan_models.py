@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import bench.plan
 import bench.plan_model
+from bench.errors import UserError
 from bench.models.directory import Directory, DirectoryConfig, Geometry
 from bench.models.language_model import LanguageModel, Tokens
 from bench.plan import composed, make_plan
@@ -27,7 +28,7 @@ from bench.plan_costs import (
 from bench.plan_model import architecture_of, calibrate, run_once
 from methods.gradient.codecs import Storage, make_codec
 from methods.gradient.encoder import GradientEncoder
-from methods.gradient.parameters import gradient_matrices
+from methods.gradient.parameters import Unsupported, gradient_matrices
 from tests.models import load, make_model
 
 
@@ -93,6 +94,105 @@ def test_encoding_is_what_torch_counts(projection_dim: int | None, tmp_path: Pat
     expected = 3 * encode_flops(counted(model), 40, projection_dim)
     assert counts.get_total_flops() == pytest.approx(expected, rel=0.05)
     assert block_sizes(counted(model), projection_dim) == encoder.block_sizes
+
+
+# ------------------------------------------------------------------ mixtures of experts
+
+SMALL = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 100, "pad_token_id": 0,
+}  # fmt: skip
+# Of eight experts; the last two are those of every token beside it, and those that all compute.
+EXPERTS: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 2},
+    "qwen3_moe": {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 24},
+    "gpt_oss": {"num_local_experts": 8, "num_experts_per_tok": 2},  # biases of two dimensions
+    "qwen2_moe": {
+        "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 40,
+    },
+    "llama4_text": {
+        "num_local_experts": 8, "num_experts_per_tok": 1, "intermediate_size_mlp": 48,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_experts_count_as_torch_counts_them(name: str) -> None:
+    """Those that a token is sent to, both ways; the router and what is shared in full."""
+    config = AutoConfig.for_model(name, **SMALL, **EXPERTS[name])
+    module = AutoModelForCausalLM.from_config(
+        config, experts_implementation="eager", attn_implementation="eager"
+    )
+    inputs = torch.randn(3, 20, 32, requires_grad=True)
+    with counter() as counts:
+        run_once(module.eval().requires_grad_(False), inputs)
+    found = architecture_of(config, 2, unsupported=Unsupported.skip)
+    expected = 3 * (forward_flops(found, 20) + backward_flops(found, 20))
+    assert counts.get_total_flops() == pytest.approx(expected, rel=0.02)
+    assert found.parameters == sum(parameter.numel() for parameter in module.parameters())
+    matrices = gradient_matrices(module, 2, unsupported=Unsupported.skip)
+    assert found.matrices == tuple((*m.shape, m.block) for m in matrices)
+
+
+@pytest.mark.parametrize("projection_dim", [4, None])
+def test_encoding_of_a_mixture_is_what_torch_counts(
+    projection_dim: int | None, tmp_path: Path
+) -> None:
+    """Its experts are left out of the features, but the gradient passes through them."""
+    options = {**EXPERTS["mixtral"], "num_key_value_heads": 2}
+    model = load(make_model(tmp_path, "mixtral", layers=3, **options), torch.float32)
+    model.module.set_attn_implementation("eager")  # type: ignore[operator]
+    model.module.set_experts_implementation("eager")  # type: ignore[operator]
+    encoder = GradientEncoder(
+        model, projection_dim=projection_dim, layer_blocks=2, seed=0, second_moments=None,
+        unsupported=Unsupported.skip,
+    )  # fmt: skip
+    batch = [Tokens(list(range(1, 41)), loss_from=1) for _ in range(3)]
+    with counter() as counts:
+        encoder.encode(batch)
+    found = architecture_of(model.module.config, 2, unsupported=Unsupported.skip)
+    expected = 3 * encode_flops(found, 40, projection_dim)
+    assert counts.get_total_flops() == pytest.approx(expected, rel=0.05)
+    assert block_sizes(found, projection_dim) == encoder.block_sizes
+
+
+def test_experts_below_the_chosen_layers_count_alike() -> None:
+    config = AutoConfig.for_model("mixtral", **SMALL, **EXPERTS["mixtral"])
+    found = architecture_of(config, 2, unsupported=Unsupported.skip, layers=[-1])
+    head = 32 * 100
+    assert (found.unwatched_layers, found.unwatched) == (2, (found.multiplied - head) * 2 // 3)
+
+
+# name → parameters, and those of them that a token meets, as published; embeddings are looked up.
+PUBLISHED = {"mixtral": (46.7e9, 12.9e9, 0.13e9), "gpt_oss": (116.83e9, 5.13e9, 0)}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes_of_mixtures(name: str) -> None:
+    """transformers' defaults are Mixtral 8x7B and gpt-oss-120b."""
+    every, active, looked_up = PUBLISHED[name]
+    found = architecture_of(AutoConfig.for_model(name), 8, unsupported=Unsupported.skip)
+    assert found.parameters == pytest.approx(every, rel=0.005)
+    assert found.multiplied == pytest.approx(active - looked_up, rel=0.005)
+
+
+def test_experts_that_no_number_is_given_of_are_refused() -> None:
+    config = AutoConfig.for_model("deepseek_v2", num_hidden_layers=2)  # its default is none
+    with pytest.raises(UserError, match=r"model: .*how many experts.*num_experts_per_tok"):
+        architecture_of(config, 2, unsupported=Unsupported.skip)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_mixture_is_calibrated(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.plan_model, "_SECONDS", 0.0)
+    monkeypatch.setattr(bench.plan_model, "_RUN_FLOPS", {"cpu": 1e7})
+    config = AutoConfig.for_model("mixtral", **SMALL, **EXPERTS["mixtral"])
+    found = calibrate(config, dtype=dtype, device="cpu", tokens=10, batch_tokens=20)
+    assert found.flops_per_second > 1e4
+
+
+# ------------------------------------------------------------------ calibration
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_neox"])
