@@ -13,7 +13,12 @@ from transformers import PreTrainedModel
 from bench import memory
 from bench.errors import UserError, first_line
 
-HALVES = (torch.float16, torch.bfloat16)
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Float32 for half precisions, whose sums would lose most of their digits; else the same."""
+    return torch.float32 if dtype in _HALVES else dtype
 
 
 def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -28,7 +33,7 @@ def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     found = module
     if next(module.parameters()).dtype != dtype:
         found = copy.deepcopy(module).to(dtype)
-        if dtype in HALVES:
+        if dtype in _HALVES:
             _restore_buffers(found, module, dtype)
     choose_experts(found, dtype)
     return found.requires_grad_(False).eval()

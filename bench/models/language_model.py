@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging as transformers_logging
 
 from bench.errors import UserError
-from bench.models.dtypes import choose_experts
+from bench.models.dtypes import accumulation_dtype, choose_experts
 from bench.models.second_moments import ADAM_EPSILON, SecondMoments
 from bench.storage import content_key, file_sha256
 
@@ -184,8 +184,7 @@ def token_log_probs(module: Callable[..., Any], ids: Tensor, labels: Tensor) -> 
         ``[batch, tokens - 1]``, float32 or wider.
     """
     logits = module(input_ids=ids, use_cache=False).logits[:, :-1]
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
+    logits = logits.to(accumulation_dtype(logits.dtype))
     targets = labels[:, 1:]
     counted = targets != IGNORE
     picked = logits.gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)

@@ -30,6 +30,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from bench.models.dtypes import accumulation_dtype
 from bench.models.second_moments import Factored, SecondMoments
 from methods.gradient.parameters import Matrix
 from methods.gradient.projection import projection
@@ -38,11 +39,6 @@ from methods.gradient.projection import projection
 # of 1 to 8 gradients of 256 × 1,024 take the same time, 16 take 20% more (they leave the cache). An
 # accelerator has to be given much at once.
 _FORMED_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Dtype of the features: sums over tokens in half precision would lose most of their digits."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 # Products of half precisions with a wider result: of CUDA alone, in torch since 2.8.

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
-from bench.models.dtypes import in_dtype, running_in
+from bench.models.dtypes import accumulation_dtype, in_dtype, running_in
 from bench.models.language_model import LanguageModel, Tokens, pad
 from bench.models.second_moments import SecondMoments
-from methods.gradient.collectors import Collector, accumulation_dtype, make_collector
+from methods.gradient.collectors import Collector, make_collector
 from methods.gradient.linear import watched
 from methods.gradient.loss import Output, backward_of
 from methods.gradient.parameters import (
@@ -110,16 +110,12 @@ class GradientEncoder:
     def encode(self, batch: Sequence[Tokens]) -> Tensor:
         """Raw projected gradients of a batch: ``[batch, dim]``; a GPU may still be at work on them.
 
-                Texts with no token to predict have zero gradient. Whether all are finite is looked at once
-                they are on the CPU, in ``encode_all``.
+        Texts with no token to predict have zero gradient. Whether all are finite is looked at once
+        they are on the CPU, in ``encode_all``.
 
-                Raises:
-        <<<<<<< HEAD
-                    UserError: a matrix takes no part in the forward pass.
-        =======
-                    UserError: a gradient is not finite, a matrix takes no part in the forward pass, or the
-                        model does not run in the gradient dtype.
-        >>>>>>> 062dcb6 (Gradients of mixtures of experts in float64, of XGLM in half precision)
+        Raises:
+            UserError: a matrix takes no part in the forward pass, or the model does not run in the
+                gradient dtype.
         """
         if all(tokens.n_loss == 0 for tokens in batch):
             return torch.zeros(len(batch), self.dim, dtype=self.dtype, device=self.device)

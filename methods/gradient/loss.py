@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.models.dtypes import accumulation_dtype
 from bench.models.language_model import IGNORE
 
 
@@ -50,7 +51,7 @@ def backward_of(output: Output, module: nn.Module, ids: Tensor, labels: Tensor) 
     targets = labels[row, position + 1]  # the causal shift: position t predicts token t + 1
     head = _HeadOn(row * ids.shape[1] + position)
     logits = head.run(module, ids)  # [labels, vocabulary]
-    wide = torch.float32 if logits.dtype in (torch.float16, torch.bfloat16) else logits.dtype
+    wide = accumulation_dtype(logits.dtype)
     right = torch.arange(len(targets), device=targets.device), targets
     delta = torch.softmax(logits.detach(), -1, dtype=wide)
     doubt = 1 - delta[right]
