@@ -48,7 +48,7 @@ from methods.gradient.checkpoints import FeatureLayout
 from methods.gradient.codecs import Storage, make_codec
 from methods.gradient.index import GradientIndex
 from methods.gradient.search import Finish, MemoryPlan, Search
-from methods.vector_search import as_tensor, scan, search_rows
+from methods.vector_search import as_tensor, products, scan, search_rows
 
 PRODUCTS = ("product", "product, transposed", "product, blocks")
 ROWS_MADE_AT_ONCE = 4096
@@ -112,7 +112,7 @@ def _contenders(
     rows, asked = as_tensor(stored), torch.from_numpy(queries)
 
     def blocks() -> Iterator[tuple[int, torch.Tensor]]:
-        return vector_search._blocks(stored)
+        return vector_search.blocks_of(stored)
 
     def product_in_blocks() -> None:
         for _, block in blocks():
@@ -122,8 +122,10 @@ def _contenders(
         "product": lambda: rows @ asked.T,
         "product, transposed": lambda: asked @ rows.T,
         "product, blocks": product_in_blocks,
-        "scan": lambda: _lists(*scan(asked, blocks(), top_k, 0)),
-        "scan, both ends": lambda: _lists(*scan(asked, blocks(), top_k, top_k)),
+        "scan": lambda: _lists(*scan(len(asked), products(asked, blocks()), top_k, 0)),
+        "scan, both ends": lambda: _lists(
+            *scan(len(asked), products(asked, blocks()), top_k, top_k)
+        ),
         "search_rows": lambda: list(search_rows(queries, stored, top_k)),
     }
     for name, unit_norm in (("gradient index", False), ("gradient index, cosine", True)):

@@ -23,6 +23,7 @@ MARGIN = 32  # candidates kept beyond the list's length
 _QUERIES_AT_ONCE = 1024
 _ROWS_AT_ONCE = 4096
 _FETCHED_AT_ONCE = 2048  # candidates brought from disk together
+_PRODUCTS_AT_ONCE = 1 << 16  # numbers of float64 that a core's cache holds
 
 
 def search_rows(
@@ -41,15 +42,22 @@ def search_rows(
     starts = range(0, len(queries), _QUERIES_AT_ONCE)
     for start in progress.track(starts, "search vectors", unit=f"times {_QUERIES_AT_ONCE} queries"):
         asked = queries[start : start + _QUERIES_AT_ONCE]
-        best, _ = scan(torch.from_numpy(asked), _blocks(stored), top_k + MARGIN, 0)
+        scored = products(torch.from_numpy(asked), blocks_of(stored))
+        best, _ = scan(len(asked), scored, top_k + MARGIN, 0)
         candidates = best.rows
-        scores = rescore(asked.astype(np.float64), candidates, stored.__getitem__, _FETCHED_AT_ONCE)
+        scores = rescore(
+            asked.astype(np.float64),
+            candidates,
+            lambda rows: (stored[rows], None),
+            _FETCHED_AT_ONCE,
+        )
         for rows, line in zip(candidates, scores, strict=True):
             ranked = order(line, rows)[:top_k]
             yield rows[ranked], line[ranked]
 
 
-def _blocks(stored: np.ndarray) -> Iterator[tuple[int, Tensor]]:
+def blocks_of(stored: np.ndarray) -> Iterator[tuple[int, Tensor]]:
+    """Number of the first row, and vectors ``[rows, dim]``, of one block after the other."""
     for start in range(0, len(stored), _ROWS_AT_ONCE):
         yield start, as_tensor(stored[start : start + _ROWS_AT_ONCE])
 
@@ -71,25 +79,36 @@ class _Writable:
         self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
 
 
-def scan(
-    queries: Tensor, blocks: Iterable[tuple[int, Tensor]], n_highest: int, n_lowest: int
-) -> tuple[TopK, TopK]:
-    """Stream blocks of rows once and keep the best and the worst rows of each query.
+def products(queries: Tensor, blocks: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:
+    """Scores ``[rows, queries]`` of blocks of vectors.
+
+    The long side first: this product is a quarter faster than its transpose, and TopK reads either
+    way round.
 
     Args:
         queries: ``[queries, dim]``.
         blocks: number of the first row, and vectors ``[rows, dim]`` in the queries' dtype.
+    """
+    for first_row, block in blocks:
+        yield first_row, block @ queries.T
+
+
+def scan(
+    n_queries: int, scored: Iterable[tuple[int, Tensor]], n_highest: int, n_lowest: int
+) -> tuple[TopK, TopK]:
+    """Stream blocks of scores once and keep the best and the worst rows of each query.
+
+    Args:
+        scored: number of the first row, and scores ``[rows, queries]``, which are written over.
         n_highest: rows with the highest scores to keep.
         n_lowest: rows with the lowest scores to keep, 0 for none.
 
     Returns:
         both lists; the scores of the second are negated, so that lowest comes first.
     """
-    highest, lowest = TopK(len(queries), n_highest), TopK(len(queries), n_lowest)
-    for first_row, block in blocks:
-        # The long side first: this product is a quarter faster than its transpose, and TopK reads
-        # either way round.
-        scores = (block @ queries.T).cpu().numpy().T
+    highest, lowest = TopK(n_queries, n_highest), TopK(n_queries, n_lowest)
+    for first_row, block in scored:
+        scores = block.cpu().numpy().T
         rows = np.arange(first_row, first_row + len(block))
         highest.push(scores, rows)
         if n_lowest:
@@ -97,10 +116,13 @@ def scan(
     return highest, lowest
 
 
+Fetched = tuple[np.ndarray, np.ndarray | None]  # vectors [n, dim], and a factor of each: [n]
+
+
 def rescore(
     queries: np.ndarray,
     candidates: np.ndarray,
-    fetch: Callable[[np.ndarray], np.ndarray],
+    fetch: Callable[[np.ndarray], Fetched],
     rows_at_once: int,
 ) -> np.ndarray:
     """Dot products of each query with its own candidates, summed in float64.
@@ -110,7 +132,8 @@ def rescore(
     Args:
         queries: float64 ``[queries, dim]``.
         candidates: int64 rows ``[queries, candidates]``.
-        fetch: gives the vectors ``[n, dim]`` of ``n`` ascending rows; asked once for each row.
+        fetch: gives the vectors ``[n, dim]`` of ``n`` ascending rows, and what their products are
+            to be multiplied by, float64 ``[n]``, if anything; asked once for each row.
         rows_at_once: the most rows fetched together.
 
     Returns:
@@ -121,10 +144,21 @@ def rescore(
     scores = np.empty(candidates.shape)
     for first in range(0, len(distinct), rows_at_once):
         chunk = distinct[first : first + rows_at_once]
-        fetched = fetch(chunk)
+        vectors, factors = fetch(chunk)
         inside = (place >= first) & (place < first + len(chunk))
         for query in np.flatnonzero(inside.any(axis=1)):
             columns = np.flatnonzero(inside[query])
-            vectors = fetched[place[query, columns] - first].astype(np.float64, copy=False)
-            scores[query, columns] = np.multiply(vectors, queries[query], out=vectors).sum(axis=1)
+            rows = place[query, columns] - first
+            found = _dot_products(vectors, rows, queries[query])
+            scores[query, columns] = found if factors is None else found * factors[rows]
     return scores
+
+
+def _dot_products(vectors: np.ndarray, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """Of some rows with a query, float64 ``[rows]``, in parts that stay in the cache."""
+    step = max(1, _PRODUCTS_AT_ONCE // len(query))
+    found = np.empty(len(rows))
+    for start in range(0, len(rows), step):
+        part = vectors[rows[start : start + step]].astype(np.float64, copy=False)
+        found[start : start + step] = np.multiply(part, query, out=part).sum(axis=1)
+    return found

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from methods.topk import TopK, order
-from methods.vector_search import as_tensor, scan
+from methods.vector_search import as_tensor, products, scan
 
 
 def whole_numbers(shape, seed):
@@ -24,11 +24,15 @@ def blocks(stored, rows_at_once):
         yield start, as_tensor(stored[start : start + rows_at_once])
 
 
+def scan_of(queries: torch.Tensor, vectors, n_highest: int, n_lowest: int):
+    return scan(len(queries), products(queries, vectors), n_highest, n_lowest)
+
+
 @pytest.mark.parametrize("n_queries", [1, 5])
 @pytest.mark.parametrize("rows_at_once", [1, 7, 256, 1000])
 def test_scan_equals_brute_force_at_both_ends(n_queries, rows_at_once):
     stored, queries = whole_numbers((700, 6), 0), whole_numbers((n_queries, 6), 1)
-    highest, lowest = scan(torch.from_numpy(queries), blocks(stored, rows_at_once), 30, 20)
+    highest, lowest = scan_of(torch.from_numpy(queries), blocks(stored, rows_at_once), 30, 20)
     for query, line in enumerate(queries @ stored.T):
         best, worst = np.lexsort((np.arange(700), -line)), np.lexsort((np.arange(700), line))
         assert highest.rows[query].tolist() == best[:30].tolist()
@@ -42,7 +46,7 @@ def test_scores_that_are_no_numbers_come_last():
     stored[[3, 8]] = np.nan
     queries = np.ones((2, 4), dtype=np.float32)
     queries[1] = np.nan
-    highest, lowest = scan(torch.from_numpy(queries), blocks(stored, 9), 50, 50)
+    highest, lowest = scan_of(torch.from_numpy(queries), blocks(stored, 9), 50, 50)
     for found in (highest, lowest):
         assert found.rows[0, -2:].tolist() == [3, 8]
         assert not np.isnan(found.scores[0, :-2]).any()
@@ -51,7 +55,7 @@ def test_scores_that_are_no_numbers_come_last():
 
 def test_no_lowest_rows_unless_asked_for():
     stored = whole_numbers((50, 4), 3)
-    highest, lowest = scan(torch.from_numpy(stored[:2]), blocks(stored, 9), 5, 0)
+    highest, lowest = scan_of(torch.from_numpy(stored[:2]), blocks(stored, 9), 5, 0)
     assert highest.rows.shape == (2, 5)
     assert lowest.rows.shape == (2, 0)
 
@@ -76,11 +80,11 @@ def test_shards_in_any_order_are_one_shard_at_both_ends(problem):
     queries, rows, shards, n_highest, n_lowest = problem
     asked, scores = torch.from_numpy(queries), queries.astype(float) @ rows.T
     parts = [(first, torch.from_numpy(rows[first:last])) for first, last in shards]
-    whole = scan(asked, [(0, torch.from_numpy(rows))], n_highest, n_lowest)
-    streamed = scan(asked, parts, n_highest, n_lowest)
+    whole = scan_of(asked, [(0, torch.from_numpy(rows))], n_highest, n_lowest)
+    streamed = scan_of(asked, parts, n_highest, n_lowest)
     merged = TopK(len(queries), n_highest), TopK(len(queries), n_lowest)
     for part in parts:
-        for total, found in zip(merged, scan(asked, [part], n_highest, n_lowest), strict=True):
+        for total, found in zip(merged, scan_of(asked, [part], n_highest, n_lowest), strict=True):
             total.push(found.scores, found.rows)
     for highest, lowest in (whole, streamed, merged):
         for query, line in enumerate(scores):

@@ -92,13 +92,13 @@ class GradientIndex(FeatureSource):
 
     def rows(self, rows: np.ndarray) -> Tensor:
         """Float32 features ``[len(rows), dim]`` of ascending rows."""
-        found = torch.empty(len(rows), self.codec.dim)
+        parts = []
         place = np.searchsorted(self._first_rows, rows, side="right") - 1
         for number in np.unique(place):
-            inside = np.flatnonzero(place == number)
             stored = map_array(self.folder / self.shards[number]["file"])
-            found[inside] = self.codec.decode(stored[rows[inside] - self._first_rows[number]])
-        return found
+            inside = rows[place == number] - self._first_rows[number]
+            parts.append(self.codec.decode(stored[inside]))
+        return parts[0] if len(parts) == 1 else torch.cat([torch.empty(0, self.codec.dim), *parts])
 
 
 @dataclass(frozen=True)

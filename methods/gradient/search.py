@@ -19,9 +19,10 @@ from methods.gradient.checkpoints import FeatureLayout
 from methods.gradient.source import FeatureSource
 from methods.gradient.whitening import Whitening
 from methods.topk import order
-from methods.vector_search import MARGIN, rescore, scan
+from methods.vector_search import MARGIN, Fetched, rescore, scan
 
 _ROWS_AT_ONCE = 4096  # more make no product faster
+_CONVERTED_AT_ONCE = 1 << 16  # numbers; a core's cache holds as many in float64
 
 
 class Finish:
@@ -56,25 +57,54 @@ class Finish:
 
     def __call__(self, features: Tensor) -> Tensor:
         """Raw features ``[rows, dim]`` of any dtype, finished: ``[rows, blocks' dim]``."""
-        features = features.to(self._device, self.dtype)
-        own_weight = None
+        features, factors = self.apart(features)
+        features = features.to(self.dtype)
+        return features if factors is None else features * factors
+
+    def products(self, features: Tensor, queries: Tensor) -> Tensor:
+        """Of raw features with finished queries: ``[rows, queries]``."""
+        features, factors = self.apart(features)
+        # The long side first: see vector_search.products.
+        scores = features.to(self.dtype) @ queries.T
+        return scores if factors is None else scores.mul_(factors)
+
+    def apart(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What of it changes a row's direction, and its length.
+
+        A factor of a whole row is cheaper on its scores, which are fewer than its dimensions.
+
+        Args:
+            features: raw, ``[rows, dim]``, of any dtype.
+
+        Returns:
+            features ``[rows, blocks' dim]``, in their own dtype if nothing is done to them, and
+            what each row is still to be multiplied by, ``[rows, 1]``, if anything.
+        """
+        features = features.to(self._device)
+        factors: Tensor | None = None
         if self._layout.weighted:
-            features, own_weight = features[:, :-1], features[:, -1:]
+            features, factors = features[:, :-1], features[:, -1:].to(self.dtype)
         if self._whitening is not None:
-            features = self._whitening.apply(features)
-        if self._unit_norm:
-            parts = features.split(self._layout.parts, dim=1)
-            features = (
-                torch.cat([_unit(part) for part in parts], 1) if len(parts) > 1 else _unit(features)
-            )
+            features = self._whitening.apply(features.to(self.dtype))
+        if self._unit_norm and len(self._layout.parts) == 1:
+            one_over_norm = _reciprocal_norms(features, self.dtype)
+            factors = one_over_norm if factors is None else factors * one_over_norm
+        elif self._unit_norm:
+            parts = features.to(self.dtype).split(self._layout.parts, dim=1)
+            features = torch.cat([part * _reciprocal_norms(part, self.dtype) for part in parts], 1)
         if self._roots is not None:
-            features = features * self._roots
-        return features if own_weight is None else features * own_weight
+            features = features.to(self.dtype) * self._roots
+        return features, factors
 
 
-def _unit(features: Tensor) -> Tensor:
-    norms = features.norm(dim=1, keepdim=True)
-    return features / torch.where(norms > 0, norms, 1.0)
+def _reciprocal_norms(features: Tensor, dtype: torch.dtype) -> Tensor:
+    """``[rows, 1]`` in ``dtype``; 1 for zero rows, which stay zero."""
+    at_once = len(features)
+    if features.dtype != dtype:  # what is converted at once would leave the cache, and take memory
+        at_once = _CONVERTED_AT_ONCE // features.shape[1]
+    parts = features.split(max(1, at_once))
+    norms = torch.cat([part.to(dtype).norm(dim=1, keepdim=True) for part in parts])
+    return torch.where(norms > 0, norms, 1.0).reciprocal_()
 
 
 @dataclass(frozen=True)
@@ -102,8 +132,8 @@ class MemoryPlan:
         # Each query has a score of each row, and a copy of those that enter its list.
         per_row = dim * (8 + 3 * dtype.itemsize) + queries * 2 * dtype.itemsize
         left = budget - queries * per_query
-        # In the second stage a passage is there as stored and decoded, and four times in float64:
-        # whitened in parts, put together, normed, and as a query's own copies.
+        # In the second stage a passage is there as stored and decoded, and up to four times in
+        # float64: converted, whitened in parts, put together, and scaled by checkpoint.
         candidates = left // (dim * (4 + 4 + 4 * 8))
         return MemoryPlan(
             queries,
@@ -151,7 +181,8 @@ class Search:
         # Rounding may swap scores that are as good as equal: more are kept than listed.
         deep = max(n_highest + MARGIN, self.depth)
         deep_lowest = max(n_lowest + MARGIN, self.depth) if n_lowest else 0
-        highest, lowest = scan(self.finish(queries), self._blocks(), deep, deep_lowest)
+        scored = self._scored(self.finish(queries))
+        highest, lowest = scan(len(queries), scored, deep, deep_lowest)
         scores = self._score(queries, highest.rows, highest.scores)
         opposed = self._score(queries, lowest.rows, -lowest.scores)
         for number in range(len(queries)):
@@ -160,11 +191,11 @@ class Search:
                 *_worst(lowest.rows[number], opposed[number], n_lowest),
             )
 
-    def _blocks(self) -> Iterator[tuple[int, Tensor]]:
+    def _scored(self, queries: Tensor) -> Iterator[tuple[int, Tensor]]:
         blocks = self.scanned.blocks(self.memory.rows)
         total = self.scanned.n_blocks(self.memory.rows)
         for first_row, block in progress.track(blocks, "search", total=total, unit="blocks"):
-            yield first_row, self.finish(block)
+            yield first_row, self.finish.products(block, queries)
 
     def _score(self, queries: Tensor, rows: np.ndarray, scanned: np.ndarray) -> np.ndarray:
         """Final scores ``[queries, candidates]``: anew, or as scanned."""
@@ -177,11 +208,11 @@ class Search:
         asked = self.finish_exactly(queries).cpu().numpy()
         return _as_float32(rescore(asked, rows, self._fetch, self.memory.candidates))
 
-    def _fetch(self, rows: np.ndarray) -> np.ndarray:
+    def _fetch(self, rows: np.ndarray) -> Fetched:
         memory.give_back()  # what the scan, or the last of these, took
         source = self.scanned if self.candidates is None else self.candidates
-        features: np.ndarray = self.finish_exactly(source.rows(rows)).cpu().numpy()
-        return features
+        features, factors = self.finish_exactly.apart(source.rows(rows))
+        return features.cpu().numpy(), None if factors is None else factors[:, 0].cpu().numpy()
 
 
 def _as_float32(scores: np.ndarray) -> np.ndarray:
