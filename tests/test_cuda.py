@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from bench.models.language_model import LanguageModel, Tokens
+from bench.models.placing import place
 from methods.gradient import batching
 from methods.gradient.codecs import Storage
 from methods.gradient.encoder import GradientEncoder
@@ -32,7 +33,7 @@ def family(request, tmp_path_factory) -> Path:
 
 
 def on_cuda(model: LanguageModel) -> LanguageModel:
-    return replace(model, module=copy.deepcopy(model.module).to("cuda"))
+    return replace(model, module=place(copy.deepcopy(model.module), torch.device("cuda")))
 
 
 def encoder_of(model: LanguageModel, **settings) -> GradientEncoder:
@@ -78,6 +79,17 @@ def test_bfloat16_is_near_and_sums_in_float32(tmp_path, architecture, kind, proj
     expected = encoder_of(exact, projection_dim=projection_dim).encode(texts(exact))
     assert found.dtype == torch.float32
     assert (torch.cosine_similarity(found.cpu().double(), expected) > 0.98).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("architecture", ["gpt_neox", "llama"])
+def test_the_same_bits_every_time(tmp_path, architecture, dtype):
+    model = load(make_model(tmp_path / "model", architecture, layers=2, hidden=256), dtype)
+    encoder = encoder_of(on_cuda(model), projection_dim=16)
+    tokens = [model.passage_tokens(text) for text in many_texts(512)]
+    first = batching.encode_all(encoder, tokens, 512)
+    for _ in range(3):
+        assert torch.equal(first, batching.encode_all(encoder, tokens, 512))
 
 
 def test_running_out_of_memory_makes_batches_smaller(tmp_path, monkeypatch):

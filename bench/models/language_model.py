@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from bench.errors import UserError
 from bench.models.dtypes import accumulation_dtype, choose_experts
+from bench.models.placing import place
 from bench.models.second_moments import ADAM_EPSILON, SecondMoments
 from bench.storage import content_key, file_sha256
 
@@ -240,7 +241,7 @@ def load_module(path: Path, dtype: torch.dtype, device: torch.device) -> nn.Modu
             path, dtype=dtype, local_files_only=True, use_safetensors=True
         )
     choose_experts(module, dtype)
-    module.eval().requires_grad_(False).to(device)
+    place(module.eval().requires_grad_(False), device)
     _check_finite(module, path)
     return module
 

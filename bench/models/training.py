@@ -24,6 +24,7 @@ from transformers.optimization import Adafactor
 from bench import progress
 from bench.errors import UserError
 from bench.models.language_model import LanguageModel, Tokens, pad, token_log_probs
+from bench.models.placing import place
 from bench.models.tokens import TokenCorpus
 from bench.tasks.base import Task
 
@@ -139,7 +140,7 @@ class Training:
         self.done = 0
         module = AutoModelForCausalLM.from_config(geometry(config, len(tokenizer)))
         self.model = LanguageModel(
-            name="", module=module.to(device), tokenizer=tokenizer,
+            name="", module=place(module, torch.device(device)), tokenizer=tokenizer,
             context_length=config.context_length, sha256="", append_eos=config.append_eos,
         )  # fmt: skip
         texts = (self.model.passage_tokens(passage.text) for passage in task.passages)

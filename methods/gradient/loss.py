@@ -64,10 +64,11 @@ def backward_of(output: Output, module: nn.Module, ids: Tensor, labels: Tensor) 
     delta[right] -= 1
     if logits.requires_grad:  # else no watched layer took part, which the caller finds out
         torch.autograd.backward(logits, delta.to(logits.dtype))
-    sums, counts = torch.zeros(2, len(ids), dtype=wide, device=doubt.device)
-    # No bincount, which would wait for an accelerator to end all of the above.
-    counts.index_add_(0, row, torch.ones_like(doubt))
-    return sums.index_add_(0, row, doubt) / counts.clamp_min(1)
+    # Laid out by text and summed: a sum by index would have no fixed order on a GPU, and a count of
+    # indices would wait there for all of the above to end.
+    of_texts = torch.zeros(ids.shape, dtype=wide, device=doubt.device)
+    of_texts[row, position] = doubt
+    return of_texts.sum(1) / (labels[:, 1:] != IGNORE).sum(1).clamp_min(1)
 
 
 class _HeadOn:
