@@ -332,5 +332,5 @@ def _notes(settings: Settings, kind: str) -> Iterator[str]:
     if corrected and (kind != "scratch" or settings.model["optimizer"] == "adam"):
         yield (
             "Second moments are taken as of rank one (Adafactor). With Adam's full ones encoding "
-            "took 1.4 to 1.8 times as long at 128 tokens a passage; shorter ones take more."
+            "took 1.4 to 1.9 times as long; passages of fewer than 128 tokens take more."
         )
