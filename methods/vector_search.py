@@ -10,6 +10,7 @@ a list, which ones are candidates is up to rounding.)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -142,16 +143,30 @@ def rescore(
     distinct, place = np.unique(candidates, return_inverse=True)
     place = place.reshape(candidates.shape)
     scores = np.empty(candidates.shape)
-    for first in range(0, len(distinct), rows_at_once):
-        chunk = distinct[first : first + rows_at_once]
-        vectors, factors = fetch(chunk)
-        inside = (place >= first) & (place < first + len(chunk))
-        for query in np.flatnonzero(inside.any(axis=1)):
-            columns = np.flatnonzero(inside[query])
-            rows = place[query, columns] - first
-            found = _dot_products(vectors, rows, queries[query])
-            scores[query, columns] = found if factors is None else found * factors[rows]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for first in range(0, len(distinct), rows_at_once):
+            fetched = fetch(distinct[first : first + rows_at_once])
+            _fill(scores, place - first, queries, fetched, pool)
     return scores
+
+
+def _fill(
+    scores: np.ndarray,
+    place: np.ndarray,
+    queries: np.ndarray,
+    fetched: Fetched,
+    pool: ThreadPoolExecutor,
+) -> None:
+    """Write the scores of those candidates whose place is among the fetched."""
+    vectors, factors = fetched
+    inside = (place >= 0) & (place < len(vectors))
+
+    def score(query: int) -> None:
+        rows = place[query, inside[query]]
+        found = _dot_products(vectors, rows, queries[query])
+        scores[query, inside[query]] = found if factors is None else found * factors[rows]
+
+    list(pool.map(score, np.flatnonzero(inside.any(axis=1))))
 
 
 def _dot_products(vectors: np.ndarray, rows: np.ndarray, query: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from methods.topk import TopK, order
-from methods.vector_search import as_tensor, products, scan
+from methods.vector_search import as_tensor, products, rescore, scan
 
 
 def whole_numbers(shape, seed):
@@ -94,3 +94,22 @@ def test_shards_in_any_order_are_one_shard_at_both_ends(problem):
             assert highest.scores[query].tolist() == line[best].tolist()
             assert lowest.rows[query].tolist() == worst.tolist()
             assert (-lowest.scores[query]).tolist() == line[worst].tolist()
+
+
+@pytest.mark.parametrize("factors", [False, True])
+@pytest.mark.parametrize("rows_at_once", [1, 7, 1000])
+def test_final_scores_are_sums_of_their_own(rows_at_once, factors):
+    """Bit by bit what one pair alone gives, in any chunks and with any threads."""
+    draw = np.random.default_rng(4)
+    vectors = draw.standard_normal((300, 40)).astype(np.float32)
+    queries, times = draw.standard_normal((9, 40)), draw.random(300)
+    candidates = np.stack([draw.choice(300, 50, replace=False) for _ in range(9)])
+
+    def fetch(rows):
+        return vectors[rows], times[rows] if factors else None
+
+    found = rescore(queries, candidates, fetch, rows_at_once)
+    for query, row in itertools.product(range(9), range(50)):
+        number = candidates[query, row]
+        expected = (vectors[number].astype(np.float64) * queries[query]).sum()
+        assert found[query, row] == (expected * times[number] if factors else expected)
