@@ -18,7 +18,6 @@ to tie.
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError, at_least
-from bench.models.dtypes import choose_experts, running_in
+from bench.models.dtypes import in_dtype, running_in
 from bench.models.language_model import LanguageModel, Tokens, pad
 from bench.storage import content_key
 from bench.tasks.base import Query
@@ -41,7 +40,7 @@ from methods.query_text import QueryPart
 from methods.vector_search import search_rows
 
 # Raised whenever a change of code moves a vector; part of every index key.
-VECTORS_VERSION = 1
+VECTORS_VERSION = 2
 
 
 class Pooling(Enum):
@@ -284,9 +283,7 @@ def hidden_states(model: LanguageModel) -> Callable[[Tensor], tuple[Tensor, ...]
     """
     module = model.module
     body: nn.Module = getattr(module, "base_model", module)  # type: ignore[assignment]
-    if next(body.parameters()).dtype != model.gradient_dtype:
-        body = copy.deepcopy(body).to(model.gradient_dtype)  # others still use the original
-        choose_experts(body, model.gradient_dtype)
+    body = in_dtype(body, model.gradient_dtype)
 
     @torch.no_grad()
     def states(ids: Tensor) -> tuple[Tensor, ...]:

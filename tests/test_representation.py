@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 import conf
 from bench.errors import UserError
+from bench.models.language_model import load_directory
 from bench.tasks.base import Query
 from methods import embedding_index
 from methods.base import Context
@@ -22,6 +23,7 @@ from methods.representation import (
     Pooling,
     RepresentationConfig,
     RepresentationSimilarity,
+    hidden_states,
 )
 from tests.helpers import make_task
 from tests.models import TEXTS, load, make_model
@@ -319,3 +321,14 @@ def test_the_configuration_file_fits_the_schema(name, expected):
     assert loaded.pop("name") == name
     schema = OmegaConf.structured(type(expected))
     assert OmegaConf.to_object(OmegaConf.merge(schema, loaded)) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_that_of_a_model_loaded_so(tmp_path, dtype):
+    """Fault: a cast here rounded the frequencies of rotary positions, too."""
+    folder = make_model(tmp_path / "rotary", "llama", layers=2)
+    cast = load(folder, dtype)
+    loaded = load_directory("m", folder, device="cpu", dtype=dtype, gradient_dtype=dtype)
+    ids = torch.tensor([cast.passage_tokens(TEXTS[-1]).ids])
+    for one, other in zip(hidden_states(cast)(ids), hidden_states(loaded)(ids), strict=True):
+        assert torch.equal(one, other)
