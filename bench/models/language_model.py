@@ -250,7 +250,7 @@ def load_module(path: Path, dtype: torch.dtype, device: torch.device) -> nn.Modu
 def _loading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()
         raise UserError(
             f"cannot be loaded as a causal language model ({reason[0][:200] if reason else error})",
