@@ -8,8 +8,10 @@ from functools import cache
 
 import torch
 
-# What allocators of torch say where there is no exception of their own for it.
-_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
+# What allocators of torch and CUDA's libraries say where there is no exception of its own for it.
+_OUT_OF_MEMORY = (
+    "not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED",
+)  # fmt: skip
 
 
 def ran_out(error: Exception) -> bool:

@@ -165,7 +165,9 @@ def make_plan(settings: Settings, config: PlanConfig, known: Known | None = None
     """
     known = Known() if known is None else known
     method = _checked_method(settings)
-    choices = Choices.of(settings.method, torch.device(settings.device))
+    # A rate that is given is that of a device elsewhere, which is not the CPU at hand.
+    device = torch.device(settings.device if config.device_tflops is None else "cuda")
+    choices = Choices.of(settings.method, device)
     name, kind = settings.model["name"], settings.model["source"]
     source = composing.model_source(settings)
     geometry = source.architecture()

@@ -101,11 +101,11 @@ def _multiplied(module: nn.Module, decoder: Any) -> int:
     mixtures = _mixtures(module)
     inside = {id(parameter) for mixture in mixtures for parameter in mixture.parameters()}
     found = sum(parameter.numel() for parameter in _matrices(module) if id(parameter) not in inside)
-    for mixture in mixtures:
+    for mixture, n_experts in mixtures.items():
         # All biases of such a layer are one parameter, of two dimensions.
         named = mixture.named_parameters()
         stacked = sum(p.numel() for name, p in named if p.ndim > 1 and not name.endswith("bias"))
-        found += stacked * _experts_a_token(decoder) // int(mixture.num_experts)  # type: ignore[arg-type]
+        found += stacked * _experts_a_token(decoder) // n_experts
     return found
 
 
@@ -116,19 +116,22 @@ def _matrices(module: nn.Module) -> Iterator[nn.Parameter]:
             yield from (p for p in part.parameters(recurse=False) if p.ndim > 1)
 
 
-def _mixtures(module: nn.Module) -> list[nn.Module]:
-    """The modules that hold the experts of a layer, and compute some of them for each token.
+def _mixtures(module: nn.Module) -> dict[nn.Module, int]:
+    """The modules that hold the experts of a layer and compute some for each token; how many.
 
     transformers stacks the weights of all experts of a layer. A module that is given nothing but
     the hidden states, as Llama 4's, computes every expert for every token.
     """
-    return [
-        part
-        for path, part in module.named_modules()
-        if isinstance(getattr(part, "num_experts", None), int)
-        and (path.endswith("experts") or any(p.ndim == 3 for p in part.parameters(recurse=False)))
-        and len(inspect.signature(part.forward).parameters) > 1
-    ]
+    found = {}
+    for path, part in module.named_modules():
+        stacks = [len(p) for p in part.parameters(recurse=False) if p.ndim == 3]
+        n_experts = getattr(part, "num_experts", None)
+        if not isinstance(n_experts, int) and type(part).__name__.endswith("Experts"):
+            n_experts = max(stacks, default=None)  # some families have names of their own for it
+        some = len(inspect.signature(part.forward).parameters) > 1
+        if isinstance(n_experts, int) and (stacks or path.endswith("experts")) and some:
+            found[part] = n_experts
+    return found
 
 
 def _experts_a_token(decoder: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -107,3 +108,20 @@ def test_the_budget_changes_no_feature(tmp_path) -> None:
     for rows, budget in ((32, None), (32, 40), (2, 64)):
         torch.testing.assert_close(encode_all(encoder, tokens, rows, budget), alone, rtol=1e-6,
                                    atol=1e-6)  # fmt: skip
+
+
+def test_what_has_landed_makes_room() -> None:
+    """Of two texts that fit one after the other, the second is not refused for the first's sake."""
+
+    class Holding(Recorder):
+        held: weakref.ref | None = None
+
+        def encode(self, batch: Sequence[Tokens]) -> Tensor:
+            if self.held is not None and self.held() is not None:
+                raise MemoryError
+            found = super().encode(batch).float()
+            self.held = weakref.ref(found)
+            return found
+
+    found = encode_all(Holding(), texts_of([3, 3, 3]), 1, None)
+    assert torch.equal(found, expected([3, 3, 3]))

@@ -182,7 +182,7 @@ def test_tail_patch_in_float64_of_a_mixture(mixture: Path, tmp_path: Path) -> No
 def test_xglm_does_not_run_in_float64(xglm: Path, tmp_path: Path) -> None:
     """Its attention makes a number of the default dtype from float64's least one."""
     model = loaded(xglm, torch.float64)
-    line = r"model toy: does not run in float64 \(.*overflow\); set model.gradient_dtype=float32"
+    line = r"model toy: does not run in float64 \(.*overflow\); try model.gradient_dtype=float32"
     with pytest.raises(UserError, match=line):
         encoder_of(model).encode(texts(model))
     with pytest.raises(UserError, match=line):
@@ -210,6 +210,14 @@ def test_xglm_in_half_precision_is_as_if_loaded_so(xglm: Path, dtype: torch.dtyp
     exact = loaded(xglm, torch.float32)
     expected = encoder_of(exact).encode(texts(exact))
     assert (torch.cosine_similarity(found[0], expected) > 0.98).all()
+
+
+@pytest.mark.parametrize(
+    "message", ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: an illegal memory access"]
+)
+def test_a_failing_gpu_is_not_taken_for_the_dtype(message: str) -> None:
+    with pytest.raises(RuntimeError, match=message), running_in(torch.bfloat16, "toy"):
+        raise RuntimeError(message)
 
 
 # ------------------------------------------------------------------ what passes as it is

@@ -353,3 +353,10 @@ def test_wrong_settings_are_refused_before_work(tmp_path, task, make, field, val
     method = make(task, None, tmp_path, **{field: value})
     with pytest.raises(UserError, match=rf"method\.{field}"):
         method.check()
+
+
+def test_a_model_that_does_not_run_in_its_dtype_is_one_line(tmp_path, task):
+    """Drawing labels is a pass of the model, too."""
+    folder = make_model(tmp_path / "model", "xglm", layers=1, hidden=8, ffn_dim=16)
+    with pytest.raises(UserError, match="does not run in float64"):
+        ekfac(task, load(folder), tmp_path).index()

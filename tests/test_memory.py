@@ -44,3 +44,10 @@ def test_an_allocator_without_a_way_is_left_alone(monkeypatch: pytest.MonkeyPatc
         assert memory._trim() is None
     finally:
         memory._trim.cache_clear()
+
+
+def test_what_says_that_memory_ran_out() -> None:
+    for message in ("CUDA out of memory.", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling …"):
+        assert memory.ran_out(RuntimeError(message))
+    assert memory.ran_out(MemoryError())
+    assert not memory.ran_out(RuntimeError("shapes do not fit"))

@@ -251,3 +251,13 @@ def test_units() -> None:
     assert [hours(value) for value in (0, 1e-5, 0.25, 12.345, 1234.5)] == [
         "0", "<0.001", "0.25", "12.3", "1,234",
     ]  # fmt: skip
+
+
+def test_a_rate_that_is_given_is_that_of_a_gpu() -> None:
+    """Whose batches are larger than those of the CPU where it is planned."""
+    words = ("model=8b", "method=trackstar", *GIVEN, "plan.device_tflops=400")
+    batches = [
+        planned(*words, *more).memory["a batch"]
+        for more in ((), ("method.batch_tokens=16384",), ("method.batch_tokens=2048",))
+    ]
+    assert batches[0] == batches[1] > batches[2]

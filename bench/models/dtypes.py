@@ -92,17 +92,17 @@ def running_in(dtype: torch.dtype, model: str) -> Iterator[None]:
         model: its name.
 
     Raises:
-        UserError: it does not run. In float32 all models do: there, as where memory runs out, an
-            error is of another kind and passes as it is.
+        UserError: it does not run. In float32 all models do: there, as where memory runs out or a
+            GPU fails, an error is of another kind and passes as it is.
     """
     try:
         yield
     except RuntimeError as error:
-        if dtype == torch.float32 or memory.ran_out(error):
+        if dtype == torch.float32 or memory.ran_out(error) or "CUDA error" in str(error):
             raise
         name = str(dtype).removeprefix("torch.")
         raise UserError(
             f"does not run in {name} ({first_line(error)})",
             where=f"model {model}",
-            fix="set model.gradient_dtype=float32",
+            fix="try model.gradient_dtype=float32",
         ) from error

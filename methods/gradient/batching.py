@@ -59,12 +59,15 @@ def encode_all(
         while waiting:
             rows = waiting[: _fitting(lengths[waiting[0]], batch_size, budget, encoder)]
             started = _start(encoder, rows, tokens)
-            if started is None:
+            if started is None and on_the_way is None:
                 _lower_limit(encoder, len(rows), lengths[rows[0]])
-                continue
-            if on_the_way is not None:  # an accelerator is at work on this batch meanwhile
+            if on_the_way is not None:  # a GPU is at work on this batch meanwhile
                 land(on_the_way)
-            on_the_way, waiting = started, waiting[len(rows) :]
+            on_the_way = (
+                started  # or nothing, and the same texts once more with what has landed gone
+            )
+            if started is not None:
+                waiting = waiting[len(rows) :]
         if on_the_way is not None:
             land(on_the_way)
     memory.give_back()
@@ -80,11 +83,13 @@ class _OnTheWay:
 
     def __init__(self, rows: Sequence[int], encoded: Tensor) -> None:
         self.rows = list(rows)
-        # Off an accelerator it goes into pinned memory, and nobody waits for it here.
-        self._features = encoded.float().to("cpu", non_blocking=True)
+        # Off a GPU it goes into pinned memory, and nobody waits for it here.
+        self._features = encoded.float().to("cpu", non_blocking=encoded.is_cuda)
         self._copied = torch.cuda.Event() if encoded.is_cuda else None
-        if self._copied is not None:
-            self._copied.record()
+        if (
+            self._copied is not None
+        ):  # on the stream of its own device, which may not be the current
+            self._copied.record(torch.cuda.current_stream(encoded.device))
 
     def arrived(self, model: str) -> Tensor:
         """``[batch, dim]``, once they are there. Raises UserError if one is NaN or infinite."""

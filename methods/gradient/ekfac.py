@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from bench import progress
 from bench.errors import UserError
+from bench.models.dtypes import running_in
 from bench.models.language_model import IGNORE, Tokens, pad
 from bench.storage import content_key, file_sha256, whole_folder
 from methods.base import IndexSize
@@ -172,7 +173,9 @@ class Ekfac(Influence):
     def _batches(self, what: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Ids and the labels asked for, int64 ``[batch, tokens]``; texts without loss left out."""
         model, config, rows = self.context.model, self.config, self.hessian_rows()
-        budget = token_budget(config.batch_tokens, self.encoder.device)
+        # As on a CPU: the sums grow while a batch is at work, so one that did not fit into memory
+        # could not be taken back and halved.
+        budget = token_budget(config.batch_tokens, torch.device("cpu"))
         with progress.counted(what, len(rows), unit="passages") as advance:
             for start in range(0, len(rows), _TEXTS_AT_ONCE):
                 texts = [
@@ -183,9 +186,10 @@ class Ekfac(Influence):
                     ids, labels = pad([tokens for _, tokens in batch], self.encoder.device)
                     if config.labels is Labels.sampled:
                         drawn_for = [row for row, _ in batch]
-                        labels = sampled_labels(
-                            self.encoder.module, ids, labels, drawn_for, config.seed
-                        )
+                        with running_in(model.gradient_dtype, model.name):
+                            labels = sampled_labels(
+                                self.encoder.module, ids, labels, drawn_for, config.seed
+                            )
                     yield ids, labels
                     advance(len(batch))
 

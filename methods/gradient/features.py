@@ -16,7 +16,7 @@ from methods.gradient.loss import Output
 from methods.gradient.parameters import Adapters, BlockLayout, Unsupported
 
 # Raised whenever a change of code moves a feature, or the files of an index; part of every key.
-FEATURES_VERSION = 6
+FEATURES_VERSION = 7
 
 
 class CheckpointWeights(Enum):

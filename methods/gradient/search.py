@@ -98,13 +98,13 @@ class Finish:
 
 
 def _reciprocal_norms(features: Tensor, dtype: torch.dtype) -> Tensor:
-    """``[rows, 1]`` in ``dtype``; 1 for zero rows, which stay zero."""
+    """``[rows, 1]`` in ``dtype``; 1 for rows that are as good as zero."""
     at_once = len(features)
     if features.dtype != dtype:  # what is converted at once would leave the cache, and take memory
         at_once = _CONVERTED_AT_ONCE // features.shape[1]
     parts = features.split(max(1, at_once))
     norms = torch.cat([part.to(dtype).norm(dim=1, keepdim=True) for part in parts])
-    return torch.where(norms > 0, norms, 1.0).reciprocal_()
+    return torch.where(norms > torch.finfo(dtype).tiny, norms, 1.0).reciprocal_()
 
 
 @dataclass(frozen=True)
