@@ -155,19 +155,34 @@ def _shared_model(work: Workload) -> PreTrainedModel:
 
 def ours(work: Workload, moments: str) -> Callable[[], object]:
     """Our features of all passages, in batches of ``work.batch_tokens``."""
-    module = _shared_model(work)
+    return features_of(
+        _shared_model(work), work.ids, moments,
+        projection_dim=work.projection_dim, batch_tokens=work.batch_tokens,
+    )  # fmt: skip
+
+
+def features_of(
+    module: PreTrainedModel,
+    ids: list[list[int]],
+    moments: str,
+    *,
+    projection_dim: int,
+    batch_tokens: int,
+) -> Callable[[], object]:
+    """Our features of some passages, in the model's own dtype."""
     model = LanguageModel(
-        name="benchmark", module=module, tokenizer=None, context_length=4096, sha256=""  # type: ignore[arg-type]
+        name="benchmark", module=module, tokenizer=None, context_length=4096, sha256="",  # type: ignore[arg-type]
+        gradient_dtype=module.dtype,
     )  # fmt: skip
     encoder = GradientEncoder(
         model,
-        projection_dim=work.projection_dim,
+        projection_dim=projection_dim,
         layer_blocks=8,
         seed=0,
         second_moments=moments_like(module, moments),
     )
-    tokens = [Tokens(row, 1) for row in work.ids]
-    return lambda: encode_all(encoder, tokens, NO_ROW_CAP, work.batch_tokens)
+    tokens = [Tokens(row, 1) for row in ids]
+    return lambda: encode_all(encoder, tokens, NO_ROW_CAP, batch_tokens)
 
 
 def moments_like(module: torch.nn.Module, kind: str) -> SecondMoments | None:

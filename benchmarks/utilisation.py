@@ -24,24 +24,17 @@ import shlex
 import statistics
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 from contenders import interleave, timed
-from encoding import moments_like
-from omegaconf import OmegaConf
+from encoding import OURS, features_of
 from torch.nn import functional as F  # noqa: N812
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from bench.models.language_model import LanguageModel, Tokens
+from bench.composing import model_source
+from bench.plan import composed
 from bench.plan_costs import Architecture, backward_flops, forward_flops
 from bench.plan_model import architecture_of
-from methods.gradient.batching import encode_all
-from methods.gradient.encoder import GradientEncoder
-
-CONF = Path(__file__).parents[1] / "conf" / "model"
-OURS = ("none", "adafactor", "adam")
-NO_ROW_CAP = 1 << 30
 
 
 def main() -> None:
@@ -50,7 +43,7 @@ def main() -> None:
     measured = _product_flops(options.device)
     kind = torch.cuda.get_device_name() if options.device == "cuda" else options.device
     print(
-        f"{kind}, torch {torch.__version__}; a product of 8,192³ in bfloat16: "
+        f"{kind}, torch {torch.__version__}; a product of {_product_size(options.device):,}³ in bfloat16: "
         f"{measured / 1e12:.0f} TFLOP/s; passages of {options.tokens} tokens, projected to "
         f"{options.projection_dim} × {options.projection_dim} a block; median of {options.rounds} "
         "interleaved rounds (least–greatest)\n"
@@ -84,8 +77,12 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _product_size(device: str) -> int:
+    return 8192 if device == "cuda" else 512
+
+
 def _product_flops(device: str) -> float:
-    size = 8192 if device == "cuda" else 512
+    size = _product_size(device)
     left, right = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
     seconds = [_finished(lambda: left @ right, device)() for _ in range(20)]
     return 2 * size**3 / statistics.median(seconds[5:])
@@ -105,9 +102,10 @@ def _finished(run: Callable[[], object], device: str) -> Callable[[], float]:
 def _measure(name: str, options: argparse.Namespace, measured: float) -> Iterator[str]:
     config = _config(name, options.layers)
     architecture = architecture_of(config, 8)
-    with torch.device(options.device), _default_dtype(torch.bfloat16):
+    with torch.device(options.device):
         torch.manual_seed(0)
-        module = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+        module = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    module.requires_grad_(False)
     sizes = [int(size) for size in options.batch_tokens.split(",")]
     draw = random.Random(0)
     ids = [
@@ -137,28 +135,10 @@ def _measure(name: str, options: argparse.Namespace, measured: float) -> Iterato
         _profile(_contender("adafactor", module, ids, sizes[0], options))
 
 
-def _config(name: str, layers: int | None) -> AutoConfig:
-    geometry = OmegaConf.load(CONF / f"{name}.yaml").geometry
-    return AutoConfig.for_model(
-        geometry.architecture,
-        hidden_size=geometry.hidden_size,
-        num_hidden_layers=layers or geometry.num_layers,
-        num_attention_heads=geometry.num_heads,
-        num_key_value_heads=geometry.get("key_value_heads") or geometry.num_heads,
-        intermediate_size=geometry.intermediate_size,
-        vocab_size=geometry.vocab_size,
-        max_position_embeddings=geometry.context_length,
-    )
-
-
-@contextlib.contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+def _config(name: str, layers: int | None) -> PretrainedConfig:
+    words = [f"model={name}", *([f"model.geometry.num_layers={layers}"] if layers else [])]
+    settings, _ = composed(words)
+    return model_source(settings).architecture()
 
 
 def _model_flops(architecture: Architecture, contender: str, tokens: int) -> float:
@@ -176,19 +156,9 @@ def _contender(
     options: argparse.Namespace,
 ) -> Callable[[], object]:
     if name in OURS:
-        model = LanguageModel(
-            name="benchmark", module=module, tokenizer=None, context_length=4096, sha256="",  # type: ignore[arg-type]
-            gradient_dtype=torch.bfloat16,
-        )  # fmt: skip
-        encoder = GradientEncoder(
-            model,
-            projection_dim=options.projection_dim,
-            layer_blocks=8,
-            seed=0,
-            second_moments=moments_like(module, name),
+        return features_of(
+            module, ids, name, projection_dim=options.projection_dim, batch_tokens=batch_tokens
         )
-        tokens = [Tokens(row, 1) for row in ids]
-        return lambda: encode_all(encoder, tokens, NO_ROW_CAP, batch_tokens)
     rows = max(1, batch_tokens // options.tokens)
     batches = [ids[start : start + rows] for start in range(0, len(ids), rows)]
     return lambda: _train_like(module, batches, weights=name == "plain")
