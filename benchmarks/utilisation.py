@@ -44,7 +44,8 @@ def main() -> None:
     kind = torch.cuda.get_device_name() if options.device == "cuda" else options.device
     print(
         f"{kind}, torch {torch.__version__}; a product of "
-        f"{_product_size(options.device):,}³ in bfloat16: {measured / 1e12:.0f} TFLOP/s; passages of {options.tokens} tokens, projected to "
+        f"{_product_size(options.device):,}³ in bfloat16: {measured / 1e12:.0f} TFLOP/s; "
+        f"passages of {options.tokens} tokens, projected to "
         f"{options.projection_dim} × {options.projection_dim} a block; median of {options.rounds} "
         "interleaved rounds (least–greatest)\n"
     )
