@@ -77,11 +77,6 @@ def known_sha256(path: Path) -> str:
     return sha256
 
 
-def forget() -> None:
-    """Forget all hashes, as a new process would know none."""
-    _known.clear()
-
-
 def _seen(stream: IO[bytes]) -> tuple[int, ...]:
     found = os.fstat(stream.fileno())
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

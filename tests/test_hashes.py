@@ -30,9 +30,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return original(stream)
 
     monkeypatch.setattr(hashes, "stream_sha256", noted)
-    hashes.forget()
+    hashes._known.clear()
     yield found
-    hashes.forget()
+    hashes._known.clear()
 
 
 @pytest.fixture(params=["fine", "coarse"])
@@ -75,7 +75,7 @@ def test_a_file_is_read_once_by_a_process_that_did_not_write_it(tmp_path: Path, 
     path = written(tmp_path / "x")
     known_sha256(path)
     assert read == []
-    hashes.forget()
+    hashes._known.clear()
     expected = hashlib.sha256(b"0123456789").hexdigest()
     assert [known_sha256(path) for _ in range(3)] == [expected] * 3
     assert read == ["x"]
@@ -146,7 +146,7 @@ def test_a_copy_is_known_once_it_is_old(tmp_path: Path, read, monkeypatch) -> No
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch) -> None:
     """Its bytes, some old and some new, are hashed; nothing of that is kept for the new file."""
     path = written(tmp_path / "x")
-    hashes.forget()
+    hashes._known.clear()
     original = hashes.stream_sha256
 
     def changed_before(stream: IO[bytes]) -> str:

@@ -35,9 +35,9 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     monkeypatch.setattr(hashes, "stream_sha256", counted)
     monkeypatch.setattr(index, "SHARD_ROWS", 64)  # several; those of a plan are of any size
-    hashes.forget()
+    hashes._known.clear()
     yield found
-    hashes.forget()
+    hashes._known.clear()
 
 
 def planned(*words: str) -> list[CellCost]:
@@ -68,7 +68,7 @@ def test_what_others_wrote_is_read_once(tmp_path: Path, checked, words) -> None:
 def test_a_later_command_reads_it_once(tmp_path: Path, checked) -> None:
     """As the plan's note says; whatever the number of its cells."""
     assert run(tmp_path / "a", tmp_path / "cache", *WORDS, "method=grad_dot") == 0
-    hashes.forget()
+    hashes._known.clear()
     assert run(tmp_path / "b", tmp_path / "cache", "-m", *WORDS, SHARING) == 0
     (cell,) = planned("method=grad_dot")
     assert sum(checked) == cell.index_bytes > 0
