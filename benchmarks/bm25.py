@@ -40,8 +40,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.passages import Passage, PassageStore, write_passages
-from bench.progress import set_quiet
+from bench.core.progress import set_quiet
+from bench.tasks.passages import Passage, PassageStore, write_passages
 from methods.bm25 import RankBm25
 from methods.bm25_scoring import DECIMALS, InvertedIndexScorer, Variant
 from methods.topk import TopK

@@ -26,13 +26,14 @@ os.environ["OMP_NUM_THREADS"] = "1"  # read when torch starts
 
 from hydra import compose, initialize_config_module
 
-from bench import progress
-from bench.config import Settings, settings_from, typed
+from bench.core import progress
+from bench.core.typed import typed
 from bench.engines import Engine, processes
 from bench.engines.processes import Processes, ProcessesConfig
 from bench.models.language_model import LanguageModel
 from bench.models.recipe import ModelRecipe
 from bench.models.scratch import Scratch
+from bench.run.settings import Settings, settings_from
 from bench.tasks import TASKS, load_task
 from bench.tasks.base import Task
 from methods import METHODS

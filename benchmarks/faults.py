@@ -29,12 +29,10 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"  # children are forked: threads would not survive it
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import bench.cell
-import bench.models.scratch  # noqa: F401 - imported once here, or every child would take seconds to
 import methods.bm25
 import methods.gradient.method  # noqa: F401
-from bench import progress
-from bench.cli import main as tdabench
+from bench.cli.main import main as tdabench
+from bench.core import progress
 
 SMALL = (
     "task.n_passages=700", "task.n_facts=60", "model.hidden_size=32", "model.num_layers=2",

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.result import Result, read_result
+from bench.results.schema import Result, read_result
 
 QUERIES = 1000
 

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.names import any_stands_in, fold
-from bench.records import Fact, Sentence, read_facts, read_sentences
-from metrics.agreement import compare
+from bench.core.names import any_stands_in, fold
+from bench.tasks.records import Fact, Sentence, read_facts, read_sentences
 from metrics.judges.base import Judge, Pair, make_claim
 from metrics.judges.lexical import Lexical, LexicalConfig
+from metrics.stats.agreement import compare
 
 KINDS = ("names both", "names subject", "names answer", "names neither")
 

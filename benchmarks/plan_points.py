@@ -26,9 +26,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # read when torch starts
 
 from engines import Encoding, prepare
 
-from bench import progress
+from bench.core import progress
 from bench.engines.serial import Serial, SerialConfig
-from bench.plan import PlanConfig, make_plan
+from bench.plan.planning import PlanConfig, make_plan
 
 SAMPLE = 500  # passages whose tokens are counted: plan does not know the tokenizer of this model
 

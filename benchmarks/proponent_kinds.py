@@ -17,8 +17,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from bench.records import read_retrievals
-from bench.result import RETRIEVALS, Cell, read_cells
+from bench.results.schema import RETRIEVALS, Cell, read_cells
+from bench.tasks.records import read_retrievals
 
 
 def main() -> None:

@@ -41,8 +41,8 @@ from pathlib import Path
 import numpy as np
 from references_workload import describe, make_model, make_task, report, scores_of
 
+from bench.core.progress import set_quiet
 from bench.models.language_model import LanguageModel
-from bench.progress import set_quiet
 from bench.tasks.base import Task
 from methods.base import Context
 from methods.gradient.datainf import DataInf

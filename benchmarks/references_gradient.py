@@ -45,8 +45,8 @@ from omegaconf import OmegaConf
 from references_workload import describe, make_model, make_task, report, scores_of
 
 import conf
+from bench.core.progress import set_quiet
 from bench.models.language_model import LanguageModel
-from bench.progress import set_quiet
 from bench.tasks.base import Task
 from methods.base import Context
 from methods.gradient.method import Gradient, GradientConfig

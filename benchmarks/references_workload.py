@@ -24,11 +24,11 @@ from bench.models.language_model import (
     token_log_probs,
 )
 from bench.models.training import train_tokenizer
-from bench.passages import Passage, PassageStore, write_passages
-from bench.storage import content_key
+from bench.storage.whole import content_key
 from bench.tasks.base import Query, Task
+from bench.tasks.passages import Passage, PassageStore, write_passages
 from methods.base import Method
-from metrics.correlation import rank_correlations
+from metrics.stats.correlation import rank_correlations
 
 NAMES = ("Ada", "Bo", "Cleo", "Dirk", "Edna", "Fay", "Gus", "Hal", "Ines", "Jon", "Kai", "Lea")
 CITIES = ("Oslo", "Rome", "Lima", "Cairo", "Quito", "Delhi")

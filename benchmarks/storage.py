@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.per_query import read_per_query
-from bench.records import read_retrievals
-from bench.result import RETRIEVALS, Cell, read_cells
-from metrics.bootstrap import estimate
+from bench.results.per_query import read_per_query
+from bench.results.schema import RETRIEVALS, Cell, read_cells
+from bench.tasks.records import read_retrievals
+from metrics.stats.bootstrap import estimate
 
 TOP = 10
 SAMPLES = 1000

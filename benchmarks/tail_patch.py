@@ -6,8 +6,8 @@
 Reads the finished cells of one task and model, takes the first 10 proponents of 100 queries from 8
 methods, and measures the same pairs in both ways, in turns: all pairs of a part of the queries by
 ``metrics.tail_patch`` with an empty cache, and a sample of these pairs by deep copies
-(``tests/deep_copy_tail_patch.py``), in the same dtype. Prints seconds a pair, their ratio, and how
-far the two differ.
+(``tests/oracles/deep_copy_tail_patch.py``), in the same dtype. Prints seconds a pair, their ratio,
+and how far the two differ.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from torch import Tensor
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line has it
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import progress
-from bench.cell import _Run
-from bench.config import settings_from
-from bench.evaluation import spread
+from bench.core import progress
 from bench.models.language_model import LanguageModel
 from bench.models.second_moments import Factored
-from bench.records import read_retrievals
-from bench.result import CONFIG, RETRIEVALS, Cell, read_cells
+from bench.results.schema import CONFIG, RETRIEVALS, Cell, read_cells
+from bench.run.cell import _Run
+from bench.run.evaluation import spread
+from bench.run.settings import settings_from
 from bench.tasks import Query, Task
+from bench.tasks.records import read_retrievals
 from metrics.tail_patch import TailPatch, TailPatchConfig
-from tests.deep_copy_tail_patch import log_probability, patched
+from tests.oracles.deep_copy_tail_patch import log_probability, patched
 
 Pair = tuple[Query, int]
 

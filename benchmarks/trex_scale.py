@@ -95,7 +95,7 @@ def _sampled(options: argparse.Namespace) -> None:
 def _prepare(options: argparse.Namespace, name: str, n_passages: int | None) -> None:
     from hydra import compose, initialize_config_module
 
-    from bench.config import typed
+    from bench.core.typed import typed
     from bench.tasks import TASKS, load_task
 
     settings = {

@@ -31,10 +31,10 @@ from encoding import OURS, features_of
 from torch.nn import functional as F  # noqa: N812
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from bench.composing import model_source
-from bench.plan import composed
-from bench.plan_costs import Architecture, backward_flops, forward_flops
-from bench.plan_model import architecture_of
+from bench.plan.model import architecture_of
+from bench.plan.planning import composed
+from bench.run.composing import model_source
+from methods.gradient.cost import Architecture, backward_flops, forward_flops
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.registry import Entry, Registry
+from bench.core.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from methods.base import Method

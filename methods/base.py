@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from bench.core.errors import UserError
+from bench.core.phases import Phases
 from bench.engines import Engine
 from bench.engines.serial import Serial, SerialConfig
-from bench.errors import UserError
-from bench.mirror import Mirror
-from bench.phases import Phases
+from bench.storage.mirror import Mirror
 from bench.tasks.base import Query, Task
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.config import typed
-from bench.errors import UserError, at_least
+from bench.core.errors import UserError, at_least
+from bench.core.typed import typed
 from bench.tasks.base import Query
 from methods import METHODS
 from methods.base import Context, IndexSize, Method, Ranking

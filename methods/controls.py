@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from bench import progress
-from bench.errors import UserError
-from bench.storage import content_key
+from bench.core import progress
+from bench.core.errors import UserError
+from bench.storage.whole import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.topk import order

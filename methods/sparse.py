@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import progress
-from bench.errors import UserError
+from bench.core import progress
+from bench.core.errors import UserError
 from bench.tasks.base import Query
 from methods.base import Ranking
 from methods.encoders import EncoderMethod

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import progress
+from bench.core import progress
 from methods.topk import TopK, order
 
 MARGIN = 32  # candidates kept beyond the list's length

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench import progress
-from bench.errors import at_least
+from bench.core import progress
+from bench.core.errors import at_least
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.query_text import QueryPart, query_text

@@ -25,10 +25,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import progress
-from bench.errors import UserError
-from bench.passages import PassageStore
-from bench.storage import file_sha256, map_array, whole_folder
+from bench.core import progress
+from bench.core.errors import UserError
+from bench.storage.whole import file_sha256, map_array, whole_folder
+from bench.tasks.passages import PassageStore
 
 # Words sorted together while writing: a hundred megabytes, however large the corpus.
 _WORDS_AT_ONCE = 1 << 21

@@ -16,7 +16,7 @@ from enum import Enum
 import numpy as np
 import pandas as pd
 
-from bench.errors import UserError, did_you_mean
+from bench.core.errors import UserError, did_you_mean
 
 
 class NoGold(Enum):

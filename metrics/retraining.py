@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 from bench.models.retraining import Removal
-from metrics.correlation import rank_correlations
+from metrics.stats.correlation import rank_correlations
 
 if TYPE_CHECKING:
     from bench.tasks.base import Query

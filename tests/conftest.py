@@ -8,7 +8,7 @@ os.environ["WANDB_MODE"] = "offline"
 
 import pytest
 
-from bench import progress
+from bench.core import progress
 
 
 @pytest.fixture(autouse=True)

@@ -18,20 +18,20 @@ import yaml
 from omegaconf import OmegaConf
 from safetensors.numpy import save_file
 
-from bench.annotate.read import read_answers
-from bench.config import settings_from
-from bench.errors import UserError
+from bench.core.errors import UserError
 from bench.importing import release, trec
 from bench.importing.bergson import read_layout, read_orientation
 from bench.models import second_moments
-from bench.passages import Passage, PassageStore, write_passages
-from bench.per_query import read_per_query
-from bench.records import read_facts, read_retrievals, read_sentences
-from bench.reproduction.claims import read_claims
-from bench.result import read_result
-from tests.cells import write_cell
-from tests.models import load, make_model
-from tests.test_config import composed
+from bench.report.annotate.read import read_answers
+from bench.report.reproduction.claims import read_claims
+from bench.results.per_query import read_per_query
+from bench.results.schema import read_result
+from bench.run.settings import settings_from
+from bench.tasks.passages import Passage, PassageStore, write_passages
+from bench.tasks.records import read_facts, read_retrievals, read_sentences
+from tests.fixtures.cells import write_cell
+from tests.fixtures.composing import composed
+from tests.fixtures.models import load, make_model
 
 FEW, MANY = 60, 800  # files a reader; the slow run: 14 readers × 800
 RETRIEVAL = {

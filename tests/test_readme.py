@@ -11,9 +11,9 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
-from bench import display
-from bench.cli import COMMANDS
-from bench.config import settings_from
+from bench.cli.main import COMMANDS
+from bench.report import display
+from bench.run.settings import settings_from
 
 MORE = {"ground_truth": ("removal_effect_log", "lds")}  # columns of a table beside the four
 LEFT_OUT = ("hydra.searchpath", "hydra/launcher", "hydra.launcher")  # not there, or not installed

@@ -1,7 +1,7 @@
 """Where independent jobs run: here, in processes beside this one, or on other machines."""
 
+from bench.core.registry import Entry, Registry
 from bench.engines.base import Engine
-from bench.registry import Entry, Registry
 
 ENGINES: Registry[Engine] = Registry("engine", "bench.engines.base:Engine")
 

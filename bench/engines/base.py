@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bench import stopping
-from bench.errors import UserError
+from bench.core import stopping
+from bench.core.errors import UserError
 
 
 @dataclass(frozen=True)

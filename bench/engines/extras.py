@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 
 
 def library(name: str, extra: str) -> ModuleType:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Optional
 
-from bench import progress, stopping
+from bench.core import progress, stopping
+from bench.core.errors import UserError, at_least
 from bench.engines.base import Engine, Job
 from bench.engines.threads import cores, threads
-from bench.errors import UserError, at_least
 
 _TRIES = 3  # a killed process takes the jobs of its pool with it; more deaths are no accident
 

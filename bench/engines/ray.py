@@ -17,11 +17,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Optional
 
-from bench import progress, stopping
+from bench.core import progress, stopping
+from bench.core.errors import UserError, at_least, first_line
 from bench.engines.base import Engine, Job
 from bench.engines.extras import library
 from bench.engines.threads import use_threads
-from bench.errors import UserError, at_least, first_line
 
 _LOOK_EVERY_SECONDS = 1.0  # for nodes that came or went, and for a request to stop
 _ARRIVES_SECONDS = 60.0  # network file systems may show another machine's file this much later

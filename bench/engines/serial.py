@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench import progress, stopping
+from bench.core import progress, stopping
 from bench.engines.base import Engine, Job
 
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from bench import progress, stopping
+from bench.core import progress, stopping
+from bench.core.errors import UserError, at_least, did_you_mean
 from bench.engines.base import Engine, Job
 from bench.engines.extras import library
 from bench.engines.threads import threads, use_threads
-from bench.errors import UserError, at_least, did_you_mean
-from bench.storage import disk_errors
+from bench.storage.whole import disk_errors
 
 _CLUSTERS = ("slurm", "local")
 _LOOK_EVERY_SECONDS = 1.0  # at one file a task

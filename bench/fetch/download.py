@@ -13,10 +13,10 @@ import google_crc32c
 import requests
 import urllib3
 
-from bench import progress
-from bench.errors import UserError
+from bench.core import progress
+from bench.core.errors import UserError
 from bench.fetch.remote import PassingError, Remote, look, request, until_done, version
-from bench.storage import content_key
+from bench.storage.whole import content_key
 
 _BLOCK = 1 << 20
 

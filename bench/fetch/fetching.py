@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import progress
-from bench.errors import UserError
-from bench.escape import clean
+from bench.core import progress
+from bench.core.errors import UserError
+from bench.core.escape import clean
 from bench.fetch.download import bytes_there, disk_refusals, download, is_whole
 from bench.fetch.remote import Remote, look
-from bench.storage import exclusive
+from bench.storage.whole import exclusive
 
 
 def fetch(names: Sequence[str], base: str, folder: Path, yes: bool) -> None:

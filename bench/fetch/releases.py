@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from bench.errors import UserError, did_you_mean
+from bench.core.errors import UserError, did_you_mean
 
 BASE = "https://storage.googleapis.com/tda-resources/2410.17413/public/"
 # One plain name, which cannot leave a folder, hide in it, or be taken for an option or a glob.

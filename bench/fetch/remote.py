@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import requests
 
-from bench import progress
-from bench.errors import UserError
+from bench.core import progress
+from bench.core.errors import UserError
 
 T = TypeVar("T")
 

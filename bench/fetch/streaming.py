@@ -14,9 +14,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from bench import jsonlines, progress
-from bench.errors import UserError, at_least, first_line
-from bench.storage import exclusive, path_part, whole_file
+from bench.core import progress
+from bench.core.errors import UserError, at_least, first_line
+from bench.storage import jsonlines
+from bench.storage.whole import exclusive, path_part, whole_file
 
 # About 90 MB gzipped, of C4: a shard is written whole, so one that breaks off is begun again.
 SHARD_DOCUMENTS = 100_000

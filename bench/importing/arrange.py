@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 from methods.topk import order
 
 

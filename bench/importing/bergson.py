@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from bench import progress
-from bench.errors import UserError
+from bench.core import progress
+from bench.core.errors import UserError
 from bench.tasks.base import Task
 from methods.base import Ranking
 from methods.topk import TopK

@@ -11,30 +11,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench import progress
-from bench.cell import (
-    CELL_VERSION,
-    Outcome,
-    check_rankings,
-    model_record,
-    task_record,
-)
-from bench.config import typed
-from bench.environment import environment
-from bench.errors import UserError
-from bench.escape import clean
-from bench.evaluation import Evaluation, check_slice_names, evaluate
+from bench.core import progress
+from bench.core.environment import environment
+from bench.core.errors import UserError
+from bench.core.escape import clean
+from bench.core.typed import typed
 from bench.importing import bergson, judged, matching, release, trec
 from bench.importing.settings import Format, Request
 from bench.importing.sources import Source
-from bench.judging import checked_identity, metric_parts
-from bench.loggers import log_cell
 from bench.models import SOURCES
 from bench.models.base import ModelSource
 from bench.models.language_model import LanguageModel
-from bench.result import RESULT, Cell, Result, is_finished, read_result
-from bench.result_writer import write_cell, write_records
-from bench.storage import content_key, path_part
+from bench.results.schema import RESULT, Cell, Result, is_finished, read_result
+from bench.run.cell import CELL_VERSION, Outcome, check_rankings, model_record, task_record
+from bench.run.evaluation import Evaluation, check_slice_names, evaluate
+from bench.run.judging import checked_identity, metric_parts
+from bench.run.loggers import log_cell
+from bench.run.writing import write_cell, write_records
+from bench.storage.whole import content_key, path_part
 from bench.tasks import TASKS, Task, load_task
 from methods.base import Context, Ranking
 from metrics.attribution import Metric, check_depth, parse_metric

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from bench import progress
+from bench.core import progress
 from bench.importing.lists import FileList, digest
-from bench.passages import PassageStore
+from bench.tasks.passages import PassageStore
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.config import MetricConfig
-from bench.errors import UserError
-from bench.evaluation import Evaluation, by_group, estimates
+from bench.core.errors import UserError
 from bench.importing.arrange import Arranger
 from bench.importing.release import read_records
-from bench.jsonlines import Place
-from bench.judging import metrics_without_gold
-from bench.records import RetrievalRecord
-from bench.storage import content_key
-from bench.verify import correct_of
+from bench.results.verify import correct_of
+from bench.run.evaluation import Evaluation, by_group, estimates
+from bench.run.judging import metrics_without_gold
+from bench.run.settings import MetricConfig
+from bench.storage.jsonlines import Place
+from bench.storage.whole import content_key
+from bench.tasks.records import RetrievalRecord
 from metrics.attribution import Judged, Metric, score_rankings
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bench.errors import UserError
-from bench.jsonlines import Place
+from bench.core.errors import UserError
+from bench.storage.jsonlines import Place
 
 
 def digest(text: str) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 from bench.importing.arrange import Arranger
 from bench.importing.corpus_rows import CorpusRows
 from bench.importing.lists import Entries, FileList

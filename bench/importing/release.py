@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import jsonlines
 from bench.importing.lists import Entries, FileList, digest
-from bench.jsonlines import Place
-from bench.records import RetrievalRecord, parse_retrieval
-from bench.verify import correct_of
+from bench.results.verify import correct_of
+from bench.storage import jsonlines
+from bench.storage.jsonlines import Place
+from bench.tasks.records import RetrievalRecord, parse_retrieval
 
 
 def read_records(paths: Iterable[Path]) -> Iterator[tuple[Place, RetrievalRecord]]:

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import yaml
 
-from bench.composing import composed
-from bench.config import Settings, settings_from
-from bench.config_errors import GROUPS
-from bench.errors import UserError, did_you_mean
+from bench.core.errors import UserError, did_you_mean
+from bench.run.composing import composed
+from bench.run.config_errors import GROUPS
+from bench.run.settings import Settings, settings_from
 
 
 class Format(str, Enum):

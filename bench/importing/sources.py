@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from bench import jsonlines
-from bench.errors import UserError
-from bench.files import expand_local
+from bench.core.errors import UserError
 from bench.importing.bergson import FILES, SCORES
 from bench.importing.settings import Format
 from bench.importing.trec import FIELDS
-from bench.storage import content_key, file_sha256
+from bench.storage import jsonlines
+from bench.storage.files import expand_local
+from bench.storage.whole import content_key, file_sha256
 
 _SHARD = re.compile(r"(?P<base>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})(?P<rest>.*)")
 _ENDINGS = (".gz", ".jsonl", ".json", ".trec", ".run", ".txt")

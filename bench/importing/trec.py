@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import jsonlines
-from bench.errors import UserError
+from bench.core.errors import UserError
 from bench.importing.lists import Entries, FileList, places
-from bench.jsonlines import Place
+from bench.storage import jsonlines
+from bench.storage.jsonlines import Place
 
 FIELDS = ("qid", "Q0", "docid", "rank", "score", "tag")
 

@@ -1,7 +1,7 @@
 """Models under study: trained from scratch on the task's corpus, or loaded from a directory."""
 
+from bench.core.registry import Entry, Registry
 from bench.models.base import ModelSource
-from bench.registry import Entry, Registry
 
 SOURCES: Registry[ModelSource] = Registry("model source", "bench.models.base:ModelSource")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 from bench.models import second_moments
 from bench.models.language_model import (
     MOMENTS,

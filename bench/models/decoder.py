@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from bench.errors import UserError, did_you_mean
+from bench.core.errors import UserError, did_you_mean
 
 ARCHITECTURES = ("gpt2", "gpt_neox", "llama")
 

@@ -9,7 +9,7 @@ from typing import Optional
 import torch
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from bench.errors import UserError, at_least, did_you_mean
+from bench.core.errors import UserError, at_least, did_you_mean
 from bench.models import second_moments
 from bench.models.base import ModelSource, no_moments_to_step_with, unknown_learning_rate
 from bench.models.decoder import check_decoder
@@ -23,7 +23,7 @@ from bench.models.language_model import (
     weights_sha256,
 )
 from bench.models.moments_estimate import ESTIMATE_VERSION, EstimateConfig, with_estimate
-from bench.storage import content_key
+from bench.storage.whole import content_key
 from bench.tasks.base import Task
 
 ESTIMATE = "estimate"  # as `optimizer_state`: no file, but a pass over the task's passages

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from bench import memory
-from bench.errors import UserError, first_line
+from bench.core import memory
+from bench.core.errors import UserError, first_line
 
 _HALVES = (torch.float16, torch.bfloat16)
 

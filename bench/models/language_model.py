@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 from bench.models.dtypes import accumulation_dtype, choose_experts
 from bench.models.placing import place
 from bench.models.second_moments import ADAM_EPSILON, SecondMoments
-from bench.storage import content_key, file_sha256
+from bench.storage.whole import content_key, file_sha256
 
 transformers_logging.disable_progress_bar()  # ours say what is loaded; theirs flood a log
 

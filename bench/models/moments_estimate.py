@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench import progress
-from bench.errors import UserError, at_least
+from bench.core import progress
+from bench.core.errors import UserError, at_least
 from bench.models import second_moments
 from bench.models.language_model import MOMENTS, LanguageModel, Tokens, pad, token_log_probs
-from bench.storage import content_key, whole_folder
+from bench.storage.whole import content_key, whole_folder
 from bench.tasks.base import Task
 
 # Raised whenever a change of code moves an estimate.

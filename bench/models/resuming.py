@@ -17,11 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bench import progress
-from bench.errors import UserError
+from bench.core import progress
+from bench.core.errors import UserError
 from bench.models.language_model import load_module
 from bench.models.training import Training
-from bench.storage import whole_file
+from bench.storage.whole import whole_file
 
 Log = dict[str, float]  # what is noted of an epoch
 _PROGRESS, _STATE = "progress.json", "resume-*.safetensors"

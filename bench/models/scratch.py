@@ -20,9 +20,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from bench import progress
+from bench.core import progress
+from bench.core.errors import UserError, at_least, did_you_mean
 from bench.engines.base import Engine
-from bench.errors import UserError, at_least, did_you_mean
 from bench.models import resuming, second_moments
 from bench.models.base import ModelSource
 from bench.models.checkpoints import load_checkpoint
@@ -46,7 +46,7 @@ from bench.models.training import (
     geometry,
     train_tokenizer,
 )
-from bench.storage import content_key, resumable_folder
+from bench.storage.whole import content_key, resumable_folder
 from bench.tasks.base import Task
 
 # Raised whenever a change of this file or of training.py would train another model from the same

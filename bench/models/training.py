@@ -21,8 +21,8 @@ from transformers import (
 )
 from transformers.optimization import Adafactor
 
-from bench import progress
-from bench.errors import UserError
+from bench.core import progress
+from bench.core.errors import UserError
 from bench.models.language_model import LanguageModel, Tokens, pad, token_log_probs
 from bench.models.placing import place
 from bench.models.tokens import TokenCorpus

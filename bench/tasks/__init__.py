@@ -1,6 +1,6 @@
 """Tasks: where the queries and the candidate passages come from."""
 
-from bench.registry import Entry, Registry
+from bench.core.registry import Entry, Registry
 from bench.tasks.base import Query, Task, TaskBuilder, load_task, prepared_task
 
 TASKS: Registry[TaskBuilder] = Registry("task", "bench.tasks.base:TaskBuilder")

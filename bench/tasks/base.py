@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench import jsonlines, progress
-from bench.errors import UserError
-from bench.passages import Passage, PassageStore, write_passages
-from bench.storage import content_key, file_sha256, whole_folder
-from bench.support import Support, support
+from bench.core import progress
+from bench.core.errors import UserError
+from bench.storage import jsonlines
+from bench.storage.whole import content_key, file_sha256, whole_folder
+from bench.tasks.passages import Passage, PassageStore, write_passages
+from bench.tasks.support import Support, support
 
 # Raised whenever the files of a prepared task change; part of its folder's name.
 _LAYOUT_VERSION = 2
@@ -31,7 +32,7 @@ class Query:
         gold_rows: rows of the passages annotated to state the fact, ascending.
         frequency: how often the fact occurs in the corpus, None if unknown.
         slices: group labels for breakdowns, e.g. ``{"relation": "instrument"}``.
-        statement: the fact's entity ids, hops and near names (``bench.support``), or None.
+        statement: the fact's entity ids, hops and near names (``bench.tasks.support``), or None.
         is_repetition: the target's words already occur in the prompt's subject.
         subject_names: what the fact's subject is called, for judges that match names; may be empty.
         answer_names: other names of the target, likewise. Neither moves a ranking: they are no part

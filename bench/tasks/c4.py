@@ -10,15 +10,16 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 
-from bench import jsonlines, progress
-from bench.errors import UserError
-from bench.files import File, expand, identity
-from bench.passages import Passage
+from bench.core import progress
+from bench.core.errors import UserError
+from bench.storage import jsonlines
+from bench.storage.files import File, expand, identity
 from bench.tasks import inputs
 from bench.tasks.base import Query, TaskBuilder
 from bench.tasks.chunks import Chunker
 from bench.tasks.facts import AskedFact, FactQueries, FactsConfig, Stratify, with_frequency
 from bench.tasks.frequency import MentionCounter
+from bench.tasks.passages import Passage
 
 _PACKING = (".gz", ".jsonl", ".json")  # endings that say how a shard is packed, not which one it is
 

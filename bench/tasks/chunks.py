@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 
 _WORD = re.compile(r"\S+")
 # What comes before a sentence: a stop with what closes behind it, or a new line. A rule, not a

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from bench import progress
-from bench.errors import UserError
-from bench.files import expand, identity
-from bench.jsonlines import Place
-from bench.records import N_PROMPTS, Fact, read_facts
+from bench.core import progress
+from bench.core.errors import UserError
+from bench.storage.files import expand, identity
+from bench.storage.jsonlines import Place
 from bench.tasks import inputs
 from bench.tasks.base import Query
 from bench.tasks.query_list import QueryList
+from bench.tasks.records import N_PROMPTS, Fact, read_facts
 
 
 class Stratify(str, Enum):

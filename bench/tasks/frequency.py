@@ -1,8 +1,8 @@
 """How many passages of a corpus name both entities of each fact: one pass for any number of facts.
 
 A multi-pattern matcher (Aho & Corasick 1975) finds all names at once, so a passage costs its own
-length, whatever the number of names. The rule is that of the lexical judge (``bench.names``): names
-as whole words, aliases count, case and accents do not. Naming both is not stating the fact.
+length, whatever the number of names. The rule is that of the lexical judge (``bench.core.names``):
+names as whole words, aliases count, case and accents do not. Naming both is not stating the fact.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import ahocorasick
 
-from bench.names import fold_name, fold_passage, is_spaced
+from bench.core.names import fold_name, fold_passage, is_spaced
 
 
 class MentionCounter:

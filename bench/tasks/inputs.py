@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from bench.errors import UserError
-from bench.jsonlines import Place
+from bench.core.errors import UserError
+from bench.storage.jsonlines import Place
 
 _MASK = (1 << 64) - 1
 ALL_KEYS = 1 << 64  # every row's key is below it

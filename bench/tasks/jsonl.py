@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
-from bench import jsonlines
-from bench.errors import UserError
-from bench.files import File, expand, identity
-from bench.jsonlines import Json, Place
-from bench.passages import Passage
-from bench.records import (
+from bench.core.errors import UserError
+from bench.storage import jsonlines
+from bench.storage.files import File, expand, identity
+from bench.storage.jsonlines import Json, Place
+from bench.tasks import inputs
+from bench.tasks.base import Query, TaskBuilder
+from bench.tasks.passages import Passage
+from bench.tasks.records import (
     count_field,
     id_field,
     ids_field,
@@ -18,8 +20,6 @@ from bench.records import (
     strings_field,
     text_field,
 )
-from bench.tasks import inputs
-from bench.tasks.base import Query, TaskBuilder
 
 
 @dataclass

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from bench import jsonlines, progress
-from bench.errors import UserError
-from bench.files import File
-from bench.jsonlines import Place
-from bench.records import Fact, id_field, text_field
+from bench.core import progress
+from bench.core.errors import UserError
+from bench.storage import jsonlines
+from bench.storage.files import File
+from bench.storage.jsonlines import Place
+from bench.tasks.records import Fact, id_field, text_field
 
 _NAMED = 3  # queries that a notice names; all of them are counted
 

@@ -1,4 +1,4 @@
-"""T-REx fact tracing from local files in the release's format (``bench.records``).
+"""T-REx fact tracing from local files in the release's format (``bench.tasks.records``).
 
 Source: Chang et al., arXiv 2410.17413, sections 3 and 4, and its public data release.
 """
@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 
-from bench import progress
-from bench.errors import UserError
-from bench.files import File, expand, identity
-from bench.jsonlines import Place
-from bench.passages import Passage
-from bench.records import Sentence, read_sentences
+from bench.core import progress
+from bench.core.errors import UserError
+from bench.storage.files import File, expand, identity
+from bench.storage.jsonlines import Place
 from bench.tasks import inputs
 from bench.tasks.base import Query, TaskBuilder
 from bench.tasks.facts import AskedFact, FactQueries, FactsConfig
+from bench.tasks.passages import Passage
+from bench.tasks.records import Sentence, read_sentences
 
 
 class MissingSentences(str, Enum):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench import memory, progress
-from bench.errors import UserError
+from bench.core import memory, progress
+from bench.core.errors import UserError
 from bench.models.language_model import Tokens
 from methods.gradient.checkpoints import CheckpointEncoder
 from methods.gradient.encoder import GradientEncoder

@@ -33,11 +33,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bench import progress
-from bench.errors import UserError
+from bench.core import progress
+from bench.core.errors import UserError
 from bench.models.dtypes import running_in
 from bench.models.language_model import IGNORE, Tokens, pad
-from bench.storage import content_key, file_sha256, whole_folder
+from bench.storage.whole import content_key, file_sha256, whole_folder
 from methods.base import IndexSize
 from methods.gradient.batching import token_budget
 from methods.gradient.collectors import Collector, formed_at_once

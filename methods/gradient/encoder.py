@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 from bench.models.dtypes import accumulation_dtype, in_dtype, running_in
 from bench.models.language_model import LanguageModel, Tokens, pad
 from bench.models.second_moments import SecondMoments

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import progress
+from bench.core import progress
 from methods.gradient import hessian, whitening
 from methods.gradient.source import FeatureSource
 from methods.gradient.whitening import HessianForm, Whitening

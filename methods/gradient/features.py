@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 from bench.models.checkpoints import load_checkpoint, spread_checkpoints
 from bench.models.language_model import LanguageModel
 from methods.gradient.checkpoints import CheckpointEncoder

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
-from bench.progress import say
+from bench.core.errors import UserError
+from bench.core.progress import say
 
 _CPU = torch.device("cpu")
 MAX_BLOCK = 8192  # an eigendecomposition above this takes minutes and gigabytes a block

@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import progress
-from bench.storage import content_key, exclusive, map_array, whole_file
+from bench.core import progress
+from bench.storage.whole import content_key, exclusive, map_array, whole_file
 from methods.gradient.codecs import Codec, Storage, make_codec
 from methods.gradient.shards import COUNTED, ShardWriter, read_seconds
 from methods.gradient.source import FeatureSource
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from bench.engines import Engine
     from bench.engines.base import Job
-    from bench.mirror import Mirror
+    from bench.storage.mirror import Mirror
     from methods.gradient.shards import EncoderRecipe
     from methods.gradient.source import EncodedFeatures
 

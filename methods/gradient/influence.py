@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import progress
-from bench.errors import UserError, at_least
+from bench.core import progress
+from bench.core.errors import UserError, at_least
 from bench.tasks.base import Query
 from methods.base import IndexSize, Method, Ranking
 from methods.gradient.batching import encode_all

@@ -10,21 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.errors import UserError, at_least
+from bench.core.errors import UserError, at_least
 from bench.models.checkpoints import spread_checkpoints
 from bench.models.language_model import LanguageModel
-from bench.storage import content_key
+from bench.storage.whole import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.gradient.batching import encode_all
 from methods.gradient.codecs import Storage
 from methods.gradient.estimate import Hessian, HessianSettings, estimate_whitening
-from methods.gradient.features import (
-    FEATURES_VERSION,
-    CheckpointWeights,
-    Features,
-    FeatureSettings,
-)
+from methods.gradient.features import FEATURES_VERSION, CheckpointWeights, Features, FeatureSettings
 from methods.gradient.hessian import check_blocks
 from methods.gradient.index import IndexBuilder
 from methods.gradient.loss import Output

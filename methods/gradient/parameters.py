@@ -13,8 +13,8 @@ from enum import Enum
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from bench import progress
-from bench.errors import UserError
+from bench.core import progress
+from bench.core.errors import UserError
 
 _ATTENTION = ("attn", "attention")
 _MLP = ("mlp", "feed_forward", "ffn", "feedforward", "fc1", "fc2")  # the last two: OPT

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import memory, progress
+from bench.core import memory, progress
 from methods.gradient.checkpoints import FeatureLayout
 from methods.gradient.source import FeatureSource
 from methods.gradient.whitening import Whitening

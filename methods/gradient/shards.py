@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.core.errors import UserError
 from bench.engines.base import Job
-from bench.errors import UserError
-from bench.hashes import hashed_file, known_sha256
-from bench.storage import content_key, map_array, whole_file
+from bench.storage.hashes import hashed_file, known_sha256
+from bench.storage.whole import content_key, map_array, whole_file
 from methods.gradient.codecs import Codec, Storage, make_codec
 from methods.gradient.features import Features, FeatureSettings
 from methods.gradient.source import EncodedFeatures
@@ -27,9 +27,9 @@ from methods.gradient.source import EncodedFeatures
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bench.mirror import Mirror
     from bench.models.language_model import LanguageModel
-    from bench.passages import PassageStore
+    from bench.storage.mirror import Mirror
+    from bench.tasks.passages import PassageStore
 
 COUNTED = ("passages_truncated", "passages_without_loss")
 _SEAL = "seal"  # of a sidecar: a hash of all that it says

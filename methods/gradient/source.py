@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from bench.passages import PassageStore
+from bench.tasks.passages import PassageStore
 from methods.gradient.batching import encode_all
 
 if TYPE_CHECKING:

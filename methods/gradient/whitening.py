@@ -20,7 +20,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 from methods.gradient import hessian
 
 _OVERSAMPLING = 8  # directions beyond the components; Halko et al. 2011 advise 5 to 10

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench.errors import UserError
-from bench.storage import content_key
+from bench.core.errors import UserError
+from bench.storage.whole import content_key
 
 THRESHOLD = 0.5  # the release's: a passage is correct above it
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 
 _ENTAILMENT = frozenset({"entailment", "entailed", "entails", "entail"})
 

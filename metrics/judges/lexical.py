@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.errors import UserError
-from bench.names import any_stands_in, fold_passage
+from bench.core.errors import UserError
+from bench.core.names import any_stands_in, fold_passage
 from metrics.judges.base import THRESHOLD, Claim, Judge, Pair, identity_of
 
 

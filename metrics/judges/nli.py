@@ -19,8 +19,8 @@ from typing import Any, Optional
 
 import numpy as np
 
-from bench.errors import UserError
-from bench.storage import content_key, file_sha256
+from bench.core.errors import UserError
+from bench.storage.whole import content_key, file_sha256
 from metrics.judges.base import THRESHOLD, Claim, Judge, Pair, identity_of
 from metrics.judges.labels import entailment_index
 

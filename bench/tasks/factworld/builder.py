@@ -9,8 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.errors import UserError
-from bench.passages import Passage
+from bench.core.errors import UserError
 from bench.tasks.base import Query, TaskBuilder
 from bench.tasks.factworld.config import FactWorldConfig, ReplacedWorldConfig
 from bench.tasks.factworld.corpus import Corpus
@@ -18,6 +17,7 @@ from bench.tasks.factworld.names import Namer
 from bench.tasks.factworld.sentences import ALSO_KNOWN_AS, MAX_FREQUENCY, Writer
 from bench.tasks.factworld.wording import ReplacedWording, Wording
 from bench.tasks.factworld.world import MIN_FACTS, Fact, World, mean_frequency
+from bench.tasks.passages import Passage
 
 # Share of the passages kept for introductions and unrelated sentences if n_facts is null.
 _OTHER_SHARE = 0.17

@@ -3,7 +3,7 @@
 # No postponed annotations: OmegaConf reads the types of the fields.
 from dataclasses import dataclass
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 from bench.tasks.factworld.sentences import MAX_FREQUENCY
 from bench.tasks.factworld.wording import N_PROMPTS
 from bench.tasks.factworld.world import MIN_FACTS

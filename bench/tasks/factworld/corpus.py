@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 from bench.tasks.factworld.sentences import Sentence, Writer
 from bench.tasks.factworld.unrelated import Unrelated
 from bench.tasks.factworld.world import OBJECT_KINDS, World

@@ -62,7 +62,7 @@ MAX_FREQUENCY = 5 * len(_FRAMES)
 
 
 class Sentence(NamedTuple):
-    """A text and what it says; ``statement`` as ``bench.support`` documents, None for nothing."""
+    """A text and what it says; ``statement`` as in ``bench.tasks.support``, None for nothing."""
 
     text: str
     fact: Fact | None = None

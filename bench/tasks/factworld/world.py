@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 from bench.tasks.factworld.names import Near, capacity
 from bench.tasks.factworld.relations import PROFILES, RELATION_INDEX, RELATIONS, Relation
 

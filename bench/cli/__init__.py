@@ -1,0 +1,1 @@
+"""The command ``tdabench``: one module a command."""

@@ -1,0 +1,57 @@
+"""``tdabench annotate export`` and ``tdabench annotate import``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bench.core.escape import clean
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The words of both actions."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="export|import")
+    help_text = "write a blinded sheet (CSV) and a page to answer it on"
+    export = actions.add_parser("export", help=help_text, description=help_text)
+    export.add_argument("results", type=Path, metavar="RESULTS", help="folder of finished cells")
+    export.add_argument(
+        "--queries", type=int, default=20, metavar="N", help="claims to sample (%(default)s)"
+    )
+    export.add_argument(
+        "--top", type=int, default=10, metavar="K", help="proponents of each method (%(default)s)"
+    )
+    export.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of sample and order (%(default)s)"
+    )
+    export.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="where both files go"
+    )
+    help_text = "compare the answers with the automatic judgement of the cells"
+    answers = actions.add_parser("import", help=help_text, description=help_text)
+    answers.add_argument("sheet", type=Path, metavar="SHEET.csv", help="answered: y, n or unsure")
+    answers.add_argument("results", type=Path, metavar="RESULTS", help="folder of finished cells")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run one action; returns 0.
+
+    Raises:
+        UserError: anything that the user can mend.
+    """
+    if options.action == "export":
+        from bench.report.annotate.sheet import make_sheet
+        from bench.report.annotate.write import write
+
+        items = make_sheet(options.results, options.queries, options.top, options.seed)
+        sheet, page = write(items, options.out)
+        claims = len({item.claim for item in items})
+        print(f"{len(items):,} pairs of {claims:,} claims")
+        print(f"sheet: {clean(sheet)}")
+        print(f"page:  {clean(page)}")
+        return 0
+    from bench.report.annotate.compare import compare, lines
+    from bench.report.annotate.read import read_answers
+
+    for line in lines(compare(read_answers(options.sheet), options.results)):
+        print(clean(line))
+    return 0

@@ -1,0 +1,59 @@
+"""``tdabench import``: each ranking of the files becomes a cell, written whole or not at all."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from bench.core import progress
+from bench.core.errors import UserError
+from bench.core.escape import clean
+from bench.importing.cells import Setting, import_ranking
+from bench.importing.settings import parse
+from bench.importing.sources import find_sources
+from bench.run.cell import Outcome
+from bench.run.loggers import check_logger
+
+
+def main(words: Sequence[str]) -> int:
+    """Import every ranking that the words name.
+
+    Returns:
+        0 = all are in place; 1 = some are; the others' errors have been printed.
+
+    Raises:
+        UserError: wrong words, or nothing could be imported.
+    """
+    request = parse(words)
+    progress.set_quiet(request.settings.quiet)
+    check_logger(request.settings.logger)
+    sources = find_sources(request.files, request.format)
+    if request.name is not None and len(sources) > 1:
+        raise UserError(
+            f"is one name for {len(sources)} rankings",
+            where="name",
+            fix="leave it out (they are called as their files), or import them one by one",
+        )
+    setting = Setting(request)
+    errors = []
+    for source in sources:
+        try:
+            _say_done(import_ranking(setting, source))
+        except UserError as error:
+            errors.append(error)
+            if len(sources) > 1:
+                print(f"error: {clean(source.paths[0])}: {clean(error)}", file=sys.stderr)
+    if len(errors) < len(sources):
+        return 1 if errors else 0
+    if len(errors) > 1:
+        raise UserError(f"none of {len(sources)} rankings could be imported", fix="see above")
+    raise errors[0]
+
+
+def _say_done(outcome: Outcome) -> None:
+    cell = outcome.cell
+    if outcome.reused:
+        progress.say(f"already there: {cell.folder}")
+        return
+    values = ", ".join(f"{name} {value.value:.3f}" for name, value in cell.result.metrics.items())
+    progress.say(f"imported: {cell.folder}: {values}")

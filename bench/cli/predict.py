@@ -1,0 +1,94 @@
+"""``tdabench predict``: asks a model every query, and writes its answers as queries to trace."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from bench.core import progress
+from bench.core.errors import UserError, at_least, did_you_mean
+from bench.core.escape import clean
+from bench.core.typed import typed
+from bench.models.language_model import mean_probability
+from bench.models.predictions import predictions
+from bench.run.composing import composed, model_source, task_builder
+from bench.run.settings import settings_from
+from bench.storage import jsonlines
+from bench.storage.files import refuse_address
+from bench.storage.whole import whole_file
+from bench.tasks import load_task
+
+_WHICH = ("wrong", "right", "all")
+
+
+@dataclass
+class PredictConfig:
+    """Words of the command line that are the command's own.
+
+    Attributes:
+        which: the queries whose answer is ``wrong``, ``right``, or ``all`` of them.
+        max_tokens: of an answer, at most.
+    """
+
+    which: str = "wrong"  # what attribution is asked for: right answers are the task's own queries
+    max_tokens: int = 12  # names are shorter
+
+
+def main(out: str, words: Sequence[str]) -> int:
+    """Write the answers as queries of ``task=jsonl``, and print how many are right.
+
+    Args:
+        out: a file that is not there yet.
+        words: ``which=…``, ``max_tokens=…``, and as of ``tdabench run``; what is of the method or
+            the metrics plays no part.
+
+    Raises:
+        UserError: wrong words, a model that cannot be had, or a file that is there already.
+    """
+    refuse_address(out, "OUT")
+    path = Path(out)
+    if path.exists():
+        raise UserError("is there already", where=out, fix="name another file, or remove it")
+    own, overrides = _own(words)
+    settings = settings_from(composed(overrides, "predict"))
+    progress.set_quiet(settings.quiet)
+    source = model_source(settings)
+    source.check()
+    task = load_task(settings.task["name"], task_builder(settings), settings.cache_dir)
+    model = source.load(task, settings.cache_dir, settings.device)
+    counts: Counter[str] = Counter()
+    log_probabilities = []
+    with whole_file(path) as stream:
+        for one in predictions(model, task.queries, own.max_tokens):
+            log_probabilities.append(one.target_log_probability)
+            kind = "right" if one.right else "wrong" if one.answer else "empty"
+            counts[kind] += 1
+            if one.answer and own.which in (kind, "all"):
+                counts["written"] += 1
+                stream.write(jsonlines.dump(one.record()))
+    n = len(task.queries)
+    print(f"{n:,} queries: {counts['right']:,} right, {counts['wrong']:,} wrong by generation")
+    mean = mean_probability(log_probabilities)
+    print(f"mean probability of the annotated target: {mean:.3f}")
+    if counts["empty"]:
+        print(f"{counts['empty']:,} answers are empty, and left out")
+    print(f"queries: {clean(out)} ({counts['written']:,}, {own.which})")
+    return 0
+
+
+def _own(words: Sequence[str]) -> tuple[PredictConfig, list[str]]:
+    """The command's own settings, and the other words."""
+    names = [field.name for field in fields(PredictConfig)]
+    given = [word.split("=", 1) for word in words if word.split("=", 1)[0] in names]
+    wrong = next((word for word in given if len(word) < 2), None)
+    if wrong:
+        raise UserError("expected KEY=VALUE", where=wrong[0])
+    own: PredictConfig = typed(PredictConfig, {**asdict(PredictConfig()), **dict(given)}, "predict")
+    if own.which not in _WHICH:
+        raise UserError(
+            f"unknown answers {own.which!r}", where="which", fix=did_you_mean(own.which, _WHICH)
+        )
+    at_least(1, "max_tokens", own.max_tokens)
+    return own, [word for word in words if word.split("=", 1)[0] not in names]

@@ -1,0 +1,133 @@
+"""``tdabench run``: Hydra composes and sweeps; each job is one cell."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from bench.core import progress
+from bench.core.errors import UserError, did_you_mean, first_line
+from bench.core.escape import clean
+from bench.run.config_errors import explain
+from bench.run.settings import settings_from
+from bench.storage.files import refuse_address
+
+# Jobs of a sweep append "done" or "failed" here, whichever process they run in.
+_JOURNAL = "TDABENCH_SWEEP_JOURNAL"
+_SWEEP = ("-m", "--multirun")
+_OPTIONS = (
+    *_SWEEP, "-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p",
+    "--package", "-r", "--run", "-i", "--info", "-cd", "--config-dir", "-sc", "--shell-completion",
+)  # fmt: skip
+
+_failures: list[UserError] = []  # of a single run, for main to report
+
+
+class CellError(Exception):
+    """A cell failed by a fault of the code; its traceback has been printed."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one cell or a sweep of them.
+
+    Returns:
+        0 = all cells are done; 1 = some cell failed; 2 = nothing could be done with this input.
+
+    Raises:
+        UserError: an unknown option, or results at an address.
+    """
+    for word in arguments:
+        name, _, value = word.partition("=")
+        if name.startswith("-") and name not in _OPTIONS:
+            raise UserError(f"unknown option {name!r}", fix=did_you_mean(name, _OPTIONS))
+        if name == "results_dir":  # before Hydra makes a folder of that name
+            refuse_address(value.strip("'\""), name)
+    # Hydra takes its options before the overrides only.
+    arguments = sorted(arguments, key=lambda word: word not in _SWEEP)
+    with tempfile.NamedTemporaryFile(prefix="tdabench-sweep-") as journal:
+        os.environ[_JOURNAL] = journal.name
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # hand exceptions over; we print them as one line
+        sys.argv = ["tdabench run", *arguments]
+        try:
+            _job()
+            if _failures:
+                raise _failures.pop()
+        except UserError as error:
+            return _report(error, journal.name)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            # A ValueError is Hydra's, of a group without a choice: those of cells are CellErrors.
+            return _report(explain(error, arguments), journal.name)
+        except OSError as error:
+            # Hydra's, of the folder in which it keeps its own files: those of cells are CellErrors.
+            return _report(_unwritable(error), journal.name)
+        except CellError:
+            return 1
+    return 0
+
+
+def _unwritable(error: OSError) -> UserError:
+    return UserError(
+        f"cannot be written ({error.strerror or first_line(error)})",
+        where=f"results_dir: {error.filename}",
+        fix="set results_dir to a folder of yours",
+    )
+
+
+def _report(error: UserError, journal: str) -> int:
+    """One line for the user; in a sweep each failing cell has printed its own already."""
+    outcomes = Path(journal).read_text(encoding="utf-8").split()
+    if not outcomes:
+        print(f"error: {clean(error)}", file=sys.stderr)
+        return 2
+    print(
+        f"{outcomes.count('failed')} of {len(outcomes)} cells failed; the others are in place",
+        file=sys.stderr,
+    )
+    return 1 if "done" in outcomes else 2
+
+
+@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
+def _job(config: DictConfig) -> None:
+    from bench.run.cell import run_cell  # imports torch: not needed to print help
+
+    hydra_config = HydraConfig.get()
+    in_sweep = hydra_config.mode == RunMode.MULTIRUN
+    overrides = list(hydra_config.overrides.task)
+    try:
+        settings = settings_from(config)
+        progress.set_quiet(settings.quiet)
+        sweep = Path(hydra_config.sweep.dir).name if in_sweep else "single"
+        outcome = run_cell(settings, overrides, sweep)
+    except UserError as error:
+        if in_sweep:
+            print(f"error: {clean(' '.join(overrides))}: {clean(error)}", file=sys.stderr)
+            _note("failed")
+            raise
+        # Not raised: Hydra would print a line of its own before ours.
+        _failures.append(error)
+        return
+    except Exception as error:
+        traceback.print_exc()
+        _note("failed")
+        raise CellError(f"{' '.join(overrides)}: {error}") from error
+    _note("done")
+    values = ", ".join(
+        f"{name} {value.value:.3f}" for name, value in outcome.cell.result.metrics.items()
+    )
+    progress.say(f"done: {outcome.cell.folder}: {values}")
+
+
+def _note(outcome: str) -> None:
+    with open(os.environ[_JOURNAL], "a", encoding="utf-8") as stream:
+        stream.write(f"{outcome}\n")

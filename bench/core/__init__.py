@@ -1,0 +1,1 @@
+"""What every other part may use: errors, progress, registries, typed settings, text matching."""

@@ -1,0 +1,128 @@
+"""Progress of every step above a second: a bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from bench.core.escape import clean
+
+T = TypeVar("T")
+
+_LOG_EVERY_SECONDS = 15.0  # often enough to see life in a log, rare enough not to flood it
+_quiet = False
+_bars: Progress | None = None  # of the outermost step; those of steps within it stand below its own
+
+
+def set_quiet(quiet: bool) -> None:
+    """Silence progress and notices of this process (errors and results stay)."""
+    global _quiet
+    _quiet = quiet
+
+
+def say(message: str) -> None:
+    """Print one plain line to standard error, unless quiet."""
+    if not _quiet:
+        print(clean(message), file=sys.stderr, flush=True)  # names of files may steer a terminal
+
+
+def track(
+    items: Iterable[T], description: str, total: int | None = None, unit: str = "it"
+) -> Iterator[T]:
+    """Iterate over ``items`` and show how far it has come.
+
+    Args:
+        items: what to iterate over.
+        description: what is being done, e.g. ``"encode passages"``.
+        total: how many there are; ``len(items)`` if it has one.
+        unit: what one item is called in a log line.
+    """
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)  # type: ignore[arg-type]
+    with counted(description, total, unit) as advance:
+        for item in items:
+            yield item
+            advance(1)
+
+
+@contextmanager
+def counted(
+    description: str, total: int | None, unit: str = "it"
+) -> Iterator[Callable[[int], None]]:
+    """Show how far a step has come that takes several items at a time.
+
+    Args:
+        description, total, unit: as of ``track``.
+
+    Yields:
+        a function to be told how many items more are done.
+    """
+    if _quiet:
+        yield lambda _: None
+    elif sys.stderr.isatty():
+        with _bar(description, total) as advance:
+            yield advance
+    else:
+        yield _Lines(description, total, unit).advance
+
+
+@contextmanager
+def _bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    global _bars
+    bars, is_outermost = _bars, _bars is None
+    if bars is None:
+        bars = _bars = Progress(*_columns(), console=Console(stderr=True), transient=True)
+        bars.start()
+    task = bars.add_task(description, total=total)
+    try:
+        yield partial(bars.advance, task)
+    finally:
+        bars.remove_task(task)
+        if is_outermost:
+            bars.stop()
+            _bars = None
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    return (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+
+
+class _Lines:
+    """A line now and then, for a log."""
+
+    def __init__(self, description: str, total: int | None, unit: str) -> None:
+        self._description, self._total, self._unit = description, total, unit
+        self._done = 0
+        self._start = self._last = time.monotonic()
+
+    def advance(self, n: int) -> None:
+        self._done += n
+        now = time.monotonic()
+        if now - self._last < _LOG_EVERY_SECONDS or self._done == self._total:
+            return
+        self._last = now
+        rate = self._done / max(now - self._start, 1e-9)
+        left = f", {(self._total - self._done) / rate:.0f} s left" if self._total else ""
+        whole = f"{self._total:,}" if self._total else "?"
+        say(f"{self._description}: {self._done:,}/{whole} {self._unit} ({rate:.1f}/s{left})")

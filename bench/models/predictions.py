@@ -1,0 +1,123 @@
+"""What a model itself completes each query with: which facts it knows, and what it says instead.
+
+Source: 2410.17413, traces answers that the model gets wrong, too. How the paper cut and matched
+generations is unverified; here an answer ends at the first mark that ends a clause.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, cast
+
+import torch
+from transformers import GenerationConfig
+
+from bench.core import progress
+from bench.core.names import begins_with, fold
+from bench.models.language_model import LanguageModel, target_log_probs
+from bench.storage.jsonlines import Json
+from bench.tasks.base import Query
+
+# Of an answer: what follows is another clause. The full stop of an initial or of a short title (J.,
+# D.C., St.), and that of a number, end nothing.
+_END = re.compile(r"[,;:!?\n]|(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\.[A-Z])\.(?=\s|$)")
+_BATCH = 64  # prompts of one length side by side
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model said to one query.
+
+    Attributes:
+        answer: greedily decoded, cut at the end of the clause; may be empty. A right one is the
+            annotated target.
+        right: the answer is the target or one of its other names, or begins with it.
+        target_log_probability: of the annotated target (nats).
+        answer_log_probability: of the answer (nats); None where it is empty.
+    """
+
+    query: Query
+    answer: str
+    right: bool
+    target_log_probability: float
+    answer_log_probability: float | None
+
+    def record(self) -> Json:
+        """A query whose target is the answer, as ``task=jsonl`` reads it, without gold."""
+        query = self.query
+        names = query.subject_names
+        return {
+            "query_id": query.query_id,
+            "prompt": query.prompt,
+            "target": self.answer,
+            **({"relation": query.relation} if query.relation else {}),
+            **({"frequency": query.frequency} if query.frequency is not None else {}),
+            **({"entity0": names[0], "entity0_alias": list(names[1:])} if names else {}),
+            "slices": {**query.slices, "prediction": "right" if self.right else "wrong"},
+            "annotated_target": query.target,
+            "annotated_target_log_probability": self.target_log_probability,
+            "target_log_probability": self.answer_log_probability,
+        }
+
+
+def predictions(
+    model: LanguageModel, queries: Sequence[Query], max_tokens: int
+) -> Iterator[Prediction]:
+    """Ask every query, in batches of prompts of one length (so nothing is padded).
+
+    Args:
+        max_tokens: of an answer, at most.
+
+    Yields:
+        one prediction a query, by rising length of the prompt.
+
+    Raises:
+        UserError: a prompt or target that the model cannot read.
+    """
+    asked = [(model.query_tokens(q.query_id, q.prompt, q.target), q) for q in queries]
+    asked.sort(key=lambda pair: pair[0].loss_from)
+    shown = progress.track(asked, "predict", unit="queries")
+    for length, same in groupby(shown, key=lambda pair: pair[0].loss_from):
+        pairs = list(same)
+        for start in range(0, len(pairs), _BATCH):
+            batch = pairs[start : start + _BATCH]
+            room = min(max_tokens, model.context_length - length)
+            prompts = [tokens.ids[:length] for tokens, _ in batch]
+            texts = _generate(model, prompts, room)
+            logs, recalled = target_log_probs(model, [tokens for tokens, _ in batch])
+            for (_, query), text, log, known in zip(batch, texts, logs, recalled, strict=True):
+                names = (query.target, *query.answer_names)
+                right = known or begins_with(names, fold(text.strip()))
+                cut = _END.split(text.strip(), maxsplit=1)[0].strip()
+                answer = query.target if right else cut
+                yield Prediction(query, answer, right, log, _log_probability(model, query, answer))
+
+
+def _generate(model: LanguageModel, prompts: Sequence[Sequence[int]], room: int) -> list[str]:
+    """The text after each prompt, greedily decoded."""
+    ids = torch.tensor(prompts, device=model.device)
+    eos = model.tokenizer.eos_token_id
+    settings = GenerationConfig(
+        max_new_tokens=room, do_sample=False, num_beams=1, eos_token_id=eos, pad_token_id=eos or 0
+    )
+    module = cast("Any", model.module)
+    # What is not set above is taken from the model's own settings, which may sample, penalise
+    # repetition or forbid words: it has none meanwhile.
+    own, module.generation_config = module.generation_config, GenerationConfig()
+    try:
+        found = module.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
+        )
+    finally:
+        module.generation_config = own
+    return model.tokenizer.batch_decode(found[:, ids.shape[1] :], skip_special_tokens=True)
+
+
+def _log_probability(model: LanguageModel, query: Query, answer: str) -> float | None:
+    if not answer:
+        return None
+    tokens = model.query_tokens(query.query_id, query.prompt, answer)
+    return target_log_probs(model, [tokens])[0][0]

@@ -1,0 +1,245 @@
+"""A model's numbers without its weights, and how fast this machine computes such a model."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from bench.core.errors import UserError, first_line
+from bench.models.dtypes import in_dtype
+from methods.gradient.cost import Architecture, backward_flops, forward_flops
+from methods.gradient.parameters import Unsupported, gradient_matrices
+
+# Of the calibration: large enough that products are as fast as in the real model, small enough that
+# it is over within seconds. On an accelerator small products would not show what it can do.
+_LAYER_PARAMETERS = {"cpu": 2**25, "cuda": 2**28}
+_RUN_FLOPS = {"cpu": 3e10, "cuda": 2e13}  # of one timed run, about half a second
+_SECONDS, _MOST_RUNS = 1.0, 20
+# The names that configurations of transformers give to one number.
+_EXPERTS_A_TOKEN = ("num_experts_per_tok", "top_k_experts", "moe_topk")
+_VOCABULARY = 512  # the head is a product like any other; a small one leaves room for the layer
+
+
+@dataclass(frozen=True)
+class Speed:
+    """FLOP/s of a device, and how that is known."""
+
+    flops_per_second: float
+    how: str
+
+
+def architecture_of(config: PretrainedConfig, layer_blocks: int, **options: Any) -> Architecture:
+    """Build the model without memory for its weights, and look at it.
+
+    Args:
+        config: of transformers.
+        layer_blocks, options: as of ``gradient_matrices``.
+
+    Raises:
+        UserError: the configuration is not of a causal language model whose gradients can be taken,
+            or it does not say how many experts a token is sent to.
+    """
+    module = _on_meta(config)
+    matrices = gradient_matrices(module, layer_blocks, **options)
+    below = _below(module, [matrix.name for matrix in matrices])
+    decoder: Any = config.get_text_config()
+    heads = decoder.num_attention_heads
+    head_dim = getattr(decoder, "head_dim", None) or decoder.hidden_size // heads
+    return Architecture(
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        multiplied=_multiplied(module, decoder),
+        matrices=tuple((*matrix.shape, matrix.block) for matrix in matrices),
+        n_layers=decoder.num_hidden_layers,
+        hidden_size=decoder.hidden_size,
+        attention_width=heads * head_dim,
+        vocab_size=decoder.vocab_size,
+        context_length=getattr(decoder, "max_position_embeddings", None) or 2048,
+        unwatched_layers=len(below),
+        unwatched=sum(_multiplied(layer, decoder) for layer in below),
+    )
+
+
+def _below(module: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    """The decoder layers below the lowest of some parameters: ``PREFIX.NUMBER.…``."""
+    found = [re.match(r"(.*?)\.(\d+)\.", name) for name in names]
+    numbers = [int(match[2]) for match in found if match]
+    prefix = next((match[1] for match in found if match), "")
+    layers: Any = module.get_submodule(prefix)
+    return [layers[number] for number in range(min(numbers, default=0))]
+
+
+def _on_meta(config: PretrainedConfig) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            module: nn.Module = AutoModelForCausalLM.from_config(config)
+    except (ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+        reason = first_line(error)
+        raise UserError(
+            f"no causal language model can be built from its configuration ({reason})",
+            where="model",
+        ) from error
+    return module
+
+
+def _multiplied(module: nn.Module, decoder: Any) -> int:
+    """Parameters in matrices that a token is multiplied by, a tied head included.
+
+    Embeddings are looked up. Of a layer's experts a token meets as many as it is sent to.
+
+    Args:
+        decoder: the configuration.
+    """
+    mixtures = _mixtures(module)
+    inside = {id(parameter) for mixture in mixtures for parameter in mixture.parameters()}
+    found = sum(parameter.numel() for parameter in _matrices(module) if id(parameter) not in inside)
+    for mixture, n_experts in mixtures.items():
+        # All biases of such a layer are one parameter, of two dimensions.
+        named = mixture.named_parameters()
+        stacked = sum(p.numel() for name, p in named if p.ndim > 1 and not name.endswith("bias"))
+        found += stacked * _experts_a_token(decoder) // n_experts
+    return found
+
+
+def _matrices(module: nn.Module) -> Iterator[nn.Parameter]:
+    """What is not looked up but multiplied by, all experts included."""
+    for part in module.modules():
+        if not isinstance(part, nn.Embedding):
+            yield from (p for p in part.parameters(recurse=False) if p.ndim > 1)
+
+
+def _mixtures(module: nn.Module) -> dict[nn.Module, int]:
+    """The modules that hold the experts of a layer and compute some for each token; how many.
+
+    transformers stacks the weights of all experts of a layer. A module that is given nothing but
+    the hidden states, as Llama 4's, computes every expert for every token.
+    """
+    found = {}
+    for path, part in module.named_modules():
+        stacks = [len(p) for p in part.parameters(recurse=False) if p.ndim == 3]
+        n_experts = getattr(part, "num_experts", None)
+        if not isinstance(n_experts, int) and type(part).__name__.endswith("Experts"):
+            n_experts = max(stacks, default=None)  # some families have names of their own for it
+        some = len(inspect.signature(part.forward).parameters) > 1
+        if isinstance(n_experts, int) and (stacks or path.endswith("experts")) and some:
+            found[part] = n_experts
+    return found
+
+
+def _experts_a_token(decoder: Any) -> int:
+    found = next((n for name in _EXPERTS_A_TOKEN if (n := getattr(decoder, name, None))), None)
+    if found is None:
+        raise UserError(
+            "its configuration does not say how many experts a token is sent to",
+            where="model",
+            fix=f"add {_EXPERTS_A_TOKEN[0]} to config.json",
+        )
+    return int(found)
+
+
+def calibrate(
+    config: PretrainedConfig,
+    *,
+    dtype: torch.dtype,
+    device: str,
+    tokens: float,
+    batch_tokens: int,
+) -> Speed:
+    """Time forward and backward to the activations of one layer with random weights.
+
+    The layer is the model's own, narrowed if it is too large for a few seconds.
+
+    Raises:
+        UserError: it does not run here, or not in this dtype.
+    """
+    kind = "cuda" if device.startswith("cuda") else "cpu"
+    small = _reduced(config, _LAYER_PARAMETERS[kind])
+    measured = architecture_of(small, 1, unsupported=Unsupported.skip)
+    budget = int(_RUN_FLOPS[kind] / (4 * measured.multiplied))
+    budget = max(1, min(budget, batch_tokens, measured.context_length * 64))
+    width = max(1, min(round(tokens), budget, measured.context_length))
+    rows = max(1, budget // width)
+    flops = rows * (forward_flops(measured, width) + backward_flops(measured, width))
+    try:
+        seconds = _seconds_a_run(small, rows, width, dtype, device)
+    except (RuntimeError, MemoryError, ValueError, TypeError) as error:
+        reason = first_line(error)
+        raise UserError(
+            f"the calibration does not run on {device} ({reason})",
+            where="model",
+            fix="set plan.device_tflops to what your device sustains",
+        ) from error
+    decoder: Any = small.get_text_config()
+    name = str(dtype).removeprefix("torch.")
+    how = f"one layer {decoder.hidden_size:,} wide, {rows * width:,} tokens, {name} on {device}"
+    return Speed(flops / seconds, how)
+
+
+def _reduced(config: PretrainedConfig, most_parameters: int) -> PretrainedConfig:
+    """One layer, a small vocabulary, and half the width until the layer is small enough."""
+    found = copy.deepcopy(config)
+    decoder: Any = found.get_text_config()
+    decoder.num_hidden_layers = 1
+    decoder.vocab_size = min(decoder.vocab_size, _VOCABULARY)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(decoder, name, None)
+    if getattr(decoder, "layer_types", None):
+        decoder.layer_types = decoder.layer_types[:1]
+    # All experts are held in memory, whether a token is sent to them or not.
+    while sum(p.numel() for p in _matrices(_on_meta(found))) > most_parameters:
+        narrow = copy.deepcopy(found)
+        if not _halve(narrow.get_text_config()):
+            break
+        try:
+            _on_meta(narrow)
+        except UserError:  # a family whose widths hang together in another way stays as it is
+            break
+        found = narrow
+    return found
+
+
+def _halve(decoder: Any) -> bool:
+    """Half of the heads, and of the widths with them; False if there is a single head left."""
+    if decoder.num_attention_heads % 2:
+        return False
+    for name in (
+        "hidden_size", "intermediate_size", "n_inner", "num_attention_heads", "num_key_value_heads"
+    ):  # fmt: skip
+        value = getattr(decoder, name, None)
+        if value is not None:
+            setattr(decoder, name, max(1, value // 2))
+    return True
+
+
+@torch.random.fork_rng()
+def _seconds_a_run(
+    config: PretrainedConfig, rows: int, width: int, dtype: torch.dtype, device: str
+) -> float:
+    """The median of a second's worth of runs, after one that does not count."""
+    module = in_dtype(AutoModelForCausalLM.from_config(config).to(device), dtype)
+    size = config.get_text_config().hidden_size
+    inputs = torch.randn(rows, width, size, dtype=dtype, device=device, requires_grad=True)
+    seconds: list[float] = []
+    while len(seconds) < 3 or (sum(seconds[1:]) < _SECONDS and len(seconds) <= _MOST_RUNS):
+        inputs.grad = None
+        start = time.perf_counter()
+        run_once(module, inputs)
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    timed = sorted(seconds[1:])
+    return timed[len(timed) // 2]
+
+
+def run_once(module: nn.Module, inputs: torch.Tensor) -> None:
+    """Forward from embeddings ``[rows, tokens, hidden]``, and backward to them; weights frozen."""
+    logits = module(inputs_embeds=inputs, use_cache=False).logits
+    logits.backward(torch.ones_like(logits))

@@ -1,0 +1,218 @@
+"""Cells as a data set for the Hugging Face Hub: card, leaderboard, rankings as Parquet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+from pyarrow import parquet
+
+from bench.core import escape, progress
+from bench.core.environment import __version__
+from bench.core.errors import UserError
+from bench.report import tables
+from bench.report.board import Board, Row
+from bench.report.export.cells import check_new, file_stem, ranked_boards
+from bench.report.viewer.reading import whole
+from bench.results.schema import RETRIEVALS
+from bench.results.verify import verify
+from bench.storage.whole import whole_folder
+from bench.tasks.records import RetrievalRecord, read_retrievals
+
+CARD, LEADERBOARD, DATA = "README.md", "leaderboard.csv", "data"
+_RECORDS = 200  # lists of a hundred passages in one row group: some megabytes of memory
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_STEPS = (  # the Hub's size categories
+    (1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"),
+)  # fmt: skip
+_TEXTS, _NUMBERS, _FLAGS = pa.list_(pa.string()), pa.list_(pa.float64()), pa.list_(pa.bool_())
+# The release's fields in its order, and two of our own. A field that a cell does not have is null,
+# so that all cells load as one table.
+SCHEMA = pa.schema(
+    [
+        ("example_id", pa.string()),
+        ("query_set", pa.string()),
+        ("inputs_plaintext", pa.string()),
+        ("targets_plaintext", pa.string()),
+        ("proponents", _TEXTS),
+        ("proponent_ids", _TEXTS),
+        ("proponent_scores", _NUMBERS),
+        ("fact_id", pa.string()),
+        ("relation", pa.string()),
+        ("c4_frequency", pa.int64()),
+        ("c4_frequency_bucket", pa.int64()),
+        ("has_trex_sentence", pa.bool_()),
+        ("proponent_correct", _FLAGS),
+        ("proponent_ais_scores", _NUMBERS),
+        ("proponent_support", _TEXTS),
+        ("proponent_tail_patch", _NUMBERS),
+        ("opponents", _TEXTS),
+        ("opponent_ids", _TEXTS),
+        ("opponent_scores", _NUMBERS),
+    ]
+)
+
+
+def export_card(results_dir: Path, out_dir: Path, license_id: str) -> int:
+    """Write ``README.md``, ``leaderboard.csv`` and ``data/CELL.parquet`` for each cell.
+
+    Args:
+        license_id: as the Hub names it, e.g. ``"cc-by-4.0"``.
+
+    Returns:
+        how many cells.
+
+    Raises:
+        UserError: a licence that is no identifier, a cell that ``verify`` finds fault with, no
+            rankings, or a folder that is there already or cannot be written.
+    """
+    if not _LICENSE.fullmatch(license_id):
+        raise UserError(
+            f"{license_id!r:.60} is no identifier of the Hub",
+            where="--license",
+            fix="lower case, such as cc-by-4.0, apache-2.0, mit, or other",
+        )
+    check_new(out_dir)
+    boards = ranked_boards(results_dir)
+    if problems := verify(results_dir):
+        raise UserError(
+            f"{problems[0]}{f' (and {len(problems) - 1} more)' if len(problems) > 1 else ''}",
+            fix="nothing is published that its own rankings contradict: see `tdabench verify`",
+        )
+    shown = [board for board, _ in boards]
+    rows = [row for _, group in boards for row in group]
+    with whole_folder(out_dir) as partial:
+        (partial / DATA).mkdir()
+        n_records = sum(_write_rankings(row, partial / DATA) for row in rows)
+        (partial / LEADERBOARD).write_text(tables.csv_text(shown), encoding="utf-8")
+        card = f"---\n{_front_matter(boards, license_id, n_records)}---\n\n{_body(shown, rows)}"
+        (partial / CARD).write_text(card, encoding="utf-8")
+    return len(rows)
+
+
+# ------------------------------------------------------------------ rankings
+
+
+def _write_rankings(row: Row, folder: Path) -> int:
+    """Stream a cell's rankings into Parquet; returns how many queries there are."""
+    n_records = 0
+    with parquet.ParquetWriter(folder / f"{file_stem(row)}.parquet", SCHEMA) as writer:
+        records = progress.track(read_retrievals(row.cell.folder / RETRIEVALS), row.label)
+        for batch in _batches(records):
+            values = [_valid(record.to_json()) for record in batch]
+            writer.write_table(pa.Table.from_pylist(values, schema=SCHEMA))
+            n_records += len(batch)
+    return n_records
+
+
+def _batches(records: Iterable[RetrievalRecord]) -> Iterator[list[RetrievalRecord]]:
+    iterator = iter(records)
+    while batch := list(islice(iterator, _RECORDS)):
+        yield batch
+
+
+def _valid(value: Any) -> Any:
+    """A record whose texts are valid Unicode, as Parquet asks: lone surrogates are replaced."""
+    if isinstance(value, dict):
+        return {key: _valid(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_valid(inner) for inner in value]
+    return whole(value) if isinstance(value, str) else value
+
+
+# ------------------------------------------------------------------ card
+
+
+def _front_matter(
+    boards: Sequence[tuple[Board, list[Row]]], license_id: str, n_records: int
+) -> str:
+    """The YAML that the Hub reads: licence, tags, and a configuration for each cell's file."""
+    tasks = list(dict.fromkeys(board.task for board, _ in boards))
+    configs: list[dict[str, Any]] = [
+        {"config_name": "leaderboard", "data_files": LEADERBOARD, "default": True}
+    ]
+    configs += [
+        {"config_name": file_stem(row), "data_files": f"{DATA}/{file_stem(row)}.parquet"}
+        for _, rows in boards
+        for row in rows
+    ]
+    fields = {
+        "license": license_id,
+        "pretty_name": f"tdabench rankings: {', '.join(map(escape.clean, tasks))}",
+        "task_categories": ["text-retrieval"],
+        "tags": ["training-data-attribution", "influence-functions", "tdabench"],
+        "size_categories": [_size_category(n_records)],
+        "configs": configs,
+    }
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _size_category(n: int) -> str:
+    return next((name for bound, name in _STEPS if n < bound), "100M<n<1B")
+
+
+def _body(boards: Sequence[Board], rows: Sequence[Row]) -> str:
+    return "\n".join(
+        [
+            "# Rankings of training passages",
+            "",
+            "For each query of each cell (task × model × method × seed), the training passages "
+            "that the method ranked highest, with their scores and whether they state the fact. "
+            f"Made with tdabench {__version__}. Every attribution metric below was recomputed from "
+            "these rankings before they were written here; of what takes a model (tail-patch, "
+            "retraining), means and intervals were, from the stored values of each query.",
+            "",
+            "```python",
+            "from datasets import load_dataset",
+            f'rankings = load_dataset("NAME", "{file_stem(rows[0])}", split="train")',
+            "```",
+            "",
+            "The passages are quoted from the corpora of the tasks, whose own licences hold for "
+            "them. Columns are those of the data release of arXiv 2410.17413: lists run from the "
+            "strongest proponent down; `proponent_correct` is the annotation, "
+            "`proponent_ais_scores` a judge's scores; a column that a cell lacks is null. Two "
+            "columns are not the release's: `proponent_support`, what each passage says about the "
+            "fact, and `proponent_tail_patch`, what a training step on it does to the probability.",
+            "",
+            tables.markdown(boards).replace("\n## ", "\n### ").replace("# Lead", "## Lead", 1),
+            *_provenance(rows),
+            "",
+        ]
+    )
+
+
+def _provenance(rows: Sequence[Row]) -> Iterator[str]:
+    """What each cell was made of."""
+    heads = (
+        "config", "method", "command", "task sha256", "model sha256", "rankings sha256", "date",
+        "git", "torch", "device",
+    )  # fmt: skip
+    yield "## Provenance\n"
+    yield tables.piped(heads)
+    yield tables.piped([":--"] * len(heads))
+    for row in rows:
+        result = row.result
+        facts = (
+            file_stem(row),
+            row.label,
+            result.command,
+            str(result.task.get("sha256") or "")[:16],
+            str(result.model.get("sha256") or "")[:16],
+            result.rankings_sha256[:16],
+            result.date,
+            _commit(result.env),
+            str(result.env.get("torch") or ""),
+            str(result.env.get("device") or ""),
+        )
+        yield tables.piped(map(escape.markdown, facts))
+
+
+def _commit(env: dict[str, Any]) -> str:
+    commit = str(env.get("git_sha") or "")[:12]
+    return f"{commit} dirty" if env.get("dirty") else commit

@@ -1,0 +1,241 @@
+"""Cells as TREC runs and qrels, which evaluation tools for search read.
+
+What the tools compute from them equals what the cell stores, under three rules:
+
+* Ids are percent-encoded, since columns end at white space: whatever is no printable ASCII, and
+  ``%`` itself, becomes ``%XX`` for each byte of its UTF-8. ``urllib.parse.unquote`` reads it back.
+* trec_eval orders by score alone, in single precision, ties by id. Where a score would not be below
+  the one before it, the least step that single precision shows is taken off: order is kept, scores
+  change in the sixth digit.
+* A ranking knows which of its passages are correct and how many are in the corpus, not which the
+  unlisted ones are. They stand in the qrels as ``%unlisted-1``, ..., which no encoded id can be.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+from urllib.parse import quote
+
+import numpy as np
+
+from bench.core import escape, progress
+from bench.core.errors import UserError
+from bench.report.board import Row
+from bench.report.export.cells import check_new, file_stem, ranked_boards
+from bench.report.tables import piped
+from bench.results.per_query import read_per_query
+from bench.results.schema import RESULT, RETRIEVALS
+from bench.results.verify import correct_of
+from bench.storage.whole import path_part, whole_folder
+from bench.tasks.records import read_retrievals
+
+RUNS, QRELS, README = "runs", "qrels", "README.md"
+_PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
+
+
+@dataclass
+class Exported:
+    """How many files were written."""
+
+    runs: int = 0
+    qrels: int = 0
+
+
+@dataclass
+class _Gold:
+    """What the cells of one task say about one query.
+
+    Attributes:
+        correct: encoded ids of the correct passages that any cell lists.
+        wanted: how many correct passages the corpus holds; None where nobody has counted.
+    """
+
+    correct: set[str] = field(default_factory=set)
+    wanted: int | None = None
+
+
+@dataclass
+class _Task:
+    """The qrels of one task.
+
+    Attributes:
+        name: of the file.
+        counts_empty: whether a query without correct passage is scored 0, and not left out.
+    """
+
+    name: str
+    counts_empty: bool
+    queries: dict[str, _Gold] = field(default_factory=dict)
+
+
+def export_trec(results_dir: Path, out_dir: Path) -> Exported:
+    """Write ``runs/CELL.run`` for each cell and ``qrels/TASK.qrels`` for each judged task.
+
+    Raises:
+        UserError: no rankings, a damaged one, cells of a task that contradict each other, or a
+            folder that is there already or cannot be written.
+    """
+    check_new(out_dir)
+    boards = ranked_boards(results_dir)
+    tasks: dict[tuple[str, bool], _Task] = {}
+    lines = []
+    exported = Exported()
+    with whole_folder(out_dir) as partial:
+        (partial / RUNS).mkdir()
+        (partial / QRELS).mkdir()
+        for board, rows in boards:
+            for row in rows:
+                is_zero = row.cell.measured_by.get("no_gold") == "zero"
+                key = (board.task, is_zero)
+                task = tasks.setdefault(key, _Task(_name(*key, taken=tasks), is_zero))
+                stem = file_stem(row)
+                with open(partial / RUNS / f"{stem}.run", "w", encoding="ascii") as stream:
+                    _write_run(row, stem, task, stream)
+                lines.append(_line(row, stem, task))
+                exported.runs += 1
+        for task in tasks.values():
+            if task.queries:
+                with open(partial / QRELS / f"{task.name}.qrels", "w", encoding="ascii") as stream:
+                    stream.writelines(_qrels(task))
+                exported.qrels += 1
+        (partial / README).write_text(_readme(lines), encoding="utf-8")
+    return exported
+
+
+def _name(task: str, is_zero: bool, taken: Mapping[tuple[str, bool], _Task]) -> str:
+    """A file's name for a task; two tasks may differ only in what such a name cannot hold."""
+    name = path_part(f"{task} no_gold=zero" if is_zero else task)
+    others = {other.name for key, other in taken.items() if key != (task, is_zero)}
+    return next(n for n in itertools.chain([name], _numbered(name)) if n not in others)
+
+
+def _numbered(name: str) -> Iterator[str]:
+    return (f"{name}-{number}" for number in itertools.count(2))
+
+
+def encode(name: str) -> str:
+    """An id as a column: printable ASCII without ``%`` as it is, all else percent-encoded."""
+    # Lone surrogates cannot be UTF-8; Python's own form of them is read back the same way.
+    return quote(name, safe=_PLAIN, errors="surrogatepass")
+
+
+def falling(scores: Sequence[float]) -> list[float]:
+    """Scores in single precision, each below the one before it, as near to the given ones as that.
+
+    Args:
+        scores: finite, none above the one before it.
+    """
+    with np.errstate(over="ignore"):
+        single = np.asarray(scores, dtype=np.float64).astype(np.float32)
+        largest = np.abs(single).max(initial=0.0)
+        step = np.float32(2) * np.spacing(largest) if largest > _TINY else _TINY
+        for i in range(1, len(single)):
+            single[i] = min(single[i], single[i - 1] - step)
+    if not np.isfinite(single).all():  # beyond single precision: the order is all that can be kept
+        return [float(-i) for i in range(len(scores))]
+    return [float(score) for score in single]
+
+
+_TINY = np.float32(1e-30)  # far below any score that means something, far above denormal numbers
+
+
+def _write_run(row: Row, tag: str, task: _Task, stream: IO[str]) -> None:
+    """Write a cell's rankings and note what they say about the gold."""
+    threshold = row.result.threshold
+    n_gold = _n_gold(row)
+    records = progress.track(read_retrievals(row.cell.folder / RETRIEVALS), row.label)
+    for record in records:
+        query = encode(record.example_id)
+        ids = [encode(passage_id) for passage_id in record.proponent_ids]
+        pairs = zip(ids, falling(record.proponent_scores), strict=True)
+        for rank, (passage, score) in enumerate(pairs, start=1):
+            stream.write(f"{query} Q0 {passage} {rank} {score:.9g} {encode(tag)}\n")
+        correct = correct_of(record, threshold)
+        if correct is not None:
+            found = {one for one, right in zip(ids, correct, strict=True) if right}
+            _note(task, query, found, n_gold.get(record.example_id), row)
+
+
+def _note(task: _Task, query: str, found: set[str], wanted: int | None, row: Row) -> None:
+    gold = task.queries.setdefault(query, _Gold())
+    gold.correct |= found
+    if None not in (gold.wanted, wanted) and gold.wanted != wanted:
+        raise UserError(
+            f"counts {wanted} correct passages for query {query}, another cell {gold.wanted}",
+            where=str(row.cell.folder / RESULT),
+            fix="see `tdabench verify`",
+        )
+    gold.wanted = gold.wanted if wanted is None else wanted
+    if gold.wanted is not None and len(gold.correct) > gold.wanted:
+        raise UserError(
+            f"lists more correct passages for query {query} than the {gold.wanted} of the corpus",
+            where=str(row.cell.folder),
+            fix="see `tdabench verify`",
+        )
+
+
+def _qrels(task: _Task) -> Iterator[str]:
+    for query, gold in task.queries.items():
+        unlisted = max(0, (gold.wanted or 0) - len(gold.correct))
+        names = [*sorted(gold.correct), *(f"%unlisted-{i + 1}" for i in range(unlisted))]
+        for passage in names:
+            yield f"{query} 0 {passage} 1\n"
+        if not names and (task.counts_empty or gold.wanted is None):
+            yield f"{query} 0 %none 0\n"  # scored 0, and not left out
+
+
+def _n_gold(row: Row) -> dict[str, int]:
+    """How many correct passages the corpus holds, for the queries of which that is known."""
+    table = read_per_query(row.cell.folder)
+    if "n_gold" not in table or _judge(row):
+        return {}
+    pairs = zip(table["query_id"].tolist(), table["n_gold"].tolist(), strict=True)
+    return {query: int(n) for query, n in pairs if not math.isnan(n)}
+
+
+def _judge(row: Row) -> dict:
+    judge = row.result.task.get("judge")
+    return judge if isinstance(judge, dict) else {}
+
+
+# ------------------------------------------------------------------ what lies beside
+
+
+def _line(row: Row, stem: str, task: _Task) -> str:
+    mrr = row.result.metrics.get("mrr")
+    cells = (
+        f"{RUNS}/{stem}.run",
+        f"{QRELS}/{task.name}.qrels",
+        row.label,
+        str(row.result.task["name"]),
+    )
+    value = repr(mrr.value) if mrr else ""
+    return piped([*map(escape.markdown, cells), value])
+
+
+def _readme(lines: Sequence[str]) -> str:
+    rules = (__doc__ or "").split("\n\n", 1)[1].strip()
+    example = 'ir_measures qrels/TASK.qrels runs/CELL.run "RR Success@10 R@10"'
+    heads = ("run", "qrels", "method", "task", "MRR stored")
+    return "\n".join(
+        [
+            "# Rankings as TREC runs",
+            "",
+            f"    {example}",
+            "",
+            rules.replace("``", "`"),
+            "",
+            "A query that a judge could not judge in one cell and could in another is in the "
+            "qrels, and counts as 0 in a run that a tool evaluates; the stored mean leaves it out.",
+            "",
+            piped(heads),
+            piped([":--"] * len(heads)),
+            *lines,
+            "",
+        ]
+    )

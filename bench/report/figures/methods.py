@@ -1,0 +1,173 @@
+"""Figures that compare methods: one board each, or one task over models of several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
+
+from bench.report import display
+from bench.report.board import Board, Row, settings
+from bench.report.figures.data import Bar, Bars, Dot, Lines, Panel, Point, Scatter, Series
+from bench.report.figures.selection import (
+    METRICS,
+    cells_of,
+    finite,
+    measured,
+    methods_of,
+    series_of,
+    sweeps,
+)
+from bench.tasks.support import Support
+
+_MRR = "mrr"
+_DIMENSION = "projection_dim"
+
+
+def attribution_influence(board: Board) -> Scatter | None:
+    """MRR against tail-patch."""
+    x, y = METRICS
+    dots = list(_pairs(board, x, y))
+    return Scatter([Panel(x, display.title(x), y, dots)]) if len(dots) > 1 else None
+
+
+def retraining(board: Board) -> Scatter | None:
+    """What the cheap metrics say against what training without the proponents does."""
+    truth = "removal_effect"
+    panels = [
+        Panel(name, display.title(name), truth, dots)
+        for name in (*METRICS, "lds")
+        if len(dots := list(_pairs(board, name, truth))) > 1
+    ]
+    return Scatter(panels) if panels else None
+
+
+def _pairs(board: Board, x: str, y: str) -> Iterator[Dot]:
+    for series, row in cells_of(board.rows):
+        if (across := measured(row, x)) and (up := measured(row, y)):
+            yield Dot(series, row.cell.folder.name, across, up)
+
+
+# ------------------------------------------------------------------ cost
+
+
+def cost_quality(board: Board) -> Scatter | None:
+    """Seconds of indexing and search, and bytes of the index per passage, against MRR."""
+    chosen = [(series, row) for series, row in cells_of(board.rows) if row.family != "control"]
+    panels = [
+        Panel(column, title, _MRR, dots, is_log=True, unit=unit)
+        for column, title, unit, quantity in (
+            ("seconds", "index and search (seconds)", "count", _ranking_seconds),
+            (
+                "index_bytes_per_passage",
+                "index (bytes per passage)",
+                "bytes",
+                attrgetter("index_bytes_per_passage"),
+            ),
+        )
+        if len(dots := list(_costs(chosen, quantity))) > 1
+    ]
+    return Scatter(panels) if panels else None
+
+
+def _costs(
+    chosen: Sequence[tuple[Series, Row]], quantity: Callable[[Row], float | None]
+) -> Iterator[Dot]:
+    for series, row in chosen:
+        mrr, cost = measured(row, _MRR), quantity(row)
+        if mrr and cost:
+            yield Dot(series, row.cell.folder.name, float(cost), mrr)
+
+
+def _ranking_seconds(row: Row) -> float | None:
+    """What the ranking took: not the model's training, not the metrics.
+
+    An index that lay in the cache took no time in this cell, but its making is on record.
+    """
+    phases: dict[str, float] = {}
+    for phase in row.result.phases:
+        # A model that was needed first by the index was trained or loaded within its phase, and so
+        # ended before it.
+        name, seconds = str(phase.get("name")), phase.get("seconds") or 0.0
+        phases[name] = seconds - phases.get("model", 0.0) if name == "index" else seconds
+    if "index" not in phases and "search" not in phases:
+        return None
+    made = row.result.method.get("facts", {}).get("encoding_seconds", 0.0)
+    if made is None:  # by another machine, which did not say
+        return None
+    return max(phases.get("index", 0.0), made) + phases.get("search", 0.0)
+
+
+# ------------------------------------------------------------------ groups of queries
+
+
+def frequency(board: Board) -> Lines | None:
+    """Both metrics by how often the corpus states the fact."""
+    chosen = methods_of([row for row in board.rows if "frequency" in row.result.slices])
+    buckets = sorted(
+        {bucket for _, row in chosen for bucket in row.result.slices["frequency"]},
+        key=display.natural,
+    )
+    points = [
+        Point(series, row.cell.folder.name, float(place), bucket, metric, estimate)
+        for series, row in chosen
+        for metric in METRICS
+        for place, bucket in enumerate(buckets)
+        if (estimate := finite(row.result.slices["frequency"].get(bucket, {}).get(metric)))
+    ]
+    if not points or len(buckets) < 2:
+        return None
+    return Lines(points, "frequency", "statements of the fact in the corpus", "groups")
+
+
+def proponent_kinds(board: Board) -> Bars | None:
+    """What the first ten proponents say about the fact, by method."""
+    bars = []
+    for series, row in methods_of(board.rows):
+        kinds = row.result.slices.get("top10_support", {})
+        shares = {kind: finite(found.get("share")) for kind, found in kinds.items()}
+        known = {kind: share for kind, share in shares.items() if share is not None}
+        if known:
+            bars.append(Bar(series, row.cell.folder.name, known))
+    parts = [kind.value for kind in Support if any(kind.value in bar.shares for bar in bars)]
+    return Bars("share of the top 10 proponents", "kind", parts, bars) if bars else None
+
+
+# ------------------------------------------------------------------ models
+
+
+def model_size(boards: Sequence[Board]) -> Lines | None:
+    """Both metrics by the parameters of the model; boards are of one task."""
+    rows = [row for board in boards for row in board.rows]
+    # A method that needs no model knows of none, but its neighbours do.
+    models = [row.result.model for row in rows if row.result.model.get("n_params")]
+    sizes = {model.get("name"): int(model["n_params"]) for model in models}
+    own = [row for row in rows if _is_own_dimension(row)]
+    fixed = [row for row in rows if not _is_own_dimension(row)]
+    found = [*sweeps(own, ("model", _DIMENSION)), *sweeps(fixed, ("model",))]
+    points = []
+    for series, sweep in zip(series_of(found), found, strict=True):
+        # Of two cells of one model name, such as trained for longer, the later one counts.
+        by_name = {
+            row.result.model.get("name"): row
+            for _, row in sorted(sweep.rows, key=lambda item: item[1].result.date)
+        }
+        placed = sorted(
+            ((sizes[name], str(name), row) for name, row in by_name.items() if name in sizes),
+            key=lambda item: item[:2],
+        )
+        if len({size for size, _, _ in placed}) < 2:
+            continue
+        points += [
+            Point(series, row.cell.folder.name, float(size), name, metric, estimate)
+            for metric in METRICS
+            for size, name, row in placed
+            if (estimate := measured(row, metric))
+        ]
+    return Lines(points, "n_params", "model parameters", "log", "count") if points else None
+
+
+def _is_own_dimension(row: Row) -> bool:
+    """Whether the projection follows the model, as the default does, or there is none."""
+    config = row.cell.config.get("model")
+    default = config.get(_DIMENSION) if isinstance(config, dict) else None
+    return settings(row.cell).get(_DIMENSION, default) == default

@@ -1,0 +1,123 @@
+"""Which cells of a board a figure shows, and what their lines are called."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.report.board import Row, differing, settings, short
+from bench.report.figures.data import Series
+from metrics.stats.bootstrap import Estimate
+
+METRICS = ("mrr", "tail_patch")  # a panel each: attribution and influence
+_MOST_CELLS = 16  # names of more do not fit beside their points
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Cells that differ in nothing but the swept settings.
+
+    Attributes:
+        shared: the settings that they have in common.
+        rows: with the swept settings of each.
+    """
+
+    shared: Settings
+    rows: list[tuple[Settings, Row]]
+
+
+def sweeps(rows: Iterable[Row], swept: Sequence[str]) -> list[Sweep]:
+    """Group cells that are equal in all settings but ``swept``; a lone cell is no sweep.
+
+    Settings are those of ``leaderboard.settings``: of the method, of its metrics, the model's
+    hash, the seed, the list length, and whether the ranking was imported.
+    """
+    groups: dict[str, Sweep] = {}
+    for row in rows:
+        own = settings(row.cell)
+        if swept[0] not in own:
+            continue
+        shared = {key: value for key, value in own.items() if key not in swept}
+        name = repr(sorted(shared.items(), key=lambda item: item[0]))
+        chosen = {key: own.get(key) for key in swept}
+        groups.setdefault(name, Sweep(shared, [])).rows.append((chosen, row))
+    return [sweep for _, sweep in sorted(groups.items()) if len(sweep.rows) > 1]
+
+
+def series_of(found: Sequence[Sweep]) -> list[Series]:
+    """A name for each sweep: the method, and the settings that tell it from its neighbours."""
+    named = []
+    for sweep in found:
+        peers = [s.shared for s in found if s.shared["method"] == sweep.shared["method"]]
+        parts = [f"{key}={short(value)}" for key, value in differing(sweep.shared, peers)]
+        method = str(sweep.shared["method"])
+        label = f"{method} ({', '.join(parts)})" if parts else method
+        named.append(Series(label, method, sweep.rows[0][1].family))
+    return named
+
+
+def comparable(rows: Sequence[Row]) -> tuple[list[Row], str]:
+    """The cells that were measured in the way that most were, and a note if there are others.
+
+    Tail-patch of one proponent and tail-patch of ten are not to be compared, nor are a list of ten
+    passages and one of a hundred.
+    """
+    found = [_measurement(row) for row in rows]
+    counts = Counter(map(repr, found))
+    chosen = max(found, key=lambda own: counts[repr(own)], default={})
+    kept = [row for row, own in zip(rows, found, strict=True) if own == chosen]
+    parts = [f"{key}={short(value)}" for key, value in differing(chosen, found)]
+    note = f"Only cells with {', '.join(parts)}." if len(kept) < len(rows) else ""
+    return kept, note
+
+
+def _measurement(row: Row) -> Settings:
+    own = settings(row.cell)
+    measured_by = {key: value for key, value in own.items() if key.startswith("metric.")}
+    return {**measured_by, "top_k": own["top_k"]}
+
+
+def methods_of(rows: Sequence[Row]) -> list[tuple[Series, Row]]:
+    """One cell a method: of several, the one whose settings are the most common among them.
+
+    That is the one which single sweeps over several settings start from.
+    """
+    groups: dict[tuple[str, bool], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.method, row.result.imported), []).append(row)
+    chosen = []
+    for (method, imported), group in groups.items():
+        label = f"{method} (imported)" if imported else method
+        chosen.append((Series(label, method, group[0].family), _most_common(group)))
+    return chosen
+
+
+def cells_of(rows: Sequence[Row]) -> list[tuple[Series, Row]]:
+    """Every cell under its label on the leaderboard or, where they are many, one a method."""
+    if len(rows) > _MOST_CELLS:
+        return methods_of(rows)
+    return [(Series(row.label, row.method, row.family), row) for row in rows]
+
+
+def _most_common(rows: Sequence[Row]) -> Row:
+    found = [{key: repr(value) for key, value in settings(row.cell).items()} for row in rows]
+    counts = Counter(item for own in found for item in own.items())
+    scores = [sum(counts[item] for item in own.items()) for own in found]
+    return rows[scores.index(max(scores))]
+
+
+def measured(row: Row, metric: str) -> Estimate | None:
+    """A metric of a cell, None where it was not measured."""
+    return finite(row.result.metrics.get(metric))
+
+
+def finite(estimate: Estimate | None) -> Estimate | None:
+    """The estimate if it can be drawn."""
+    if estimate is None or not all(map(math.isfinite, (estimate.value, *estimate.ci95))):
+        return None
+    return estimate

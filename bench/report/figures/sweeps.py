@@ -1,0 +1,99 @@
+"""Figures of one setting: cells that differ in it and in nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bench.report.board import Board, Row, settings
+from bench.report.figures.data import Lines, Point, Series
+from bench.report.figures.selection import METRICS, measured, series_of, sweeps
+
+_MIXING, _STORAGE, _RERANK = "mixing", "storage", "rerank"
+
+
+def projection_dim(board: Board) -> Lines | None:
+    """Both metrics by the dimension of the projection."""
+    points = _swept(board.rows, "projection_dim", METRICS)
+    return _lines(points, "projection_dim", "projection dimension per side", "log")
+
+
+def mixing(board: Board) -> Lines | None:
+    """Both metrics by λ, with a mark where the crossing rule put it."""
+    # Without the queries' part in R, λ is a setting that nothing reads.
+    rows = [row for row in board.rows if settings(row.cell).get("hessian") == "mixed"]
+    points = _swept(rows, _MIXING, METRICS)
+    return _lines(points, _MIXING, "λ, the queries' share in R", "linear")
+
+
+def tail_patch_top(board: Board) -> Lines | None:
+    """Tail-patch by the number of proponents that it is a mean of."""
+    points = _swept(board.rows, "metric.tail_patch.top", METRICS[1:])
+    return _lines(points, "tail_patch_top", "proponents patched per query", "log")
+
+
+def tail_patch_learning_rate(board: Board) -> Lines | None:
+    """Tail-patch by the learning rate of its step."""
+    points = _swept(board.rows, "metric.tail_patch.learning_rate", METRICS[1:])
+    return _lines(points, "tail_patch_learning_rate", "learning rate of the step", "log")
+
+
+def storage_quality(board: Board) -> Lines | None:
+    """MRR by bytes per passage: a point a format, a line with and one without re-ranking."""
+    points = []
+    found = sweeps(board.rows, (_STORAGE, _RERANK))
+    for base, sweep in zip(series_of(found), found, strict=True):
+        for chosen, row in sorted(sweep.rows, key=lambda item: repr(item[0])):
+            suffix = f", rerank={chosen[_RERANK]}" if chosen[_RERANK] else ""
+            series = Series(f"{base.label}{suffix}", base.method, base.family)
+            size, mrr = row.index_bytes_per_passage, measured(row, METRICS[0])
+            if mrr and size is not None:
+                name = str(chosen[_STORAGE])
+                key = row.cell.folder.name
+                points.append(Point(series, key, size or None, name, METRICS[0], mrr))
+    if len({point.text for point in points}) < 2:
+        return None
+    points.sort(key=lambda point: (point.series.label, point.x or 0.0))
+    return Lines(
+        points, "index_bytes_per_passage", "index (bytes per passage)", "log", "bytes", True
+    )
+
+
+def _lines(points: Sequence[Point], column: str, title: str, scale: str) -> Lines | None:
+    return Lines(points, column, title, scale) if points else None
+
+
+def _swept(rows: Sequence[Row], setting: str, metrics: Sequence[str]) -> list[Point]:
+    """The points of all sweeps over ``setting``, those of a sweep by rising value."""
+    found = [
+        sweep
+        for sweep in sweeps(rows, (setting,))
+        if len({repr(chosen) for chosen, _ in sweep.rows}) > 1  # not one value in two versions
+    ]
+    points = []
+    for series, sweep in zip(series_of(found), found, strict=True):
+        placed = [(*_place(setting, chosen[setting], row), row) for chosen, row in sweep.rows]
+        placed.sort(key=lambda item: (item[0] is None, item[0] or 0.0, item[1]))
+        points += [
+            Point(series, row.cell.folder.name, x, text, metric, estimate, mark)
+            for metric in metrics
+            for x, text, mark, row in placed
+            if (estimate := measured(row, metric))
+        ]
+    return points
+
+
+def _place(setting: str, value: Any, row: Row) -> tuple[float | None, str, str]:
+    """Where a value is on the axis, what it is called, and why it is set apart."""
+    if setting == _MIXING and value == "auto":
+        found = row.result.method.get("facts", {}).get(_MIXING)
+        return (found, f"auto: {found:.3g}", "auto") if _is_number(found) else (None, "auto", "")
+    if _is_number(value):
+        return float(value), f"{value:g}", ""
+    # The projection that is none, and the learning rate that is the model's own.
+    named = {"projection_dim": "exact"}.get(setting, "the model's")
+    return None, named if value is None else str(value), ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,196 @@
+"""How far a method agrees with itself under another seed: the ceiling of any agreement with it.
+
+A projection, a random ranking and a trained model are drawn by a seed. Cells that differ in seeds
+alone say how much of a ranking, and of a score, is the draw: two methods whose lists have less in
+common than a method and its own re-seeding differ in more than chance.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.core import escape
+from bench.report import display
+from bench.report.board import METHOD_SEED, Board, Row, settings
+from bench.report.tables import section
+from bench.results.schema import RETRIEVALS
+from bench.tasks.records import read_retrievals
+
+DEPTH = 10  # passages of a list that are compared: those that the metrics look at, too
+LEGEND = (
+    "Cells of one method that differ in seeds alone. Overlap: share of the first "
+    f"{DEPTH} passages that two seeds have in common, mean over queries and pairs of seeds, with "
+    "the least and the greatest pair. Scores: mean over seeds, with the least and the greatest."
+)
+_SCORES = ("mrr", "tail_patch")
+_FIELDS = (
+    "task", "model", "method", "reseeded", "n_seeds", "n_queries", "overlap", "overlap_least",
+    "overlap_greatest", "metric", "mean", "least", "greatest",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number under several seeds: mean, least and greatest."""
+
+    mean: float
+    least: float
+    greatest: float
+
+
+@dataclass(frozen=True)
+class Reseeding:
+    """One method under several seeds.
+
+    Attributes:
+        method: its name.
+        reseeded: ``"method"``, or ``"model"`` where the trained models differ, too.
+        n_seeds: cells.
+        n_queries: queries that all of them have.
+        overlap: of the first ``DEPTH`` passages, over pairs of seeds.
+        scores: metric → over seeds, where all of them measured it.
+    """
+
+    method: str
+    reseeded: str
+    n_seeds: int
+    n_queries: int
+    overlap: Spread
+    scores: dict[str, Spread]
+
+
+def reseedings(board: Board) -> list[Reseeding]:
+    """Every method of a board with more than one seed, by method and what was drawn anew.
+
+    A method is re-seeded by ``method.seed``, and by ``model.seed`` where it reads a model. Cells
+    under another ``seed`` of the task have other queries, and are on another board; models that
+    differ in more than the seed (checkpoints, learning rates), or whose settings no cell knows, are
+    no seeds.
+
+    Raises:
+        UserError: a cell's rankings are damaged.
+    """
+    found = []
+    for reseeded, own, held in (("method", _method_seed, _model), ("model", _model, _method_seed)):
+        groups: dict[str, dict[str, Row]] = {}
+        for row in board.rows:
+            name = repr([_unseeded(row), _model_settings(row), held(row)])
+            cells = groups.setdefault(name, {})
+            cells.setdefault(repr(own(row)), row)
+        found += [
+            one
+            for cells in groups.values()
+            if len(cells) > 1 and (one := _reseeding(list(cells.values()), reseeded))
+        ]
+    return sorted(found, key=lambda one: (one.method, one.reseeded))
+
+
+def _unseeded(row: Row) -> list[tuple[str, object]]:
+    drawn = ("seed", METHOD_SEED, "model")
+    return sorted((k, v) for k, v in settings(row.cell).items() if k not in drawn)
+
+
+def _model_settings(row: Row) -> object:
+    """Those of the model but its seed; of an unknown one, its hash, which no other has."""
+    model = row.cell.config.get("model")
+    if not isinstance(model, Mapping) or "seed" not in model:
+        return _model(row)
+    return {key: value for key, value in model.items() if key != "seed"}
+
+
+def _model(row: Row) -> object:
+    return row.result.model.get("sha256")
+
+
+def _method_seed(row: Row) -> object:
+    config = row.result.method.get("config")
+    return config.get("seed") if isinstance(config, Mapping) else None
+
+
+def _reseeding(rows: Sequence[Row], reseeded: str) -> Reseeding | None:
+    """What rows that differ in one seed have in common; None if they have no query."""
+    lists = [_first_passages(row) for row in rows]
+    shared = sorted(set.intersection(*(set(one) for one in lists)))
+    if not shared:
+        return None
+    pairs = [_overlap(one, other, shared) for one, other in itertools.combinations(lists, 2)]
+    scores = {
+        metric: _spread([row.result.metrics[metric].value for row in rows])
+        for metric in _SCORES
+        if all(metric in row.result.metrics for row in rows)
+    }
+    return Reseeding(rows[0].method, reseeded, len(rows), len(shared), _spread(pairs), scores)
+
+
+def _first_passages(row: Row) -> dict[str, set[str]]:
+    records = read_retrievals(row.cell.folder / RETRIEVALS)
+    return {record.example_id: set(record.proponent_ids[:DEPTH]) for record in records}
+
+
+def _overlap(
+    one: Mapping[str, set[str]], other: Mapping[str, set[str]], queries: Sequence[str]
+) -> float:
+    """Mean over queries of |A ∩ B| / max(|A|, |B|); two empty lists agree."""
+    shares = []
+    for query in queries:
+        longest = max(len(one[query]), len(other[query]))
+        shares.append(len(one[query] & other[query]) / longest if longest else 1.0)
+    return float(np.mean(shares))
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return Spread(float(np.mean(values)), min(values), max(values))
+
+
+# ------------------------------------------------------------------ as text
+
+Found = Sequence[tuple[Board, Sequence[Reseeding]]]
+
+
+def markdown(found: Found) -> str:
+    """A table a board as GitHub-flavoured Markdown, empty where there is one seed a method."""
+    heads = ("method", "re-seeded", "seeds", "overlap", *map(display.title, _SCORES))
+    lines = [
+        line
+        for board, rows in found
+        if rows
+        for line in section("Under other seeds", board, LEGEND, heads, 2, map(_cells, rows))
+    ]
+    return "\n".join(lines)
+
+
+def _cells(row: Reseeding) -> list[str]:
+    scores = [_shown(metric, row.scores.get(metric)) for metric in _SCORES]
+    overlap = _shown("overlap", row.overlap)
+    return [escape.markdown(row.method), row.reseeded, str(row.n_seeds), overlap, *scores]
+
+
+def _shown(metric: str, spread: Spread | None) -> str:
+    if spread is None:
+        return display.MISSING
+    mean, *ends = (
+        display.number(metric, value) for value in (spread.mean, spread.least, spread.greatest)
+    )
+    return f"{mean} ({' to '.join(ends)})"
+
+
+def csv_text(found: Found) -> str:
+    """One line per method, seed that was changed, and metric, in full precision."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(_FIELDS)
+    for board, rows in found:
+        for row in rows:
+            texts = (board.task, board.model, row.method, row.reseeded)
+            overlap = (row.overlap.mean, row.overlap.least, row.overlap.greatest)
+            for metric, score in row.scores.items():
+                numbers = map(repr, (score.mean, score.least, score.greatest))
+                counts = (row.n_seeds, row.n_queries, *map(repr, overlap))
+                writer.writerow([*map(escape.spreadsheet, texts), *counts, metric, *numbers])
+    return stream.getvalue()

@@ -1,0 +1,189 @@
+"""Write a viewer: rankings are read one at a time, and what is written replaces the last one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.core import progress
+from bench.core.environment import __version__
+from bench.core.errors import UserError
+from bench.core.escape import clean
+from bench.report.viewer.chunks import write_chunk
+from bench.report.viewer.page import page
+from bench.report.viewer.queries import Measures, Queries
+from bench.report.viewer.reading import Ranked, read_ranked, rounded
+from bench.report.viewer.sources import PAGE, Group, Source
+from bench.report.viewer.spill import Spill
+from bench.storage.whole import disk_errors, partial_folder
+
+DATA, CATALOG = "data", "catalog"
+_ENTRIES = 2500  # of the rankings in one chunk
+_CHARACTERS, _PASSAGES = 1 << 17, 1000  # in one chunk of passages
+
+
+def write_viewer(
+    groups: Sequence[Group], folder: Path, home: str | None = None, quiet: bool = False
+) -> Path:
+    """Write the viewer of ``groups`` into ``folder``, in place of the viewer that it may hold.
+
+    Args:
+        home: address of the leaderboard's page, relative to ``folder``; None where there is none.
+        quiet: show no progress.
+
+    Returns:
+        the page to open.
+
+    Raises:
+        UserError: a damaged ranking file, no space, or a folder that holds something else.
+    """
+    with _replaced(folder) as partial:
+        data = partial / DATA
+        data.mkdir()
+        catalog = {
+            "version": __version__,
+            "groups": [_write_group(group, f"g{i}", data, quiet) for i, group in enumerate(groups)],
+        }
+        write_chunk(data, CATALOG, catalog)
+        (partial / PAGE).write_text(page(home), encoding="utf-8")
+    return folder / PAGE
+
+
+@contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of ``folder`` only if the block succeeds."""
+    with disk_errors(folder):
+        if folder.exists() and not _is_viewer(folder):
+            raise UserError(
+                "holds something that is no viewer", where=str(folder), fix="move it away"
+            )
+        partial = partial_folder(folder)
+        try:
+            made = partial / "new"
+            made.mkdir()
+            yield made
+            if folder.exists():
+                os.rename(folder, partial / "old")
+            os.rename(made, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_viewer(folder: Path) -> bool:
+    return folder.is_dir() and (
+        (folder / DATA / f"{CATALOG}.js").is_file() or not any(folder.iterdir())
+    )
+
+
+def _write_group(group: Group, name: str, data: Path, quiet: bool) -> dict[str, Any]:
+    """Write one group's chunks, all named ``NAME-…``; returns its entry in the catalog."""
+    with (
+        tempfile.TemporaryDirectory(dir=data.parent.parent) as temporary,
+        closing(Spill(Path(temporary) / "spill.sqlite")) as spill,
+    ):
+        return _write_spilled(group, name, data, spill, quiet)
+
+
+def _write_spilled(
+    group: Group, name: str, data: Path, spill: Spill, quiet: bool
+) -> dict[str, Any]:
+    queries, longest = Queries(), 1
+    measures, columns = [], []
+    for method, source in enumerate(group.sources):
+        measured, names, length = _spilled(method, source, queries, spill, quiet)
+        measures.append(measured)
+        columns.append(names)
+        longest = max(longest, length)
+    write_chunk(data, f"{name}-queries", queries.to_json())
+    starts = _write_passages(spill, name, data)
+    step = max(1, _ENTRIES // longest)
+    methods = []
+    for method, source in enumerate(group.sources):
+        of_method = f"{name}-m{method}"
+        write_chunk(data, f"{of_method}-measures", measures[method].to_json(len(queries)))
+        for chunk, rankings in _by_chunk(spill.rankings(method), step):
+            write_chunk(data, f"{of_method}-ranks-{chunk:05}", rankings)
+        methods.append({"label": clean(source.label), "columns": columns[method]})
+    return {
+        "task": clean(group.task),
+        "model": clean(group.model),
+        "queries": len(queries),
+        "step": step,
+        "passages": starts,
+        "methods": methods,
+    }
+
+
+def _spilled(
+    method: int, source: Source, queries: Queries, spill: Spill, quiet: bool
+) -> tuple[Measures, list[str], int]:
+    """Spill one method's rankings: its measures, its further columns, its longest list."""
+    measures, columns, longest = Measures(source.table), dict[str, None](), 0
+    rankings = read_ranked(source.rankings, source.threshold)
+    if not quiet:
+        rankings = progress.track(rankings, f"viewer: {source.label}", unit="queries")
+    for ranked in rankings:
+        record = ranked.record
+        place = queries.place(ranked, measures.labels(record.example_id))
+        measures.add(place, ranked)
+        columns.update(dict.fromkeys(ranked.columns))
+        longest = max(longest, len(record.proponents))
+        ids = [*record.proponent_ids, *(record.opponent_ids or ())]
+        texts = [*record.proponents, *(record.opponents or ())]
+        spill.add(method, place, ids, texts, _entry(ranked))
+    return measures, list(columns), longest
+
+
+def _entry(ranked: Ranked) -> dict[str, Any]:
+    """A ranking but for its passages; ``n`` of them are proponents, the others opponents."""
+    record = ranked.record
+    entry = {
+        "n": len(record.proponents),
+        "s": [rounded(score) for score in record.proponent_scores],
+        "c": ranked.correct,
+        "x": ranked.columns,
+        "o": [rounded(score) for score in record.opponent_scores or ()],
+        "m": ranked.more,
+    }
+    return {key: value for key, value in entry.items() if value or key == "n"}
+
+
+def _by_chunk(
+    rankings: Iterable[tuple[int, list[int], dict[str, Any]]], step: int
+) -> Iterator[tuple[int, dict[int, dict[str, Any]]]]:
+    """Rankings by query, ``step`` queries a chunk."""
+    current, held = -1, dict[int, dict[str, Any]]()
+    for query, passages, entry in rankings:
+        if query // step != current:
+            if held:
+                yield current, held
+            current, held = query // step, {}
+        held[query] = {"p": passages, **entry}
+    if held:
+        yield current, held
+
+
+def _write_passages(spill: Spill, name: str, data: Path) -> list[int]:
+    """Write the passages of a group; returns the number of each chunk's first one, and the end."""
+    starts, ids, texts, characters, end = [0], list[str](), list[str](), 0, 0
+
+    def write() -> None:
+        write_chunk(data, f"{name}-passages-{len(starts) - 1:05}", {"id": ids, "text": texts})
+        starts.append(end)
+
+    for passage_id, text in spill.passages():
+        if ids and (characters + len(text) > _CHARACTERS or len(ids) == _PASSAGES):
+            write()
+            ids, texts, characters = [], [], 0
+        ids.append(passage_id)
+        texts.append(text)
+        characters += len(text)
+        end += 1
+    if ids:
+        write()
+    return starts

@@ -1,0 +1,133 @@
+"""One line of a ranking file as the viewer keeps it: what the file holds, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from bench.report import display
+from bench.results.verify import correct_of
+from bench.storage import jsonlines
+from bench.storage.jsonlines import Json
+from bench.tasks.records import RetrievalRecord, parse_retrieval
+
+_CHANGE = "tail_patch"  # of a proponent
+_SHOWN = {"proponent_support", "proponent_tail_patch"}  # columns as they are
+_KNOWN = frozenset(field.name for field in fields(RetrievalRecord)) - _SHOWN
+_PER_PROPONENT = "proponent_"
+_DIGITS = 5  # significant, of a score
+_LONGEST = 500  # characters of a field that the format does not know
+_MOST_FIELDS = 20
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One query's ranking.
+
+    Attributes:
+        correct: a digit a proponent, ``"0"`` or ``"1"``; empty where nothing says it.
+        first: rank of the first correct proponent, 0 if there is none, None if nothing says it.
+        columns: further values per proponent, by name, such as entailment scores.
+        more: further fields of the query, by name.
+    """
+
+    record: RetrievalRecord
+    correct: str
+    first: int | None
+    columns: dict[str, list[Any]]
+    more: dict[str, str]
+
+
+def read_ranked(path: Path, threshold: float) -> Iterator[Ranked]:
+    """Stream the rankings of one file.
+
+    Args:
+        threshold: of a judge's scores: above it, a passage is correct.
+
+    Raises:
+        UserError: a damaged line, with file and line, or a query that occurs twice.
+    """
+    seen: set[str] = set()
+    for place, raw in jsonlines.read(path):
+        record = parse_retrieval(raw, place)
+        if record.example_id in seen:
+            raise place.error("example_id", f"{record.example_id!r:.60} occurs twice in this file")
+        seen.add(record.example_id)
+        yield _ranked(record, raw, threshold)
+
+
+def _ranked(record: RetrievalRecord, raw: Json, threshold: float) -> Ranked:
+    judged = correct_of(record, threshold)
+    first = None
+    if judged is not None:
+        first = int(judged.argmax()) + 1 if judged.any() else 0
+    length = len(record.proponents)
+    columns = {
+        name.removeprefix(_PER_PROPONENT): [rounded(value) for value in values]
+        for name, values in raw.items()
+        if _is_column(name, values, length)
+    }
+    if (changes := columns.pop(_CHANGE, None)) is not None:  # in the unit of the query's mean
+        shown = [None if change is None else change * 100 for change in changes]
+        columns[display.title(_CHANGE)] = [rounded(change) for change in shown]
+    if record.proponent_ais_scores is not None:
+        columns["ais_scores"] = [rounded(value) for value in record.proponent_ais_scores]
+    return Ranked(
+        record=record,
+        correct="" if judged is None else "".join("01"[bool(right)] for right in judged),
+        first=first,
+        columns=columns,
+        more=_more(record, raw),
+    )
+
+
+def _is_column(name: str, values: Any, length: int) -> bool:
+    return (
+        name.startswith(_PER_PROPONENT)
+        and name not in _KNOWN
+        and isinstance(values, list)
+        and len(values) == length
+        and all(isinstance(value, str | int | float | None) for value in values)
+    )
+
+
+def _more(record: RetrievalRecord, raw: Json) -> dict[str, str]:
+    named = {
+        "fact": record.fact_id if record.fact_id != record.example_id else None,
+        "occurrences": record.c4_frequency,
+    }
+    unknown = {
+        name: value
+        for name, value in raw.items()
+        if name not in _KNOWN and not name.startswith(_PER_PROPONENT)
+    }
+    printed = {name: _printed(value) for name, value in {**named, **unknown}.items()}
+    return dict([pair for pair in printed.items() if pair[1]][:_MOST_FIELDS])
+
+
+def _printed(value: Any) -> str:
+    if isinstance(value, list):
+        value = " · ".join(str(item) for item in value if isinstance(item, str | int | float))
+    if value is None or isinstance(value, dict):
+        return ""
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def rounded(value: Any) -> Any:
+    """A number with as many digits as are shown, None for one that is not finite."""
+    if not isinstance(value, float):
+        return value
+    short = float(f"{value:.{_DIGITS}g}")
+    if short != short or short in (float("inf"), float("-inf")):
+        return None
+    return int(short) if short.is_integer() and abs(short) < 1e15 else short
+
+
+def whole(text: str) -> str:
+    """``text`` with U+FFFD for lone surrogates, which no encoding can carry."""
+    return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)

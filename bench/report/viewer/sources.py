@@ -1,0 +1,121 @@
+"""What a viewer shows: rankings by task and model, and the links that lead to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import urlencode
+
+import numpy as np
+
+from bench.core.errors import UserError
+from bench.core.escape import clean
+from bench.report.board import Board
+from bench.results.per_query import read_per_query
+from bench.results.schema import ENTAILED, PER_QUERY, RESULT, RETRIEVALS, Cell, read_result
+
+FOLDER, PAGE = "viewer", "index.html"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The rankings of one method.
+
+    Attributes:
+        label: the method as the leaderboard calls it.
+        rankings: a file in the release's format.
+        table: per-query columns (``bench.results.per_query``), empty where only the rankings are
+            there.
+        threshold: of the judge, where one has scored the passages.
+    """
+
+    label: str
+    rankings: Path
+    table: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    threshold: float = ENTAILED
+
+
+@dataclass(frozen=True)
+class Group:
+    """Methods that ranked the same corpus for the same queries and model."""
+
+    task: str
+    model: str
+    sources: list[Source]
+
+
+def groups_of(boards: Iterable[Board]) -> list[Group]:
+    """One group a board, of the cells whose rankings are stored; groups without any are left out.
+
+    Raises:
+        UserError: a cell's per-query table is damaged.
+    """
+    groups = [
+        Group(
+            board.task,
+            board.model,
+            [_source(row.label, row.cell) for row in board.rows if has_rankings(row.cell.folder)],
+        )
+        for board in boards
+    ]
+    return [group for group in groups if group.sources]
+
+
+def has_rankings(folder: Path) -> bool:
+    """Whether a cell's folder holds rankings to show."""
+    return (folder / RETRIEVALS).is_file()
+
+
+def group_of_files(paths: Sequence[Path], task: str = "rankings", model: str = "–") -> Group:
+    """One group of bare ranking files or cell folders, called by their names.
+
+    Raises:
+        UserError: a path that is neither.
+    """
+    sources = []
+    for path in paths:
+        if path.is_dir() and has_rankings(path):
+            sources.append(_of_folder(path))
+        elif path.is_file():
+            sources.append(Source(path.name, path))
+        else:
+            raise UserError(
+                f"neither a ranking file nor a folder with {RETRIEVALS}", where=str(path)
+            )
+    labels = [source.label for source in sources]
+    return Group(
+        task,
+        model,
+        [
+            Source(f"{source.label} [{place}]", source.rankings, source.table)
+            if labels.count(source.label) > 1
+            else source
+            for place, source in enumerate(sources, start=1)
+        ],
+    )
+
+
+def _source(label: str, cell: Cell) -> Source:
+    source = _with_table(label, cell.folder)
+    return replace(source, threshold=cell.result.threshold)
+
+
+def _of_folder(folder: Path) -> Source:
+    """A folder that need not be a cell's: with a result, it is judged as that says."""
+    label = f"{folder.parent.name}/{folder.name[:8]}"
+    path = folder / RESULT
+    if path.exists():
+        return _source(label, Cell(folder, read_result(path)))
+    return _with_table(label, folder)
+
+
+def _with_table(label: str, folder: Path) -> Source:
+    has_table = (folder / PER_QUERY).exists()
+    return Source(label, folder / RETRIEVALS, read_per_query(folder) if has_table else {})
+
+
+def link(task: str, model: str, method: str) -> str:
+    """The address of a method's rankings, relative to the report's folder."""
+    state = urlencode({"task": clean(task), "model": clean(model), "method": clean(method)})
+    return f"{FOLDER}/{PAGE}#{state}"

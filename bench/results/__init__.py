@@ -1,0 +1,1 @@
+"""Finished cells: their schema, their values per query, and their recomputation. Makes none."""

@@ -1,0 +1,197 @@
+"""The record of one finished cell: ``result.json`` and the files beside it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.core.errors import UserError
+from metrics.stats.bootstrap import Estimate
+
+SCHEMA_VERSION = 1
+ENTAILED = 0.5  # the release calls a passage correct above this entailment score
+RESULT, RETRIEVALS, PER_QUERY, CONFIG = (
+    "result.json",
+    "retrievals.jsonl",
+    "per_query.parquet",
+    "config.yaml",
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything a leaderboard row needs, and what is needed to make it again.
+
+    Attributes:
+        task: name, version, sha256, n_queries, n_scored, n_passages, counts.
+        model: name, n_params, sha256, and what is known of its training.
+        method: name, config, key, facts found on the way (such as the λ in use), counts.
+        metrics: name → Estimate.
+        slices: slice → group → metric → Estimate, e.g. ``slices["relation"]["instrument"]["mrr"]``.
+        phases: ``[{name, seconds, peak_mib}]``.
+        index: bytes, bytes_per_passage, shards.
+        env: python, torch, device, git_sha, dirty.
+        rankings_sha256: hash of ``retrievals.jsonl``.
+        top_k: stored list length; MRR cannot see past it.
+        command: the overrides that make this cell again.
+        imported: true for rankings made elsewhere.
+    """
+
+    task: dict[str, Any]
+    model: dict[str, Any]
+    method: dict[str, Any]
+    metrics: dict[str, Estimate]
+    slices: dict[str, dict[str, dict[str, Estimate]]]
+    phases: list[dict[str, Any]]
+    index: dict[str, Any]
+    env: dict[str, Any]
+    date: str
+    top_k: int
+    seed: int
+    command: str
+    rankings_sha256: str = ""
+    imported: bool = False
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def threshold(self) -> float:
+        """Above which score of its judge a passage is correct; the release's where there is none.
+
+        Raises:
+            UserError: it is no number.
+        """
+        judge = self.task.get("judge")
+        found = judge.get("threshold", ENTAILED) if isinstance(judge, dict) else ENTAILED
+        if not isinstance(found, int | float):
+            raise UserError(f"expected a number, found {found!r:.40}", where="task.judge.threshold")
+        return float(found)
+
+    def to_json(self) -> dict[str, Any]:
+        """As written to ``result.json``."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A finished cell on disk: its folder and its parsed result."""
+
+    folder: Path
+    result: Result = field(repr=False)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Its settings, as its ``config.yaml`` has them; empty if that is damaged."""
+        try:
+            found = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError, ValueError, RecursionError):
+            return {}  # `tdabench verify` tells of it
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def measured_by(self) -> dict[str, Any]:
+        """Settings of its metrics; empty if they are damaged."""
+        found = self.config.get("metric")
+        return found if isinstance(found, dict) else {}
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a cell is there.
+
+    Raises:
+        UserError: the folder is there without its result, which is written together with it.
+    """
+    if folder.exists() and not (folder / RESULT).exists():
+        raise UserError(
+            f"holds no {RESULT}: somebody removed it",
+            where=str(folder),
+            fix="delete the folder to run this cell again",
+        )
+    return folder.exists()
+
+
+def read_result(path: Path) -> Result:
+    """Read and validate one ``result.json``.
+
+    Raises:
+        UserError: not JSON, another schema version, a missing or unknown field, a wrong type.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read it ({error})", where=str(path)) from error
+    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"not a result of schema version {SCHEMA_VERSION}", where=str(path))
+    try:
+        _check_types(record)
+        record["metrics"] = _estimates(record["metrics"])
+        record["slices"] = {
+            name: {group: _estimates(values) for group, values in groups.items()}
+            for name, groups in record["slices"].items()
+        }
+        return Result(**record)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise UserError(f"not a valid result ({error})", where=str(path)) from error
+
+
+def _estimates(record: dict[str, Any]) -> dict[str, Estimate]:
+    return {
+        name: Estimate(
+            float(values["value"]),
+            (float(values["ci95"][0]), float(values["ci95"][1])),
+            int(values["n"]),
+        )
+        for name, values in record.items()
+    }
+
+
+def read_cells(results_dir: Path) -> list[Cell]:
+    """All finished cells below a results folder, in the order of their paths.
+
+    Raises:
+        UserError: the folder does not exist or holds no cell.
+    """
+    if not results_dir.is_dir():
+        raise UserError(
+            "no such results folder", where=str(results_dir), fix="run `tdabench run` first"
+        )
+    paths = sorted(p for p in results_dir.glob(f"*/*/*/*/{RESULT}") if ".partial-" not in str(p))
+    if not paths:
+        raise UserError(
+            "holds no finished cell", where=str(results_dir), fix=_where_cells_are(results_dir)
+        )
+    return [Cell(path.parent, read_result(path)) for path in paths]
+
+
+def _where_cells_are(results_dir: Path) -> str:
+    """`make bench`, like any sweep of one's own, writes to a folder below ``runs``."""
+    below = sorted({path.parents[4] for path in results_dir.glob(f"*/*/*/*/*/{RESULT}")})
+    if not below:
+        return "run `tdabench run` first"
+    return f"there are some in {', '.join(map(str, below[:3]))}"
+
+
+_NUMBERS = ("seconds", "peak_mib", "bytes", "bytes_per_passage", "shards")
+_COUNTS = ("n_queries", "n_scored", "n_passages")
+
+
+def _check_types(record: dict[str, Any]) -> None:
+    """What reports reckon with is a number or missing: files may be anybody's."""
+    for part in (*record["phases"], record["index"]):
+        for name in _NUMBERS:
+            _number(part.get(name), name)
+    for name in _COUNTS:
+        _number(record["task"].get(name), f"task.{name}")
+    for name in ("top_k", "seed"):
+        _number(record[name], name)
+    for part in ("task", "model", "method", "env"):
+        record[part].items()
+
+
+def _number(value: Any, name: str) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise TypeError(f"{name} is no number: {value!r:.40}")

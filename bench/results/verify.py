@@ -1,0 +1,398 @@
+"""Recompute every metric of finished cells from their stored rankings.
+
+What is recomputed: each query's attribution metrics from ``proponent_correct`` and ``n_gold``, or
+from a judge's ``proponent_ais_scores`` and its threshold; and each mean and interval from the
+per-query table. What is not: a tail-patch of a single query takes a model and is believed, only its
+mean and interval are recomputed; and whether a passage is correct is the task's annotation, or the
+judge's word, of which a ranking holds a copy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from bench.core.errors import UserError
+from bench.core.escape import clean
+from bench.results.per_query import read_per_query
+from bench.results.schema import (
+    CONFIG,
+    ENTAILED,
+    PER_QUERY,
+    RESULT,
+    RETRIEVALS,
+    Result,
+    read_result,
+)
+from bench.storage.whole import file_sha256
+from bench.tasks.records import RetrievalRecord, read_retrievals
+from metrics.influence import INFLUENCE
+from metrics.length import LENGTH_RATIO, length_ratio
+from metrics.stats.bootstrap import Estimate
+
+# Measured on models, query by query.
+_BELIEVED = (*INFLUENCE, "base_")
+_TOLERANCE = 1e-9  # relative: sums in another order differ in the last bits
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that does not hold.
+
+    Attributes:
+        cell: the cell's folder below the results folder.
+        metric: the metric, or the file, that is wrong.
+        stored: what the cell says.
+        recomputed: what follows from its rankings, or what was expected.
+    """
+
+    cell: str
+    metric: str
+    stored: str
+    recomputed: str = ""
+
+    def __str__(self) -> str:
+        expected = f", recomputed {self.recomputed}" if self.recomputed else ""
+        return clean(f"{self.cell}: {self.metric}: {self.stored}{expected}")
+
+
+class Problems(list[Problem]):
+    """What did not hold, and how much was looked at: ``n_cells`` and ``n_numbers`` compared."""
+
+    n_cells = 0
+    n_numbers = 0
+
+
+def verify(results_dir: Path) -> Problems:
+    """Check every cell below ``results_dir``; damaged files are problems, not exceptions.
+
+    Raises:
+        UserError: the folder does not exist or holds no cell.
+    """
+    folders = _cell_folders(results_dir)
+    if not folders:
+        raise UserError(
+            "holds no finished cell", where=str(results_dir), fix="run `tdabench run` first"
+        )
+    problems = Problems()
+    for folder in folders:
+        check = _Check(folder, str(folder.relative_to(results_dir)))
+        problems += check.run()
+        problems.n_cells += 1
+        problems.n_numbers += check.n_numbers
+    return problems
+
+
+def _cell_folders(results_dir: Path) -> list[Path]:
+    """Folders that hold any file of a cell: one that lost its result is damaged, not absent."""
+    files = (RESULT, RETRIEVALS, PER_QUERY, CONFIG)
+    found = {path.parent for file in files for path in results_dir.glob(f"*/*/*/*/{file}")}
+    return sorted(folder for folder in found if ".partial-" not in folder.name)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What a cell's ``config.yaml`` says about its metrics.
+
+    Attributes:
+        samples: bootstrap resamples of the intervals.
+        without_gold: the score of a query that has no correct passage: NaN or 0.
+        judged: whether a judge was asked, and not the annotation.
+        threshold: a passage is correct above this score of the judge.
+    """
+
+    samples: int
+    without_gold: float
+    judged: bool = False
+    threshold: float = ENTAILED
+
+
+class _Check:
+    """The check of one cell."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder
+        self.name = name
+        self.n_numbers = 0
+        self.problems: list[Problem] = []
+
+    def run(self) -> list[Problem]:
+        """Read the three files, then compare; what cannot be read ends the check."""
+        try:
+            result = self.result = read_result(self.folder / RESULT)
+            _check_shape(result)
+            records = list(read_retrievals(self.folder / RETRIEVALS))
+            table = read_per_query(self.folder)
+            self.settings = _read_settings(self.folder / CONFIG)
+        except (UserError, OSError, RecursionError) as error:
+            what = error.what if isinstance(error, UserError) else str(error)
+            self.add(_place(error), what)
+            return self.problems
+        if file_sha256(self.folder / RETRIEVALS) != result.rankings_sha256:
+            self.add(RETRIEVALS, "is not the file that was written with this result")
+            return self.problems
+        for record in records:
+            self._check_list(record, result.top_k)
+        if self._same_queries(records, table, result):
+            by_id = {record.example_id: record for record in records}
+            ordered = [by_id[query] for query in table["query_id"]]
+            self._check_n_scored(result, table)
+            self._check_judge(ordered)
+            if self._check_gold(ordered, table):
+                for name, stored in result.metrics.items():
+                    self._check_metric(name, stored, ordered, table)
+                self._check_slices(result, table)
+        return self.problems
+
+    def add(self, metric: str, stored: object, recomputed: object = "") -> None:
+        """Note one problem."""
+        self.problems.append(Problem(self.name, metric, str(stored), str(recomputed)))
+
+    # -------------------------------------------------------------- rankings
+
+    def _check_list(self, record: RetrievalRecord, top_k: int) -> None:
+        where = f"{RETRIEVALS}, query {record.example_id}"
+        scores = np.asarray(record.proponent_scores, dtype=np.float64)
+        if len(record.proponents) > top_k:
+            self.add(where, f"lists {len(record.proponents)} proponents, top_k is {top_k}")
+        if (np.diff(scores) > 0).any():
+            rank = int(np.argmax(np.diff(scores) > 0)) + 2
+            self.add(where, f"proponent {rank} scores higher than the one before it")
+        if len(set(record.proponent_ids)) != len(record.proponent_ids):
+            self.add(where, "lists a proponent twice")
+
+    def _same_queries(
+        self, records: Sequence[RetrievalRecord], table: dict[str, np.ndarray], result: Result
+    ) -> bool:
+        ranked = [record.example_id for record in records]
+        listed = set(table["query_id"])
+        twice = len(ranked) - len(set(ranked))
+        before = len(self.problems)
+        if twice:
+            self.add(
+                RETRIEVALS, f"{twice} {'query is' if twice == 1 else 'queries are'} listed twice"
+            )
+        if missing := sorted(listed - set(ranked)):
+            self.add(RETRIEVALS, f"lacks {_some(missing)}, in {PER_QUERY}")
+        if missing := sorted(set(ranked) - listed):
+            self.add(PER_QUERY, f"lacks {_some(missing)}, in {RETRIEVALS}")
+        if result.task.get("n_queries") != len(listed):
+            self.add(RESULT, f"n_queries {result.task.get('n_queries')}", len(listed))
+        return len(self.problems) == before
+
+    def _check_gold(self, records: Sequence[RetrievalRecord], table: dict[str, np.ndarray]) -> bool:
+        """A label flipped below every cut-off moves no metric, but may exceed the gold."""
+        gold = table.get("n_gold")
+        if gold is None or gold.dtype.kind != "f":
+            self.add("n_gold", f"{PER_QUERY} has no such column of numbers")
+            return False
+        known = self.result.task.get("n_passages") is not None and not self.settings.judged
+        if np.isnan(gold).any() and known:
+            self.add("n_gold", "is unknown for some query, though the corpus is known")
+            return False
+        for record, n_gold in zip(records, gold, strict=True):
+            n_correct = sum(record.proponent_correct or ())
+            if n_correct > n_gold:
+                where = f"{RETRIEVALS}, query {record.example_id}"
+                self.add(where, f"{n_correct} correct proponents, {n_gold:.0f} gold passages")
+        return True
+
+    def _check_judge(self, records: Sequence[RetrievalRecord]) -> None:
+        """The result says by whom and by which threshold was judged, as the settings do."""
+        judge = self.result.task.get("judge")
+        if not self.settings.judged:
+            if judge is not None:
+                self.add("judge", f"{RESULT} names one, {CONFIG} does not")
+            return
+        threshold = judge.get("threshold") if isinstance(judge, dict) else None
+        counts = judge.get("counts") if isinstance(judge, dict) else None
+        unjudged = sum(record.proponent_ais_scores is None for record in records)
+        stored = counts.get("queries_not_judged") if isinstance(counts, dict) else None
+        self.n_numbers += 2
+        if threshold != self.settings.threshold:
+            self.add("judge threshold", f"stored {threshold}", self.settings.threshold)
+        if stored != unjudged:
+            self.add("judge queries_not_judged", f"stored {stored}", unjudged)
+
+    def _check_n_scored(self, result: Result, table: dict[str, np.ndarray]) -> None:
+        judged = [n for n in result.metrics if not n.startswith(_BELIEVED) and n != LENGTH_RATIO]
+        columns = [table[name] for name in judged if name in table]
+        counts = [int((~np.isnan(c)).sum()) for c in columns if c.dtype.kind == "f"]
+        stored, expected = result.task.get("n_scored"), max(counts, default=0)
+        self.n_numbers += 1
+        if stored != expected:
+            self.add("n_scored", f"stored {stored}", expected)
+
+    # -------------------------------------------------------------- metrics
+
+    def _check_metric(
+        self,
+        name: str,
+        stored: Estimate,
+        records: Sequence[RetrievalRecord],
+        table: dict[str, np.ndarray],
+    ) -> None:
+        values = table.get(name)
+        if values is None or values.dtype.kind != "f":
+            self.add(name, f"{PER_QUERY} has no such column of numbers")
+            return
+        if not name.startswith(_BELIEVED):
+            self._check_queries(name, values, self._expected(name, records, table), records)
+        self._check_estimate(name, stored, values)
+
+    def _expected(
+        self, name: str, records: Sequence[RetrievalRecord], table: dict[str, np.ndarray]
+    ) -> list[float]:
+        """The metric of each query, from its ranking; empty if there is no such metric."""
+        from metrics.attribution import parse_metric
+
+        if name == LENGTH_RATIO:
+            task = self.result.task
+            mean_length = task["counts"]["characters"] / task["n_passages"]
+            return [length_ratio(record.proponents, mean_length) for record in records]
+        try:
+            metric = parse_metric(name)
+        except UserError as error:
+            self.add(name, error.what)
+            return []
+        found = []
+        for record, n_gold in zip(records, table["n_gold"], strict=True):
+            correct = correct_of(record, self.settings.threshold)
+            if correct is None:
+                found.append(math.nan)
+            elif math.isnan(n_gold):  # judged by the file it came in: how much gold is unknown
+                found.append(math.nan if metric.needs_n_gold else metric.score(correct, 1))
+            elif n_gold > 0:
+                found.append(metric.score(correct, int(n_gold)))
+            else:
+                found.append(self.settings.without_gold)
+        return found
+
+    def _check_queries(
+        self,
+        name: str,
+        values: np.ndarray,
+        expected: Sequence[float],
+        records: Sequence[RetrievalRecord],
+    ) -> None:
+        self.n_numbers += len(expected)
+        wrong = [
+            (record.example_id, stored, right)
+            for record, stored, right in zip(records, values, expected, strict=False)
+            if not _same(stored, right)
+        ]
+        if wrong:
+            query, stored, right = wrong[0]
+            others = f" (and {len(wrong) - 1} more queries)" if len(wrong) > 1 else ""
+            self.add(f"{name} of query {query}{others}", f"stored {stored:.6g}", f"{right:.6g}")
+
+    def _check_estimate(self, name: str, stored: Estimate, values: np.ndarray) -> None:
+        from metrics.stats.bootstrap import estimate
+
+        expected = estimate(values, samples=self.settings.samples, seed=self.result.seed)
+        if expected is None:
+            self.add(name, f"stored {stored.value:.6g}", "nothing: no query was scored")
+            return
+        pairs = (
+            ("", stored.value, expected.value),
+            (" interval, low", stored.ci95[0], expected.ci95[0]),
+            (" interval, high", stored.ci95[1], expected.ci95[1]),
+            (" n", stored.n, expected.n),
+        )
+        for part, old, new in pairs:
+            self.n_numbers += 1
+            if not _same(old, new):
+                self.add(f"{name}{part}", f"stored {old:.8g}", f"{new:.8g}")
+
+    def _check_slices(self, result: Result, table: dict[str, np.ndarray]) -> None:
+        for slice_name, groups in result.slices.items():
+            labels = table.get(slice_name)
+            for group, metrics in groups.items():
+                for name, stored in metrics.items():
+                    where = f"{name} of {slice_name}={group}"
+                    values = table.get(where.removeprefix("share of "), table.get(name))
+                    if values is None or values.dtype.kind != "f":
+                        self.add(where, f"{PER_QUERY} has no such column of numbers")
+                    elif name == "share":
+                        self._check_estimate(where, stored, values)
+                    elif labels is None:
+                        self.add(where, f"{PER_QUERY} has no column {slice_name}")
+                    else:
+                        chosen = values[labels.astype(str) == group]
+                        self._check_estimate(where, stored, chosen)
+
+
+def _check_shape(result: Result) -> None:
+    """The fields that the check relies on have their type; ``read_result`` checks the metrics."""
+    for name, kind in (("task", dict), ("top_k", int), ("seed", int)):
+        if not isinstance(getattr(result, name), kind):
+            raise UserError(f"{name} is no {kind.__name__}", where=RESULT)
+    if LENGTH_RATIO in result.metrics:
+        counts = result.task.get("counts")
+        sizes = (result.task.get("n_passages"), dict(counts or {}).get("characters"))
+        if not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise UserError(
+                "task.n_passages and task.counts.characters are no counts", where=RESULT
+            )
+
+
+def _read_settings(path: Path) -> _Settings:
+    try:
+        metric = yaml.safe_load(path.read_text(encoding="utf-8"))["metric"]
+        judge = metric.get("judge")
+        return _Settings(
+            samples=int(metric["bootstrap_samples"]),
+            without_gold={"skip": math.nan, "zero": 0.0}[metric["no_gold"]],
+            judged=judge is not None,
+            threshold=ENTAILED if judge is None else float(judge["threshold"]),
+        )
+    except Exception as error:  # a file of settings may be broken in any way
+        what = " ".join(str(error).split())[:200]
+        raise UserError(f"no valid metric settings in it ({what})", where=str(path)) from error
+
+
+def _place(error: Exception) -> str:
+    """The name of the file, and of the line in it, that an error is about."""
+    if isinstance(error, UserError):
+        return Path(error.where.partition(",")[0]).name + "".join(error.where.partition(",")[1:])
+    return Path(getattr(error, "filename", None) or RESULT).name
+
+
+def correct_of(record: RetrievalRecord, threshold: float = ENTAILED) -> np.ndarray | None:
+    """The judgement that a ranking carries: bool ``[n proponents]``, None if it has none.
+
+    Args:
+        threshold: a passage is correct above this entailment score.
+    """
+    if record.proponent_correct is not None:
+        return np.asarray(record.proponent_correct, dtype=bool)
+    if record.proponent_ais_scores is not None:
+        return np.asarray(record.proponent_ais_scores, dtype=np.float64) > threshold
+    return None
+
+
+def _same(stored: float, expected: float) -> bool:
+    if math.isnan(stored) or math.isnan(expected):
+        return math.isnan(stored) and math.isnan(expected)
+    return math.isclose(stored, expected, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+
+
+def lines(problems: Problems) -> Iterator[str]:
+    """What ``tdabench verify`` prints: a line per problem, then what was compared."""
+    yield from map(str, problems)
+    count = (
+        f"{len(problems)} problem{'s' if len(problems) != 1 else ''}" if problems else "all hold"
+    )
+    cells = f"{problems.n_cells} cell{'s' if problems.n_cells != 1 else ''}"
+    yield f"{cells}, {problems.n_numbers:,} numbers compared: {count}"
+    yield "influence: means and intervals recomputed; steps and trainings are not run again"

@@ -1,0 +1,1 @@
+"""From settings to a finished cell: the only part that writes cells."""

@@ -1,0 +1,101 @@
+"""What ``tdabench run`` would be configured with, for commands that are no Hydra application.
+
+Hydra's own application would make a folder for the job.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from bench.core.errors import UserError
+from bench.core.typed import typed
+from bench.models import SOURCES
+from bench.models.base import ModelSource
+from bench.run.config_errors import explain
+from bench.run.settings import Settings
+from bench.tasks import TASKS, TaskBuilder
+
+
+def composed(overrides: Sequence[str], command: str) -> DictConfig:
+    """The configuration of one cell.
+
+    Args:
+        overrides: as of ``tdabench run``.
+        command: whose they are, for messages.
+
+    Raises:
+        UserError: an unknown key or name, a faulty value, or a sweep.
+    """
+    with _hydra(overrides):
+        try:
+            return compose("config", list(overrides))
+        except HydraException as error:
+            if "Ambiguous value for argument" not in str(error):
+                raise
+            raise UserError(
+                f"{command} takes one value each, no sweep", where="command line"
+            ) from error
+
+
+def sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each cell of ``tdabench run -m``, in its order.
+
+    Values come from the command line (``method=bm25,dense``) and, where that does not name the key,
+    from the experiment (``hydra.sweeper.params``). Without either there is one cell.
+
+    Raises:
+        UserError: an unknown key or name, or a faulty value.
+    """
+    with _hydra(overrides):
+        parser = OverridesParser.create()
+        given = parser.parse_overrides(list(overrides))
+        plain = [one.input_line or "" for one in given if not one.is_sweep_override()]
+        config = compose("config", plain, return_hydra_config=True)
+        params = config.hydra.sweeper.get("params") or {}
+        swept = parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
+        if not any(one.is_sweep_override() for one in (*swept, *given)):
+            return [list(overrides)]
+        choices = {one.get_key_element(): _values(one) for one in (*swept, *given)}
+    return [list(cell) for cell in itertools.product(*choices.values())]
+
+
+def _values(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    if not override.is_discrete_sweep():
+        raise UserError("is no list of values", where=override.input_line or "")
+    key = override.get_key_element()
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+@contextmanager
+def _hydra(overrides: Sequence[str]) -> Iterator[None]:
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("conf", version_base="1.3"):
+            yield
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise explain(error, overrides) from error
+
+
+def model_source(settings: Settings) -> ModelSource:
+    """The source of the model; raises UserError for settings that are none of its own."""
+    kind = SOURCES.get(settings.model["source"])
+    config = typed(kind.Config, settings.model, "model", ("name", "source"))
+    return kind(settings.model["name"], config)
+
+
+def task_builder(settings: Settings) -> TaskBuilder:
+    """The builder of the task; raises UserError for settings that are none of its own."""
+    kind = TASKS.get(settings.task["name"])
+    return kind(typed(kind.Config, settings.task, "task", ("name",)))

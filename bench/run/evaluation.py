@@ -1,0 +1,218 @@
+"""From rankings to numbers: attribution, influence, and both by group of queries."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from bench.core.errors import UserError
+from bench.run.judging import Judgement, judge_rankings, judged_metrics, score_judged
+from bench.run.settings import MetricConfig
+from bench.tasks.base import Query, Task
+from bench.tasks.support import Support
+from methods.base import Context, Ranking
+from metrics.attribution import Judged, Metric, parse_metric, score_rankings
+from metrics.influence import INFLUENCE
+from metrics.length import DEPTH, LENGTH_RATIO, length_ratio
+from metrics.retraining import RetrainingConfig, RetrainingTruth
+from metrics.stats.bootstrap import Estimate, estimate
+from metrics.tail_patch import TailPatch
+
+_OPPONENTS = {name: f"opponent_{name}" for name in ("tail_patch", "tail_patch_log")}
+_BASE = "base_probability"  # before any step: says nothing of a method
+_SUPPORT = "top10_support"
+_COLUMNS = ("query_id", "n_gold", "base_log_probability", _BASE, LENGTH_RATIO, *INFLUENCE)
+_NAMED = 10  # passages that a result names; all are counted
+_SUPPORT_DEPTH = 10  # the paper looks at the kinds of the top 10 proponents
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one method's rankings are worth on one task and model.
+
+    Attributes:
+        per_query: one row a query: ``query_id``, ``n_gold``, a column a metric (NaN = not
+            scored), a column a slice, and ``top10_support=KIND`` with the share of each kind.
+        metrics: means over queries.
+        slices: the same by group; ``top10_support`` holds the share of each kind of proponent.
+        n_scored: queries that the attribution metrics are a mean of.
+        changes: Δp of the step on each of a query's first proponents, by id of those measured.
+        judgement: what a judge said, where ``metric.judge`` asks for one instead of the annotation.
+    """
+
+    per_query: pd.DataFrame
+    metrics: dict[str, Estimate]
+    slices: dict[str, dict[str, dict[str, Estimate]]]
+    n_scored: int
+    judgement: Judgement | None = None
+    changes: dict[str, list[float]] = field(default_factory=dict)
+
+
+def evaluate(
+    config: MetricConfig, context: Context, rankings: Sequence[Ranking], seed: int, top_k: int
+) -> Evaluation:
+    """Score the rankings, patch the model with them, and put error bars on both."""
+    task = context.task
+    judgement = None
+    changes: dict[str, list[float]] = {}
+    if config.judge is not None:
+        with context.phases.measure("judge"):
+            judgement = judge_rankings(config, task, rankings, context.cache_dir, context.device)
+    with context.phases.measure("attribution"):
+        if judgement is not None:
+            metrics = judged_metrics(config)
+            frame = score_judged(config, task, rankings, judgement)
+        else:
+            metrics = [parse_metric(name) for name in config.attribution] if task.annotated else []
+            frame = _score_annotated(config, task, rankings, metrics)
+        frame[LENGTH_RATIO] = _length_ratios(task, rankings)
+        support = _support_shares(task, rankings)
+    if config.tail_patch.enabled:
+        patch = TailPatch(config.tail_patch, context.model, task, context.cache_dir)
+        with context.phases.measure("tail_patch"):
+            chosen = spread(task.queries, config.tail_patch.n_queries)
+            rows = {ranking.query_id: ranking.rows.tolist() for ranking in rankings}
+            steps = patch.measure(chosen, rows)
+            changes = steps.changes()
+            if steps.not_finite:
+                context.counts["tail_patch_passages_not_finite"] += len(steps.not_finite)
+                context.facts["tail_patch_not_finite"] = steps.not_finite[:_NAMED]
+            frame = frame.merge(steps.table(), on="query_id", how="left")
+            if config.tail_patch.opponents:
+                rows = {ranking.query_id: ranking.opponent_rows.tolist() for ranking in rankings}
+                found = patch.measure(chosen, rows).table()[["query_id", *_OPPONENTS]]
+                frame = frame.merge(found.rename(columns=_OPPONENTS), on="query_id", how="left")
+    if config.retraining is not None:
+        with context.phases.measure("retraining"):
+            truth = _retrained(config.retraining, context, rankings, seed, top_k)
+        frame = frame.merge(truth, on="query_id", how="left")
+    names = [metric.name for metric in metrics]
+    measured = [*names, *(name for name in (*INFLUENCE, _BASE) if name in frame), LENGTH_RATIO]
+    samples = config.bootstrap_samples
+    labels = pd.DataFrame(_labels(task.queries), index=frame.index)
+    slices = by_group(labels, frame[measured], samples, seed)
+    if support is not None:
+        shares = estimates(support, samples, seed)
+        slices[_SUPPORT] = {kind: {"share": share} for kind, share in shares.items()}
+        labels = labels.join(support.add_prefix(f"{_SUPPORT}="))
+    return Evaluation(
+        per_query=frame.join(labels),
+        metrics=estimates(frame[measured], samples, seed),
+        slices=slices,
+        n_scored=int(frame[names[0]].notna().sum()) if names else 0,
+        judgement=judgement,
+        changes=changes,
+    )
+
+
+def _retrained(
+    config: RetrainingConfig,
+    context: Context,
+    rankings: Sequence[Ranking],
+    seed: int,
+    top_k: int,
+) -> pd.DataFrame:
+    """What retrained models say of the rankings; the context is told how much was removed."""
+    task = context.task
+    sizes = {"removal": config.removal_queries, "qld": config.qld_queries}
+    groups = {name: [q.query_id for q in spread(task.queries, n)] for name, n in sizes.items()}
+    truth = RetrainingTruth(config, task.queries, len(task.passages), top_k, seed, context.retrain)
+    lists = {ranking.query_id: (ranking.rows, ranking.scores) for ranking in rankings}
+    measured = truth.measure(lists, groups)
+    context.facts.update(measured.facts)
+    return measured.per_query
+
+
+def _score_annotated(
+    config: MetricConfig, task: Task, rankings: Sequence[Ranking], metrics: Sequence[Metric]
+) -> pd.DataFrame:
+    judged = (
+        Judged(query.query_id, task.correct(query, ranking.rows.tolist()), len(query.gold_rows))
+        for query, ranking in zip(task.queries, rankings, strict=True)
+    )
+    return score_rankings(judged, metrics, config.no_gold)
+
+
+def spread(queries: Sequence[Query], n: int | None) -> Sequence[Query]:
+    """``n`` queries evenly spaced over all of them: the same for every method."""
+    if n is None or n >= len(queries):
+        return queries
+    return [queries[i * len(queries) // n] for i in range(n)]
+
+
+def check_slice_names(config: MetricConfig, queries: Sequence[Query]) -> None:
+    """Refuse, before any work, groups of queries that are called like a column of the values.
+
+    Raises:
+        UserError: naming the first.
+    """
+    taken = {*config.attribution, *_COLUMNS}
+    for query in queries:
+        for name in query.slices:
+            if name in taken or name.startswith(_SUPPORT):
+                raise UserError(
+                    f"a group of queries cannot be called {name!r}: a column is",
+                    where=f"slices of query {query.query_id}",
+                    fix="give the group another name",
+                )
+
+
+def estimates(frame: pd.DataFrame, samples: int, seed: int) -> dict[str, Estimate]:
+    """Mean and interval of each column; columns without any value are left out."""
+    found = {
+        str(name): estimate(frame[name].to_numpy(dtype=np.float64), samples=samples, seed=seed)
+        for name in frame
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def by_group(
+    labels: pd.DataFrame, measured: pd.DataFrame, samples: int, seed: int
+) -> dict[str, dict[str, dict[str, Estimate]]]:
+    """Means and intervals by each column of labels: ``[column][label][metric]``."""
+    return {
+        str(name): {
+            str(label): estimates(group, samples, seed)
+            for label, group in measured.groupby(labels[name], sort=True)
+        }
+        for name in labels
+    }
+
+
+def _labels(queries: Sequence[Query]) -> list[dict[str, str]]:
+    """Each query's groups: its own and, where some repeat the target in the prompt, if it does."""
+    if not any(query.is_repetition for query in queries):
+        return [query.slices for query in queries]
+    return [
+        {"is_repetition": str(query.is_repetition).lower(), **query.slices} for query in queries
+    ]
+
+
+def _length_ratios(task: Task, rankings: Sequence[Ranking]) -> list[float]:
+    mean_length = task.counts["characters"] / len(task.passages)
+    return [
+        length_ratio(
+            [task.passages[row].text for row in ranking.rows[:DEPTH].tolist()], mean_length
+        )
+        for ranking in rankings
+    ]
+
+
+def _support_shares(task: Task, rankings: Sequence[Ranking]) -> pd.DataFrame | None:
+    """Share of each kind of support among each query's first proponents; None if unannotated."""
+    if not any(query.statement for query in task.queries):
+        return None
+    shares = []
+    for query, ranking in zip(task.queries, rankings, strict=True):
+        rows = ranking.rows[:_SUPPORT_DEPTH].tolist()
+        kinds = Counter(task.support(query, row).value for row in rows)
+        shares.append({kind: count / len(rows) for kind, count in kinds.items()})
+    order = [kind.value for kind in Support]
+    frame = pd.DataFrame(shares)
+    answered = frame.notna().any(axis=1)  # an empty list has no shares: NaN, left out of the means
+    frame = frame.mask(answered, frame.fillna(0.0), axis=0)
+    return frame[[kind for kind in order if kind in frame]]

@@ -1,0 +1,265 @@
+"""Rankings judged by entailment: for a corpus without annotation, or beside one.
+
+How many passages of the corpus are correct is then unknown, so recall and its like are not scored.
+A query of which any listed passage could not be judged is not scored either: a list with holes has
+no reciprocal rank. Such queries are counted and named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.core import progress
+from bench.core.errors import UserError
+from bench.core.typed import typed
+from bench.models.retraining import RETRAINING_VERSION
+from bench.run.settings import MetricConfig
+from bench.tasks.base import Query, Task
+from methods.base import Ranking
+from metrics.attribution import Judged, Metric, NoGold, parse_metric, score_rankings
+from metrics.judges import JUDGES
+from metrics.judges.base import Claim, Judge, Pair, make_claim
+from metrics.judges.cache import JudgementCache, Key, claim_digest, pair_key
+from metrics.stats.agreement import compare
+from metrics.tail_patch import STEP_VERSION
+
+_AT_ONCE = 2048  # pairs between two writes of the cache: what a crash can lose
+_NAMED = 10  # queries without score that a result names
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a judge said of every ranking.
+
+    Attributes:
+        scores: of each query's listed passages, in their order; None = some could not be judged.
+        threshold: a passage is correct above it.
+        record: for the result: who judged, by which threshold, and what was counted.
+    """
+
+    scores: list[list[float] | None]
+    threshold: float
+    record: dict[str, Any]
+
+    def correct(self, number: int) -> np.ndarray | None:
+        """Whether each listed passage of query ``number`` is correct: bool ``[list length]``."""
+        scores = self.scores[number]
+        return None if scores is None else np.asarray(scores, dtype=np.float64) > self.threshold
+
+
+def judge_of(settings: Mapping[str, Any], device: str) -> Judge:
+    """The judge that ``metric.judge`` names.
+
+    Raises:
+        UserError: an unknown judge or key, or a judge that cannot work here.
+    """
+    judge_class = JUDGES.get(settings["name"])
+    config = typed(judge_class.Config, settings, "metric.judge", ("name",))
+    return judge_class(config, device)
+
+
+def metrics_without_gold(config: MetricConfig, why: str, fix: str) -> list[Metric]:
+    """The metrics that need not know how many passages are correct.
+
+    Args:
+        why: after "nothing to score: ", for the error message.
+        fix: what the user can do.
+
+    Raises:
+        UserError: none is left.
+    """
+    metrics = [parse_metric(name) for name in config.attribution]
+    kept = [metric for metric in metrics if not metric.needs_n_gold]
+    if not kept:
+        raise UserError(f"nothing to score: {why}", where="metric.attribution", fix=fix)
+    return kept
+
+
+def judged_metrics(config: MetricConfig) -> list[Metric]:
+    """Those of ``metric.attribution`` that can be had from a judge; raises as above."""
+    return metrics_without_gold(
+        config,
+        "with a judge, the number of correct passages in the corpus is not known",
+        "add mrr or hit@10, or leave metric.judge out",
+    )
+
+
+def claims_of(queries: Sequence[Query]) -> list[Claim]:
+    """What a passage must state to be correct for each query."""
+    return [make_claim(q.prompt, q.target, q.subject_names, q.answer_names) for q in queries]
+
+
+def checked_identity(config: MetricConfig, task: Task, device: str) -> list[Any]:
+    """Check, before any work, that a judge can judge this task, and say what its numbers depend on.
+
+    Returns:
+        empty without a judge, so that the keys of cells without one stay as they are.
+
+    Raises:
+        UserError: the judge cannot work here, or there is nothing that it could score.
+    """
+    if config.judge is None:
+        return []
+    judge = judge_of(config.judge, device)
+    judged_metrics(config)
+    claims = claims_of(task.queries)
+    judge.check(claims)
+    # The names are no part of the task's hash, which is older than they are.
+    digests = b"".join(map(claim_digest, claims))
+    return [judge.name, judge.identity(), judge.threshold, _digest(digests)]
+
+
+def metric_parts(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the metrics for a cell's key, and the versions of what they ask for.
+
+    The judge's identity stands for its settings.
+    """
+    parts = {key: value for key, value in resolved.items() if key != "judge"}
+    if resolved["tail_patch"]["enabled"]:
+        parts["step_version"] = STEP_VERSION
+    if resolved.get("retraining"):
+        parts["retraining_version"] = RETRAINING_VERSION
+    return parts
+
+
+def judge_rankings(
+    config: MetricConfig, task: Task, rankings: Sequence[Ranking], cache_dir: Path, device: str
+) -> Judgement:
+    """Judge every listed passage; only pairs that the cache lacks cost anything.
+
+    Raises:
+        UserError: see ``judge_of``.
+    """
+    assert config.judge is not None
+    judge = judge_of(config.judge, device)
+    claims = claims_of(task.queries)
+    cache = JudgementCache(cache_dir, judge)
+    keys = _keys(task, claims, rankings)
+    wanted = {key: place for places in keys for key, place in places}
+    scores = cache.known(wanted)
+    counts = Counter(
+        pairs=sum(map(len, keys)), pairs_distinct=len(wanted), pairs_from_cache=len(scores)
+    )
+    if cache.damaged:
+        counts["cache_records_damaged"] = cache.damaged
+        progress.say(f"{cache.path}: {cache.damaged:,} damaged records are judged again")
+    missing = [(key, place) for key, place in wanted.items() if key not in scores]
+    starts = range(0, len(missing), _AT_ONCE)
+    for start in progress.track(starts, f"judge by {judge.name}", unit="blocks"):
+        block = missing[start : start + _AT_ONCE]
+        pairs = [Pair(task.passages[row].text, claims[number]) for _, (number, row) in block]
+        found = _checked(judge, judge.score(pairs), len(pairs))
+        new = dict(zip((key for key, _ in block), found.tolist(), strict=True))
+        cache.add(new)
+        scores.update(new)
+    lists = [[scores[key] for key, _ in places] for places in keys]
+    counts["pairs_not_judged"] = sum(math.isnan(score) for one in lists for score in one)
+    unscored = [q.query_id for q, one in zip(task.queries, lists, strict=True) if _has_hole(one)]
+    counts["queries_not_judged"] = len(unscored)
+    if unscored:
+        progress.say(
+            f"{judge.name} could not judge {counts['pairs_not_judged']:,} pairs: "
+            f"{len(unscored):,} queries are not scored ({', '.join(unscored[:3])}, …)"
+        )
+    kept = judged_metrics(config)
+    judgement = Judgement(
+        scores=[None if _has_hole(one) else one for one in lists],
+        threshold=judge.threshold,
+        record={
+            "name": judge.name,
+            "identity": judge.identity(),
+            "threshold": judge.threshold,
+            "settings": dict(config.judge),
+            "claim": "prompt, a space, target",
+            "counts": {**counts, **judge.counts},
+            "queries_not_judged": unscored[:_NAMED],
+            "metrics_not_scored": [m for m in config.attribution if m not in map(str, kept)],
+        },
+    )
+    if task.annotated:
+        judgement.record["agreement_with_annotation"] = _agreement(task, rankings, judgement)
+    return judgement
+
+
+def score_judged(
+    config: MetricConfig, task: Task, rankings: Sequence[Ranking], judgement: Judgement
+) -> pd.DataFrame:
+    """One row a query, as of ``score_rankings``; ``n_gold`` is NaN, for nobody has counted it."""
+    metrics = judged_metrics(config)
+    nothing = np.zeros(0, dtype=bool)
+    correct = [judgement.correct(i) for i in range(len(rankings))]
+    # One correct passage stands in for their unknown number: no metric that is left looks at it.
+    judged = (
+        Judged(query.query_id, nothing if one is None else one, 1)
+        for query, one in zip(task.queries, correct, strict=True)
+    )
+    frame = score_rankings(judged, metrics, NoGold.skip)
+    frame["n_gold"] = math.nan
+    frame.loc[[one is None for one in correct], [str(metric) for metric in metrics]] = math.nan
+    return frame
+
+
+def _keys(
+    task: Task, claims: Sequence[Claim], rankings: Sequence[Ranking]
+) -> list[list[tuple[Key, tuple[int, int]]]]:
+    """Of each query's listed passages: what its score is kept under, and (query number, row)."""
+    digests: dict[int, bytes] = {}
+    found = []
+    for number, (claim, ranking) in enumerate(zip(claims, rankings, strict=True)):
+        digest = claim_digest(claim)
+        rows = ranking.rows.tolist()
+        for row in rows:
+            if row not in digests:
+                digests[row] = pair_key(Pair(task.passages[row].text, claim))[0]
+        found.append([((digests[row], digest), (number, row)) for row in rows])
+    return found
+
+
+def _checked(judge: Judge, scores: np.ndarray, n: int) -> np.ndarray:
+    """A plug-in's scores, which may be anything."""
+    scores = np.asarray(scores, dtype=np.float64)
+    if scores.shape != (n,) or ((scores < 0) | (scores > 1)).any():
+        raise UserError(
+            f"{judge.name} returned no scores from 0 to 1 for {n} pairs", where="metric.judge"
+        )
+    return scores
+
+
+def _has_hole(scores: Sequence[float]) -> bool:
+    return any(map(math.isnan, scores))
+
+
+def _digest(data: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
+
+
+def _agreement(
+    task: Task, rankings: Sequence[Ranking], judgement: Judgement
+) -> dict[str, Any] | None:
+    """The judge against the annotation, over the listed passages; None if nothing was judged."""
+    truth: list[bool] = []
+    said: list[bool] = []
+    clusters: list[str] = []
+    for number, (query, ranking) in enumerate(zip(task.queries, rankings, strict=True)):
+        correct = judgement.correct(number)
+        if correct is not None:
+            truth += task.correct(query, ranking.rows.tolist()).tolist()
+            said += correct.tolist()
+            clusters += [query.query_id] * len(correct)
+    if not truth:
+        return None
+    found = compare(truth, said, clusters)
+    measures = {
+        name: None if math.isnan(one.value) else asdict(one) for name, one in found.measures.items()
+    }
+    return {"pairs": found.n, **measures}

@@ -1,0 +1,132 @@
+"""Writes a finished cell: all four files or none."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from bench.core.escape import clean
+from bench.results.schema import CONFIG, PER_QUERY, RESULT, RETRIEVALS, Result
+from bench.run.evaluation import Evaluation
+from bench.storage import jsonlines
+from bench.storage.whole import file_sha256, whole_folder
+from bench.tasks.base import Query, Task
+from bench.tasks.records import RetrievalRecord
+from methods.base import Ranking
+
+
+def write_cell(
+    folder: Path,
+    config: dict[str, Any],
+    result: Result,
+    task: Task,
+    rankings: Sequence[Ranking],
+    evaluation: Evaluation,
+) -> Result:
+    """Write config, rankings, per-query values and result; see ``write_records``."""
+    judgement = evaluation.judgement
+    judged = [None] * len(rankings) if judgement is None else judgement.scores
+    records = (
+        retrieval_record(
+            task,
+            query,
+            ranking,
+            annotated=task.annotated and judgement is None,
+            ais_scores=scores,
+            changes=evaluation.changes.get(query.query_id),
+        )
+        for query, ranking, scores in zip(task.queries, rankings, judged, strict=True)
+    )
+    return write_records(folder, config, result, records, evaluation.per_query)
+
+
+def write_records(
+    folder: Path,
+    config: dict[str, Any],
+    result: Result,
+    records: Iterable[RetrievalRecord],
+    per_query: pd.DataFrame,
+) -> Result:
+    """Write config, rankings, per-query values and result.
+
+    Args:
+        records: one a query, in the order of ``per_query``; streamed, never held together.
+
+    Returns:
+        the result as written, with the hash of the rankings.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; no part is then left.
+    """
+    with whole_folder(folder) as partial:
+        header = "# Resolved settings of this cell. The command that makes it again:\n"
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        # Cleaned: a file's name in the command may hold a line break, which would end the comment.
+        (partial / CONFIG).write_text(
+            f"{header}# {clean(result.command)}\n{text}", encoding="utf-8"
+        )
+        with open(partial / RETRIEVALS, "w", encoding="utf-8") as stream:
+            for record in records:
+                stream.write(jsonlines.dump(record.to_json()))
+        result = replace(result, rankings_sha256=file_sha256(partial / RETRIEVALS))
+        per_query.to_parquet(partial / PER_QUERY, index=False)
+        text = json.dumps(result.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+        (partial / RESULT).write_text(text + "\n", encoding="utf-8")
+    return result
+
+
+def padded(values: Sequence[float], length: int) -> list[float | None]:
+    """Values of the first of a list, None for the others and for what is not finite."""
+    known = [value if math.isfinite(value) else None for value in values]
+    return [*known, *[None] * (length - len(known))]
+
+
+def retrieval_record(
+    task: Task,
+    query: Query,
+    ranking: Ranking,
+    *,
+    annotated: bool,
+    ais_scores: list[float] | None = None,
+    changes: list[float] | None = None,
+) -> RetrievalRecord:
+    """One query's ranking in the release's format, with the one judgement that was scored by.
+
+    Args:
+        annotated: whether that is the task's annotation.
+        ais_scores: the judge's scores of the listed passages; None without a judge, or where it
+            could not judge them all.
+        changes: Δp of the step on each of the first proponents; None if it was not measured.
+    """
+    rows = ranking.rows.tolist()
+    passages = [task.passages[row] for row in rows]
+    opponents = [task.passages[row] for row in ranking.opponent_rows.tolist()] or None
+    support = [task.support(query, row).value for row in rows] if query.statement else None
+    correct = task.correct(query, rows).tolist() if annotated else None
+    return RetrievalRecord(
+        example_id=query.query_id,
+        query_set=task.name,
+        inputs_plaintext=query.prompt,
+        targets_plaintext=query.target,
+        proponents=[passage.text for passage in passages],
+        proponent_ids=[passage.passage_id for passage in passages],
+        proponent_scores=ranking.scores.tolist(),
+        opponents=opponents and [passage.text for passage in opponents],
+        opponent_ids=opponents and [passage.passage_id for passage in opponents],
+        opponent_scores=opponents and ranking.opponent_scores.tolist(),
+        fact_id=query.query_id,
+        relation=query.relation or None,
+        c4_frequency=query.frequency,
+        has_trex_sentence=bool(query.gold_rows) if annotated else None,
+        proponent_correct=correct,
+        proponent_ais_scores=ais_scores,
+        proponent_support=support,
+        proponent_tail_patch=None if changes is None else padded(changes, len(rows)),
+    )

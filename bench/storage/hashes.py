@@ -1,0 +1,89 @@
+"""SHA-256 of large files: taken while they are written, and read again only if they have changed.
+
+Of a file that this process wrote or hashed, the hash is kept beside what the system says of it:
+device, inode, size, and the times of the last write and the last change. While these stay, so does
+the hash. A clock that ticks every few milliseconds may give two writes one time, so a hash is kept
+only where the next write must show: the last one is older than the file's last change (a rename,
+say), or long past. Files written here are dated a nanosecond back for that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from bench.storage.whole import stream_sha256, whole_file
+
+_LONG_NS = 10 * 10**9  # no file system has a coarser clock than FAT, with two seconds
+
+# Device, inode, bytes, last write and last change in nanoseconds → SHA-256; of this process alone.
+_known: dict[tuple[int, ...], str] = {}
+
+
+class HashedStream:
+    """Hands bytes on to a file and hashes them on their way."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._digest = stream, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        """Write bytes, or whatever has a buffer of them; returns how many."""
+        self._digest.update(data)
+        return self._stream.write(data)
+
+    @property
+    def sha256(self) -> str:
+        """Of all that was written so far."""
+        return self._digest.hexdigest()
+
+
+@contextmanager
+def hashed_file(target: Path) -> Iterator[HashedStream]:
+    """As ``whole_file`` for bytes, which are hashed as they are written; the hash is kept.
+
+    Raises:
+        UserError: the disk is full, or cannot be written.
+    """
+    with whole_file(target, "wb") as stream:
+        hashed = HashedStream(stream)
+        yield hashed
+        stream.flush()
+        own = os.fstat(stream.fileno())
+        with suppress(OSError):  # without it the file is read again where it is asked for
+            os.utime(stream.name, ns=(own.st_atime_ns, own.st_mtime_ns - 1))
+    with suppress(OSError), open(target, "rb") as finished:
+        seen = _seen(finished)
+        if seen[:2] == (own.st_dev, own.st_ino):  # else another process has written it since
+            _keep(seen, hashed.sha256)
+
+
+def known_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes; they are read unless this process knows it of this very file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as stream:  # opened: NFS may tell old times of a file that is not
+        seen = _seen(stream)
+        if seen in _known:
+            return _known[seen]
+        sha256 = stream_sha256(stream)
+    _keep(seen, sha256)  # a write in the meantime has made `seen` one that does not come again
+    return sha256
+
+
+def _seen(stream: IO[bytes]) -> tuple[int, ...]:
+    found = os.fstat(stream.fileno())
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _keep(seen: tuple[int, ...], sha256: str) -> None:
+    """Keep a hash if the next write cannot have the time of the last one."""
+    written, changed = seen[-2:]
+    if written < changed or max(written, changed) < time.time_ns() - _LONG_NS:
+        _known[seen] = sha256

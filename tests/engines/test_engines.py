@@ -1,0 +1,229 @@
+"""Engines: every job is done once, whatever dies, and its error arrives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.core import stopping
+from bench.core.errors import UserError
+from bench.engines import ENGINES, Engine
+from bench.engines.base import Job
+from bench.engines.processes import Processes, ProcessesConfig
+from bench.engines.ray import Ray, RayConfig
+from bench.engines.slurm import Slurm
+from bench.engines.threads import cores
+from tests.fixtures.engine_jobs import (
+    SLURM,
+    die,
+    die_once,
+    engine,
+    refuse,
+    threads,
+    write,
+    write_and_ask,
+)
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("processes", "ray", "slurm")]
+ENGINE = pytest.mark.parametrize("name", ["serial", *SLOW])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_ray_afterwards() -> Iterator[None]:
+    yield
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+
+
+@ENGINE
+def test_every_job_is_done_and_none_twice(tmp_path: Path, name: str) -> None:
+    jobs = [Job(write, (tmp_path / str(i), f"new {i}"), tmp_path / str(i)) for i in range(5)]
+    (tmp_path / "3").write_text("old")
+    engine(name, tmp_path).run(jobs, "write", unit="files")
+    texts = [(tmp_path / str(i)).read_text() for i in range(5)]
+    assert texts == ["new 0", "new 1", "new 2", "old", "new 4"]
+
+
+@ENGINE
+def test_an_error_arrives_as_it_was(tmp_path: Path, name: str) -> None:
+    first = Job(write, (tmp_path / "a", "kept"), tmp_path / "a")
+    engine(name, tmp_path).run([first], "write", unit="files")
+    jobs = [first, *(Job(refuse, (tmp_path / n,), tmp_path / n) for n in ("b", "c"))]
+    with pytest.raises(UserError, match=r"^[bc]: cannot; try another$"):
+        engine(name, tmp_path).run(jobs, "write", unit="files")
+    assert (tmp_path / "a").read_text() == "kept"
+
+
+def test_nothing_to_do_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").touch()
+    monkeypatch.setattr(Processes, "_run", lambda *_: pytest.fail("started"))
+    engine("processes").run([Job(refuse, (tmp_path / "a",), tmp_path / "a")], "x", unit="files")
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_no_result(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    jobs = [Job(write, (tmp_path / str(i), "done"), tmp_path / str(i)) for i in range(3)]
+    target = tmp_path / "killed"
+    jobs.insert(1, Job(die_once, (target, tmp_path / "mark"), target))
+    engine("processes").run(jobs, "work", unit="jobs")
+    assert {job.target.read_text() for job in jobs} == {"done"}
+    assert "work: a worker process was killed" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_workers_that_always_die_are_an_error(tmp_path: Path) -> None:
+    target = tmp_path / "never"
+    with pytest.raises(UserError, match=r"engine: .*killed 3 times; 1 jobs.*lower engine\.workers"):
+        engine("processes").run([Job(die, (target,), target)], "work", unit="jobs")
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from bench.engines.base import Job\n"
+        "from tests.fixtures.engine_jobs import engine, wait\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "jobs = [Job(wait, (folder / n,), folder / n) for n in 'ab']\n"
+        "engine('processes').run(jobs, 'wait', unit='jobs')\n"
+    )
+    root = Path(__file__).parents[2]
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=root)
+    notes = [tmp_path / "a.pid", tmp_path / "b.pid"]
+    eventually(lambda: all(note.exists() and note.read_text() for note in notes))
+    workers = [int(note.read_text()) for note in notes]
+    parent.kill()
+    parent.wait()
+    eventually(lambda: not any(map(alive, workers)))
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    # Nobody may be there to collect the dead of a parent that is dead itself.
+    return not stat.exists() or ") Z " not in stat.read_text()
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 90
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_workers_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    jobs = [Job(threads, (tmp_path / str(i),), tmp_path / str(i)) for i in range(2)]
+    engine("processes").run(jobs, "work", unit="jobs")
+    assert (tmp_path / "0").read_text() == str(max(1, cores() // 2))
+    assert os.environ["OMP_NUM_THREADS"] == "7", "as it was before"
+
+
+def test_a_wrong_number_of_workers() -> None:
+    with pytest.raises(UserError, match=r"engine\.workers: expected at least 1, found 0"):
+        Processes(ProcessesConfig(workers=0)).check()
+
+
+def test_the_registry_holds_them() -> None:
+    assert list(ENGINES) == ["processes", "ray", "serial", "slurm"]
+    assert all(issubclass(ENGINES.get(name), Engine) for name in ENGINES)
+
+
+# ------------------------------------------------------------------ other machines
+
+
+@pytest.mark.parametrize("name", ["ray", "submitit"])
+def test_a_missing_package_is_one_line_that_names_the_extra(monkeypatch, name: str) -> None:
+    monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    extra = {"ray": "ray", "submitit": "slurm"}[name]
+    found = {"ray": Ray(RayConfig(None, 1, 0, None, 0)), "slurm": Slurm(SLURM)}[extra]
+    with pytest.raises(UserError, match=rf"needs the package {name} .*'tdabench\[{extra}\]'"):
+        found.check()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (Ray(RayConfig(None, 0, 0, None, 0)), r"engine\.cpus: expected at least 1, found 0"),
+        (Ray(RayConfig(None, 1, -1, None, 0)), r"engine\.gpus: expected at least 0, found -1"),
+        (Ray(RayConfig(None, 1, 0, 0, 0)), r"engine\.parallel: expected at least 1"),
+        (Slurm(replace(SLURM, tasks=0)), r"engine\.tasks: expected at least 1, found 0"),
+        (Slurm(replace(SLURM, retries=-1)), r"engine\.retries: expected at least 0"),
+        (Slurm(replace(SLURM, cluster="locl")), r"unknown cluster 'locl'; did you mean local\?"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_a_package_is_looked_for(wrong, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        wrong.check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ray", "slurm"])
+def test_a_task_that_dies_costs_no_result(tmp_path: Path, name: str, capsys) -> None:
+    jobs = [Job(write, (tmp_path / str(i), "done"), tmp_path / str(i)) for i in range(3)]
+    target = tmp_path / "killed"
+    jobs.insert(1, Job(die_once, (target, tmp_path / "mark"), target))
+    engine(name, tmp_path).run(jobs, "work", unit="jobs")
+    assert {job.target.read_text() for job in jobs} == {"done"}
+    assert "work: " in capsys.readouterr().err, "it is said"
+    assert not list((tmp_path.parent / f"{tmp_path.name}-slurm").glob("*")), "no logs are left"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("ray", "died 3 times at the same job"), ("slurm", r"1 jobs are not done: .*logs are in")],
+)
+def test_tasks_that_always_die_are_an_error(tmp_path: Path, name: str, message: str) -> None:
+    other = Job(write, (tmp_path / "other", "kept"), tmp_path / "other")
+    with pytest.raises(UserError, match=message):
+        engine(name, tmp_path).run(
+            [Job(die, (tmp_path / "never",), tmp_path / "never"), other], "work", unit="jobs"
+        )
+    assert other.done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ray", "slurm"])
+def test_jobs_elsewhere_use_the_threads_they_are_given(tmp_path: Path, monkeypatch, name) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    engine(name, tmp_path).run([Job(threads, (tmp_path / "a",), tmp_path / "a")], "x", unit="jobs")
+    assert (tmp_path / "a").read_text() == "1"
+    assert os.environ["OMP_NUM_THREADS"] == "7", "as it was before"
+
+
+@pytest.mark.slow
+def test_slurm_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    jobs = [Job(write, (tmp_path / "a", ""), tmp_path / "a")]
+    with pytest.raises(UserError, match=r"engine\.cluster=slurm: the jobs cannot be submitted \("):
+        Slurm(replace(SLURM, cluster="slurm", folder=str(tmp_path / "s"))).run(jobs, "x", "jobs")
+
+
+@pytest.mark.slow
+def test_more_than_any_node_of_ray_has_is_an_error_and_no_wait(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    jobs = [Job(write, (tmp_path / "a", ""), tmp_path / "a")]
+    with pytest.raises(UserError, match="no node of the Ray cluster has 999 CPUs"):
+        Ray(RayConfig(None, 999, 0, None, 0)).run(jobs, "x", "jobs")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ray", "slurm"])
+def test_asked_to_stop_tasks_begin_no_other_job(tmp_path: Path, name: str) -> None:
+    jobs = [
+        Job(write_and_ask, (tmp_path / str(i), os.getpid()), tmp_path / str(i)) for i in range(40)
+    ]
+    with pytest.raises(stopping.Stopped), stopping.on_sigterm():
+        engine(name, tmp_path).run(jobs, "work", unit="jobs")
+    assert 1 <= sum(job.done for job in jobs) < 20

@@ -1,0 +1,167 @@
+"""All twelve cells of {V} × {R} × {norm} against brute force, and what no setting may change."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from bench.core.errors import UserError
+from bench.models.language_model import LanguageModel
+from methods.gradient import hessian
+from methods.gradient import index as index_module
+from methods.gradient.checkpoints import FeatureLayout
+from methods.gradient.estimate import Hessian
+from methods.gradient.search import Finish
+from methods.gradient.whitening import HessianForm, full
+from tests.fixtures.gradient_methods import QUERIES, make, many_texts, ranked, toy_model
+from tests.fixtures.helpers import make_task
+from tests.fixtures.models import TEXTS, load, make_model
+from tests.oracles.brute_force_trackstar import features, gradients, scores
+
+
+@pytest.fixture
+def model(tmp_path) -> LanguageModel:
+    return toy_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("correction", "hessian", "norm"),
+    itertools.product([False, True], list(Hessian), [False, True]),
+)
+def test_equals_brute_force(tmp_path, model, correction, hessian, norm):
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    method = make(
+        task, model, tmp_path, optimizer_correction=correction, hessian=hessian, unit_norm=norm,
+        projection_dim=None,
+    )  # fmt: skip
+    names = [
+        "gpt_neox.layers.0.attention.query_key_value.weight",
+        "gpt_neox.layers.0.attention.dense.weight",
+        "gpt_neox.layers.0.mlp.dense_h_to_4h.weight",
+        "gpt_neox.layers.0.mlp.dense_4h_to_h.weight",
+    ]
+    module = load(tmp_path / "model").module.double().requires_grad_(True)
+    tokens = [(model.passage_tokens(text).ids, 1) for text in TEXTS]
+    asked = [model.query_tokens(q.query_id, q.prompt, q.target) for q in QUERIES]
+    moments = [
+        (model.second_moments[n].row.double().numpy(), model.second_moments[n].col.double().numpy())
+        for n in names
+    ]
+    blocks, v = [[0, 1], [2, 3]], moments if correction else None
+    expected = scores(
+        features(gradients(module, tokens, names), blocks, v),
+        features(gradients(module, [(t.ids, t.loss_from) for t in asked], names), blocks, v),
+        hessian.value, 0.9, 1e-2, norm,
+    )  # fmt: skip
+    for ranking, row in zip(ranked(method), expected, strict=True):
+        np.testing.assert_allclose(ranking.scores, row[ranking.rows], rtol=2e-4, atol=1e-6)
+        assert ranking.rows.tolist() == np.argsort(-row, kind="stable").tolist()
+
+
+def test_same_ranking_at_any_batch_size(tmp_path, model):
+    texts = [*many_texts(), *TEXTS, *many_texts()[:5]]  # with exact duplicates: ties
+    task = make_task(tmp_path / "task", texts, QUERIES)
+    found = []
+    for batch_size in (1, 7, 32):
+        cache = tmp_path / str(batch_size)
+        found.append(ranked(make(task, model, cache, batch_size=batch_size)))
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert a.rows.tolist() == b.rows.tolist()
+
+
+def test_same_numbers_run_twice(tmp_path, model):
+    task = make_task(tmp_path / "task", many_texts(), QUERIES)
+    first = ranked(make(task, model, tmp_path / "a"))
+    second = ranked(make(task, model, tmp_path / "b"))
+    for a, b in zip(first, second, strict=True):
+        assert np.array_equal(a.rows, b.rows)
+        assert np.array_equal(a.scores, b.scores)
+
+
+def test_shards_change_nothing(tmp_path, model, monkeypatch):
+    task = make_task(tmp_path / "task", many_texts(), QUERIES)
+    whole = ranked(make(task, model, tmp_path / "a"), top_k=7)
+    monkeypatch.setattr(index_module, "SHARD_ROWS", 11)
+    parts = ranked(make(task, model, tmp_path / "b"), top_k=7)
+    for a, b in zip(whole, parts, strict=True):
+        assert a.rows.tolist() == b.rows.tolist()
+
+
+def test_repeated_text_ranks_by_row(tmp_path, model):
+    task = make_task(tmp_path / "task", [TEXTS[1], TEXTS[0], TEXTS[0]], QUERIES[:1])
+    rows = ranked(make(task, model, tmp_path))[0].rows.tolist()
+    assert rows.index(1) == rows.index(2) - 1
+
+
+def test_unit_norm_alone_makes_length_count_for_nothing(tmp_path, model):
+    """Scores are divided by the norms of the passages' own gradients, and by nothing else."""
+    task = make_task(tmp_path / "task", TEXTS, QUERIES[:1])
+    plain, unit = (
+        ranked(make(task, model, tmp_path, hessian=Hessian.none, unit_norm=norm))[0]
+        for norm in (False, True)
+    )
+    encoder = make(task, model, tmp_path, hessian=Hessian.none)
+    encoder.index()
+    norms = encoder._encoded.rows(np.arange(len(TEXTS))).double().norm(dim=1).numpy()
+    asked = encoder.encode_queries(QUERIES[:1]).double().norm().item()
+    cosines = dict(zip(unit.rows, unit.scores, strict=True))
+    for row, score in zip(plain.rows, plain.scores, strict=True):
+        assert cosines[row] == pytest.approx(score / norms[row] / asked, rel=1e-5)
+
+
+def test_mixing_in_use_is_recorded(tmp_path, model, capsys):
+    task = make_task(tmp_path / "task", many_texts(), QUERIES)
+    method = make(task, model, tmp_path, mixing="auto")
+    ranked(method)
+    assert "is taken at component" in capsys.readouterr().err
+    assert 0 < method.context.facts["mixing"] < 1
+
+
+def test_no_second_moments_is_an_error_before_work(tmp_path):
+    model = load(make_model(tmp_path / "model", layers=1))
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    with pytest.raises(UserError, match=r"model\.optimizer_state=FILE"):
+        make(task, model, tmp_path).check()
+    make(task, model, tmp_path, optimizer_correction=False).check()
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("mixing", "always"),
+        ("mixing", 1.5),
+        ("projection_dim", 0),
+        ("damping", -1.0),
+        ("damping", float("nan")),
+        ("damping", float("inf")),
+        ("hessian_sample", 0),
+        ("rerank", 0),
+        ("memory_mib", 0),
+        ("opponents", -1),
+    ],
+)
+def test_wrong_values_are_named(tmp_path, model, key, value):
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    with pytest.raises(UserError, match=f"method.{key}"):
+        make(task, model, tmp_path, **{key: value}).check()
+
+
+def test_automatic_mixing_needs_whole_spectra(tmp_path, model):
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    form = HessianForm.diagonal
+    with pytest.raises(UserError, match="hessian_form=full"):
+        make(task, model, tmp_path, mixing="auto", hessian_form=form).check()
+
+
+def test_unit_norm_comes_after_the_hessian():
+    """Fault in the field: norms before R^(-1/2). A passage's score with itself must be 1."""
+    raw = torch.randn(4, 12, dtype=torch.float64)
+    whitening, _ = full(hessian.autocorrelation([12], [raw * torch.arange(12)]), 1e-3)
+    layout = FeatureLayout(blocks=[12], parts=[12], weights=[1.0], weighted=False)
+    done = Finish(layout, whitening, True, torch.float64, raw.device)(raw)
+    assert torch.allclose(done.norm(dim=1), torch.ones(4, dtype=torch.float64))

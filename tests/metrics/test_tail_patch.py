@@ -1,0 +1,389 @@
+"""Tail-patch against a deep copy per pair; restoring, caching and faults."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from bench.core.errors import UserError
+from bench.models.language_model import LanguageModel, Tokens, target_log_probs
+from bench.models.second_moments import Factored, SecondMoments
+from bench.tasks.base import Query
+from metrics import optimizer_step as step_module
+from metrics import tail_patch as tail_patch_module
+from metrics.optimizer_step import OptimizerStep
+from metrics.tail_patch import TailPatch
+from tests.fixtures.helpers import make_task
+from tests.fixtures.models import FAMILIES, FLOAT32_INSIDE, TEXTS, load, make_model, with_moments
+from tests.fixtures.tail_patches import PROPONENTS, QUERIES, config
+from tests.oracles.deep_copy_tail_patch import delta
+
+
+@pytest.fixture
+def model(tmp_path) -> LanguageModel:
+    return with_moments(load(make_model(tmp_path / "model")), tmp_path, "adafactor")
+
+
+def moments_of(model: LanguageModel) -> dict:
+    return {
+        name: (m.row, m.col) if isinstance(m, Factored) else (m.value,)
+        for name, m in model.second_moments.by_name.items()
+    }
+
+
+def expected(model: LanguageModel, learning_rate: float, top: int = 10, clip: bool = True):
+    module = copy.deepcopy(model.module).double()
+    moments = moments_of(model) if model.second_moments else None
+    rows = []
+    for query in QUERIES:
+        tokens = model.query_tokens(query.query_id, query.prompt, query.target)
+        prompt, target = tokens.ids[: tokens.loss_from], tokens.ids[tokens.loss_from :]
+        pairs = [
+            delta(
+                module, model.passage_tokens(TEXTS[row]).ids, prompt, target, learning_rate,
+                moments, clip,
+            )
+            for row in PROPONENTS[query.query_id][:top]
+        ]  # fmt: skip
+        rows.append(np.mean(pairs, axis=0))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "optimizer"),
+    [*((family, "adafactor") for family in FAMILIES), ("gpt2", "adam"), ("gpt_neox", "sgd")],
+)
+def test_equals_a_deep_copy_per_pair(tmp_path, architecture, optimizer):
+    """In float64, on both sides: in float32 both round to about 1e-4."""
+    model = load(make_model(tmp_path / "model", architecture, **FAMILIES[architecture]))
+    if optimizer != "sgd":
+        model = with_moments(model, tmp_path, optimizer)
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    setting = config(optimizer="sgd" if optimizer == "sgd" else "saved")
+    measured = TailPatch(setting, model, task, tmp_path / "cache").measure(QUERIES, PROPONENTS)
+    want = expected(model, 3e-3, clip=optimizer == "adafactor")
+    np.testing.assert_allclose(measured.table()["tail_patch"], want[:, 0], atol=1e-6)
+    np.testing.assert_allclose(measured.table()["tail_patch_log"], want[:, 1], atol=1e-5)
+    assert np.abs(want[:, 1]).max() > 1e-3, "a step that changes nothing tests nothing"
+
+
+def test_only_the_first_proponents_count(tmp_path, model):
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    measured = (
+        TailPatch(config(top=1), model, task, tmp_path / "cache")
+        .measure(QUERIES, PROPONENTS)
+        .table()
+    )
+    want = expected(model, 3e-3, top=1)
+    np.testing.assert_allclose(measured["tail_patch_log"], want[:, 1], atol=1e-5)
+
+
+def test_sign_is_kept():
+    """A step on the statement helps its own continuation and hurts a competing one."""
+    # On a two-token model: p(1 | 0) rises after a step on "0 1" and falls after one on "0 2".
+    module = torch.nn.Module()
+    module.table = torch.nn.Parameter(torch.zeros(3, 3))
+
+    class Bigram(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Parameter(torch.zeros(3, 3))
+
+        def forward(self, input_ids, use_cache=False):
+            return type("Output", (), {"logits": self.table[input_ids]})
+
+    bigram = LanguageModel("bigram", Bigram().requires_grad_(False), None, 8, "")
+    step = OptimizerStep(bigram, learning_rate=0.6, second_moments=None)
+    query = Tokens([0, 1], loss_from=1)
+    base = math.exp(target_log_probs(bigram, [query])[0][0])
+    assert base == pytest.approx(1 / 3)
+    passages = [Tokens([0, 1], 1), Tokens([0, 2], 1)]
+    [[up], [down]] = np.exp(step.log_probs_after(passages, [[query], [query]]))
+    # gradient of -log softmax at zero logits: p - onehot; the step adds lr × (onehot - 1/3)
+    weights = np.exp(0.6 * (np.array([0, 1, 0]) - 1 / 3))
+    assert up == pytest.approx(weights[1] / weights.sum(), abs=1e-6)
+    assert down == pytest.approx(weights[0] / weights.sum(), abs=1e-6)
+    assert down < base < up
+
+
+@pytest.mark.parametrize("passages", [1, 2])
+def test_the_models_own_weights_stay_bit_for_bit(model, passages):
+    before = {name: p.detach().clone() for name, p in model.module.named_parameters()}
+    places = {name: p.data_ptr() for name, p in model.module.named_parameters()}
+    step = OptimizerStep(model, 0.1, model.second_moments)
+    stepped, _ = step._stepped([model.passage_tokens(text) for text in TEXTS[:passages]])
+    step.log_probs_after(
+        [model.passage_tokens(text) for text in TEXTS[:passages]],
+        [[model.query_tokens("q", "Al Grey plays the", "trombone")]] * passages,
+    )
+    for name, weight in before.items():
+        assert stepped[name].shape == (passages, *weight.shape)
+        for one in stepped[name]:
+            assert not torch.equal(one, weight.to(one.dtype)), (
+                "every parameter takes part in the step"
+            )
+    for name, parameter in model.module.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert parameter.data_ptr() == places[name]
+        assert not parameter.requires_grad
+        assert parameter.grad is None
+
+
+@pytest.mark.parametrize("architecture", list(FAMILIES))
+@pytest.mark.parametrize("optimizer", ["adafactor", "adam", None])
+def test_side_by_side_equals_one_at_a_time(tmp_path, architecture, optimizer):
+    """Unequal passages, unequal numbers of queries, tied weights; in float64, so to rounding."""
+    options = FAMILIES[architecture]
+    model = load(make_model(tmp_path / "model", architecture, layers=2, **options))
+    if optimizer:
+        model = with_moments(model, tmp_path, optimizer)
+    step = OptimizerStep(model, 3e-3 if optimizer else 0.1, model.second_moments)
+    passages = [model.passage_tokens(text) for text in TEXTS]
+    tokens = [model.query_tokens(q.query_id, q.prompt, q.target) for q in QUERIES]
+    asked = [tokens, tokens[:1], tokens[1:], tokens[2:], tokens[:2], tokens[:1]]
+    together = step.log_probs_after(passages, asked)
+    base = target_log_probs(model, tokens)[0]
+    for passage, queries, values in zip(passages, asked, together, strict=True):
+        [alone] = step.log_probs_after([passage], [queries])
+        np.testing.assert_allclose(
+            values, alone, rtol=1e-5 if architecture in FLOAT32_INSIDE else 1e-9
+        )
+        assert np.abs(np.array(values) - [base[tokens.index(q)] for q in queries]).max() > 1e-3
+
+
+def test_more_queries_than_go_at_once(model, monkeypatch):
+    monkeypatch.setattr(step_module, "QUERIES_AT_ONCE", 2)
+    step = OptimizerStep(model, 0.1, None)
+    tokens = [model.query_tokens(q.query_id, q.prompt, q.target) for q in QUERIES]
+    passages = [model.passage_tokens(text) for text in TEXTS[:2]]
+    whole, part = step.log_probs_after(passages, [tokens, tokens[:1]])
+    assert [len(whole), len(part)] == [3, 1]
+    for query, value in zip(tokens, whole, strict=True):
+        assert step.log_probs_after(passages[:1], [[query]])[0][0] == pytest.approx(value, rel=1e-4)
+
+
+def test_a_model_that_cannot_run_side_by_side_goes_one_at_a_time(tmp_path, model, capsys):
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    want = TailPatch(config(), model, task, tmp_path / "want").measure(QUERIES, PROPONENTS)
+    forward = model.module.forward
+
+    def branching(input_ids, **rest):
+        if input_ids.sum().item() < 0:  # what vmap refuses: a branch on a value
+            raise AssertionError
+        return forward(input_ids=input_ids, **rest)
+
+    model.module.forward = branching
+    found = TailPatch(config(), model, task, tmp_path / "found").measure(QUERIES, PROPONENTS)
+    assert capsys.readouterr().err.count("one passage at a time from here on") == 1
+    for query_id, values in want.after.items():
+        np.testing.assert_allclose(found.after[query_id], values, atol=1e-4)
+
+
+def test_memory_decides_how_many_go_side_by_side(model):
+    size = 2 * sum(p.nbytes for p in model.module.parameters())  # of float64
+    config = model.module.config
+    token = 8 * (4 * config.vocab_size + 20 * config.hidden_size * config.num_hidden_layers)
+    for mib, tokens, most in [(0, 1, 1), (7 * size / 2**20, 0, 3), (2**20, 9, 32)]:
+        step = OptimizerStep(model, 0.1, None, mib)
+        assert [step.fit(n, tokens) for n in (most, most + 1)] == [True, False]
+    step = OptimizerStep(model, 0.1, None, 2 * (2 * size + 10 * token) / 2**20)
+    assert step.fit(2, 10)
+    assert not step.fit(2, 11)
+
+
+def test_what_goes_side_by_side_moves_no_digit(tmp_path, model):
+    """In float64; a run that goes on after a kill steps on other passages together."""
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    alone = TailPatch(config(memory_mib=0), model, task, tmp_path / "a").measure(
+        QUERIES, PROPONENTS
+    )
+    TailPatch(config(), model, task, tmp_path / "b").measure(QUERIES[:1], PROPONENTS)
+    resumed = TailPatch(config(), model, task, tmp_path / "b").measure(QUERIES, PROPONENTS)
+    assert resumed == alone
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_step_of_nothing_changes_nothing(tmp_path, kind):
+    """Before and after are of one dtype, whatever that of the weights."""
+    model = load(make_model(tmp_path / "model"), torch.float32)
+    model.module.to(kind)
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    nothing = config(optimizer="sgd", learning_rate=1e-30)
+    frame = TailPatch(nothing, model, task, tmp_path / "c").measure(QUERIES, PROPONENTS).table()
+    # A few units in the last place of a float32 log-probability near 10: how kernels sum up differs
+    # between kinds of processors. In half precisions a difference of dtypes would show as 1e-3.
+    np.testing.assert_allclose(frame["tail_patch_log"], 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("memory_mib", [0, 512])
+@pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama"])
+def test_an_empty_passage_changes_nothing(tmp_path, architecture, memory_mib):
+    model = load(make_model(tmp_path / "model", architecture))
+    texts = ["", TEXTS[0], "", TEXTS[1]]
+    task = make_task(tmp_path / "task", texts, QUERIES[:1])
+    setting = config(optimizer="sgd", memory_mib=memory_mib)
+    for rows in ([0, 2], [0, 1, 2, 3]):
+        patched = TailPatch(setting, model, task, tmp_path / "c").measure(QUERIES[:1], {"q0": rows})
+        changes = dict(zip(rows, patched.changes()["q0"], strict=True))
+        assert changes[0] == pytest.approx(0, abs=1e-9)
+        assert changes[2] == pytest.approx(0, abs=1e-9)
+    assert abs(changes[1]) > 1e-9
+
+
+def test_the_cache_knows_all_that_moves_a_number(tmp_path):
+    model = with_moments(load(make_model(tmp_path / "model")), tmp_path, "adam")
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+
+    def path():
+        return TailPatch(config(), model, task, tmp_path)._cache_path
+
+    seen = {path()}
+    for change in ("weights", "gradients", "context", "epsilon"):
+        if change == "weights":
+            model.module.to(torch.bfloat16)
+        elif change == "gradients":
+            model.gradient_dtype = torch.float32
+        elif change == "context":
+            model.context_length -= 1
+        else:
+            moments = {k: replace(m, epsilon=1e-6) for k, m in model.second_moments.by_name.items()}
+            model.second_moments = replace(model.second_moments, by_name=moments)
+        seen.add(path())
+    assert len(seen) == 5
+
+
+def test_dropout_stays_off(tmp_path):
+    model = load(make_model(tmp_path / "model", "gpt2"))  # dropout 0.1 by default
+    model.module.train()  # as somebody may have left it
+    step = OptimizerStep(model, 0.1, None)
+    query = [model.query_tokens("q", "Al Grey plays the", "trombone")]
+    passage = model.passage_tokens(TEXTS[0])
+    assert step.log_probs_after([passage], [query]) == step.log_probs_after([passage], [query])
+
+
+def test_long_targets_do_not_underflow(tmp_path, model):
+    with torch.no_grad():  # a model so sure of something else that float32 exp gives 0
+        model.module.get_output_embeddings().weight.mul_(30)
+    target = "trombone Oslo English " * 3
+    task = make_task(tmp_path / "task", TEXTS, ())
+    query = Query("long", "Al Grey", target.strip())
+    frame = (
+        TailPatch(config(), model, task, tmp_path / "cache").measure([query], {"long": [0]}).table()
+    )
+    assert frame["base_log_probability"][0] < -100
+    assert np.isfinite(frame["tail_patch_log"][0])
+    assert frame["tail_patch_log"][0] != 0
+
+
+def test_each_passage_is_stepped_once_and_known_pairs_never(tmp_path, model, monkeypatch):
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    stepped: list[int] = []
+    original = OptimizerStep.log_probs_after
+    rows = {tuple(model.passage_tokens(text).ids): row for row, text in enumerate(TEXTS)}
+
+    def counting(self, passages, queries):
+        stepped.extend(rows[tuple(passage.ids)] for passage in passages)
+        return original(self, passages, queries)
+
+    monkeypatch.setattr(OptimizerStep, "log_probs_after", counting)
+    patch = TailPatch(config(), model, task, tmp_path / "cache")
+    first = patch.measure(QUERIES, PROPONENTS).table()
+    assert sorted(stepped) == [0, 1, 2, 3, 4, 5]
+    stepped.clear()
+    again = (
+        TailPatch(config(), model, task, tmp_path / "cache").measure(QUERIES, PROPONENTS).table()
+    )
+    assert not stepped
+    assert first.equals(again)
+    more = {**PROPONENTS, "q1": [4]}
+    TailPatch(config(), model, task, tmp_path / "cache").measure(QUERIES, more).table()
+    assert stepped == [4], "only the new pair costs a step"
+    TailPatch(config(learning_rate=1e-4), model, task, tmp_path / "cache").measure(
+        QUERIES, PROPONENTS
+    ).table()
+    assert len(stepped) == 7, "another learning rate is another measurement"
+
+
+def test_a_query_without_proponents_is_not_averaged(tmp_path, model):
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    rows = {**PROPONENTS, "q1": []}
+    frame = TailPatch(config(), model, task, tmp_path / "cache").measure(QUERIES, rows).table()
+    assert frame["tail_patch"].isna().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": "adamw"}, "metric.tail_patch.optimizer"),
+        ({"learning_rate": None}, "metric.tail_patch.learning_rate"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path, model, change, message):
+    model.learning_rate = None
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    with pytest.raises(UserError, match=message):
+        TailPatch(config(**change), model, task, tmp_path)
+
+
+def test_no_second_moments_says_what_to_do(tmp_path):
+    model = load(make_model(tmp_path / "model"))
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    with pytest.raises(UserError, match="optimizer=sgd"):
+        TailPatch(config(), model, task, tmp_path)
+
+
+def test_a_missing_moment_is_named(model):
+    partial = SecondMoments({}, "")
+    with pytest.raises(UserError, match=r"no second moment for parameter gpt_neox\.embed_in"):
+        OptimizerStep(model, 0.1, partial)
+
+
+@pytest.mark.parametrize("passages", [1, 2])
+def test_without_a_finite_loss_there_is_no_number(model, passages):
+    next(iter(model.module.parameters())).fill_(float("nan"))
+    step = OptimizerStep(model, 0.1, None)
+    query = model.query_tokens("q", "Al Grey plays the", "trombone")
+    texts = [model.passage_tokens(text) for text in TEXTS[:passages]]
+    assert np.isnan(step.log_probs_after(texts, [[query]] * passages)).all()
+
+
+def test_version_is_part_of_the_cache(tmp_path, model, monkeypatch):
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    first = TailPatch(config(), model, task, tmp_path)._cache_path
+    monkeypatch.setattr(tail_patch_module, "STEP_VERSION", 999)
+    assert TailPatch(config(), model, task, tmp_path)._cache_path != first
+
+
+def test_a_passage_without_a_finite_loss_is_named_and_not_averaged(tmp_path, model, monkeypatch):
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    bad = PROPONENTS[QUERIES[0].query_id][0]
+    stepped = OptimizerStep._stepped
+
+    def failing(self, passages):
+        weights, losses = stepped(self, passages)
+        ids = model.passage_tokens(TEXTS[bad]).ids
+        return weights, [
+            math.nan if passage.ids == ids else loss
+            for passage, loss in zip(passages, losses, strict=True)
+        ]
+
+    sound = TailPatch(config(), model, task, tmp_path / "sound").measure(QUERIES, PROPONENTS)
+    assert sound.not_finite == []
+    monkeypatch.setattr(OptimizerStep, "_stepped", failing)
+    for _ in range(2):  # the second time from the cache, which must not hold what is no number
+        patched = TailPatch(config(), model, task, tmp_path / "cache").measure(QUERIES, PROPONENTS)
+        assert patched.not_finite == [f"p{bad}"]
+        found = patched.table().set_index("query_id")["tail_patch"]
+        expected = sound.table().set_index("query_id")["tail_patch"]
+        for query in QUERIES:
+            if bad in PROPONENTS[query.query_id][:10]:
+                assert np.isnan(found[query.query_id])
+            else:
+                assert found[query.query_id] == expected[query.query_id]
+    assert np.isnan(patched.changes()[QUERIES[0].query_id][0])
+    assert np.isfinite(patched.changes()[QUERIES[0].query_id][1:]).all()

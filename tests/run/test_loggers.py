@@ -1,0 +1,177 @@
+"""Loggers mirror a finished cell: refused when unknown, and never able to cost a result."""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.core import progress
+from bench.core.errors import UserError
+from bench.results.schema import RESULT, Cell, read_result
+from bench.run import loggers
+from bench.run.loggers import check_logger, log_cell
+from bench.run.settings import LoggerConfig
+from tests.fixtures.cells import write_cell
+
+SECRET = "0123456789abcdef0123456789abcdef01234567"
+SETTINGS = {"seed": 3, "method": {"name": "bm25", "k1": 1.5}}
+
+
+@pytest.fixture
+def cell(tmp_path: Path) -> Cell:
+    folder = write_cell(tmp_path / "runs", "bm25", tail_patch=0.01)
+    return Cell(folder, read_result(folder / RESULT))
+
+
+class FakeArtifact:
+    def __init__(self, name: str, type: str) -> None:
+        self.name, self.type = name, type
+        self.files: dict[str, Path] = {}
+
+    def add_file(self, path: str, name: str) -> None:
+        self.files[name] = Path(path)
+
+
+class FakeRun:
+    def __init__(self) -> None:
+        self.summary: dict[str, float] = {}
+        self.finished = False
+        self.logged: dict[str, Any] = {}
+        self.artifacts: list[FakeArtifact] = []
+
+    def log(self, values: dict[str, Any]) -> None:
+        self.logged |= values
+
+    def log_artifact(self, artifact: FakeArtifact) -> None:
+        assert not self.finished
+        self.artifacts.append(artifact)
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
+    """A stand-in that notes what it is told."""
+    fake = types.SimpleNamespace(calls=[], run=FakeRun(), Artifact=FakeArtifact)
+    fake.Table = lambda dataframe: dataframe
+
+    def init(**arguments: Any) -> FakeRun:
+        fake.calls.append(arguments)
+        return fake.run
+
+    fake.init = init
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    return fake
+
+
+def test_an_unknown_logger_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="unknown logger 'wandbb'; did you mean wandb"):
+        check_logger(LoggerConfig("wandbb"))
+    for name in ("none", "wandb"):
+        check_logger(LoggerConfig(name))
+
+
+def test_none_does_nothing(cell: Cell, wandb: types.SimpleNamespace, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    log_cell(LoggerConfig("none"), cell, SETTINGS, "sweep")
+    assert wandb.calls == []
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_wandb_is_told(cell: Cell, wandb: types.SimpleNamespace, tmp_path: Path) -> None:
+    log_cell(LoggerConfig("wandb", project="p"), cell, SETTINGS, "sweep-7")
+    (call,) = wandb.calls
+    assert (call["project"], call["group"], call["mode"]) == ("p", "sweep-7", "offline")
+    assert call["config"] == SETTINGS
+    assert call["name"] == "bm25-tiny"
+    assert call["tags"] == ["factworld", "tiny", "bm25"]
+    assert Path(call["dir"]) == tmp_path / "runs"
+    mrr = cell.result.metrics["mrr"]
+    assert wandb.run.summary["mrr"] == mrr.value
+    assert (wandb.run.summary["mrr/low"], wandb.run.summary["mrr/high"]) == mrr.ci95
+    assert len(wandb.run.summary) == 3 * len(cell.result.metrics)
+    table = wandb.run.logged["per_query"]
+    assert table["mrr"].mean() == pytest.approx(mrr.value)
+    (artifact,) = wandb.run.artifacts
+    assert (artifact.name, artifact.type) == (f"cell-{cell.folder.name}", "cell")
+    assert set(artifact.files) == {"result.json", "config.yaml", "per_query.parquet"}
+    assert all(path.parent == cell.folder for path in artifact.files.values())
+    assert wandb.run.finished
+
+
+def test_a_group_that_is_set_stays(cell: Cell, wandb: types.SimpleNamespace) -> None:
+    log_cell(LoggerConfig("wandb", group="mine", mode="online"), cell, SETTINGS, "sweep-7")
+    assert (wandb.calls[0]["group"], wandb.calls[0]["mode"]) == ("mine", "online")
+
+
+def test_no_secret_is_told(
+    cell: Cell, wandb: types.SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, SECRET)
+    log_cell(LoggerConfig("wandb"), cell, SETTINGS, "sweep")
+    assert SECRET not in repr(wandb.calls)
+    assert SECRET not in repr(wandb.run.summary)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_failing_logger_costs_one_line(
+    cell: Cell,
+    quiet: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no network:\n\x1b[2J" + "x" * 1000)
+
+    monkeypatch.setattr(loggers, "_log_wandb", fail)
+    progress.set_quiet(quiet)
+    try:
+        log_cell(LoggerConfig("wandb"), cell, SETTINGS, "sweep")
+    finally:
+        progress.set_quiet(False)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("logger wandb failed (RuntimeError: no network: ")
+    assert line.endswith(f"; the result is in {cell.folder}")
+    assert "\x1b" not in line
+    assert len(line) < 300 + len(str(cell.folder))
+
+
+def test_a_logger_that_is_not_installed_costs_one_line(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    log_cell(LoggerConfig("wandb"), cell, SETTINGS, "sweep")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ModuleNotFoundError" in line
+
+
+def test_wandb_offline_writes_a_run(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+
+    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    try:
+        log_cell(LoggerConfig("wandb"), cell, SETTINGS, "sweep-7")
+    finally:
+        wandb.teardown()
+    assert "logger wandb failed" not in capsys.readouterr().err
+    (run,) = (tmp_path / "runs" / "wandb").glob("offline-run-*")
+    (record,) = run.glob("*.wandb")
+    data = record.read_bytes()
+    for told in (b"sweep-7", b"bm25-tiny", b"tdabench", b"recall@10/high"):
+        assert told in data
+    files = [path for path in run.rglob("*") if path.is_file()]
+    assert not any(SECRET.encode() in path.read_bytes() for path in files)
