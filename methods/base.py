@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bench.core.errors import UserError
+from bench.core.fields import check_ranges
 from bench.core.phases import Phases
+from bench.core.registry import file_sha256_of
 from bench.engines import Engine
 from bench.engines.serial import Serial, SerialConfig
 from bench.storage.mirror import Mirror
@@ -115,12 +117,34 @@ class Method(ABC):
         self.config = config
         self.context = context
 
+    @classmethod
+    def check_settings(cls, config: Any) -> None:
+        """Refuse settings that cannot work, by nothing but the settings themselves.
+
+        The harness calls it before any task is prepared or model is loaded. Here: numbers outside
+        the range of their field (``bench.core.fields``).
+
+        Args:
+            config: a value of ``Config``; messages say ``method.KEY``.
+
+        Raises:
+            UserError: names the key and what may be set.
+        """
+        check_ranges(config, "method")
+
     def check(self) -> None:  # noqa: B027 - most methods have nothing to check
-        """Raise UserError, before any work starts, if the method cannot run in this setting."""
+        """Refuse, with a UserError, what only the task, the model or a file can show to be wrong.
+
+        The harness calls it after ``check_settings`` and before any passage is read.
+        """
 
     def identity(self) -> Any:
-        """What rankings depend on beside settings, task and model: part of the cell's key."""
-        return self.version
+        """What rankings depend on beside settings, task and model: part of the cell's key.
+
+        The version and, of a class that was loaded from a file by its path, the file's content.
+        """
+        sha256 = file_sha256_of(type(self))
+        return self.version if sha256 is None else [self.version, sha256]
 
     @abstractmethod
     def index(self) -> IndexSize:

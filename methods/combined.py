@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from bench.core.errors import UserError, at_least
-from bench.core.typed import typed
 from bench.tasks.base import Query
-from methods import METHODS
 from methods.base import Context, IndexSize, Method, Ranking
+from methods.choosing import chosen
 from methods.topk import order
 
 
@@ -29,8 +28,7 @@ class _Combined(Method):
         where = f"method.{key}"
         if not isinstance(settings.get("name"), str):
             raise UserError("is no method", where=where, fix=f"set method@{where}=NAME")
-        method_class = METHODS.get(settings.get("target") or settings["name"])
-        config = typed(method_class.Config, settings, where, ("name", "target"))
+        method_class, config = chosen(settings, where)
         # One model for all parts, loaded when the first of them asks.
         own = replace(
             self.context, counts=Counter(), facts={}, load_model=lambda: self.context.model

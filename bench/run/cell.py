@@ -31,8 +31,8 @@ from bench.run.settings import Settings
 from bench.run.writing import write_cell
 from bench.storage.whole import content_key, path_part
 from bench.tasks import Query, Task, load_task
-from methods import METHODS
 from methods.base import Context, IndexSize, Method, Ranking
+from methods.choosing import chosen
 from metrics.attribution import check_depth, parse_metric
 
 # Raised whenever a change of the harness moves a number of a cell; part of every cell's key.
@@ -74,8 +74,7 @@ class _Run:
         check_logger(settings.logger)
         settings.results.check()
         check_depth(map(parse_metric, settings.metric.attribution), settings.top_k)
-        method_class = METHODS.get(settings.method.get("target") or settings.method["name"])
-        method_config = typed(method_class.Config, settings.method, "method", ("name", "target"))
+        method_class, method_config = chosen(settings.method)
         self.source.check()
         self.engine.check()
         self._check_retraining()

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.core.errors import UserError
@@ -22,6 +23,7 @@ from bench.core.typed import typed
 from bench.models import SOURCES
 from bench.models.base import ModelSource
 from bench.run.config_errors import explain
+from bench.run.search_path import join_search_path
 from bench.run.settings import Settings
 from bench.tasks import TASKS, TaskBuilder
 
@@ -38,13 +40,17 @@ def composed(overrides: Sequence[str], command: str) -> DictConfig:
     """
     with _hydra(overrides):
         try:
-            return compose("config", list(overrides))
+            config = compose("config", list(overrides), return_hydra_config=True)
         except HydraException as error:
             if "Ambiguous value for argument" not in str(error):
                 raise
             raise UserError(
                 f"{command} takes one value each, no sweep", where="command line"
             ) from error
+    HydraConfig.instance().set_config(config)  # where configurations lie, and files beside them
+    with open_dict(config):
+        del config["hydra"]
+    return config
 
 
 def sweep(overrides: Sequence[str]) -> list[list[str]]:
@@ -81,6 +87,7 @@ def _values(override: Override) -> list[str]:
 @contextmanager
 def _hydra(overrides: Sequence[str]) -> Iterator[None]:
     GlobalHydra.instance().clear()
+    join_search_path()
     try:
         with initialize_config_module("conf", version_base="1.3"):
             yield

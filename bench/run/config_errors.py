@@ -12,6 +12,8 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from bench.core.errors import UserError, did_you_mean
+from bench.core.registry import DESCRIPTION
+from bench.run.search_path import join_search_path
 
 GROUPS = ("task", "model", "method", "metric", "logger", "engine", "experiment")
 
@@ -45,7 +47,8 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> UserError:
             fix = did_you_mean(part, known) if known else ""
             return UserError(f"unknown key {key!r}", fix=fix)
         node = OmegaConf.select(node, part) if isinstance(node, DictConfig) else None
-        known = {str(name) for name in node} if isinstance(node, DictConfig) else set()
+        known = set(map(str, node)) if isinstance(node, DictConfig) else set()
+        known -= {*DESCRIPTION}  # what a file says of a method is no setting
     return UserError(f"unknown key {key!r}")
 
 
@@ -57,6 +60,7 @@ def _composed(arguments: Sequence[str]) -> DictConfig | None:
         if name in GROUPS and value:
             chosen.append(f"{name}={value.split(',')[0]}")
     GlobalHydra.instance().clear()
+    join_search_path()
     try:
         with initialize_config_module("conf", version_base="1.3"):
             return compose("config", chosen)

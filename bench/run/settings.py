@@ -15,6 +15,7 @@ from bench.core.errors import UserError, at_least, first_line
 from bench.core.typed import typed
 from bench.storage.files import refuse_address
 from bench.storage.mirror import Mirror, mirrors
+from methods.choosing import undescribed
 from metrics.attribution import NoGold
 from metrics.judges import JUDGES
 from metrics.retraining import RetrainingConfig
@@ -120,6 +121,7 @@ def settings_from(config: DictConfig) -> Settings:
     for group in _GROUPS:
         if not isinstance(plain.get(group), dict):
             raise UserError("nothing is chosen", where=group, fix=f"set {group}=NAME")
+    plain["method"] = undescribed(plain["method"])
     plain["metric"] = _spelled_out(plain["metric"])
     common = typed(_Common, plain, "", drop=_GROUPS)
     metric = typed(MetricConfig, plain["metric"], "metric")

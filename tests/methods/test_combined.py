@@ -138,8 +138,7 @@ class Fixed(Method):
 
 def test_fusion_is_its_formula(tmp_path, context, monkeypatch):
     lists = {"a": [[5, 3, 1], [2], []], "b": [[3, 9], [2, 4], [7, 0]]}
-    monkeypatch.setattr(combined.METHODS, "get", lambda _: Fixed)
-    monkeypatch.setattr(combined, "typed", lambda _, settings, *__: settings)
+    monkeypatch.setattr(combined, "chosen", lambda settings, _: (Fixed, settings))
     members = {name: {"name": name, "lists": rows} for name, rows in lists.items()}
     found = run(Fusion(FusionConfig(members, 100, 60.0), context))
     for number, ranking in enumerate(found):

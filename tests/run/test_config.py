@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import conf
 from bench.core.errors import UserError
+from bench.core.registry import DESCRIPTION
 from bench.core.typed import typed
 from bench.engines import ENGINES
 from bench.models import SOURCES
@@ -22,6 +23,7 @@ from bench.run.config_errors import explain
 from bench.run.settings import LoggerConfig, MetricConfig, settings_from
 from bench.tasks import TASKS
 from methods import METHODS
+from methods.choosing import chosen, undescribed
 from metrics.attribution import NoGold
 from tests.fixtures.composing import composed
 
@@ -115,6 +117,7 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolved["metric"]["tail_patch"].pop("opponents") is False, "and so is this"
     assert resolved["metric"]["tail_patch"].pop("memory_mib") == 512, "it changes no value"
     assert settings.metric.tail_patch.memory_mib == 512
+    resolved["method"] = undescribed(resolved["method"])
     assert settings.resolved == {key: resolved[key] for key in resolved if key != "plan"}
     again = OmegaConf.create({**settings.resolved, "quiet": True})
     assert settings_from(again).resolved == settings.resolved, "as a cell's own file has them"
@@ -227,19 +230,19 @@ def test_a_file_has_exactly_the_keys_of_its_class(group: str, name: str) -> None
     if (group, name) == ("logger", "none"):
         assert set(config.logger) == {"name"}
     else:
-        assert_same_keys(config[group], schema, {"name", "source", "target"})
+        assert_same_keys(config[group], schema, {"name", *DESCRIPTION})
     if group != "metric":
         assert config[group].name == name
     if not OmegaConf.missing_keys(config[group]):
         plain = OmegaConf.to_container(config, resolve=True)[group]
-        drop = () if group == "logger" else ("name", "source", "target")
+        drop = () if group == "logger" else ("name", *DESCRIPTION)
         assert isinstance(typed(schema, plain, group, drop), schema)
 
 
 def test_a_whole_number_is_a_float_where_one_is_asked_for() -> None:
     for word, expected in (("0", 0.0), ("0.5", 0.5), ("auto", "auto")):
         settings = settings_from(composed("method=trackstar", f"method.mixing={word}"))
-        config = typed(METHODS.get("trackstar").Config, settings.method, "method", ("name",))
+        _, config = chosen(settings.method)
         assert (config.mixing, type(config.mixing)) == (expected, type(expected))
 
 
@@ -253,8 +256,7 @@ def test_every_experiment_sweeps_over_what_exists() -> None:
         for key, values in OmegaConf.load(path).hydra.sweeper.params.items():
             for value in str(values).split(","):
                 settings = settings_from(composed(f"experiment={path.stem}", f"{key}={value}"))
-                method = METHODS.get(settings.method["name"])
-                typed(method.Config, settings.method, "method", ("name", "target"))
+                chosen(settings.method)
 
 
 def without_reason(text: str) -> list[str]:
@@ -264,7 +266,7 @@ def without_reason(text: str) -> list[str]:
         key = re.match(r"\s*(\w+):(.*)", line)
         if line.strip().startswith("#"):
             covered = True
-        elif key is None or key[1] in ("name", "source", "defaults") or "#" in key[2]:
+        elif key is None or key[1] in ("name", "defaults", *DESCRIPTION) or "#" in key[2]:
             covered = False
         elif key[2].strip() and not covered:  # a key that only opens a block needs none
             found.append(key[1])
@@ -294,7 +296,7 @@ def test_every_default_gives_its_reason(group: str, name: str) -> None:
 def test_presets(name: str) -> None:
     method = composed(f"method={name}").method
     assert (method.optimizer_correction, method.hessian, method.unit_norm) == PRESETS[name]
-    rest = set(method) - {"name", "optimizer_correction", "hessian", "unit_norm"}
+    rest = set(method) - {"name", *DESCRIPTION, "optimizer_correction", "hessian", "unit_norm"}
     trackstar = composed("method=trackstar").method
     assert {key: method[key] for key in rest} == {key: trackstar[key] for key in rest}
 
@@ -312,7 +314,7 @@ def test_every_combination_is_reachable(optimizer: bool, hessian: str, norm: boo
             f"method.unit_norm={norm}",
         )
     )
-    config = typed(METHODS.get("grad_dot").Config, settings.method, "method", ("name", "target"))
+    _, config = chosen(settings.method)
     found = (config.optimizer_correction, config.hessian.value, config.unit_norm)
     assert found == (optimizer, hessian, norm)
 
