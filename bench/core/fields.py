@@ -11,9 +11,10 @@ A field without such a mark has no range, and results depend on it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, get_type_hints
 
 from bench.core.errors import UserError
 
@@ -83,7 +84,7 @@ def marks(schema: Any) -> dict[str, Mark]:
 
 
 def identifying(settings: Any, schema: type | None = None) -> dict[str, Any]:
-    """The values that results depend on, as plain values that can be hashed.
+    """The values that results depend on, nested ones too, as plain values that can be hashed.
 
     Args:
         settings: a value of a dataclass.
@@ -93,7 +94,26 @@ def identifying(settings: Any, schema: type | None = None) -> dict[str, Any]:
     return {name: _plain(getattr(settings, name)) for name in chosen}
 
 
+def without_speed(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values less those that no result depends on, nested ones too.
+
+    Args:
+        schema: the class that describes them; keys that it does not know are kept.
+        values: of any file, and so of any type.
+    """
+    hints, known = get_type_hints(schema), marks(schema)
+    return {
+        key: without_speed(hints[key], value)
+        if is_dataclass(hints.get(key)) and isinstance(value, Mapping)
+        else value
+        for key, value in values.items()
+        if key not in known or known[key].identity
+    }
+
+
 def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return identifying(value)
     if isinstance(value, Enum):
         return value.value
     return list(value) if isinstance(value, list | tuple) else value
