@@ -45,9 +45,10 @@ from contenders import Peer, interleave, timed
 
 from methods import vector_search
 from methods.gradient.checkpoints import FeatureLayout
-from methods.gradient.codecs import Storage, make_codec
+from methods.gradient.codecs import make_codec
 from methods.gradient.index import GradientIndex
 from methods.gradient.search import Finish, MemoryPlan, Search
+from methods.gradient.settings import Storage
 from methods.vector_search import as_tensor, products, scan, search_rows
 
 PRODUCTS = ("product", "product, transposed", "product, blocks")

@@ -24,6 +24,8 @@ from bench.tasks.base import Query, Task
 if TYPE_CHECKING:
     from bench.models.language_model import LanguageModel
     from bench.models.retraining import Removal
+    from methods.costs import Costs, Job
+    from methods.gradient.cost import Architecture
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,12 @@ class Method(ABC):
     without defaults, since the YAML file holds each default and the reason for it.
 
     Attributes:
+        planned: whether ``plan`` answers.
         version: raised whenever a change of code moves a ranking; part of every cell's key.
     """
 
     Config: ClassVar[type]
+    planned: ClassVar[bool] = False
     version: ClassVar[int | tuple[int, ...]] = 1
 
     def __init__(self, config: Any, context: Context) -> None:
@@ -131,6 +135,20 @@ class Method(ABC):
             UserError: names the key and what may be set.
         """
         check_ranges(config, "method")
+
+    @classmethod
+    def plan(cls, config: Any, architecture: Architecture, job: Job) -> Costs:
+        """What a run will take, before a model is loaded; only where ``planned`` is set.
+
+        Args:
+            config: a value of ``Config`` that ``check_settings`` has passed.
+            architecture: numbers of the model.
+            job: what is to be done.
+
+        Raises:
+            UserError: a run would refuse these settings for this model or this job.
+        """
+        raise NotImplementedError(f"{cls.__name__} does not say what a run takes")
 
     def check(self) -> None:  # noqa: B027 - most methods have nothing to check
         """Refuse, with a UserError, what only the task, the model or a file can show to be wrong.

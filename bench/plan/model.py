@@ -17,7 +17,14 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from bench.core.errors import UserError, first_line
 from bench.models.dtypes import in_dtype
 from methods.gradient.cost import Architecture, backward_flops, forward_flops
-from methods.gradient.parameters import Unsupported, gradient_matrices
+from methods.gradient.parameters import gradient_matrices
+from methods.gradient.settings import (
+    Adapters,
+    EncodingSettings,
+    FeatureSettings,
+    Unsupported,
+    exact_gradients,
+)
 
 # Of the calibration: large enough that products are as fast as in the real model, small enough that
 # it is over within seconds. On an accelerator small products would not show what it can do.
@@ -27,6 +34,15 @@ _SECONDS, _MOST_RUNS = 1.0, 20
 # The names that configurations of transformers give to one number.
 _EXPERTS_A_TOKEN = ("num_experts_per_tok", "top_k_experts", "moe_topk")
 _VOCABULARY = 512  # the head is a product like any other; a small one leaves room for the layer
+_EVERY_MATRIX = exact_gradients(
+    EncodingSettings(
+        layers=None,
+        adapters=Adapters.base,
+        unsupported=Unsupported.skip,
+        batch_size=1,
+        batch_tokens=None,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -37,19 +53,19 @@ class Speed:
     how: str
 
 
-def architecture_of(config: PretrainedConfig, layer_blocks: int, **options: Any) -> Architecture:
+def architecture_of(config: PretrainedConfig, settings: FeatureSettings) -> Architecture:
     """Build the model without memory for its weights, and look at it.
 
     Args:
-        config: of transformers.
-        layer_blocks, options: as of ``gradient_matrices``.
+        config: configuration of transformers.
+        settings: which matrices carry the gradient, and in which blocks.
 
     Raises:
         UserError: the configuration is not of a causal language model whose gradients can be taken,
             or it does not say how many experts a token is sent to.
     """
     module = _on_meta(config)
-    matrices = gradient_matrices(module, layer_blocks, **options)
+    matrices = gradient_matrices(module, settings)
     below = _below(module, [matrix.name for matrix in matrices])
     decoder: Any = config.get_text_config()
     heads = decoder.num_attention_heads
@@ -162,7 +178,7 @@ def calibrate(
     """
     kind = "cuda" if device.startswith("cuda") else "cpu"
     small = _reduced(config, _LAYER_PARAMETERS[kind])
-    measured = architecture_of(small, 1, unsupported=Unsupported.skip)
+    measured = architecture_of(small, _EVERY_MATRIX)
     budget = int(_RUN_FLOPS[kind] / (4 * measured.multiplied))
     budget = max(1, min(budget, batch_tokens, measured.context_length * 64))
     width = max(1, min(round(tokens), budget, measured.context_length))

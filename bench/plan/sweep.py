@@ -14,12 +14,11 @@ from rich.text import Text
 from bench.core import console
 from bench.core.errors import UserError
 from bench.core.escape import clean
-from bench.plan import table as plan_table
-from bench.plan.planning import Known, Plan, PlanConfig, composed, is_planned, make_plan
-from bench.plan.table import hours, in_decimal, numbers_table
+from bench.plan.planning import Known, Plan, PlanConfig, is_planned, make_plan, plan_settings
+from bench.plan.table import hours, in_decimal, numbers_table, print_plan
 from bench.run.composing import sweep
 from bench.run.settings import Settings
-from methods.gradient.cost import CHECK_INDEX, ENCODE_CORPUS, Pass
+from methods.costs import CHECK_INDEX, ENCODE_CORPUS, Pass
 
 _EXACT = "fp32"  # an index of which one of any other format is made without encoding
 
@@ -50,10 +49,10 @@ def main(overrides: Sequence[str]) -> int:
     """
     cells = sweep(overrides)
     if len(cells) == 1:
-        plan_table.show(make_plan(*composed(cells[0])))
+        print_plan(make_plan(*plan_settings(cells[0])))
         return 0
     labels = _labels(cells)
-    settings = [composed(cell) for cell in cells]
+    settings = [plan_settings(cell) for cell in cells]
     planned = [is_planned(one) for one, _ in settings]
     left_out = [
         one.method["name"] for (one, _), known in zip(settings, planned, strict=True) if not known
@@ -66,7 +65,7 @@ def main(overrides: Sequence[str]) -> int:
         )
     chosen = [pair for pair, known in zip(settings, planned, strict=True) if known]
     kept = [label for label, known in zip(labels, planned, strict=True) if known]
-    show(costs(kept, chosen), left_out)
+    print_sweep(costs(kept, chosen), left_out)
     return 0
 
 
@@ -86,13 +85,13 @@ def costs(labels: Sequence[str], cells: Iterable[tuple[Settings, PlanConfig]]) -
             raise UserError(f"{label}: {error.what}", where=error.where, fix=error.fix) from error
         found.append(_cost(label, plan, made))
         if plan.index_bytes:
-            made.setdefault((plan.features, plan.chosen), label)
+            made.setdefault((plan.index_key, plan.chosen), label)
     return found
 
 
 def _cost(label: str, plan: Plan, made: dict[tuple[str, str], str]) -> CellCost:
-    same = made.get((plan.features, plan.chosen))
-    donor = same or made.get((plan.features, _EXACT))
+    same = made.get((plan.index_key, plan.chosen))
+    donor = same or made.get((plan.index_key, _EXACT))
     if not plan.index_bytes or donor is None:
         return CellCost(label, plan, plan.passes, plan.index_bytes, None)
     later = [step for step in plan.passes if step.name != ENCODE_CORPUS]
@@ -126,7 +125,7 @@ def _labels(cells: Sequence[Sequence[str]]) -> list[str]:
 # ------------------------------------------------------------------ tables
 
 
-def show(cells: Sequence[CellCost], left_out: Sequence[str]) -> None:
+def print_sweep(cells: Sequence[CellCost], left_out: Sequence[str]) -> None:
     """Print the cells, the passes of all together, and what is not counted."""
     screen = console.stdout()
     title = f"plan: {len(cells)} cells with gradients"

@@ -18,7 +18,7 @@ _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB")
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
-def show(plan: Plan) -> None:
+def print_plan(plan: Plan) -> None:
     """Print the plan on standard output."""
     screen = console.stdout()
     screen.print(Text(f"plan: {clean(plan.title)}", style="bold"), "", sep="\n")

@@ -26,6 +26,11 @@ def token_budget(asked: int | None, device: torch.device) -> int:
     return _BATCH_TOKENS.get(device.type, _BATCH_TOKENS["cpu"]) if asked is None else asked
 
 
+def batch_rows(longest: float, batch_size: int, budget: int) -> int:
+    """How many texts a batch holds whose longest has ``longest`` tokens."""
+    return max(1, min(batch_size, int(budget // max(1, longest))))
+
+
 def encode_all(
     encoder: Encoder,
     tokens: Sequence[Tokens],
@@ -109,7 +114,7 @@ def _fitting(longest: int, batch_size: int, budget: int, encoder: Encoder) -> in
     """How many texts a batch holds whose first, and longest, is ``longest``."""
     if encoder.fitting_tokens is not None:
         budget = min(budget, encoder.fitting_tokens)
-    return max(1, min(batch_size, budget // max(1, longest)))
+    return batch_rows(longest, batch_size, budget)
 
 
 def _start(encoder: Encoder, rows: Sequence[int], tokens: Sequence[Tokens]) -> _OnTheWay | None:

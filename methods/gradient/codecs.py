@@ -16,24 +16,14 @@ is one array ``[rows, width]`` in one file, and any row of it can be read alone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from enum import Enum
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - as torch's own documentation has it
 
+from methods.gradient.settings import Storage
 from methods.vector_search import as_tensor
-
-
-class Storage(Enum):
-    """Formats of the index; ``none`` stores nothing and encodes while it searches."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    int8 = "int8"
-    sign = "sign"
-    none = "none"
 
 
 class Codec(ABC):

@@ -35,6 +35,7 @@ from bench.models.dtypes import accumulation_dtype
 from bench.models.second_moments import Factored, SecondMoments
 from methods.gradient.parameters import Matrix
 from methods.gradient.projection import projection
+from methods.gradient.settings import FeatureSettings
 
 # Elements of full gradients formed at a time; it also bounds the memory. Measured on a CPU: chunks
 # of 1 to 8 gradients of 256 × 1,024 take the same time, 16 take 20% more (they leave the cache). An
@@ -188,25 +189,30 @@ class _ExactCollector(Collector):
 
 def make_collector(
     matrix: Matrix,
+    settings: FeatureSettings,
+    moments: SecondMoments | None,
     *,
     dtype: torch.dtype,
     device: torch.device,
-    moments: SecondMoments | None,
-    projection_dim: int | None,
-    seed: int,
 ) -> Collector:
     """The cheapest exact collector of a matrix.
+
+    Args:
+        settings: ``projection_dim`` and ``seed``.
+        moments: second moments to divide by; None leaves the gradient as it is.
+        dtype: of the model.
 
     Raises:
         UserError: ``moments`` lack this matrix.
     """
     moment = None if moments is None else moments[matrix.name]
-    if projection_dim is None:
+    dim, seed = settings.projection_dim, settings.seed
+    if dim is None:
         scale = None if moment is None else _as_out_in(matrix, moment.inverse_sqrt())
         return _ExactCollector(matrix.shape, scale, dtype, device)
     m, n = matrix.shape
-    out_pm = projection(seed, matrix.name, "out", projection_dim, m)
-    in_qn = projection(seed, matrix.name, "in", projection_dim, n)
+    out_pm = projection(seed, matrix.name, "out", dim, m)
+    in_qn = projection(seed, matrix.name, "in", dim, n)
     if moment is None:
         return _ProjectedCollector(out_pm, in_qn, dtype, device)
     if isinstance(moment, Factored):

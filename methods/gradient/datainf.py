@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from methods.base import IndexSize
-from methods.gradient.influence import Influence, InfluenceConfig
+from methods.gradient.influence import Influence
 
 
 class DataInf(Influence):
@@ -28,8 +28,6 @@ class DataInf(Influence):
     Passages without loss count among the n with a gradient of zero. A matrix of which all gradients
     are zero adds nothing.
     """
-
-    Config = InfluenceConfig
 
     def estimate(self) -> IndexSize:
         """λ of each matrix, by one pass over the passages."""

@@ -35,13 +35,15 @@ from torch import Tensor, nn
 
 from bench.core import progress
 from bench.core.errors import UserError
+from bench.core.fields import identity
 from bench.models.dtypes import running_in
 from bench.models.language_model import IGNORE, Tokens, pad
 from bench.storage.whole import content_key, file_sha256, whole_folder
 from methods.base import IndexSize
-from methods.gradient.batching import token_budget
+from methods.gradient.batching import batch_rows, token_budget
 from methods.gradient.collectors import Collector, formed_at_once
-from methods.gradient.influence import Influence, InfluenceConfig
+from methods.gradient.influence import Influence
+from methods.gradient.settings import InfluenceConfig
 
 # Raised whenever a change of code moves a factor; part of every key.
 FACTORS_VERSION = 1
@@ -57,11 +59,11 @@ class Labels(Enum):
     empirical = "empirical"
 
 
-@dataclass
+@dataclass(frozen=True)
 class EkfacConfig(InfluenceConfig):
     """See ``conf/method/ekfac.yaml``."""
 
-    labels: Labels
+    labels: Labels = identity()
 
 
 @dataclass(frozen=True)
@@ -200,8 +202,7 @@ def _by_length(
     """Batches of texts of about the same length, the longest first."""
     waiting = sorted((t for t in texts if t[1].n_loss), key=lambda text: -len(text[1].ids))
     while waiting:
-        longest = len(waiting[0][1].ids)
-        size = max(1, min(batch_size, batch_tokens // longest))
+        size = batch_rows(len(waiting[0][1].ids), batch_size, batch_tokens)
         yield waiting[:size]
         waiting = waiting[size:]
 

@@ -21,14 +21,9 @@ from bench.models.language_model import LanguageModel, Tokens, pad
 from bench.models.second_moments import SecondMoments
 from methods.gradient.collectors import Collector, make_collector
 from methods.gradient.linear import watched
-from methods.gradient.loss import Output, backward_of
-from methods.gradient.parameters import (
-    Adapters,
-    BlockLayout,
-    Matrix,
-    Unsupported,
-    gradient_matrices,
-)
+from methods.gradient.loss import backward_of
+from methods.gradient.parameters import Matrix, gradient_matrices
+from methods.gradient.settings import FeatureSettings
 
 
 class GradientEncoder:
@@ -36,26 +31,18 @@ class GradientEncoder:
 
     Args:
         model: weights are read in ``model.gradient_dtype``.
-        projection_dim: per side; each block has ``projection_dim ** 2`` dimensions. None keeps
-            the exact gradients (small models only): a block then holds its matrices side by side.
-        layer_blocks: groups of consecutive layers, each × {attention, MLP}.
-        seed: of the projections.
+        settings: the switches. Each block has ``projection_dim ** 2`` dimensions; where that is
+            None, the exact gradients of its matrices side by side (small models only).
         second_moments: divide the gradient by sqrt(V) before projecting; None leaves it as it is.
-        adapters: which matrices of a LoRA-adapted layer count.
-        unsupported: refuse matrices that cannot be taken, or leave them out.
-        block_layout: which matrices share a block.
-        layers: decoder layers that count; None for all.
-        output: whose gradient is taken.
-        weighted: append how much of a text was left to learn, the mean of ``1 - p`` over its
-            tokens, as one more dimension.
+            ``settings.optimizer_correction`` is not asked: the two sides may differ in it.
 
     Attributes:
-        name: the model's.
-        module: the model's, in the gradient dtype.
-        matrices: that carry the gradient, in the order of exact features.
+        name: name of the model.
+        module: the model itself, in the gradient dtype.
+        matrices: the matrices that carry the gradient, in the order of exact features.
         block_sizes: dimensions of each block.
-        dim: dimensions of all blocks together, and the weight's.
-        dtype: of the features: the gradient dtype, float32 where that is a half precision.
+        dim: dimensions of all blocks together and, with ``passage_weight``, of the weight.
+        dtype: dtype of the features: the gradient dtype, float32 where that is a half precision.
         device: where the model is.
         fitting_tokens: padded tokens that a batch may hold, learnt from running out of memory.
     """
@@ -63,48 +50,27 @@ class GradientEncoder:
     def __init__(
         self,
         model: LanguageModel,
-        *,
-        projection_dim: int | None,
-        layer_blocks: int,
-        seed: int,
-        second_moments: SecondMoments | None,
-        adapters: Adapters = Adapters.base,
-        unsupported: Unsupported = Unsupported.refuse,
-        block_layout: BlockLayout = BlockLayout.groups,
-        layers: Sequence[int] | None = None,
-        output: Output = Output.loss,
-        weighted: bool = False,
+        settings: FeatureSettings,
+        second_moments: SecondMoments | None = None,
     ) -> None:
-        self.name, self._output, self._weighted = model.name, output, weighted
+        self.name, self._settings = model.name, settings
         self._gradient_dtype = model.gradient_dtype
         self.module = in_dtype(model.module, model.gradient_dtype)
-        matrices = gradient_matrices(
-            self.module,
-            layer_blocks,
-            adapters=adapters,
-            unsupported=unsupported,
-            block_layout=block_layout,
-            layers=layers,
-        )
         # By block, and in the order of the model within one: the order of the exact features.
+        matrices = gradient_matrices(self.module, settings)
         self.matrices = sorted(matrices, key=lambda matrix: matrix.block)
         self.device = model.device
         self.dtype = accumulation_dtype(model.gradient_dtype)
         self._collectors = [
             make_collector(
-                matrix,
-                dtype=model.gradient_dtype,
-                device=self.device,
-                moments=second_moments,
-                projection_dim=projection_dim,
-                seed=seed,
+                matrix, settings, second_moments, dtype=model.gradient_dtype, device=self.device
             )
             for matrix in self.matrices
         ]
-        shared = projection_dim is not None
+        shared = settings.projection_dim is not None
         self._sums = _lay_out(self.matrices, self._collectors, shared)
         self.block_sizes = self._sums.block_sizes
-        self.dim = sum(self.block_sizes) + weighted
+        self.dim = sum(self.block_sizes) + settings.passage_weight
         self.fitting_tokens: int | None = None
 
     def encode(self, batch: Sequence[Tokens]) -> Tensor:
@@ -128,7 +94,7 @@ class GradientEncoder:
             self._collectors, [totals[index] for index in self._sums.of_matrix], ids, labels
         )
         parts = [total.flatten(1) for total in totals]
-        if self._weighted:
+        if self._settings.passage_weight:
             parts.append(doubt.to(self.dtype)[:, None])
         return torch.cat(parts, dim=1)
 
@@ -157,7 +123,7 @@ class GradientEncoder:
             watched([matrix.module for matrix in self.matrices], sinks),
             torch.enable_grad(),
         ):
-            doubt = backward_of(self._output, self.module, ids, labels)
+            doubt = backward_of(self._settings.output, self.module, ids, labels)
         idle = [sink.matrix.name for sink in sinks if not sink.used]
         if idle:
             raise UserError(

@@ -28,7 +28,8 @@ from torch import Tensor
 
 from bench.core import progress
 from bench.storage.whole import content_key, exclusive, map_array, whole_file
-from methods.gradient.codecs import Codec, Storage, make_codec
+from methods.gradient.codecs import Codec, make_codec
+from methods.gradient.settings import Storage
 from methods.gradient.shards import COUNTED, ShardWriter, read_seconds
 from methods.gradient.source import FeatureSource
 
@@ -44,6 +45,11 @@ if TYPE_CHECKING:
 SHARD_ROWS = 2048  # fewer are lost when a run dies, and a shard of 2^16 dims has 512 MiB in fp32
 _SHARD_VALUES = 2**27  # the most features of a shard, which is in memory while it is encoded
 _SCHEMA_VERSION = 1
+
+
+def shard_rows(dim: int) -> int:
+    """Passages of every shard but the last, where a row has ``dim`` dimensions."""
+    return max(1, min(SHARD_ROWS, _SHARD_VALUES // dim))
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,7 @@ class IndexBuilder:
         files = {shard["file"] for shard in shards}
         known = files <= seconds.keys()  # not of shards that were brought from a store
         spent = sum(seconds[name] for name in files) if known else None
-        weighted = self.recipe.settings.weighted
+        weighted = self.recipe.config.passage_weight
         codec = make_codec(self.storage, self.source.dim, weighted=weighted)
         return GradientIndex(folder, codec, shards, spent)
 
@@ -164,7 +170,8 @@ class IndexBuilder:
                 jobs[path] = writer.job(path, rows)  # the same texts twice are one shard
             else:
                 found[path] = sidecar
-        engine.run(list(jobs.values()), "encode passages", unit=f"shards of {self._rows:,}")
+        unit = f"shards of {shard_rows(self.source.dim):,}"
+        engine.run(list(jobs.values()), "encode passages", unit=unit)
         held = self.mirror.names(self.folder / self.storage.value)
         for path in jobs:
             # A worker that died after its sidecar was written may not have kept the shard.
@@ -173,14 +180,9 @@ class IndexBuilder:
             found[path] = sidecar
         return [{"first_row": first_row, **found[path]} for first_row, path in places]
 
-    @property
-    def _rows(self) -> int:
-        """Passages of a shard, of all but the last."""
-        return max(1, min(SHARD_ROWS, _SHARD_VALUES // self.source.dim))
-
     def _plan(self) -> Iterator[range]:
         """The rows of each shard."""
-        n_rows, size = self.source.n_rows, self._rows
+        n_rows, size = self.source.n_rows, shard_rows(self.source.dim)
         starts = range(0, n_rows, size)
         for start in progress.track(starts, "look for shards", unit=f"of {size:,} passages"):
             yield range(start, min(start + size, n_rows))

@@ -15,40 +15,25 @@ from __future__ import annotations
 import random
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Optional
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench.core import progress
-from bench.core.errors import UserError, at_least
+from bench.core.fields import identifying
 from bench.tasks.base import Query
 from methods.base import IndexSize, Method, Ranking
 from methods.gradient.batching import encode_all
 from methods.gradient.checkpoints import CheckpointEncoder
 from methods.gradient.encoder import GradientEncoder
 from methods.gradient.features import FEATURES_VERSION
-from methods.gradient.parameters import Adapters, BlockLayout, Unsupported
-from methods.gradient.search import Finish, MemoryPlan, Search
+from methods.gradient.search import Finish, MemoryPlan, Search, search_dtype
+from methods.gradient.settings import EncodingSettings, InfluenceConfig, exact_gradients
 from methods.gradient.source import EncodedFeatures
-
-
-@dataclass
-class InfluenceConfig:
-    """See ``conf/method/_influence.yaml``."""
-
-    damping: float
-    sample: Optional[int]  # noqa: UP045 - omegaconf reads the annotation at run time
-    opponents: int
-    memory_mib: int
-    batch_size: int
-    batch_tokens: Optional[int]  # noqa: UP045
-    layers: Optional[list[int]]  # noqa: UP045
-    adapters: Adapters
-    unsupported: Unsupported
-    seed: int
+from methods.model_identity import model_identity
 
 
 class Influence(Method):
@@ -62,33 +47,9 @@ class Influence(Method):
     config: InfluenceConfig
     encoder: GradientEncoder
 
-    def check(self) -> None:
-        """Refuse settings that cannot work, before anything is trained or encoded."""
-        config = self.config
-        if not 0 < config.damping < float("inf"):
-            raise UserError(
-                f"expected a number above 0, found {config.damping:g}",
-                where="method.damping",
-                fix="without damping H has no inverse where passages are few; the sources take 0.1",
-            )
-        least = {"sample": 1, "memory_mib": 1, "batch_size": 1, "batch_tokens": 1, "opponents": 0}
-        for name, bound in least.items():
-            at_least(bound, f"method.{name}", getattr(config, name))
-
     def index(self) -> IndexSize:
         """Open the encoder and estimate of the Hessian what does not depend on a query."""
-        config = self.config
-        self.encoder = GradientEncoder(
-            self.context.model,
-            projection_dim=None,
-            layer_blocks=1,  # has no say where each matrix is a block
-            seed=config.seed,
-            second_moments=None,
-            adapters=config.adapters,
-            unsupported=config.unsupported,
-            block_layout=BlockLayout.matrices,
-            layers=config.layers,
-        )
+        self.encoder = GradientEncoder(self.context.model, exact_gradients(self.config))
         self._checkpoints = CheckpointEncoder([self.encoder], [1.0], weighted=False)
         self.context.facts["hessian_passages"] = len(self.hessian_rows())
         return self.estimate()
@@ -105,9 +66,8 @@ class Influence(Method):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of gradients and scores while they are computed: float32 unless the model's are wider."""
-        wide = self.context.model.gradient_dtype == torch.float64
-        return torch.float64 if wide else torch.float32
+        """The dtype of gradients and scores while they are computed."""
+        return search_dtype(self.context.model.gradient_dtype)
 
     def hessian_rows(self) -> np.ndarray:
         """Passages that the Hessian is estimated from, ascending: all, or a sample by seed."""
@@ -127,8 +87,8 @@ class Influence(Method):
         source = self._source(plan)
         starts = range(0, len(rows), plan.rows)
         for start in progress.track(starts, what, unit="blocks"):
-            found = source.rows(rows[start : start + plan.rows])
-            yield found.to(self.encoder.device, self.dtype)
+            gradients = source.rows(rows[start : start + plan.rows])
+            yield gradients.to(self.encoder.device, self.dtype)
 
     def by_matrix(self, gradients: Tensor) -> tuple[Tensor, ...]:
         """Views of the columns of each matrix: ``[rows, out · in]``."""
@@ -136,17 +96,10 @@ class Influence(Method):
 
     def key_settings(self) -> dict[str, Any]:
         """All that a gradient depends on beside its text."""
-        model, config = self.context.model, self.config
         return {
             "features_version": FEATURES_VERSION,
-            "model": model.sha256,
-            "append_eos": model.append_eos,
-            "context_length": model.context_length,
-            "dtype": str(model.gradient_dtype),
-            "weights_dtype": str(next(model.module.parameters()).dtype),
-            "layers": config.layers and list(config.layers),
-            "adapters": config.adapters.value,
-            "unsupported": config.unsupported.value,
+            **model_identity(self.context.model),
+            **identifying(self.config, EncodingSettings),
         }
 
     # ------------------------------------------------------------------ scoring
@@ -160,10 +113,10 @@ class Influence(Method):
             if start == 0:  # what is cut or without loss is counted in one of the passes
                 source = replace(source, counts=self.context.counts)
             one_pass = replace(search, scanned=source)
-            found = one_pass.find(preconditioned, top_k, self.config.opponents)
+            ranked = one_pass.find(preconditioned, top_k, self.config.opponents)
             some = queries[start : start + len(preconditioned)]
-            for query, one in zip(some, found, strict=True):
-                yield Ranking(query.query_id, **vars(one))
+            for query, lists in zip(some, ranked, strict=True):
+                yield Ranking(query.query_id, **vars(lists))
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
         """Score chosen passages, int64 ``[queries, candidates]``, from gradients encoded now."""
@@ -188,13 +141,8 @@ class Influence(Method):
 
     def _source(self, plan: MemoryPlan) -> EncodedFeatures:
         config, context = self.config, self.context
-        return EncodedFeatures(
-            context.model,
-            self._checkpoints,
-            context.task.passages,
-            min(config.batch_size, plan.rows),
-            config.batch_tokens,
-        )
+        fitting = replace(config, batch_size=min(config.batch_size, plan.rows))
+        return EncodedFeatures(context.model, self._checkpoints, context.task.passages, fitting)
 
     def _search(self, plan: MemoryPlan) -> Search:
         """Inner products of gradients as they are with queries that are preconditioned already."""
@@ -207,6 +155,6 @@ class Influence(Method):
             candidates=None,
             finish=finish(self.dtype),
             finish_exactly=finish(torch.float64),
-            depth=0,
+            rerank=None,
             memory=plan,
         )

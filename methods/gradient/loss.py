@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Any
 
 import torch
@@ -10,24 +9,7 @@ from torch import Tensor, nn
 
 from bench.models.dtypes import accumulation_dtype
 from bench.models.language_model import IGNORE
-
-
-class Output(Enum):
-    """Function of a text's tokens whose gradient is taken, summed over the tokens with loss.
-
-    Each is given as something to decrease, so that scores of different outputs have one sign.
-    ``p`` is the probability of the right token and ``z`` its logit.
-
-    | output | per token | gradient at the logits | source |
-    | --- | --- | --- | --- |
-    | loss | -log p | softmax - one-hot | 2410.17413, section 3 |
-    | logit | -z | - one-hot | |
-    | margin | -log(p / (1 - p)) | softmax over the other tokens - one-hot | TRAK, 2303.14186 |
-    """
-
-    loss = "loss"
-    logit = "logit"
-    margin = "margin"
+from methods.gradient.settings import Output
 
 
 def backward_of(output: Output, module: nn.Module, ids: Tensor, labels: Tensor) -> Tensor:

@@ -8,49 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from bench.core import progress
 from bench.core.errors import UserError
+from methods.gradient.settings import Adapters, BlockLayout, FeatureSettings, Unsupported
 
 _ATTENTION = ("attn", "attention")
 _MLP = ("mlp", "feed_forward", "ffn", "feedforward", "fc1", "fc2")  # the last two: OPT
 _FORWARDS = (nn.Linear.forward, Conv1D.forward)
 _NAMES_SHOWN = 3
-
-
-class Adapters(Enum):
-    """Which matrices of a LoRA-adapted layer carry the gradient.
-
-    ``base``: the frozen weight, through the adapter: the gradient that the merged weight would
-    have, so features are comparable with those of a model that is fine-tuned in full. ``lora``: the
-    adapter's own matrices, what its training moved and what its optimizer has moments for.
-    """
-
-    base = "base"
-    lora = "lora"
-
-
-class Unsupported(Enum):
-    """What becomes of a matrix whose per-example gradient this engine cannot take."""
-
-    refuse = "refuse"
-    skip = "skip"
-
-
-class BlockLayout(Enum):
-    """Which matrices add up in one block of the features, with one R for each block.
-
-    ``groups``: consecutive layers × {attention, MLP}, TrackStar's. ``matrices``: each alone,
-    LoGra's. ``single``: all together, as if all parameters were one vector, TRAK's.
-    """
-
-    groups = "groups"
-    matrices = "matrices"
-    single = "single"
 
 
 @dataclass(frozen=True)
@@ -81,32 +50,23 @@ class Matrix:
         return self.module.weight  # type: ignore[return-value]
 
 
-def gradient_matrices(
-    model: nn.Module,
-    layer_blocks: int,
-    *,
-    adapters: Adapters = Adapters.base,
-    unsupported: Unsupported = Unsupported.refuse,
-    block_layout: BlockLayout = BlockLayout.groups,
-    layers: Sequence[int] | None = None,
-) -> list[Matrix]:
+def gradient_matrices(model: nn.Module, settings: FeatureSettings) -> list[Matrix]:
     """The attention and MLP matrices of a decoder, in the order of ``named_modules``.
 
     Args:
         model: a causal language model of transformers, with or without peft's LoRA layers.
-        layer_blocks: groups of consecutive layers; at most one group a layer is made.
-        adapters: what of a LoRA-adapted layer counts.
-        unsupported: whether matrices that cannot be taken are an error or are left out by name.
-        block_layout: which matrices share a block; ``layer_blocks`` counts for ``groups`` alone.
-        layers: decoder layers that count, from 0, negative ones from the last; None for all.
+        settings: ``layers`` (from 0, negative ones from the last), ``adapters``, ``unsupported``,
+            ``block_layout`` and, for the layout ``groups``, ``layer_blocks``: at most one group a
+            layer is made.
 
     Raises:
-        UserError: no decoder layers, a layer that is not there, an unsupported matrix that is not
-            to be skipped, or nothing left.
+        UserError: there are no decoder layers, a layer is not there, a matrix is unsupported and
+            not to be skipped, or nothing is left.
     """
     prefix, decoder = _decoder_layers(model)
-    chosen = _chosen_layers(layers, len(decoder))
-    n_groups = min(layer_blocks, len(chosen))
+    adapters = settings.adapters
+    chosen = _chosen_layers(settings.layers, len(decoder))
+    n_groups = min(settings.layer_blocks, len(chosen))
     matrices: list[Matrix] = []
     faults: list[str] = []
     seen: dict[int, nn.Module] = {}
@@ -123,9 +83,9 @@ def gradient_matrices(
                     BlockLayout.groups: 2 * group + _is_mlp(path),
                     BlockLayout.matrices: len(matrices),
                     BlockLayout.single: 0,
-                }[block_layout]
+                }[settings.block_layout]
                 matrices.append(Matrix(f"{name}.weight", module, block, isinstance(module, Conv1D)))
-    _judge(faults, unsupported)
+    _judge(faults, settings.unsupported)
     if not matrices:
         raise UserError(
             f"no {'adapter' if adapters is Adapters.lora else 'attention or MLP'} matrix found in "

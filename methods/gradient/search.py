@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.core import memory, progress
+from bench.core.errors import UserError
 from methods.gradient.checkpoints import FeatureLayout
 from methods.gradient.source import FeatureSource
 from methods.gradient.whitening import Whitening
@@ -107,12 +108,40 @@ def _reciprocal_norms(features: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(norms > torch.finfo(dtype).tiny, norms, 1.0).reciprocal_()
 
 
+def search_dtype(gradient_dtype: torch.dtype) -> torch.dtype:
+    """The dtype of scores in a scan: float32, unless gradients are wider."""
+    return torch.float64 if gradient_dtype == torch.float64 else torch.float32
+
+
+def depths(n_highest: int, n_lowest: int, rerank: int | None) -> tuple[int, int]:
+    """Candidates a query that a scan keeps at either end, for lists of these lengths.
+
+    Rounding may swap scores that are as good as equal: more are kept than listed.
+    """
+    least = rerank or 0
+    return max(n_highest + MARGIN, least), max(n_lowest + MARGIN, least) if n_lowest else 0
+
+
+def query_bytes(dim: int, dtype: torch.dtype) -> int:
+    """Memory that a resident query takes: as encoded, finished, and finished in float64."""
+    return dim * (4 + dtype.itemsize + 8)
+
+
+def row_bytes(dim: int, dtype: torch.dtype, queries: int) -> int:
+    """Memory that a passage of a block takes: its features and its scores.
+
+    Features are there as stored, decoded, in the dtype of the search, whitened and normed. Each
+    query has a score of the passage, and a copy of it if it enters the query's list.
+    """
+    return dim * (8 + 3 * dtype.itemsize) + queries * 2 * dtype.itemsize
+
+
 @dataclass(frozen=True)
 class MemoryPlan:
     """How much of each side is held at a time, so that a search stays within a bound.
 
     Attributes:
-        queries: that are resident together; more take another pass over the passages.
+        queries: queries that are resident together; more take another pass over the passages.
         rows: passages in a block.
         candidates: passages that the second stage takes together.
     """
@@ -125,25 +154,35 @@ class MemoryPlan:
     def of(memory_mib: int, n_queries: int, dim: int, dtype: torch.dtype) -> MemoryPlan:
         """Half of the memory for the queries, the rest for a block of passages."""
         budget = memory_mib << 20
-        # A query is there as encoded, finished, and finished in float64; a passage as stored,
-        # decoded, in the search's dtype, whitened and normed.
-        per_query = dim * (4 + dtype.itemsize + 8)
+        per_query = query_bytes(dim, dtype)
         queries = min(n_queries, max(1, budget // 2 // per_query))
-        # Each query has a score of each row, and a copy of those that enter its list.
-        per_row = dim * (8 + 3 * dtype.itemsize) + queries * 2 * dtype.itemsize
         left = budget - queries * per_query
         # In the second stage a passage is there as stored and decoded, and up to four times in
         # float64: converted, whitened in parts, put together, and scaled by checkpoint.
         candidates = left // (dim * (4 + 4 + 4 * 8))
         return MemoryPlan(
             queries,
-            rows=max(1, min(_ROWS_AT_ONCE, left // per_row)),
+            rows=max(1, min(_ROWS_AT_ONCE, left // row_bytes(dim, dtype, queries))),
             candidates=max(1, min(_ROWS_AT_ONCE, candidates)),
         )
 
 
+def refuse_second_pass(memory_mib: int, n_queries: int, dim: int, dtype: torch.dtype) -> None:
+    """Refuse, with a UserError, queries that are not resident together under ``MemoryPlan.of``.
+
+    Without an index, a second group of queries would encode the corpus again.
+    """
+    if MemoryPlan.of(memory_mib, n_queries, dim, dtype).queries < n_queries:
+        needed = -(-2 * n_queries * query_bytes(dim, dtype) // 2**20)
+        raise UserError(
+            f"storage=none takes a single pass, and {n_queries:,} queries do not fit",
+            where="method.memory_mib",
+            fix=f"set method.memory_mib={needed}, or method.storage to keep an index",
+        )
+
+
 @dataclass(frozen=True)
-class Found:
+class RankedRows:
     """Rows and scores of one query: highest first, and lowest first."""
 
     rows: np.ndarray
@@ -160,7 +199,7 @@ class Search:
         scanned: streamed in the first stage.
         candidates: read in the second; None leaves it out, and the scan's scores are final.
         finish, finish_exactly: for the two stages; the second in float64.
-        depth: candidates a query of the first stage, on each side, beyond those asked for.
+        rerank: candidates a query that the first stage keeps at either end, at least.
         memory: how many passages are held at a time, in either stage.
     """
 
@@ -168,25 +207,23 @@ class Search:
     candidates: FeatureSource | None
     finish: Finish
     finish_exactly: Finish
-    depth: int
+    rerank: int | None
     memory: MemoryPlan
 
-    def find(self, queries: Tensor, n_highest: int, n_lowest: int) -> Iterator[Found]:
+    def find(self, queries: Tensor, n_highest: int, n_lowest: int) -> Iterator[RankedRows]:
         """Rank the passages for some queries.
 
         Args:
             queries: raw features, float32 ``[queries, dim]``.
             n_highest, n_lowest: lengths of the two lists.
         """
-        # Rounding may swap scores that are as good as equal: more are kept than listed.
-        deep = max(n_highest + MARGIN, self.depth)
-        deep_lowest = max(n_lowest + MARGIN, self.depth) if n_lowest else 0
         scored = self._scored(self.finish(queries))
-        highest, lowest = scan(len(queries), scored, deep, deep_lowest)
+        n_kept = depths(n_highest, n_lowest, self.rerank)
+        highest, lowest = scan(len(queries), scored, *n_kept)
         scores = self._score(queries, highest.rows, highest.scores)
         opposed = self._score(queries, lowest.rows, -lowest.scores)
         for number in range(len(queries)):
-            yield Found(
+            yield RankedRows(
                 *_best(highest.rows[number], scores[number], n_highest),
                 *_worst(lowest.rows[number], opposed[number], n_lowest),
             )

@@ -20,8 +20,9 @@ from bench.core.errors import UserError
 from bench.engines.base import Job
 from bench.storage.hashes import hashed_file, known_sha256
 from bench.storage.whole import content_key, map_array, whole_file
-from methods.gradient.codecs import Codec, Storage, make_codec
-from methods.gradient.features import Features, FeatureSettings
+from methods.gradient.codecs import Codec, make_codec
+from methods.gradient.features import Features
+from methods.gradient.settings import GradientConfig, Storage
 from methods.gradient.source import EncodedFeatures
 
 if TYPE_CHECKING:
@@ -42,16 +43,14 @@ class EncoderRecipe:
 
     Attributes:
         load_model: brings the model; can be sent too.
-        key: of the features, as ``content_key`` of ``Features.key_settings``.
-        batch_size, batch_tokens: as in ``EncodedFeatures``.
+        config: settings of the method.
+        key: key of the features: ``content_key`` of ``Features.key_settings``.
     """
 
     load_model: Callable[[], LanguageModel]
-    settings: FeatureSettings
+    config: GradientConfig
     key: str
     passages: PassageStore
-    batch_size: int
-    batch_tokens: int | None
 
     def open(self) -> EncodedFeatures:
         """The encoder.
@@ -60,7 +59,7 @@ class EncoderRecipe:
             UserError: the model found here is not the one that the index is of.
         """
         model = self.load_model()
-        features = Features(model, self.settings, correct_queries=True)  # those of passages alone
+        features = Features(model, self.config)
         if content_key(features.key_settings()) != self.key:
             raise UserError(
                 "another process finds another model than the run that started it",
@@ -68,9 +67,7 @@ class EncoderRecipe:
                 fix="do not change the model's files while a run reads them, and give every "
                 "machine the same ones",
             )
-        return EncodedFeatures(
-            model, features.passages, self.passages, self.batch_size, self.batch_tokens
-        )
+        return EncodedFeatures(model, features.passages, self.passages, self.config)
 
 
 @dataclass(frozen=True)
@@ -183,7 +180,7 @@ class ShardWriter:
         return self.folder / storage.value
 
     def _codec(self, storage: Storage) -> Codec:
-        return make_codec(storage, self.dim, weighted=self.recipe.settings.weighted)
+        return make_codec(storage, self.dim, weighted=self.recipe.config.passage_weight)
 
 
 def _stored_name(path: Path, sidecar: bytes) -> str:
@@ -202,7 +199,8 @@ _open: dict[tuple, EncodedFeatures] = {}
 
 
 def _opened(recipe: EncoderRecipe) -> EncodedFeatures:
-    name = (recipe.key, recipe.passages.folder, recipe.batch_size, recipe.batch_tokens)
+    config = recipe.config
+    name = (recipe.key, recipe.passages.folder, config.batch_size, config.batch_tokens)
     if name not in _open:
         _open.clear()  # before the next one is loaded: two models may not fit into memory
         _open[name] = recipe.open()

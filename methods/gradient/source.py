@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.tasks.passages import PassageStore
 from methods.gradient.batching import encode_all
+from methods.gradient.settings import EncodingSettings
 
 if TYPE_CHECKING:
     from bench.models.language_model import LanguageModel
@@ -45,15 +46,14 @@ class EncodedFeatures(FeatureSource):
     """Encodes whenever it is asked; nothing is kept.
 
     Attributes:
-        batch_size, batch_tokens: bounds of a forward pass; they change no ranking in float64.
+        settings: ``batch_size`` and ``batch_tokens``, the bounds of a forward pass.
         counts: gets what ``blocks`` encoded that was cut or has no loss.
     """
 
     model: LanguageModel
     encoder: CheckpointEncoder
     passages: PassageStore
-    batch_size: int
-    batch_tokens: int | None
+    settings: EncodingSettings
     counts: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -73,7 +73,8 @@ class EncodedFeatures(FeatureSource):
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, dict[str, int]]:
         """Features ``[texts, dim]``, and how many texts were cut or have no loss."""
         tokens = [self.model.passage_tokens(text) for text in texts]
-        features = encode_all(self.encoder, tokens, self.batch_size, self.batch_tokens)
+        size, budget = self.settings.batch_size, self.settings.batch_tokens
+        features = encode_all(self.encoder, tokens, size, budget)
         return features, {
             "passages_truncated": sum(t.truncated for t in tokens),
             "passages_without_loss": sum(t.n_loss == 0 for t in tokens),

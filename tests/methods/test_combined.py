@@ -13,9 +13,9 @@ from bench.tasks.base import Query
 from methods import bm25, combined
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.combined import Fusion, FusionConfig, Hybrid, HybridConfig
-from methods.gradient.codecs import Storage
-from methods.gradient.method import Gradient, GradientConfig
+from methods.gradient.method import Gradient
 from methods.gradient.search import MemoryPlan
+from methods.gradient.settings import GradientConfig, Storage
 from tests.fixtures.composing import composed
 from tests.fixtures.gradient_methods import DEFAULTS, QUERIES, make, many_texts, ranked, toy_model
 from tests.fixtures.helpers import make_task

@@ -12,10 +12,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from bench.core.errors import UserError
 from bench.models.language_model import LanguageModel, load_directory, pad, token_log_probs
 from methods.gradient.encoder import GradientEncoder
-from methods.gradient.loss import Output, backward_of
-from methods.gradient.parameters import Adapters, Unsupported, gradient_matrices
+from methods.gradient.loss import backward_of
+from methods.gradient.parameters import gradient_matrices
 from methods.gradient.projection import projection
+from methods.gradient.settings import Adapters, Output, Unsupported
 from tests.fixtures.models import TEXTS, load, make_model
+from tests.fixtures.switches import switches
 
 DIM = 5
 RANK = 3
@@ -29,8 +31,7 @@ def model(tmp_path: Path) -> LanguageModel:
 
 
 def encoder_of(model: LanguageModel, **options) -> GradientEncoder:
-    settings = {"projection_dim": DIM, "layer_blocks": 8, "seed": 0, "second_moments": None}
-    return GradientEncoder(model, **{**settings, **options})
+    return GradientEncoder(model, switches(**{"projection_dim": DIM, **options}))
 
 
 def tokens_of(model: LanguageModel, count: int = 3) -> list:
@@ -95,7 +96,7 @@ def adapt(model: LanguageModel) -> list[LoraLinear]:
 def test_adapted_layers_equal_autograd(model: LanguageModel, which: Adapters) -> None:
     adapt(model)
     encoder = encoder_of(model, adapters=which)
-    matrices = gradient_matrices(model.module, 8, adapters=which)
+    matrices = gradient_matrices(model.module, switches(adapters=which))
     assert all(("lora_" in m.name) == (which is Adapters.lora) for m in matrices)
     assert len(matrices) == (8 if which is Adapters.lora else 14)
     expected = autograd_features(model, matrices)
@@ -157,7 +158,7 @@ def test_mixture_of_experts_is_named_and_refused(mixture: LanguageModel) -> None
 def test_mixture_of_experts_is_skipped_if_asked(mixture: LanguageModel, capsys) -> None:
     encoder = encoder_of(mixture, unsupported=Unsupported.skip)
     assert "left out model.layers.0.mlp" in capsys.readouterr().err
-    matrices = gradient_matrices(mixture.module, 8, unsupported=Unsupported.skip)
+    matrices = gradient_matrices(mixture.module, switches(unsupported=Unsupported.skip))
     assert {m.name.split(".")[3] for m in matrices} == {"self_attn"}
     expected = autograd_features(mixture, matrices)
     # transformers routes in float32 whatever the model's dtype.
@@ -192,7 +193,7 @@ def test_a_weight_of_two_layers_is_refused(model: LanguageModel) -> None:
 def test_a_layer_that_is_used_twice_adds_up(model: LanguageModel) -> None:
     layers = model.module.model.layers
     layers[1].mlp = layers[0].mlp
-    matrices = gradient_matrices(model.module, 8)
+    matrices = gradient_matrices(model.module, switches())
     assert len(matrices) == 11
     encoder = encoder_of(model)
     expected = autograd_features(model, matrices)
@@ -231,12 +232,12 @@ def test_the_model_is_left_as_it_was(model: LanguageModel) -> None:
     def mine(x: Tensor) -> Tensor:
         return nn.functional.linear(x, first.weight)
 
-    first = gradient_matrices(model.module, 8)[0].module
+    first = gradient_matrices(model.module, switches())[0].module
     first.forward = mine
     encoder = encoder_of(model)
     encoder.encode(tokens_of(model))
     assert first.forward is mine
-    others = [m.module for m in gradient_matrices(model.module, 8)[1:]]
+    others = [m.module for m in gradient_matrices(model.module, switches())[1:]]
     assert not any("forward" in module.__dict__ for module in others)
     assert model.module(input_ids=torch.tensor([[1, 2]])).logits.requires_grad is False
 
