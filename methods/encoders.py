@@ -14,7 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Optional, TypeVar
 
-from bench.core.errors import UserError, at_least
+from bench.core.errors import UserError
+from bench.core.fields import identity, speed
 from bench.storage.whole import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method
@@ -32,12 +33,13 @@ Vectors = TypeVar("Vectors")  # of several texts, side by side
 class EncoderConfig:
     """See ``conf/method/dense.yaml`` and ``conf/method/sparse.yaml``."""
 
-    model: Optional[str]  # noqa: UP045 - omegaconf reads the annotation at run time
-    batch_size: int
-    query_prompt: Optional[str]  # noqa: UP045
-    passage_prompt: Optional[str]  # noqa: UP045
-    query: QueryPart
-    max_length: Optional[int]  # noqa: UP045
+    # omegaconf reads the annotations at run time
+    model: Optional[str] = identity()  # noqa: UP045
+    batch_size: int = speed(at_least=1)
+    query_prompt: Optional[str] = identity()  # noqa: UP045
+    passage_prompt: Optional[str] = identity()  # noqa: UP045
+    query: QueryPart = identity()
+    max_length: Optional[int] = identity(at_least=1)  # noqa: UP045
 
 
 class EncoderMethod(Method, Generic[Vectors]):
@@ -60,10 +62,19 @@ class EncoderMethod(Method, Generic[Vectors]):
         super().__init__(config, context)
         self._index: EmbeddingIndex[Vectors] | None = None
 
+    @classmethod
+    def check_settings(cls, config: EncoderConfig) -> None:
+        """Refuse sizes that cannot work, and a missing model."""
+        super().check_settings(config)
+        if config.model is None:
+            raise UserError(
+                f"method {cls.name} needs a model",
+                where="method.model",
+                fix="set method.model to a folder with one, or to a Hub id",
+            )
+
     def check(self) -> None:
-        """Find the model, and refuse sizes that cannot work."""
-        for field in ("batch_size", "max_length"):
-            at_least(1, f"method.{field}", getattr(self.config, field))
+        """Refuse an encoder that is not there, or is of another kind."""
         self._check_folder(self._folder)
 
     def _check_folder(self, folder: Path) -> None:
@@ -71,17 +82,12 @@ class EncoderMethod(Method, Generic[Vectors]):
 
     @cached_property
     def _folder(self) -> Path:
-        if self.config.model is None:
-            raise UserError(
-                f"method {self.name} needs a model",
-                where="method.model",
-                fix="set method.model to a folder with one, or to a Hub id",
-            )
+        assert self.config.model is not None  # check_settings has refused it
         return find_encoder(self.config.model)
 
     def identity(self) -> Any:
         """Version and files: a model that is trained again keeps its path."""
-        return [self.version, self._weights]
+        return [super().identity(), self._weights]
 
     @cached_property
     def _weights(self) -> str:

@@ -29,18 +29,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.core.errors import UserError, at_least
+from bench.core.errors import UserError
+from bench.core.fields import identity, speed
 from bench.models.dtypes import in_dtype, running_in
 from bench.models.language_model import LanguageModel, Tokens, pad
 from bench.storage.whole import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.embedding_index import DenseVectors, EmbeddingIndex, open_or_embed
+from methods.model_identity import model_identity
 from methods.query_text import QueryPart
 from methods.vector_search import search_rows
 
 # Raised whenever a change of code moves a vector; part of every index key.
-VECTORS_VERSION = 2
+VECTORS_VERSION = 3
 
 
 class Pooling(Enum):
@@ -54,11 +56,11 @@ class Pooling(Enum):
 class RepresentationConfig:
     """See ``conf/method/repsim.yaml``."""
 
-    layer: int
-    pooling: Pooling
-    normalize: bool
-    query: QueryPart
-    batch_size: int
+    layer: int = identity()
+    pooling: Pooling = identity()
+    normalize: bool = identity()
+    query: QueryPart = identity()
+    batch_size: int = speed(at_least=1)
 
 
 @dataclass
@@ -102,10 +104,7 @@ class _ModelVectors(Method):
             {
                 "version": VECTORS_VERSION,
                 "corpus": context.task.corpus_sha256,
-                "model": model.sha256,
-                "append_eos": model.append_eos,
-                "context_length": model.context_length,
-                "loaded_dtype": str(next(model.module.parameters()).dtype),
+                **model_identity(model),
                 "normalize": self.config.normalize,
                 **self._settings(),
             }
@@ -167,8 +166,7 @@ class RepresentationSimilarity(_ModelVectors):
     kind = "repsim"
 
     def check(self) -> None:
-        """Refuse a batch without texts, and a layer that the model does not have."""
-        at_least(1, "method.batch_size", self.config.batch_size)
+        """Refuse a layer that the model does not have."""
         _ = self._layer
 
     @cached_property
@@ -199,7 +197,6 @@ class RepresentationSimilarity(_ModelVectors):
         return {
             "layer": self._layer[0],
             "pooling": self.config.pooling.value,
-            "dtype": str(self.context.model.gradient_dtype),
         }
 
     def _asked(self, tokens: Tokens) -> list[int]:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.core import progress
-from bench.core.errors import at_least
+from bench.core.fields import identity
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.query_text import QueryPart, query_text
@@ -40,10 +40,10 @@ _PASSAGES_AT_ONCE = 4096  # however few the queries are
 class VerbatimConfig:
     """See ``conf/method/verbatim.yaml``."""
 
-    tokenizer: Tokenizer
-    query: QueryPart
-    require_answer: bool
-    max_n: int
+    tokenizer: Tokenizer = identity()
+    query: QueryPart = identity()
+    require_answer: bool = identity()
+    max_n: int = identity(at_least=1)
 
 
 class Verbatim(Method):
@@ -56,10 +56,6 @@ class Verbatim(Method):
     def __init__(self, config: VerbatimConfig, context: Context) -> None:
         super().__init__(config, context)
         self._tokenize = TOKENIZERS[config.tokenizer]
-
-    def check(self) -> None:
-        """Refuse n-grams without a word."""
-        at_least(1, "method.max_n", self.config.max_n)
 
     def index(self) -> IndexSize:
         """Nothing to read: the corpus is read while searching."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from bench.core import progress
 from methods.gradient import hessian, whitening
 from methods.gradient.settings import Hessian, HessianForm, HessianSettings
-from methods.gradient.source import FeatureSource
+from methods.gradient.source import FeatureSource, sampled_rows
 from methods.gradient.whitening import Whitening
 
 
@@ -118,8 +117,7 @@ class _Passages:
         n_rows, wanted = source.n_rows, settings.hessian_sample
         self._rows: np.ndarray | None = None
         if wanted is not None and wanted < n_rows:
-            drawn = random.Random(settings.seed).sample(range(n_rows), wanted)  # noqa: S311
-            self._rows = np.sort(np.array(drawn))
+            self._rows = sampled_rows(n_rows, wanted, settings.seed)
 
     @property
     def n_rows(self) -> int:

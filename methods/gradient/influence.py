@@ -12,7 +12,6 @@ another pass over the corpus.
 
 from __future__ import annotations
 
-import random
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -32,7 +31,7 @@ from methods.gradient.encoder import GradientEncoder
 from methods.gradient.features import FEATURES_VERSION
 from methods.gradient.search import Finish, MemoryPlan, Search, search_dtype
 from methods.gradient.settings import EncodingSettings, InfluenceConfig, exact_gradients
-from methods.gradient.source import EncodedFeatures
+from methods.gradient.source import EncodedFeatures, sampled_rows
 from methods.model_identity import model_identity
 
 
@@ -71,11 +70,8 @@ class Influence(Method):
 
     def hessian_rows(self) -> np.ndarray:
         """Passages that the Hessian is estimated from, ascending: all, or a sample by seed."""
-        n_rows, wanted = len(self.context.task.passages), self.config.sample
-        if wanted is None or wanted >= n_rows:
-            return np.arange(n_rows)
-        drawn = random.Random(self.config.seed).sample(range(n_rows), wanted)  # noqa: S311
-        return np.sort(np.array(drawn))
+        n_rows = len(self.context.task.passages)
+        return sampled_rows(n_rows, self.config.sample, self.config.seed)
 
     def hessian_gradients(self, what: str) -> Iterator[Tensor]:
         """Gradients of those passages, ``[some, dim]``, encoded while they are asked for.

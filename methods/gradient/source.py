@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,13 @@ from methods.gradient.settings import EncodingSettings
 if TYPE_CHECKING:
     from bench.models.language_model import LanguageModel
     from methods.gradient.checkpoints import CheckpointEncoder
+
+
+def sampled_rows(n_rows: int, wanted: int | None, seed: int) -> np.ndarray:
+    """Rows of a sample that depends on the seed alone, ascending int64; None takes all rows."""
+    if wanted is None or wanted >= n_rows:
+        return np.arange(n_rows)
+    return np.sort(np.array(random.Random(seed).sample(range(n_rows), wanted)))  # noqa: S311
 
 
 class FeatureSource(ABC):

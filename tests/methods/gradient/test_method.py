@@ -16,8 +16,8 @@ from methods.gradient.checkpoints import FeatureLayout
 from methods.gradient.search import Finish
 from methods.gradient.settings import Hessian, HessianForm
 from methods.gradient.whitening import full
-from tests.fixtures.gradient_methods import QUERIES, checked, make, many_texts, ranked, toy_model
-from tests.fixtures.helpers import make_task
+from tests.fixtures.gradient_methods import QUERIES, make, many_texts, ranked, toy_model
+from tests.fixtures.helpers import checked, make_task
 from tests.fixtures.models import TEXTS, load, make_model
 from tests.oracles.brute_force_trackstar import features, gradients, scores
 
