@@ -75,6 +75,7 @@ class _Run:
         settings.results.check()
         check_depth(map(parse_metric, settings.metric.attribution), settings.top_k)
         method_class, method_config = chosen(settings.method)
+        method_class.check_settings(method_config)
         self.source.check()
         self.engine.check()
         self._check_retraining()
