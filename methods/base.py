@@ -1,4 +1,4 @@
-"""What a method is: it indexes the passages once and ranks them for each query."""
+"""The interface of a method: it indexes the passages once and ranks them for each query."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Ranking:
     """The strongest passages for one query.
 
     Attributes:
-        rows: passage rows, strongest first, int64 ``[k]``; equal scores in ascending row order.
-        scores: the method's scores, higher = stronger, float64 ``[k]``.
-        opponent_rows, opponent_scores: likewise the lowest scores, lowest first, equal ones in
-            ascending row order; empty where a method has none.
+        rows: rows of the passages, strongest first, int64 ``[k]``; equal scores by ascending row.
+        scores: the method's scores of these, higher = stronger, float64 ``[k]``.
+        opponent_rows, opponent_scores: rows and scores of the weakest passages, lowest score first,
+            equal scores by ascending row; empty where a method lists none.
     """
 
     query_id: str
@@ -48,7 +48,7 @@ class Ranking:
 
 @dataclass
 class IndexSize:
-    """What the index costs on disk. ``bytes`` is 0 for methods that store nothing."""
+    """Bytes and files that an index takes on disk; both are 0 for methods that store nothing."""
 
     bytes: int = 0
     shards: int = 0
@@ -71,16 +71,16 @@ class Context:
     """What the harness lends a method for one cell.
 
     Attributes:
-        task: the queries and candidates.
+        task: queries and passages.
         cache_dir: root of all caches; a method writes below ``cache_dir/index``.
-        device: torch device name, e.g. ``"cpu"``.
-        phases: wall time and memory by named phase, written into the result.
-        counts: anything counted on the way (truncated passages, skipped queries), likewise.
-        facts: values found on the way that a reader of the result needs, e.g. the λ in use.
-        load_model: brings the model under study; called at most once, on first use.
-        retrain: what models trained without some passages say, for the metrics.
+        load_model: loads or trains the model under study; called at most once, on first use.
+        device: name of the torch device, e.g. ``"cpu"``.
+        phases: wall time and memory of each named phase, written into the result.
+        counts: numbers of truncated passages, skipped queries and the like, for the result.
+        facts: values that a reader of the result needs, e.g. the λ in use.
+        retrain: trains models without some passages and asks them the queries, for the metrics.
         engine: runs independent jobs, perhaps in other processes.
-        model_recipe: brings the same model there: unlike ``load_model``, it can be sent.
+        model_recipe: loads the same model in another process, to which it can be sent.
         mirror: the copy of ``cache_dir`` in a store, for what others need not make again.
     """
 
@@ -103,12 +103,11 @@ class Context:
 
 
 class Method(ABC):
-    """One way of ranking passages; a subclass is one entry of ``METHODS``.
-
-    Subclasses set ``Config``: a dataclass whose fields are the keys of ``conf/method/NAME.yaml``,
-    without defaults, since the YAML file holds each default and the reason for it.
+    """One way of ranking passages; ``conf/method/NAME.yaml`` names the class as its ``target``.
 
     Attributes:
+        Config: a dataclass whose fields are the settings of the YAML, without defaults: the YAML
+            holds each default and the reason for it.
         planned: whether ``plan`` answers.
         version: raised whenever a change of code moves a ranking; part of every cell's key.
     """
@@ -125,8 +124,8 @@ class Method(ABC):
     def check_settings(cls, config: Any) -> None:
         """Refuse settings that cannot work, by nothing but the settings themselves.
 
-        The harness calls it before any task is prepared or model is loaded. Here: numbers outside
-        the range of their field (``bench.core.fields``).
+        The harness calls it before a task is prepared or a model is loaded. The base class refuses
+        numbers outside the range of their field (``bench.core.fields``).
 
         Args:
             config: a value of ``Config``; messages say ``method.KEY``.
@@ -138,11 +137,11 @@ class Method(ABC):
 
     @classmethod
     def plan(cls, config: Any, architecture: Architecture, job: Job) -> Costs:
-        """What a run will take, before a model is loaded; only where ``planned`` is set.
+        """The costs of a run, known before a model is loaded; only where ``planned`` is set.
 
         Args:
             config: a value of ``Config`` that ``check_settings`` has passed.
-            architecture: numbers of the model.
+            architecture: the sizes of the model.
             job: what is to be done.
 
         Raises:
@@ -157,20 +156,31 @@ class Method(ABC):
         """
 
     def identity(self) -> Any:
-        """What rankings depend on beside settings, task and model: part of the cell's key.
+        """All that rankings depend on beside settings, task and model: part of the cell's key.
 
-        The version and, of a class that was loaded from a file by its path, the file's content.
+        It is the version; a class that is not of this package adds its name, and its module's name
+        or, where it was loaded from a file by its path, the hash of that file.
         """
-        sha256 = file_sha256_of(type(self))
-        return self.version if sha256 is None else [self.version, sha256]
+        kind = type(self)
+        if kind.__module__.startswith(f"{__package__}."):
+            return self.version
+        return [self.version, kind.__qualname__, file_sha256_of(kind) or kind.__module__]
 
-    @abstractmethod
     def index(self) -> IndexSize:
-        """Read the passages once and keep what searching needs."""
+        """Read the passages once and keep what searching needs; the base class reads nothing."""
+        return IndexSize()
 
     @abstractmethod
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
-        """Rank the passages for each query, in the order given."""
+        """Rank the passages for each query.
+
+        Args:
+            queries: queries of the task.
+            top_k: length of a list, where there are as many passages.
+
+        Yields:
+            one ranking a query, in the order of ``queries``.
+        """
 
     def rescore(
         self,
@@ -180,14 +190,14 @@ class Method(ABC):
         """Score given passages instead of searching for them; call ``index`` first.
 
         Args:
-            queries: in any order.
-            rows: passages of each query, int64 ``[queries, candidates]``.
+            queries: queries of the task, in any order.
+            rows: rows of the passages to score for each query, int64 ``[queries, candidates]``.
 
         Yields:
-            float64 ``[candidates]`` for each query, on the scale of ``search``.
+            scores of one query's candidates, float64 ``[candidates]``, on the scale of ``search``.
 
         Raises:
-            UserError: this method cannot.
+            UserError: the method can only rank all passages.
         """
         raise UserError(
             f"{type(self).__name__} ranks all passages and cannot score chosen ones",

@@ -1,4 +1,4 @@
-"""Okapi BM25 over passages (Robertson & Zaragoza 2009), by either of two engines.
+"""Okapi BM25 (Robertson & Zaragoza 2009), by either of two engines.
 
 The default variant weighs a word that occurs in df of N passages by
 ``idf = max(0, log((N - df + 0.5) / (df + 0.5)))`` and sums, over the query's words (a repeated
@@ -38,13 +38,13 @@ from methods.words import TOKENIZERS, WORDS_VERSION, Tokenizer
 class Scoring(Enum):
     """Which implementation scores: both give the same scores, where both know the formula."""
 
-    inverted_index = "inverted_index"  # on disk, best passages first
+    inverted_index = "inverted_index"  # our index on disk, which skips hopeless passages
     rank_bm25 = "rank_bm25"
 
 
 @dataclass
 class BM25Config:
-    """See ``conf/method/bm25.yaml``."""
+    """Settings of ``conf/method/bm25.yaml``."""
 
     variant: Variant = identity()
     k1: float = identity(above=0)  # at 0 rank_bm25 divides 0 by 0
@@ -55,7 +55,7 @@ class BM25Config:
 
 
 class BM25(Method):
-    """Lexical match. Every passage has a score; those that share no word with the query have 0."""
+    """Lexical match; a passage that shares no word with the query has the score 0."""
 
     Config = BM25Config
     version = WORDS_VERSION
@@ -76,7 +76,7 @@ class BM25(Method):
     def index(self) -> IndexSize:
         """Stream the passages' words into an index on disk, or open the one made before.
 
-        Every variant, k1 and b shares it. rank_bm25 keeps what it needs in memory.
+        Every variant, k1 and b shares one index. rank_bm25 holds its own in memory.
 
         Raises:
             UserError: no passage holds a word.
@@ -113,14 +113,14 @@ class BM25(Method):
         return IndexSize(bytes=index.nbytes, shards=1), scorer
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
-        """One query at a time."""
+        """Rank the passages for one query after the other."""
         if self._scorer is None:
             raise ValueError("call index() before search()")
         for query in progress.track(queries, "search bm25", unit="queries"):
             yield Ranking(query.query_id, *self._scorer.search(self._words(query), top_k))
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
-        """The scores of ``search``, of some passages: float64 ``[candidates]`` for each query."""
+        """Score chosen passages: float64 ``[candidates]`` for each query."""
         if self._scorer is None:
             raise ValueError("call index() before rescore()")
         for query, chosen in zip(queries, rows, strict=True):
@@ -131,6 +131,8 @@ class BM25(Method):
 
 
 class _Scorer(Protocol):
+    """What either engine offers."""
+
     def search(self, words: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
         """The ``k`` best rows, int64, and their scores, float64, of a query of these words."""
 

@@ -1,4 +1,4 @@
-"""Methods made of methods: one re-ranks what another found, or several lists become one."""
+"""Methods made of methods: one re-ranks the list of another, or several lists become one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Combined(Method):
     @staticmethod
     @abstractmethod
     def settings_of(config: Any) -> dict[str, dict[str, Any]]:
-        """The settings of each part, by its key below ``method``."""
+        """Settings of each part, by the part's key below ``method``."""
 
     def _part(self, key: str, settings: dict[str, Any]) -> Method:
         part_class, config = _chosen(key, settings)
@@ -57,17 +57,18 @@ class _Combined(Method):
                 part.check()
 
     def identity(self) -> Any:
-        """Its own version, and what each part depends on."""
+        """The version of the combination and the identity of each part."""
         return [
             super().identity(), {key: part.identity() for key, part in self._parts.items()}
         ]  # fmt: skip
 
     def index(self) -> IndexSize:
-        """Index each part; sizes add up, counts and facts are kept by part."""
+        """Index each part, and add up their sizes."""
         sizes = [part.index() for part in self._parts.values()]
         return IndexSize(sum(size.bytes for size in sizes), sum(size.shards for size in sizes))
 
     def _note(self) -> None:
+        """Take over the facts and counts of the parts, each under its part's key."""
         for key, part in self._parts.items():
             facts, counts = part.context.facts, part.context.counts
             self.context.facts |= {f"{key}.{name}": value for name, value in facts.items()}
@@ -84,7 +85,7 @@ def _chosen(key: str, settings: dict[str, Any]) -> tuple[type[Method], Any]:
 
 @contextmanager
 def _naming(key: str) -> Iterator[None]:
-    """Inside, an error of a part says ``method.KEY.…``."""
+    """Within this context, an error at ``method.…`` is one at ``method.KEY.…``."""
     try:
         yield
     except UserError as error:
@@ -94,7 +95,7 @@ def _naming(key: str) -> Iterator[None]:
 
 @dataclass
 class HybridConfig:
-    """See ``conf/method/hybrid.yaml``."""
+    """Settings of ``conf/method/hybrid.yaml``."""
 
     first: dict[str, Any] = identity()
     second: dict[str, Any] = identity()
@@ -114,7 +115,7 @@ class Hybrid(_Combined):
 
     @staticmethod
     def settings_of(config: HybridConfig) -> dict[str, dict[str, Any]]:
-        """Both parts."""
+        """Settings of both parts."""
         return {"first": config.first, "second": config.second}
 
     @classmethod
@@ -129,7 +130,7 @@ class Hybrid(_Combined):
             )
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
-        """Re-rank the first method's lists; lists are at most ``depth`` long."""
+        """Re-rank the first method's lists, which are at most ``depth`` long."""
         first, second = self._parts["first"], self._parts["second"]
         listed = list(first.search(queries, max(self.config.depth, top_k)))
         rescored = second.rescore(queries, _rectangle(listed))
@@ -143,7 +144,7 @@ class Hybrid(_Combined):
 
 @dataclass
 class FusionConfig:
-    """See ``conf/method/fusion.yaml``."""
+    """Settings of ``conf/method/fusion.yaml``."""
 
     members: dict[str, Any] = identity()
     depth: int = identity(at_least=1)
@@ -161,7 +162,7 @@ class Fusion(_Combined):
 
     @staticmethod
     def settings_of(config: FusionConfig) -> dict[str, dict[str, Any]]:
-        """All members."""
+        """Settings of all members."""
         return {f"members.{name}": settings for name, settings in config.members.items()}
 
     @classmethod
@@ -182,6 +183,7 @@ class Fusion(_Combined):
         self._note()
 
     def _fuse(self, rankings: Sequence[Ranking]) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of all lists of a query, ascending int64 ``[n]``, and scores, float64 ``[n]``."""
         rows = np.unique(np.concatenate([ranking.rows for ranking in rankings]))
         scores = np.zeros(len(rows))
         for ranking in rankings:
@@ -191,7 +193,7 @@ class Fusion(_Combined):
 
 
 def _to_unit(scores: np.ndarray) -> np.ndarray:
-    """Scores mapped to 0 … 1, lowest and highest; all equal ones to 0."""
+    """Scores mapped linearly, the lowest to 0, the highest to 1; equal scores all to 0."""
     if len(scores) == 0:
         return scores
     span = scores.max() - scores.min()
@@ -199,7 +201,7 @@ def _to_unit(scores: np.ndarray) -> np.ndarray:
 
 
 def _rectangle(rankings: Sequence[Ranking]) -> np.ndarray:
-    """Rows of all lists, int64 ``[queries, longest]``; shorter ones repeat their first row."""
+    """Rows of all lists, int64 ``[queries, longest]``; a shorter list repeats its first row."""
     longest = max((len(ranking.rows) for ranking in rankings), default=0)
     rows = np.zeros((len(rankings), longest), dtype=np.int64)
     for line, ranking in zip(rows, rankings, strict=True):

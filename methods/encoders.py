@@ -1,4 +1,4 @@
-"""Retrieval by an encoder of sentence-transformers: what dense and sparse-neural have in common.
+"""Retrieval by an encoder of sentence-transformers: the common part of dense and sparse.
 
 An embedding depends in its last digits (about 1e-7) on the texts that it is batched with, since
 padding changes the order of summation. Passages whose scores are closer than that, such as equal
@@ -19,19 +19,19 @@ from bench.core.fields import identity, speed
 from bench.storage.whole import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method
-from methods.embedding_index import EmbeddingIndex, Form, open_or_embed
+from methods.embedding_index import EmbeddingIndex, VectorFormat, open_or_embed
 from methods.encoder_files import encoder_sha256, find_encoder
 from methods.query_text import QueryPart, query_text
 
 # Raised whenever a change of code moves an embedding, or the files of an index; part of every key.
 EMBEDDINGS_VERSION = 3
 
-Vectors = TypeVar("Vectors")  # of several texts, side by side
+Vectors = TypeVar("Vectors")  # the vectors of several texts
 
 
 @dataclass
 class EncoderConfig:
-    """See ``conf/method/dense.yaml`` and ``conf/method/sparse.yaml``."""
+    """Settings of ``conf/method/dense.yaml`` and ``conf/method/sparse.yaml``."""
 
     # omegaconf reads the annotations at run time
     model: Optional[str] = identity()  # noqa: UP045
@@ -43,19 +43,19 @@ class EncoderConfig:
 
 
 class EncoderMethod(Method, Generic[Vectors]):
-    """Embeds passages once and keeps them; a subclass says of which kind, and searches.
+    """Embeds passages once and keeps the vectors; a subclass makes and searches them.
 
     Attributes:
-        name: of the method, and of the folder of its indexes.
-        library_class: of sentence-transformers.
-        form: how its vectors are kept.
+        name: name of the method, and of the folder of its indexes.
+        library_class: class of sentence-transformers that loads the encoder.
+        form: format in which the vectors are kept.
     """
 
     Config = EncoderConfig
     config: EncoderConfig
     name: ClassVar[str]
     library_class: ClassVar[str]
-    form: ClassVar[Form]
+    form: ClassVar[VectorFormat]
     version = EMBEDDINGS_VERSION
 
     def __init__(self, config: EncoderConfig, context: Context) -> None:
@@ -78,7 +78,7 @@ class EncoderMethod(Method, Generic[Vectors]):
         self._check_folder(self._folder)
 
     def _check_folder(self, folder: Path) -> None:
-        """Refuse an encoder of another kind; the library may not."""
+        """Refuse an encoder of another kind, which the library might load all the same."""
 
     @cached_property
     def _folder(self) -> Path:
@@ -86,7 +86,7 @@ class EncoderMethod(Method, Generic[Vectors]):
         return find_encoder(self.config.model)
 
     def identity(self) -> Any:
-        """Version and files: a model that is trained again keeps its path."""
+        """The version and a hash of the encoder's files, which its path does not tell."""
         return [super().identity(), self._weights]
 
     @cached_property
@@ -137,15 +137,15 @@ class EncoderMethod(Method, Generic[Vectors]):
 
     @abstractmethod
     def _embed(self, texts: list[str], prompt: str | None, role: str) -> Vectors:
-        """Vectors of texts; ``role`` is ``"query"`` or ``"document"``."""
+        """Vectors of texts whose role is ``"query"`` or ``"document"``."""
 
     def _encode(
         self, texts: list[str], prompt: str | None, **options: Any
     ) -> tuple[Any, list[int]]:
-        """What the library makes of the distinct texts, and where each text is among them."""
+        """The library's vectors of the distinct texts, and the place of each text among these."""
         number: dict[str, int] = {}
         places = [number.setdefault(text, len(number)) for text in texts]
-        # encode() sorts the texts by length before it batches them.
+        # The library sorts the texts by length before it batches them.
         encoded = self._encoder.encode(
             list(number),
             prompt=prompt,
@@ -157,11 +157,11 @@ class EncoderMethod(Method, Generic[Vectors]):
 
 
 def _load_encoder(folder: Path, device: str, max_length: int | None, kind: str) -> Any:
-    """A sentence encoder in float32, without network and without code from the model's folder.
+    """Load a sentence encoder in float32, without network and without code of the model's folder.
 
     Args:
-        kind: the library's class, ``SentenceTransformer`` or ``SparseEncoder``.
-        max_length: tokens after which a text is cut; None is the model's own limit.
+        kind: class of the library, ``SentenceTransformer`` or ``SparseEncoder``.
+        max_length: tokens after which a text is cut; None stands for the model's own limit.
 
     Raises:
         UserError: the files are no model that the library can load, or ``max_length`` is beyond
@@ -170,7 +170,7 @@ def _load_encoder(folder: Path, device: str, max_length: int | None, kind: str) 
     import sentence_transformers
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # one line a weight matrix says nothing to a user
+    logging.disable_progress_bar()  # a line for each weight matrix says nothing to a user
     try:
         encoder = getattr(sentence_transformers, kind)(
             str(folder), device=device, trust_remote_code=False, local_files_only=True
@@ -181,7 +181,7 @@ def _load_encoder(folder: Path, device: str, max_length: int | None, kind: str) 
             where=str(folder),
             fix="set method.model to another folder, package or Hub id",
         ) from error
-    encoder.default_prompt_name = None  # only the prompts of our config
+    encoder.default_prompt_name = None  # prompts are those of our settings alone
     if max_length is not None:
         inner = getattr(encoder[0], "auto_model", None)
         limit = getattr(getattr(inner, "config", None), "max_position_embeddings", max_length)
@@ -192,7 +192,7 @@ def _load_encoder(folder: Path, device: str, max_length: int | None, kind: str) 
 
 
 def _n_truncated(encoder: Any, texts: list[str], prompt: str | None) -> int:
-    """How many texts are longer than what the encoder reads; 0 where that cannot be told."""
+    """Number of texts that the encoder cuts; 0 where that cannot be told."""
     from transformers import PreTrainedTokenizerBase
 
     tokenizer, limit = encoder.tokenizer, encoder.max_seq_length

@@ -125,8 +125,8 @@ class Registry(Generic[T]):
         if target not in {entry.target for entry in self._entries.values()}:
             self._announce(f"{attribute} of {path or module}")
         try:
-            loaded = _loaded(path) if path else importlib.import_module(module)
-            found = getattr(loaded, attribute)
+            home = _loaded(path) if path else importlib.import_module(module)
+            kind = getattr(home, attribute)
             base = self._base_class()
         except Exception as error:  # a module of the user's own may fail in any way while it loads
             raise UserError(
@@ -134,9 +134,9 @@ class Registry(Generic[T]):
                 fix="check the spelling of module:Class or path/to/file.py:Class, and that a "
                 "module is installed or on PYTHONPATH",
             ) from error
-        if not (isinstance(found, type) and issubclass(found, base)):
+        if not (isinstance(kind, type) and issubclass(kind, base)):
             raise UserError(f"{self.kind} {target!r} is not a subclass of {self._base}")
-        return cast("type[T]", found)
+        return cast("type[T]", kind)
 
     def _base_class(self) -> type:
         module, _, attribute = self._base.partition(":")
@@ -165,8 +165,8 @@ class Registry(Generic[T]):
 
 def file_sha256_of(kind: type) -> str | None:
     """Hash of the file that a class was loaded from by its path; None of any other class."""
-    found: str | None = vars(sys.modules[kind.__module__]).get(_SHA256)
-    return found
+    sha256: str | None = vars(sys.modules[kind.__module__]).get(_SHA256)
+    return sha256
 
 
 def _folders_of_hydra() -> list[Path]:
@@ -231,8 +231,9 @@ def _entry(name: str, files: Mapping[str, Traversable]) -> Entry:
     for key in ("target", "summary"):
         if not isinstance(values.get(key), str):
             raise UserError("has no value", where=f"{files[name]}, {key}", fix=f"add {key}: …")
-    needs = values.pop("needs", None) or ()
-    return Entry(**{key: str(value) for key, value in values.items()}, needs=tuple(needs))
+    needs = values.pop("needs", ())
+    needs = (needs,) if isinstance(needs, str) else tuple(map(str, needs))
+    return Entry(**{key: str(value) for key, value in values.items()}, needs=needs)
 
 
 def _description(name: str, files: Mapping[str, Traversable]) -> dict[str, Any]:
@@ -240,13 +241,13 @@ def _description(name: str, files: Mapping[str, Traversable]) -> dict[str, Any]:
     try:
         values = yaml.load(files[name].read_text(encoding="utf-8"), _Loader) or {}  # noqa: S506
         assert isinstance(values, dict)
-        found: dict[str, Any] = {}
+        described: dict[str, Any] = {}
         for part in values.get("defaults") or ():
             base = part.rpartition("/")[2] if isinstance(part, str) else ""
             if base in files:  # not _self_, nor what is put below a key of its own
-                found |= _description(base, files)
+                described |= _description(base, files)
     except (yaml.YAMLError, UnicodeDecodeError, AssertionError, TypeError) as error:
         raise UserError(
             f"is no YAML mapping ({first_line(error)})", where=str(files[name])
         ) from error
-    return found | {key: values[key] for key in DESCRIPTION if values.get(key)}
+    return described | {key: values[key] for key in DESCRIPTION if values.get(key)}

@@ -1,4 +1,4 @@
-"""How many passages, tokens and queries there are, without preparing a task or training a model."""
+"""Numbers of passages, tokens and queries, without preparing a task or training a model."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from bench.tasks import Task, TaskBuilder, prepared_task
 from methods.gradient.cost import Architecture, tokens_per_word
 
 PASSAGES, TOKENS, QUERIES = "passages", "tokens a passage", "queries"
-_SAMPLE = 1000  # passages whose tokens are counted: the mean is then within a few percent
+_SAMPLE = 1000  # passages whose tokens are counted, for a mean within a few percent
 
 
 @dataclass(frozen=True)
 class Count:
-    """A number and where it is from."""
+    """A number and its source, in words."""
 
     value: float
     source: str
@@ -31,25 +31,25 @@ def count_corpus(
     architecture: Architecture,
     given: Mapping[str, Count],
 ) -> dict[str, Count]:
-    """Passages, tokens a passage and queries; the task is touched only for what is not given.
+    """Count passages, tokens a passage and queries; the task is asked only for what is not given.
 
     Raises:
         UserError: bad input files, no queries, or no passages.
     """
     names = (PASSAGES, TOKENS, QUERIES)
-    found = dict(given)
-    if len(found) < len(names):
-        found = _measure(settings, source, architecture, given) | found
-    tokens, limit = found[TOKENS], architecture.context_length
+    counts = dict(given)
+    if len(counts) < len(names):
+        counts = _measure(settings, source, architecture, given) | counts
+    tokens, limit = counts[TOKENS], architecture.context_length
     if tokens.value > limit:
-        found[TOKENS] = Count(limit, f"{tokens.source}, cut at the context length")
-    return {name: found[name] for name in names}
+        counts[TOKENS] = Count(limit, f"{tokens.source}, cut at the context length")
+    return {name: counts[name] for name in names}
 
 
 def _measure(
     settings: Settings, source: ModelSource, architecture: Architecture, given: Mapping[str, Count]
 ) -> dict[str, Count]:
-    """From the prepared task or, if the cache has none, from its builder's streams."""
+    """Count the prepared task or, if the cache has none, the streams of its builder."""
     name, builder = settings.task["name"], task_builder(settings)
     task = prepared_task(name, builder, settings.cache_dir)
     if task is None:
@@ -87,7 +87,7 @@ def _tokens(
     architecture: Architecture,
     task: Task | None,
 ) -> Count:
-    """The mean of the first passages, each cut at the context length."""
+    """Mean number of tokens of the first passages, each cut at the context length."""
     limit, end = architecture.context_length, bool(settings.model.get("append_eos"))
     tokenizer = source.tokenizer(task, settings.cache_dir)
     first = f"the first {len(texts):,} passages"

@@ -1,6 +1,7 @@
-"""``tdabench plan``: what a run with a gradient method will cost, before anything is done.
+"""The plan of a cell: what a run will cost, before anything is done.
 
 Nothing is trained, encoded or written. A corpus that is not here can be planned for by its numbers.
+The method says what it costs (``Method.plan``); this module finds the numbers that it asks for.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass
 class PlanConfig:
-    """What plan is told instead of finding out; defaults and reasons in ``conf/config.yaml``."""
+    """Settings of a plan, told instead of found out; see ``plan`` in ``conf/config.yaml``."""
 
     # omegaconf reads the annotations at run time
     passages: Optional[int] = identity(at_least=1)  # noqa: UP045
@@ -52,12 +53,12 @@ class Plan(Costs):
     Attributes:
         title: task × model × method.
         counted: passages, tokens a passage, queries.
-        architecture: numbers of the model.
+        architecture: sizes of the model.
         index_key: a hash that cells with the same features of the same corpus share.
-        flops_per_second: what one device computes.
-        devices: how many; only what an engine shares out gains from more than one.
-        disk_bytes_per_second: what one device reads and writes of the index.
-        rate: how the speed is known.
+        flops_per_second: FLOPs that one device computes in a second.
+        devices: number of devices; only steps that an engine shares out gain from more than one.
+        disk_bytes_per_second: bytes of the index that one device reads or writes in a second.
+        rate: how the speed is known, in words.
         notes: what the numbers leave out, a line each.
     """
 
@@ -73,7 +74,7 @@ class Plan(Costs):
 
     @property
     def passages(self) -> int:
-        """How many there are to rank."""
+        """Number of passages to rank."""
         return int(self.counted[PASSAGES].value)
 
     def device_hours(self, step: Pass) -> float:
@@ -106,7 +107,7 @@ class Plan(Costs):
 
 
 def plan_settings(overrides: Sequence[str]) -> tuple[Settings, PlanConfig]:
-    """The settings of a cell as ``tdabench run`` would have them, and those of the plan."""
+    """Settings of a cell, as ``tdabench run`` would have them, and of its plan."""
     config = composing.composed(overrides, "plan")
     if "plan" not in config:
         raise UserError("nothing is chosen", where="plan", fix="leave the section in place")
@@ -119,7 +120,7 @@ def plan_settings(overrides: Sequence[str]) -> tuple[Settings, PlanConfig]:
 
 
 class Known(dict[str, Any]):
-    """What one cell of a sweep has found out, so that the next does not measure it again."""
+    """Findings of the cells of a sweep, so that none is measured twice."""
 
     def once(self, what: Any, find: Callable[[], T]) -> T:
         """The first result of ``find`` for this JSON value."""
@@ -192,7 +193,7 @@ def _given(config: PlanConfig) -> dict[str, Count]:
 def _speed(
     config: PlanConfig, geometry: PretrainedConfig, device: str, job: Job, batch_tokens: int
 ) -> Speed:
-    """As given, or measured here."""
+    """The speed of a device: as given, or measured here."""
     if config.device_tflops is not None:
         rate = config.device_tflops * 1e12
         return Speed(rate, f"given: {_rate(rate)} sustained (plan.device_tflops)")
@@ -222,7 +223,7 @@ def _checked_method(settings: Settings) -> tuple[type[Method], Any]:
 
 
 def _dtypes(settings: Settings) -> tuple[torch.dtype, torch.dtype]:
-    """Of the weights as loaded (models trained here: float32) and of the gradients."""
+    """Dtypes of the loaded weights (float32 of models trained here) and of the gradients."""
     weights = getattr(torch, settings.model.get("dtype") or "float32")
     return weights, getattr(torch, settings.model.get("gradient_dtype") or "float32")
 

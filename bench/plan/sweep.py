@@ -20,7 +20,7 @@ from bench.run.composing import sweep
 from bench.run.settings import Settings
 from methods.costs import CHECK_INDEX, ENCODE_CORPUS, Pass
 
-_EXACT = "fp32"  # an index of which one of any other format is made without encoding
+_EXACT = "fp32"  # the format from which an index of any other is made without encoding
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,10 @@ class CellCost:
     """What one cell adds to a sweep.
 
     Attributes:
-        label: what tells it from the other cells.
-        passes: those that it makes itself.
-        index_bytes: of an index that no cell before it has made.
+        label: the words that tell it from the other cells.
+        plan: its plan as if it were alone.
+        passes: the steps that it takes itself.
+        index_bytes: bytes of its index, 0 if a cell before it has made that.
         shares_with: label of the cell whose features it takes; None if it encodes its own.
     """
 
@@ -70,23 +71,23 @@ def main(overrides: Sequence[str]) -> int:
 
 
 def costs(labels: Sequence[str], cells: Iterable[tuple[Settings, PlanConfig]]) -> list[CellCost]:
-    """What each cell adds, in the order in which they run.
+    """The cost that each cell adds, in the order in which they run.
 
     Raises:
         UserError: as ``make_plan``, with the cell's label.
     """
     known = Known()
     made: dict[tuple[str, str], str] = {}  # features and format → who made the index
-    found = []
+    cell_costs = []
     for label, (settings, config) in zip(labels, cells, strict=True):
         try:
             plan = make_plan(settings, config, known)
         except UserError as error:
             raise UserError(f"{label}: {error.what}", where=error.where, fix=error.fix) from error
-        found.append(_cost(label, plan, made))
+        cell_costs.append(_cost(label, plan, made))
         if plan.index_bytes:
             made.setdefault((plan.index_key, plan.chosen), label)
-    return found
+    return cell_costs
 
 
 def _cost(label: str, plan: Plan, made: dict[tuple[str, str], str]) -> CellCost:
@@ -95,15 +96,17 @@ def _cost(label: str, plan: Plan, made: dict[tuple[str, str], str]) -> CellCost:
     if not plan.index_bytes or donor is None:
         return CellCost(label, plan, plan.passes, plan.index_bytes, None)
     later = [step for step in plan.passes if step.name != ENCODE_CORPUS]
-    if same:  # which this process has written or checked already
+    if same:  # this process has written or checked it already
         own = [step for step in later if step.name != CHECK_INDEX]
         return CellCost(label, plan, own, 0, same)
     return CellCost(label, plan, [_translation(plan), *later], plan.index_bytes, donor)
 
 
 def _translation(plan: Plan) -> Pass:
-    """Another format of a full-precision index. Workers that check a shard of that first read it
-    from disk once for both: it fits into memory."""
+    """The step that makes an index of another format from one in full precision.
+
+    Workers check a shard before they translate it; they read it from disk once for both.
+    """
     read = plan.storage[_EXACT] * plan.passages
     name = f"translate the index from {_EXACT}"
     return Pass(name, plan.passages, 0.0, read, plan.index_bytes, spread=True)
@@ -143,25 +146,25 @@ def print_sweep(cells: Sequence[CellCost], left_out: Sequence[str]) -> None:
 
 def _of_cells(cells: Sequence[CellCost]) -> Table:
     heads = ("", "passages", "FLOPs", "read", "index", "device-hours", "features")
-    found = numbers_table("cells, each without what one above it has made", heads)
+    table = numbers_table("cells, each without what one above it has made", heads)
     for cell in cells:
         flops, read, spent = _sums([cell])
         index = in_decimal(cell.index_bytes) if cell.index_bytes else ""
         features = f"of {cell.shares_with}" if cell.shares_with else "own"
-        found.add_row(
+        table.add_row(
             clean(cell.label), f"{cell.plan.passages:,}", f"{flops:.3g}", in_decimal(read), index,
             hours(spent), clean(features),
         )  # fmt: skip
-    found.add_section()
+    table.add_section()
     flops, read, spent = _sums(cells)
     index = in_decimal(sum(cell.index_bytes for cell in cells))
-    found.add_row("all", "", f"{flops:.3g}", in_decimal(read), index, hours(spent), "",
+    table.add_row("all", "", f"{flops:.3g}", in_decimal(read), index, hours(spent), "",
                   style="bold")  # fmt: skip
-    return found
+    return table
 
 
 def _of_passes(cells: Sequence[CellCost]) -> Table:
-    found = numbers_table(
+    table = numbers_table(
         "passes of all cells", ("", "cells", "rows", "FLOPs", "read", "device-hours")
     )
     names = dict.fromkeys(step.name for cell in cells for step in cell.passes)
@@ -170,12 +173,12 @@ def _of_passes(cells: Sequence[CellCost]) -> Table:
         read = sum(step.bytes_read for _, step in steps)
         flops = sum(step.flops for _, step in steps)
         spent = sum(plan.device_hours(step) for plan, step in steps)
-        found.add_row(
+        table.add_row(
             name, f"{len(steps)}", f"{sum(step.rows for _, step in steps):,}",
             f"{flops:.3g}" if flops else "", in_decimal(read) if read else "",
             hours(spent) if flops else "",
         )  # fmt: skip
-    return found
+    return table
 
 
 def _sums(cells: Sequence[CellCost]) -> tuple[float, int, float]:

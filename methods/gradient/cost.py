@@ -1,4 +1,4 @@
-"""What a gradient run costs, as formulas: operations, bytes, memory. No model is needed for them.
+"""Formulas of what a gradient run costs, in operations and memory; no model is needed for them.
 
 A multiplication and an addition are two FLOPs. Symbols: T tokens of a passage, N parameters of the
 matrices that each token meets (layers, of their experts those that it is sent to, and output head),
@@ -24,16 +24,20 @@ from methods.gradient.whitening import LOW_RANK_PRODUCTS, OVERSAMPLING
 
 @dataclass(frozen=True)
 class Architecture:
-    """A decoder, in numbers.
+    """The sizes of a decoder.
 
     Attributes:
-        parameters: all of them, tied ones once.
-        multiplied: N, those of matrices that each token is multiplied by; no embeddings, and of a
-            layer's experts as many as a token is sent to.
+        parameters: number of parameters, where tied ones count once.
+        multiplied: N, the number of parameters in matrices that each token is multiplied by: no
+            embeddings, and of a layer's experts as many as a token is sent to.
         matrices: (out, in, block) of each matrix that carries the gradient.
+        n_layers: L.
+        hidden_size: width of a layer.
         attention_width: a, all heads of a layer together.
-        unwatched_layers: layers below the lowest matrix, which no gradient reaches.
-        unwatched: those of N that are in them.
+        vocab_size: size of the vocabulary.
+        context_length: the longest text, in tokens.
+        unwatched_layers: number of layers below the lowest matrix, which no gradient reaches.
+        unwatched: the part of N that is in these layers.
     """
 
     parameters: int
@@ -50,11 +54,13 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is to be done.
+    """The numbers that the steps of a run depend on.
 
     Attributes:
-        tokens: mean of a passage; it stands in for a query's, which is shorter.
-        together: queries that are searched together, since memory holds no more.
+        passages: number of passages.
+        tokens: mean length of a passage; it stands in for a query's, which is shorter.
+        queries: number of queries.
+        together: number of queries that are searched together, since memory holds no more.
         candidates: passages a query, of both ends, that are scored a second time.
     """
 
@@ -66,17 +72,17 @@ class Workload:
 
     @property
     def groups(self) -> int:
-        """How often the search goes over the passages."""
+        """Number of times that the search goes over the passages."""
         return -(-self.queries // self.together)
 
 
 def feature_blocks(architecture: Architecture, config: GradientConfig) -> list[int]:
-    """Sizes of all blocks of a feature row: those of each checkpoint, side by side."""
+    """Sizes of all blocks of a feature row, one checkpoint's after the other's."""
     return block_sizes(architecture, config.projection_dim) * config.checkpoints
 
 
 def feature_dim(architecture: Architecture, config: GradientConfig) -> int:
-    """Numbers of a feature row, the passage's weight included."""
+    """Number of dimensions of a feature row, the passage's weight included."""
     return sum(feature_blocks(architecture, config)) + config.passage_weight
 
 
@@ -84,7 +90,7 @@ def feature_dim(architecture: Architecture, config: GradientConfig) -> int:
 
 
 def forward_flops(architecture: Architecture, tokens: float) -> float:
-    """2·N·T for the products with weights, and 4·a·T²·L for attention.
+    """FLOPs of a forward pass: 2·N·T for the products with weights, 4·a·T²·L for attention.
 
     Attention has two products a layer, queries by keys and weights by values, of 2·a·T² each: a
     causal mask saves nothing in the common implementations.
@@ -94,7 +100,7 @@ def forward_flops(architecture: Architecture, tokens: float) -> float:
 
 
 def backward_flops(architecture: Architecture, tokens: float) -> float:
-    """2·N·T to the activations, and 8·a·T²·L for attention: each of its products has two factors.
+    """FLOPs of a backward pass: 2·N·T to the activations, 8·a·T²·L for attention's two factors.
 
     N and L are without the layers below the lowest matrix that carries the gradient. No weight
     gradient is formed. The encoder also spares the input gradient of the lowest matrices, some of
@@ -108,10 +114,10 @@ def backward_flops(architecture: Architecture, tokens: float) -> float:
 def projection_flops(
     architecture: Architecture, tokens: float, projection_dim: int | None
 ) -> float:
-    """Σ over matrices of T·(2·p·(m + n) + 2·p²); without projection T·2·m·n.
+    """FLOPs of the projections: Σ over matrices of T·(2·p·(m + n) + 2·p²); T·2·m·n without any.
 
-    Holds for second moments of rank one (Adafactor), which are folded into the projections. With
-    full ones (Adam) the gradient is formed first: see ``methods/gradient/collectors.py``.
+    The formula holds for second moments of rank one (Adafactor), which are folded into the
+    projections. With full ones (Adam) gradients are formed first: see ``collectors.py``.
     """
     if projection_dim is None:
         return tokens * sum(2 * m * n for m, n, _ in architecture.matrices)
@@ -120,7 +126,7 @@ def projection_flops(
 
 
 def encode_flops(architecture: Architecture, tokens: float, projection_dim: int | None) -> float:
-    """Forward, backward to the activations, and projections, of one passage."""
+    """FLOPs of encoding one passage: forward, backward to the activations, and projections."""
     return (
         forward_flops(architecture, tokens)
         + backward_flops(architecture, tokens)
@@ -129,7 +135,7 @@ def encode_flops(architecture: Architecture, tokens: float, projection_dim: int 
 
 
 def block_sizes(architecture: Architecture, projection_dim: int | None) -> list[int]:
-    """p² for each block; without projection the elements of its matrices, Σ m·n."""
+    """Sizes of the blocks: p² each, or without projection the elements of their matrices, Σ m·n."""
     sizes: dict[int, int] = {}
     for m, n, block in sorted(architecture.matrices, key=lambda matrix: matrix[2]):
         sizes[block] = sizes.get(block, 0) + m * n if projection_dim is None else projection_dim**2
@@ -137,9 +143,10 @@ def block_sizes(architecture: Architecture, projection_dim: int | None) -> list[
 
 
 def hessian_flops(blocks: Sequence[int], form: HessianForm, components: int) -> float:
-    """One row's part in R: Σ 2·b² (full); 2·d (diagonal); 2·d + 3·4·d·c (low rank).
+    """FLOPs of a row's part in R: Σ 2·b² (full); 2·d (diagonal); 2·d + 3·4·d·c (low rank).
 
-    Low rank multiplies R by c directions three times, each time by g (gᵀ Ω), 4·b·c a block.
+    The low-rank form multiplies R by c directions three times, each time by g (gᵀ Ω), at 4·b·c a
+    block.
     """
     dim = sum(blocks)
     if form is HessianForm.full:
@@ -166,7 +173,7 @@ def decomposition_flops(
 
 
 def whitening_flops(blocks: Sequence[int], form: HessianForm, components: int) -> float:
-    """R^(-1/2) times one row: Σ 2·b² (full); d (diagonal); d + 4·d·c (low rank)."""
+    """FLOPs of R^(-1/2) times a row: Σ 2·b² (full); d (diagonal); d + 4·d·c (low rank)."""
     dim = sum(blocks)
     if form is HessianForm.full:
         return 2.0 * sum(b * b for b in blocks)
@@ -174,16 +181,16 @@ def whitening_flops(blocks: Sequence[int], form: HessianForm, components: int) -
 
 
 def search_flops(queries: int, dim: int) -> float:
-    """Inner products of one passage with all queries: 2·q·d."""
+    """FLOPs of the inner products of one passage with all queries: 2·q·d."""
     return 2.0 * queries * dim
 
 
 def tokens_per_word(vocab_size: int) -> float:
     """Tokens a word of English where the tokenizer is not at hand: 1.4 + 0.22·log2(32,000 / V).
 
-    Fitted to byte-level BPE on sentences of T-REx and documents of C4 that it was not trained on:
-    2.62 and 2.36 at V = 1,024, 1.91 and 1.76 at 4,096, 1.44 and 1.38 at 32,000. Texts from
-    templates take less: 1.78 at 1,024 on ``factworld``.
+    The line is fitted to byte-level BPE on sentences of T-REx and documents of C4 that it was not
+    trained on: 2.62 and 2.36 tokens at V = 1,024, 1.91 and 1.76 at 4,096, 1.44 and 1.38 at 32,000.
+    Texts from templates take fewer: 1.78 at 1,024 on ``factworld``.
     """
     return max(1.2, 1.4 + 0.22 * math.log2(32_000 / max(1, vocab_size)))
 
@@ -201,7 +208,7 @@ def memory(
     batch_tokens: int,
     block_rows: int,
 ) -> dict[str, int]:
-    """Bytes by purpose.
+    """Bytes of memory by purpose.
 
     - weights: parameters · their bytes, and a copy in the gradients' dtype if that is another, of
       each checkpoint;

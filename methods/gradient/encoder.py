@@ -1,10 +1,10 @@
-"""From token batches to per-example projected gradients, without forming the gradients.
+"""Per-example projected gradients of batches of tokens, without forming the gradients.
 
 For one matrix and one example the loss gradient is W = Σ_t δ_t x_tᵀ, so
 P0 (W / sqrt(V)) P1ᵀ = Σ_t (A0 δ_t)(A1 x_t)ᵀ with A0 = P0 · diag(1/sqrt of V's row side) and A1
 likewise, because Adafactor's V has rank one. The layer's input is projected on the way forward and
-its output gradient on the way back; weights are frozen, so no weight gradient is computed, and
-nothing is computed below the lowest matrices. Source: 2410.17413, section 3 and appendix.
+the gradient of its output on the way back. Weights are frozen, so no weight gradient is computed,
+and nothing is computed below the lowest matrices. Source: 2410.17413, section 3 and appendix.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class GradientEncoder:
         self.name, self._settings = model.name, settings
         self._gradient_dtype = model.gradient_dtype
         self.module = in_dtype(model.module, model.gradient_dtype)
-        # By block, and in the order of the model within one: the order of the exact features.
+        # Exact features are ordered by block, and within a block as the model is.
         matrices = gradient_matrices(self.module, settings)
         self.matrices = sorted(matrices, key=lambda matrix: matrix.block)
         self.device = model.device
@@ -74,10 +74,10 @@ class GradientEncoder:
         self.fitting_tokens: int | None = None
 
     def encode(self, batch: Sequence[Tokens]) -> Tensor:
-        """Raw projected gradients of a batch: ``[batch, dim]``; a GPU may still be at work on them.
+        """Raw projected gradients of a batch, ``[batch, dim]``; a GPU may still be at work on them.
 
-        Texts with no token to predict have zero gradient. Whether all are finite is looked at once
-        they are on the CPU, in ``encode_all``.
+        A text with no token to predict has a zero gradient. ``encode_all`` looks whether all are
+        finite once they are on the CPU.
 
         Raises:
             UserError: a matrix takes no part in the forward pass, or the model does not run in the
@@ -101,14 +101,14 @@ class GradientEncoder:
     def collect(
         self, collectors: Sequence[Collector], totals: Sequence[Tensor], ids: Tensor, labels: Tensor
     ) -> Tensor:
-        """One forward and backward pass whose factors, δ and x, go to a collector a matrix.
+        """One forward and backward pass that hands the factors δ and x to each matrix's collector.
 
         Args:
-            collectors, totals: for each of ``matrices``, in their order.
-            ids, labels: ``[batch, tokens]``, as of ``loss.backward_of``.
+            collectors, totals: collector and sum of each of ``matrices``, in their order.
+            ids, labels: token ids and labels ``[batch, tokens]``, as of ``loss.backward_of``.
 
         Returns:
-            how much of each text was left to learn, ``[batch]``.
+            mean of 1 - p over the labels of each text, ``[batch]``.
 
         Raises:
             UserError: a matrix takes no part in the forward pass, or the model does not run in the
@@ -135,7 +135,7 @@ class GradientEncoder:
 
 
 class _MatrixSink:
-    """One matrix during one batch: views its factors by example and sums them up."""
+    """The sink of one matrix during one batch: it hands the factors on, example by example."""
 
     def __init__(
         self, matrix: Matrix, collector: Collector, total: Tensor, shape: torch.Size
@@ -151,7 +151,7 @@ class _MatrixSink:
         self._collector.add(self._total, self._by_example(delta), kept)
 
     def _by_example(self, rows: Tensor) -> Tensor:
-        """``[batch, tokens, width]``, also where the model works on a flat list of all tokens."""
+        """Factors ``[batch, tokens, width]``, also of models that work on a flat list of tokens."""
         if rows.numel() != self._shape.numel() * rows.shape[-1]:
             raise UserError(
                 f"matrix {self.matrix.name} gets {rows.numel() // rows.shape[-1]} rows for "
@@ -164,12 +164,12 @@ class _MatrixSink:
 
 @dataclass(frozen=True)
 class _Sums:
-    """Which sums make up the features, in their order.
+    """The sums that make up the features, in order.
 
     Attributes:
-        sizes: of each sum.
-        of_matrix: the sum that each matrix adds to.
-        block_sizes: dimensions of each block.
+        sizes: shape of each sum.
+        of_matrix: number of the sum that each matrix adds to.
+        block_sizes: number of dimensions of each block.
     """
 
     sizes: list[tuple[int, int]]
@@ -178,7 +178,7 @@ class _Sums:
 
 
 def _lay_out(matrices: Sequence[Matrix], collectors: Sequence[Collector], shared: bool) -> _Sums:
-    """Projected matrices of a block share a sum; exact ones have each their own, side by side."""
+    """The sums of some matrices: one a block if they are projected, else one for each matrix."""
     blocks = sorted({matrix.block for matrix in matrices})
     sizes, of_matrix, block_sizes = [], [], [0] * len(blocks)
     opened = None

@@ -22,8 +22,8 @@ class Features:
     """The encoders of passages and queries.
 
     Args:
-        model: the last checkpoint.
-        config: of the method.
+        model: the model at its last checkpoint.
+        config: settings of the method.
 
     Attributes:
         passages: the encoder of passages.
@@ -67,10 +67,10 @@ class Features:
         return CheckpointEncoder(encoders, self._weights, self._config.passage_weight)
 
     def key_settings(self) -> dict[str, Any]:
-        """All that a passage's stored features depend on beside its text.
+        """All that a passage's stored features depend on beside its text, as JSON values.
 
-        The task is no part of it: a shard is named by its texts. Nor are the weights of
-        checkpoints and what is done to the queries, which count when features are compared.
+        The task is left out, since a shard is named by its texts; so are the weights of checkpoints
+        and the correction of queries, which count when features are compared.
         """
         corrected = self._config.optimizer_correction
         return {

@@ -1,4 +1,4 @@
-"""Influence functions with exact gradients: what methods share that differ in the inverse Hessian.
+"""Influence functions with exact gradients: the common part of methods with different Hessians.
 
 score(q, m) = Σ_matrices ⟨g_m, H⁻¹ g_q⟩, with g_m of a passage's tokens and g_q of the target's
 alone, both of the summed loss. The queries are multiplied by H⁻¹ once and stay in memory; passages
@@ -36,10 +36,11 @@ from methods.model_identity import model_identity
 
 
 class Influence(Method):
-    """Ranks by ⟨g_m, H⁻¹ g_q⟩; a subclass says what H⁻¹ is.
+    """Ranks by ⟨g_m, H⁻¹ g_q⟩; a subclass defines H⁻¹.
 
     Attributes:
-        encoder: of exact gradients, a block a matrix, ``[out, in]`` flattened; after ``index``.
+        encoder: encoder of exact gradients, which ``index`` makes; each matrix is a block,
+            ``[out, in]`` flattened.
     """
 
     Config: ClassVar[type] = InfluenceConfig
@@ -47,7 +48,7 @@ class Influence(Method):
     encoder: GradientEncoder
 
     def index(self) -> IndexSize:
-        """Open the encoder and estimate of the Hessian what does not depend on a query."""
+        """Make the encoder, and estimate the part of the Hessian that depends on no query."""
         self.encoder = GradientEncoder(self.context.model, exact_gradients(self.config))
         self._checkpoints = CheckpointEncoder([self.encoder], [1.0], weighted=False)
         self.context.facts["hessian_passages"] = len(self.hessian_rows())
@@ -55,11 +56,11 @@ class Influence(Method):
 
     @abstractmethod
     def estimate(self) -> IndexSize:
-        """What of the Hessian does not depend on a query; called once, by ``index``."""
+        """Estimate the part of the Hessian that depends on no query; ``index`` calls it once."""
 
     @abstractmethod
     def precondition(self, queries: Tensor) -> Tensor:
-        """H⁻¹ g of each query: ``[queries, dim]`` in, the same out; may overwrite its argument."""
+        """H⁻¹ g of each query's gradient g, ``[queries, dim]``; may overwrite its argument."""
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -69,15 +70,15 @@ class Influence(Method):
         return search_dtype(self.context.model.gradient_dtype)
 
     def hessian_rows(self) -> np.ndarray:
-        """Passages that the Hessian is estimated from, ascending: all, or a sample by seed."""
+        """Ascending rows that the Hessian is estimated from: all, or a sample by seed."""
         n_rows = len(self.context.task.passages)
         return sampled_rows(n_rows, self.config.sample, self.config.seed)
 
     def hessian_gradients(self, what: str) -> Iterator[Tensor]:
-        """Gradients of those passages, ``[some, dim]``, encoded while they are asked for.
+        """Stream the gradients of these passages, ``[some, dim]``, encoded as they are asked for.
 
         Args:
-            what: what is done with them, for the progress.
+            what: name of the step, for its progress.
         """
         plan, rows = self._plan(1), self.hessian_rows()
         source = self._source(plan)
@@ -87,11 +88,11 @@ class Influence(Method):
             yield gradients.to(self.encoder.device, self.dtype)
 
     def by_matrix(self, gradients: Tensor) -> tuple[Tensor, ...]:
-        """Views of the columns of each matrix: ``[rows, out · in]``."""
+        """Views of each matrix's columns, ``[rows, out · in]``."""
         return gradients.split(self.encoder.block_sizes, dim=1)
 
     def key_settings(self) -> dict[str, Any]:
-        """All that a gradient depends on beside its text."""
+        """All that a gradient depends on beside its text, as JSON values."""
         return {
             "features_version": FEATURES_VERSION,
             **model_identity(self.context.model),
@@ -101,12 +102,12 @@ class Influence(Method):
     # ------------------------------------------------------------------ scoring
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
-        """Score all passages against groups of resident queries, keeping running lists."""
+        """Score all passages for groups of resident queries, keeping running lists."""
         plan = self._plan(len(queries))
         search = self._search(plan)
         for start, preconditioned in self._groups(queries, plan):
             source = self._source(plan)
-            if start == 0:  # what is cut or without loss is counted in one of the passes
+            if start == 0:  # texts that are cut are counted in one pass
                 source = replace(source, counts=self.context.counts)
             one_pass = replace(search, scanned=source)
             ranked = one_pass.find(preconditioned, top_k, self.config.opponents)
@@ -115,18 +116,18 @@ class Influence(Method):
                 yield Ranking(query.query_id, **vars(lists))
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Score chosen passages, int64 ``[queries, candidates]``, from gradients encoded now."""
+        """Score chosen passages, float64 ``[candidates]`` a query, from gradients encoded now."""
         plan = self._plan(len(queries))
         search = self._search(plan)
         for start, preconditioned in self._groups(queries, plan):
             yield from search.score(preconditioned, rows[start : start + len(preconditioned)])
 
     def _plan(self, n_queries: int) -> MemoryPlan:
-        """How many queries and passages are held at a time."""
+        """Numbers of queries and passages that are held at a time."""
         return MemoryPlan.of(self.config.memory_mib, n_queries, self.encoder.dim, self.dtype)
 
     def _groups(self, queries: Sequence[Query], plan: MemoryPlan) -> Iterator[tuple[int, Tensor]]:
-        """(first query, H⁻¹ g of a group ``[queries, dim]``)."""
+        """Stream the number of the first query and H⁻¹ g, ``[queries, dim]``, of each group."""
         model, config = self.context.model, self.config
         for start in range(0, len(queries), plan.queries):
             some = queries[start : start + plan.queries]
@@ -136,12 +137,13 @@ class Influence(Method):
             yield start, self.precondition(raw.to(self.encoder.device, self.dtype))
 
     def _source(self, plan: MemoryPlan) -> EncodedFeatures:
+        """The passages' gradients, in batches that fit a block."""
         config, context = self.config, self.context
         fitting = replace(config, batch_size=min(config.batch_size, plan.rows))
         return EncodedFeatures(context.model, self._checkpoints, context.task.passages, fitting)
 
     def _search(self, plan: MemoryPlan) -> Search:
-        """Inner products of gradients as they are with queries that are preconditioned already."""
+        """A search by inner products of plain gradients with queries preconditioned before."""
 
         def finish(dtype: torch.dtype) -> Finish:
             return Finish(self._checkpoints.layout, None, False, dtype, self.encoder.device)

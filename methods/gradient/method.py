@@ -1,4 +1,4 @@
-"""All gradient methods as one encoder with switches: V, R and unit norm (protocol, section 2)."""
+"""All gradient methods, as one encoder with switches for V, R and unit norm."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from methods.gradient.whitening import Whitening
 
 
 class Gradient(Method):
-    """score = ⟨R^(-1/2) P(∇L(z_m)/√V), R^(-1/2) P(∇L(z_q)/√V)⟩, unit-normed last if asked for.
+    """Ranks by ⟨R^(-1/2) P(∇L(z_m)/√V), R^(-1/2) P(∇L(z_q)/√V)⟩, each side unit-normed if asked.
 
     Source: 2410.17413, equation of TrackStar and its ablations (Table 1).
     """
@@ -54,7 +54,7 @@ class Gradient(Method):
 
     @classmethod
     def plan(cls, config: GradientConfig, architecture: Architecture, job: Job) -> Costs:
-        """What a run will take."""
+        """The costs of a run."""
         return gradient_costs(config, architecture, job)
 
     def check(self) -> None:
@@ -96,7 +96,7 @@ class Gradient(Method):
         return IndexSize(index.bytes, len(index.shards))
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
-        """Score all passages against groups of resident queries, keeping running lists."""
+        """Score all passages for groups of resident queries, keeping running lists."""
         if self._source is None:
             raise ValueError("call index() before search()")
         groups = _QueryGroups(self, queries)
@@ -110,7 +110,7 @@ class Gradient(Method):
                 yield Ranking(query.query_id, **vars(rows))
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Score chosen passages, int64 ``[queries, candidates]``, from the index or encoded now."""
+        """Score chosen passages, float64 ``[candidates]`` a query, from the index or anew."""
         if self._source is None:
             raise ValueError("call index() before rescore()")
         groups = _QueryGroups(self, queries)
@@ -141,11 +141,11 @@ class Gradient(Method):
         return search_dtype(self.context.model.gradient_dtype)
 
     def memory(self, n_queries: int) -> MemoryPlan:
-        """How many queries and passages are held at a time."""
+        """Numbers of queries and passages that are held at a time."""
         return MemoryPlan.of(self.config.memory_mib, n_queries, self._encoder.dim, self._dtype)
 
     def encode_queries(self, queries: Sequence[Query]) -> Tensor:
-        """Raw features, float32 ``[queries, dim]``."""
+        """Raw features of queries, float32 ``[queries, dim]``."""
         model = self.context.model
         tokens = [model.query_tokens(q.query_id, q.prompt, q.target) for q in queries]
         size, budget = self.config.batch_size, self.config.batch_tokens
@@ -167,9 +167,10 @@ class Gradient(Method):
 
 
 class _QueryGroups:
-    """Features of the queries in groups that fit into memory: (first query, ``[queries, dim]``).
+    """Features of the queries in groups that fit into memory.
 
-    A single group is encoded once; of several, each is encoded again whenever it is asked for.
+    Iterating gives the number of the first query and the features, ``[queries, dim]``, of each
+    group. A single group is encoded once; of several, each is encoded whenever it is asked for.
     """
 
     def __init__(self, method: Gradient, queries: Sequence[Query]) -> None:

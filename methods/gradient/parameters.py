@@ -1,7 +1,8 @@
 """Which weight matrices carry the attribution gradient, and how they group into blocks.
 
-Source: 2410.17413, section 3: attention and MLP matrices only; embeddings, output head, biases and
-normalisation are left out; consecutive layers form groups, each with an attention and an MLP block.
+The matrices are those of attention and MLP; embeddings, output head, biases and normalisation are
+left out. Consecutive layers form groups, each with an attention and an MLP block. Source:
+2410.17413, section 3.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from bench.core.errors import UserError
 from methods.gradient.settings import Adapters, BlockLayout, FeatureSettings, Unsupported
 
 _ATTENTION = ("attn", "attention")
-_MLP = ("mlp", "feed_forward", "ffn", "feedforward", "fc1", "fc2")  # the last two: OPT
+_MLP = ("mlp", "feed_forward", "ffn", "feedforward", "fc1", "fc2")  # fc1 and fc2 are OPT's
 _FORWARDS = (nn.Linear.forward, Conv1D.forward)
 _NAMES_SHOWN = 3
 
@@ -27,10 +28,10 @@ class Matrix:
     """One weight matrix, always seen as ``[out, in]``.
 
     Attributes:
-        name: parameter name, e.g. ``"model.layers.0.mlp.up_proj.weight"``.
+        name: name of the parameter, e.g. ``"model.layers.0.mlp.up_proj.weight"``.
         module: the layer that multiplies by it.
-        block: index of its block.
-        transposed: the weight is stored as ``[in, out]`` (GPT-2's ``Conv1D``).
+        block: number of its block.
+        transposed: whether the weight is stored as ``[in, out]``, as GPT-2's ``Conv1D`` does.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Matrix:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """``(out, in)``."""
+        """The shape as ``(out, in)``."""
         rows, columns = self.weight.shape
         return (columns, rows) if self.transposed else (rows, columns)
 
@@ -127,7 +128,7 @@ def _decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def _candidates(layer: nn.Module, adapters: Adapters) -> Iterator[tuple[str, nn.Module]]:
-    """(path, module) of everything in a layer that owns a matrix and is asked for."""
+    """Path and module of everything in a layer that owns a matrix and is asked for."""
     for path, module in layer.named_modules():
         if isinstance(module, nn.Embedding) or not _parameter_of(module):
             continue
@@ -146,7 +147,7 @@ def _parameter_of(module: nn.Module) -> str:
 def _fault(
     layer: nn.Module, path: str, module: nn.Module, seen: dict[int, nn.Module]
 ) -> str | None:
-    """Why the gradient of this matrix cannot be taken per example; None if it can."""
+    """The reason why the gradient of a matrix cannot be taken per example; None if it can."""
     parts = path.split(".")
     parent = layer.get_submodule(".".join(parts[:-1]))
     # Experts get the tokens of all examples in one list, and not each token.
@@ -178,7 +179,7 @@ def _is_mlp(path: str) -> bool:
 
 
 def _judge(faults: Sequence[str], unsupported: Unsupported) -> None:
-    """Refuse what cannot be taken, or say that it is left out."""
+    """Refuse matrices that cannot be taken, or say that they are left out."""
     if not faults:
         return
     shown = ", ".join(faults[:_NAMES_SHOWN])

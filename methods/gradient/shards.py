@@ -236,15 +236,15 @@ def read_sidecar(path: Path, key: str) -> dict[str, Any] | None:
 
 def read_seconds(folder: Path) -> dict[str, float]:
     """What each shard took; lines that a killed run left half written do not count."""
-    found = {}
+    seconds = {}
     path = folder / _SECONDS
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             record = json.loads(line)
-            found[record["file"]] = float(record["seconds"])
+            seconds[record["file"]] = float(record["seconds"])
         except (ValueError, TypeError, KeyError):
             continue
-    return found
+    return seconds
 
 
 def _log_seconds(path: Path, seconds: float) -> None:

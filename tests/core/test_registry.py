@@ -169,11 +169,13 @@ def test_a_yaml_is_an_entry_and_builds_on_others(packaged):
             "one: ∇", '"one: ∇"'
         ),
         two="# a reason\nname: two\ntarget: bench.tasks.trex:TRex\nsummary: two\ndepth: 3 # why\n",
-        three="defaults: [/task/two]\nfamily: other\n",
+        three="defaults: [/task/two]\nfamily: other\nneeds: nothing\n",
     )
     assert list(registry) == ["one", "three", "two"]
     assert registry.entry("one") == Entry("a.b:C", "one: ∇", needs=("model", "state"), cost="much")
-    assert registry.entry("three") == Entry("bench.tasks.trex:TRex", "two", family="other")
+    assert registry.entry("three") == Entry(
+        "bench.tasks.trex:TRex", "two", family="other", needs=("nothing",)
+    )
     assert registry.get("two").__name__ == "TRex"
 
 
