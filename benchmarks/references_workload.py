@@ -24,7 +24,7 @@ from bench.models.language_model import (
     token_log_probs,
 )
 from bench.models.training import train_tokenizer
-from bench.storage.whole import content_key
+from bench.storage.keys import content_key
 from bench.tasks.base import Query, Task
 from bench.tasks.passages import Passage, PassageStore, write_passages
 from methods.base import Method

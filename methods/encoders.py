@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Optional, TypeVar
 
 from bench.core.errors import UserError, at_least
-from bench.storage.whole import content_key
+from bench.storage.keys import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method
 from methods.embedding_index import EmbeddingIndex, Form, open_or_embed

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from bench.core.errors import UserError, at_least
 from bench.models.dtypes import in_dtype, running_in
 from bench.models.language_model import LanguageModel, Tokens, pad
-from bench.storage.whole import content_key
+from bench.storage.keys import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.embedding_index import DenseVectors, EmbeddingIndex, open_or_embed

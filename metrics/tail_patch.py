@@ -23,7 +23,7 @@ from bench.core.errors import UserError, first_line
 from bench.models.base import no_moments_to_step_with, unknown_learning_rate
 from bench.models.dtypes import running_in
 from bench.models.language_model import LanguageModel, Tokens
-from bench.storage.whole import content_key
+from bench.storage.keys import content_key
 from bench.tasks.base import Query, Task
 from metrics.optimizer_step import QUERIES_AT_ONCE, OptimizerStep
 from metrics.patch_cache import PatchCache

@@ -25,7 +25,7 @@ from bench.run.evaluation import Evaluation, by_group, estimates
 from bench.run.judging import metrics_without_gold
 from bench.run.settings import MetricConfig
 from bench.storage.jsonlines import Place
-from bench.storage.whole import content_key
+from bench.storage.keys import content_key
 from bench.tasks.records import RetrievalRecord
 from metrics.attribution import Judged, Metric, score_rankings
 

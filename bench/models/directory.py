@@ -23,7 +23,7 @@ from bench.models.language_model import (
     weights_sha256,
 )
 from bench.models.moments_estimate import ESTIMATE_VERSION, EstimateConfig, with_estimate
-from bench.storage.whole import content_key
+from bench.storage.keys import content_key
 from bench.tasks.base import Task
 
 ESTIMATE = "estimate"  # as `optimizer_state`: no file, but a pass over the task's passages

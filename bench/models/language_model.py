@@ -19,7 +19,8 @@ from bench.core.errors import UserError
 from bench.models.dtypes import accumulation_dtype, choose_experts
 from bench.models.placing import place
 from bench.models.second_moments import ADAM_EPSILON, SecondMoments
-from bench.storage.whole import content_key, file_sha256
+from bench.storage.hashes import file_sha256
+from bench.storage.keys import content_key
 
 transformers_logging.disable_progress_bar()  # ours say what is loaded; theirs flood a log
 

@@ -22,7 +22,8 @@ from bench.core import progress
 from bench.core.errors import UserError, at_least
 from bench.models import second_moments
 from bench.models.language_model import MOMENTS, LanguageModel, Tokens, pad, token_log_probs
-from bench.storage.whole import content_key, whole_folder
+from bench.storage.keys import content_key
+from bench.storage.whole_folders import whole_folder
 from bench.tasks.base import Task
 
 # Raised whenever a change of code moves an estimate.

@@ -21,7 +21,7 @@ from bench.core import progress
 from bench.core.errors import UserError
 from bench.models.language_model import load_module
 from bench.models.training import Training
-from bench.storage.whole import whole_file
+from bench.storage.whole_files import whole_file
 
 Log = dict[str, float]  # what is noted of an epoch
 _PROGRESS, _STATE = "progress.json", "resume-*.safetensors"

@@ -20,7 +20,9 @@ from transformers import AutoTokenizer
 from bench.engines.base import Engine, Job
 from bench.models.language_model import target_log_probs
 from bench.models.training import ScratchConfig, Training
-from bench.storage.whole import content_key, scratch_folder, whole_file
+from bench.storage.keys import content_key
+from bench.storage.whole_files import whole_file
+from bench.storage.whole_folders import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

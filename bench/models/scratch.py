@@ -46,7 +46,8 @@ from bench.models.training import (
     geometry,
     train_tokenizer,
 )
-from bench.storage.whole import content_key, resumable_folder
+from bench.storage.keys import content_key
+from bench.storage.whole_folders import resumable_folder
 from bench.tasks.base import Task
 
 # Raised whenever a change of this file or of training.py would train another model from the same

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
-from bench.storage.whole import content_key, file_sha256
+from bench.storage.hashes import file_sha256
+from bench.storage.keys import content_key
 
 _ROW, _COL, _FULL = "exp_avg_sq_row", "exp_avg_sq_col", "exp_avg_sq"
 ADAFACTOR_EPSILON = 1e-30  # Adafactor's own: it is added to every squared gradient

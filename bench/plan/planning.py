@@ -22,7 +22,7 @@ from bench.plan.corpus import PASSAGES, QUERIES, TOKENS, Fact, count
 from bench.plan.model import Speed, architecture_of, calibrate
 from bench.run import composing
 from bench.run.settings import Settings, settings_from
-from bench.storage.whole import content_key
+from bench.storage.keys import content_key
 from methods import METHODS
 from methods.gradient.codecs import Storage, make_codec
 from methods.gradient.cost import Architecture, Choices, Pass, Workload, memory, passes

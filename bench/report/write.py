@@ -15,7 +15,7 @@ from bench.report.page import page
 from bench.report.viewer import sources
 from bench.report.viewer.build import write_viewer
 from bench.results.schema import read_cells
-from bench.storage.whole import whole_file
+from bench.storage.whole_files import whole_file
 
 
 @dataclass(frozen=True)

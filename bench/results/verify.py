@@ -29,7 +29,7 @@ from bench.results.schema import (
     Result,
     read_result,
 )
-from bench.storage.whole import file_sha256
+from bench.storage.hashes import file_sha256
 from bench.tasks.records import RetrievalRecord, read_retrievals
 from metrics.influence import INFLUENCE
 from metrics.length import LENGTH_RATIO, length_ratio

@@ -29,7 +29,7 @@ from bench.run.judging import checked_identity, metric_parts
 from bench.run.loggers import check_logger, log_cell
 from bench.run.settings import Settings
 from bench.run.writing import write_cell
-from bench.storage.whole import content_key, path_part
+from bench.storage.keys import content_key, path_part
 from bench.tasks import Query, Task, load_task
 from methods import METHODS
 from methods.base import Context, IndexSize, Method, Ranking

@@ -15,13 +15,16 @@ import numpy as np
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.storage import jsonlines
-from bench.storage.whole import content_key, file_sha256, whole_folder
+from bench.storage.hashes import file_sha256
+from bench.storage.keys import content_key
+from bench.storage.whole_folders import whole_folder
 from bench.tasks.passages import Passage, PassageStore, write_passages
 from bench.tasks.support import Support, support
 
-# Raised whenever the files of a prepared task change; part of its folder's name.
-_LAYOUT_VERSION = 2
-_NAMES = ("subject_names", "answer_names")  # of a query; not hashed, and left out where empty
+# A part of the folder's name, raised whenever the files of a prepared task change.
+_LAYOUT_VERSION = 3
+# Fields of a query that are left out of the task's hash, and of its file where they are empty.
+_NAMES = ("subject_names", "answer_names")
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Task:
 
 
 class TaskBuilder(ABC):
-    """Makes a task from its config; a subclass is one entry of ``TASKS``.
+    """The maker of a task from its config; a subclass is one entry of ``TASKS``.
 
     Attributes:
         annotated: whether the queries' gold rows are known.

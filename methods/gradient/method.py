@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.core.errors import UserError, at_least
 from bench.models.checkpoints import spread_checkpoints
 from bench.models.language_model import LanguageModel
-from bench.storage.whole import content_key
+from bench.storage.keys import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.gradient.batching import encode_all

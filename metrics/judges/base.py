@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.storage.whole import content_key
+from bench.storage.keys import content_key
 
 THRESHOLD = 0.5  # the release's: a passage is correct above it
 

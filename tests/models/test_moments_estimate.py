@@ -150,7 +150,7 @@ def test_identity(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_keys_of_models_without_an_estimate_stay(tmp_path: Path) -> None:
     """By hand: the hash of settings as they were before ``estimate_moments``."""
     from bench.models.language_model import directory_sha256
-    from bench.storage.whole import content_key
+    from bench.storage.keys import content_key
 
     folder = make_model(tmp_path / "model", layers=1)
     settings = {

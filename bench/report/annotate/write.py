@@ -15,7 +15,7 @@ from markupsafe import Markup
 from bench.core import escape
 from bench.core.errors import UserError
 from bench.report.annotate.sheet import COLUMNS, Item
-from bench.storage.whole import whole_file
+from bench.storage.whole_files import whole_file
 
 SHEET, PAGE = "sheet.csv", "annotate.html"
 

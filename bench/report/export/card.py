@@ -21,7 +21,7 @@ from bench.report.export.cells import check_new, file_stem, ranked_boards
 from bench.report.viewer.reading import whole
 from bench.results.schema import RETRIEVALS
 from bench.results.verify import verify
-from bench.storage.whole import whole_folder
+from bench.storage.whole_folders import whole_folder
 from bench.tasks.records import RetrievalRecord, read_retrievals
 
 CARD, LEADERBOARD, DATA = "README.md", "leaderboard.csv", "data"

@@ -8,7 +8,7 @@ from bench.core.errors import UserError
 from bench.report.board import Board, Row, make_boards
 from bench.report.viewer.sources import has_rankings
 from bench.results.schema import read_cells
-from bench.storage.whole import path_part
+from bench.storage.keys import path_part
 
 
 def ranked_boards(results_dir: Path) -> list[tuple[Board, list[Row]]]:

@@ -31,7 +31,8 @@ from bench.report.tables import piped
 from bench.results.per_query import read_per_query
 from bench.results.schema import RESULT, RETRIEVALS
 from bench.results.verify import correct_of
-from bench.storage.whole import path_part, whole_folder
+from bench.storage.keys import path_part
+from bench.storage.whole_folders import whole_folder
 from bench.tasks.records import read_retrievals
 
 RUNS, QRELS, README = "runs", "qrels", "README.md"

@@ -11,7 +11,7 @@ from typing import Any
 from bench.core import escape, progress
 from bench.report.figures.catalog import FORMATS, is_figure
 from bench.report.figures.data import Figure
-from bench.storage.whole import whole_file
+from bench.storage.whole_files import whole_file
 
 _DPI = 300  # of PNG: what journals ask for
 _METADATA: dict[str, dict[str, Any]] = {  # without the date and the version of the library

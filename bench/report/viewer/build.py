@@ -20,7 +20,8 @@ from bench.report.viewer.queries import Measures, Queries
 from bench.report.viewer.reading import Ranked, read_ranked, rounded
 from bench.report.viewer.sources import PAGE, Group, Source
 from bench.report.viewer.spill import Spill
-from bench.storage.whole import disk_errors, partial_folder
+from bench.storage.disk import disk_errors
+from bench.storage.whole_folders import partial_folder
 
 DATA, CATALOG = "data", "catalog"
 _ENTRIES = 2500  # of the rankings in one chunk

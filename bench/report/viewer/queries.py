@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.report import display
 from bench.report.viewer.reading import Ranked, rounded
-from bench.tasks.facts import frequency_bucket
+from bench.tasks.buckets import POWERS_OF_TEN, frequency_bucket
 
 _KINDS = "top10_support="
 # One query has no mean.
@@ -72,7 +72,7 @@ def _own_labels(ranked: Ranked, given: dict[str, str]) -> dict[str, str]:
         if record.c4_frequency_bucket is not None:
             found["frequency bucket"] = str(record.c4_frequency_bucket)
         elif record.c4_frequency is not None:
-            found["frequency"] = frequency_bucket(record.c4_frequency)
+            found["frequency"] = frequency_bucket(record.c4_frequency, POWERS_OF_TEN)
     return found
 
 

@@ -1,0 +1,26 @@
+"""Groups of facts by how often the corpus states them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+# First frequencies of the buckets, and where the last one ends. The release's own buckets 0-5 have
+# bounds that are unverified, so its facts are grouped by powers of ten.
+POWERS_OF_TEN = (0, *(10**digits for digits in range(19)))
+
+
+def frequency_bucket(frequency: int | None, bounds: Sequence[int]) -> str:
+    """The bucket of a frequency, as ``"4-7"``, or as ``"1"`` where it holds one number.
+
+    Args:
+        frequency: at least ``bounds[0]``; None gives ``"unknown"``.
+        bounds: the first frequency of each bucket, ascending, and the first one beyond the last.
+    """
+    if frequency is None:
+        return "unknown"
+    place = bisect_right(bounds, frequency)
+    if place == len(bounds):
+        return f"{bounds[-1]} or more"
+    low, high = bounds[place - 1], bounds[place] - 1
+    return str(low) if low == high else f"{low}-{high}"
