@@ -102,6 +102,15 @@ class Patched:
             [_record(query_id, self.before[query_id], v) for query_id, v in self.after.items()]
         )
 
+    def of_opponents(self) -> pd.DataFrame:
+        """The changes of ``table`` as columns of their own, for the steps on opponents.
+
+        Returns:
+            one row a query: ``query_id``, ``opponent_tail_patch``, ``opponent_tail_patch_log``.
+        """
+        names = {name: f"opponent_{name}" for name in ("tail_patch", "tail_patch_log")}
+        return self.table()[["query_id", *names]].rename(columns=names)
+
 
 class TailPatch:
     """Measures pairs of (query, proponent); each distinct passage is stepped on once.

@@ -20,7 +20,7 @@ import pandas as pd
 from bench.core.errors import UserError
 from bench.importing.arrange import Arranger
 from bench.importing.release import read_records
-from bench.results.verify import correct_of
+from bench.results.rankings import correct_of
 from bench.run.evaluation import Evaluation, by_group, estimates
 from bench.run.judging import metrics_without_gold
 from bench.run.settings import MetricConfig

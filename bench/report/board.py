@@ -9,26 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from bench.report.display import in_order, is_better_low, is_diagnostic, title
 from bench.results.per_query import read_per_query
 from bench.results.schema import ENTAILED, PER_QUERY, Cell, Result
 from methods import METHODS
-from metrics.influence import INFLUENCE
-from metrics.length import LENGTH_RATIO
+from metrics import measures
+from metrics.measures import LENGTH_RATIO, MetricKind
 from metrics.stats.bootstrap import Estimate
 from metrics.stats.pairs import Pair, compare
-from metrics.stats.significance import ALPHA
-
-LEGEND = (
-    "Values are means over the scored queries with their 95% bootstrap intervals. "
-    "Bold: best of its column. Two methods that share no letter (a, b, …) differ significantly in "
-    "that column: two-sided paired sign-flip randomisation tests over the queries that both were "
-    f"scored on, Holm's correction for all pairs of the column, p < {ALPHA}. "
-    "Controls are bounds and take no part in that, nor do rows that say in parentheses that they "
-    "were measured in another way than most. "
-    "MRR and map cannot see past the stored list (top k)."
-)
-
 
 METHOD_SEED = "method.seed"  # among a cell's settings where it is not the seed of all
 
@@ -113,7 +100,7 @@ class Board:
         titles: dict[tuple[int, int], list[str]] = {}
         for metric in self.metrics:
             ns = [row.result.metrics[metric].n for row in self.rows if metric in row.result.metrics]
-            titles.setdefault((min(ns), max(ns)), []).append(title(metric))
+            titles.setdefault((min(ns), max(ns)), []).append(measures.of(metric).head)
         return "; ".join(
             f"{', '.join(names)} over {low:,}{f' to {high:,}' if high > low else ''} queries"
             for (low, high), names in titles.items()
@@ -145,8 +132,8 @@ def make_boards(cells: Iterable[Cell]) -> list[Board]:
 
 
 def _board(task: str, model: str, cells: list[Cell]) -> Board:
-    found = {name for cell in cells for name in cell.result.metrics}
-    metrics = in_order(name for name in found if not is_diagnostic(name))
+    measured = (name for cell in cells for name in cell.result.metrics)
+    metrics = measures.in_order(name for name in measured if measures.of(name).judges)
     main = metrics[0] if metrics else None
     labels = _labels(cells)
     rows = [Row(cell, label, _family(cell)) for cell, label in zip(cells, labels, strict=True)]
@@ -208,11 +195,11 @@ _RETRAINING = "metric.retraining."
 
 def measured_alike(metric: str, cell: Cell) -> str:
     """Equal for cells whose values of a metric may be compared, query by query."""
-    own = settings(cell)
-    if metric not in INFLUENCE:
-        names = {"metric.no_gold"}  # the length of the lists has a column of its own
-    elif "tail_patch" in metric:
+    own, kind = settings(cell), measures.of(metric).kind
+    if kind is MetricKind.influence:
         names = {"model", *_STEP}
+    elif kind is not MetricKind.retraining:
+        names = {"metric.no_gold"}  # the length of the lists has a column of its own
     else:
         # Who trains other models may never have seen the one that they stand for.
         own["model"] = cell.config.get("model")
@@ -232,7 +219,8 @@ def rests_on_estimate(cell: Cell) -> bool:
     corrected = any(key.endswith("optimizer_correction") and value for key, value in config)
     patch = cell.measured_by.get("tail_patch")
     stepped = isinstance(patch, dict) and patch.get("optimizer") == "saved"
-    return corrected or (stepped and "tail_patch" in cell.result.metrics)
+    kinds = {measures.of(metric).kind for metric in cell.result.metrics}
+    return corrected or (stepped and MetricKind.influence in kinds)
 
 
 _ABSENT = object()
@@ -335,7 +323,7 @@ def _value(row: Row, metric: str | None) -> float:
     estimate: Estimate | None = row.result.metrics.get(metric) if metric else None
     if metric is None or estimate is None or math.isnan(estimate.value):
         return -math.inf
-    return -estimate.value if is_better_low(metric) else estimate.value
+    return estimate.value if measures.of(metric).higher_is_better else -estimate.value
 
 
 def _name(cell: Cell, part: str) -> str:

@@ -7,20 +7,18 @@ common than a method and its own re-seeding differ in more than chance.
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
-from bench.core import escape
 from bench.report import display
 from bench.report.board import METHOD_SEED, Board, Row, settings
-from bench.report.tables import section
+from bench.report.table import Column, Table
 from bench.results.schema import RETRIEVALS
 from bench.tasks.records import read_retrievals
+from metrics import measures
 
 DEPTH = 10  # passages of a list that are compared: those that the metrics look at, too
 LEGEND = (
@@ -28,11 +26,6 @@ LEGEND = (
     f"{DEPTH} passages that two seeds have in common, mean over queries and pairs of seeds, with "
     "the least and the greatest pair. Scores: mean over seeds, with the least and the greatest."
 )
-_SCORES = ("mrr", "tail_patch")
-_FIELDS = (
-    "task", "model", "method", "reseeded", "n_seeds", "n_queries", "overlap", "overlap_least",
-    "overlap_greatest", "metric", "mean", "least", "greatest",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -122,7 +115,7 @@ def _reseeding(rows: Sequence[Row], reseeded: str) -> Reseeding | None:
     pairs = [_overlap(one, other, shared) for one, other in itertools.combinations(lists, 2)]
     scores = {
         metric: _spread([row.result.metrics[metric].value for row in rows])
-        for metric in _SCORES
+        for metric in measures.SIDES
         if all(metric in row.result.metrics for row in rows)
     }
     return Reseeding(rows[0].method, reseeded, len(rows), len(shared), _spread(pairs), scores)
@@ -148,49 +141,64 @@ def _spread(values: Sequence[float]) -> Spread:
     return Spread(float(np.mean(values)), min(values), max(values))
 
 
-# ------------------------------------------------------------------ as text
+# ------------------------------------------------------------------ as tables
 
-Found = Sequence[tuple[Board, Sequence[Reseeding]]]
-
-
-def markdown(found: Found) -> str:
-    """A table a board as GitHub-flavoured Markdown, empty where there is one seed a method."""
-    heads = ("method", "re-seeded", "seeds", "overlap", *map(display.title, _SCORES))
-    lines = [
-        line
-        for board, rows in found
-        if rows
-        for line in section("Under other seeds", board, LEGEND, heads, 2, map(_cells, rows))
-    ]
-    return "\n".join(lines)
+_FIELDS = (
+    "task", "model", "method", "reseeded", "n_seeds", "n_queries", "overlap", "overlap_least",
+    "overlap_greatest", "metric", "mean", "least", "greatest",
+)  # fmt: skip
 
 
-def _cells(row: Reseeding) -> list[str]:
-    scores = [_shown(metric, row.scores.get(metric)) for metric in _SCORES]
-    overlap = _shown("overlap", row.overlap)
-    return [escape.markdown(row.method), row.reseeded, str(row.n_seeds), overlap, *scores]
+def seeds_table(board: Board, rows: Sequence[Reseeding]) -> Table:
+    """A row for each method and kind of re-seeding of a board, for readers."""
+    return Table(
+        title=f"Under other seeds: {board.task} × {board.model}",
+        columns=[
+            Column("method", is_text=True),
+            Column("re-seeded", is_text=True),
+            Column("seeds"),
+            Column("overlap"),
+            *(Column(measures.of(metric).head) for metric in measures.SIDES),
+        ],
+        rows=[
+            [
+                row.method,
+                row.reseeded,
+                row.n_seeds,
+                _shown("overlap", row.overlap),
+                *(_shown(metric, row.scores.get(metric)) for metric in measures.SIDES),
+            ]
+            for row in rows
+        ],
+        legend=LEGEND,
+    )
 
 
 def _shown(metric: str, spread: Spread | None) -> str:
     if spread is None:
         return display.MISSING
-    mean, *ends = (
-        display.number(metric, value) for value in (spread.mean, spread.least, spread.greatest)
-    )
+    mean, *ends = (display.number(metric, value) for value in astuple(spread))
     return f"{mean} ({' to '.join(ends)})"
 
 
-def csv_text(found: Found) -> str:
-    """One line per method, seed that was changed, and metric, in full precision."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_FIELDS)
-    for board, rows in found:
-        for row in rows:
-            texts = (board.task, board.model, row.method, row.reseeded)
-            overlap = (row.overlap.mean, row.overlap.least, row.overlap.greatest)
-            for metric, score in row.scores.items():
-                numbers = map(repr, (score.mean, score.least, score.greatest))
-                counts = (row.n_seeds, row.n_queries, *map(repr, overlap))
-                writer.writerow([*map(escape.spreadsheet, texts), *counts, metric, *numbers])
-    return stream.getvalue()
+def seeds_by_metric(board: Board, rows: Sequence[Reseeding]) -> Table:
+    """A row for each method, kind of re-seeding and metric, for programs."""
+    return Table(
+        title="",
+        columns=[Column(fields=(name,)) for name in _FIELDS],
+        rows=[
+            [
+                board.task,
+                board.model,
+                row.method,
+                row.reseeded,
+                row.n_seeds,
+                row.n_queries,
+                *astuple(row.overlap),
+                metric,
+                *astuple(score),
+            ]
+            for row in rows
+            for metric, score in row.scores.items()
+        ],
+    )

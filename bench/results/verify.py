@@ -2,9 +2,9 @@
 
 What is recomputed: each query's attribution metrics from ``proponent_correct`` and ``n_gold``, or
 from a judge's ``proponent_ais_scores`` and its threshold; and each mean and interval from the
-per-query table. What is not: a tail-patch of a single query takes a model and is believed, only its
-mean and interval are recomputed; and whether a passage is correct is the task's annotation, or the
-judge's word, of which a ranking holds a copy.
+per-query table. What is not: the value that takes a model for a single query (``needs_model`` of
+``metrics.measures``) is believed, only its mean and interval are recomputed; and whether a passage
+is correct is the task's annotation, or the judge's word, of which a ranking holds a copy.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import yaml
 from bench.core.errors import UserError
 from bench.core.escape import clean
 from bench.results.per_query import read_per_query
+from bench.results.rankings import correct_of
 from bench.results.schema import (
     CONFIG,
     ENTAILED,
@@ -31,12 +32,11 @@ from bench.results.schema import (
 )
 from bench.storage.hashes import file_sha256
 from bench.tasks.records import RetrievalRecord, read_retrievals
-from metrics.influence import INFLUENCE
-from metrics.length import LENGTH_RATIO, length_ratio
+from metrics import measures
+from metrics.length import length_ratio
+from metrics.measures import LENGTH_RATIO, MetricKind
 from metrics.stats.bootstrap import Estimate
 
-# Measured on models, query by query.
-_BELIEVED = (*INFLUENCE, "base_")
 _TOLERANCE = 1e-9  # relative: sums in another order differ in the last bits
 
 
@@ -220,7 +220,9 @@ class _Check:
             self.add("judge queries_not_judged", f"stored {stored}", unjudged)
 
     def _check_n_scored(self, result: Result, table: dict[str, np.ndarray]) -> None:
-        judged = [n for n in result.metrics if not n.startswith(_BELIEVED) and n != LENGTH_RATIO]
+        # A metric that nobody knows stands with them: it is told of where it is recomputed.
+        kinds = (MetricKind.attribution, MetricKind.unknown)
+        judged = [name for name in result.metrics if measures.of(name).kind in kinds]
         columns = [table[name] for name in judged if name in table]
         counts = [int((~np.isnan(c)).sum()) for c in columns if c.dtype.kind == "f"]
         stored, expected = result.task.get("n_scored"), max(counts, default=0)
@@ -241,7 +243,7 @@ class _Check:
         if values is None or values.dtype.kind != "f":
             self.add(name, f"{PER_QUERY} has no such column of numbers")
             return
-        if not name.startswith(_BELIEVED):
+        if not measures.of(name).needs_model:
             self._check_queries(name, values, self._expected(name, records, table), records)
         self._check_estimate(name, stored, values)
 
@@ -361,19 +363,6 @@ def _place(error: Exception) -> str:
     if isinstance(error, UserError):
         return Path(error.where.partition(",")[0]).name + "".join(error.where.partition(",")[1:])
     return Path(getattr(error, "filename", None) or RESULT).name
-
-
-def correct_of(record: RetrievalRecord, threshold: float = ENTAILED) -> np.ndarray | None:
-    """The judgement that a ranking carries: bool ``[n proponents]``, None if it has none.
-
-    Args:
-        threshold: a passage is correct above this entailment score.
-    """
-    if record.proponent_correct is not None:
-        return np.asarray(record.proponent_correct, dtype=bool)
-    if record.proponent_ais_scores is not None:
-        return np.asarray(record.proponent_ais_scores, dtype=np.float64) > threshold
-    return None
 
 
 def _same(stored: float, expected: float) -> bool:

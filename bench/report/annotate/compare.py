@@ -10,8 +10,8 @@ from pathlib import Path
 
 from bench.core.errors import UserError
 from bench.report.annotate.sheet import all_records, claim_of, pair_id
+from bench.results.rankings import correct_of
 from bench.results.schema import Cell, read_cells
-from bench.results.verify import correct_of
 from bench.storage.jsonlines import Place
 from metrics.stats import agreement
 from metrics.stats.agreement import Agreement
@@ -20,7 +20,7 @@ ANNOTATION = "annotation"
 
 
 @dataclass
-class Group:
+class JudgedCells:
     """The cells that one judge, or the annotation, has judged.
 
     Attributes:
@@ -45,16 +45,18 @@ class Report:
     """
 
     answers: Counter[str]
-    groups: dict[str, Group]
+    groups: dict[str, JudgedCells]
 
 
-def compare(answers: Mapping[str, tuple[Place, str]], results_dir: Path, seed: int = 0) -> Report:
+def compare_with_people(
+    answers: Mapping[str, tuple[Place, str]], results_dir: Path, seed: int = 0
+) -> Report:
     """Compare a sheet with the cells below a folder.
 
     Raises:
         UserError: a pair that no cell lists, or no pair that both sides have judged.
     """
-    groups: dict[str, Group] = {}
+    groups: dict[str, JudgedCells] = {}
     listed: set[str] = set()
     for cell, record in all_records(read_cells(results_dir)):
         claim = claim_of(record)
@@ -63,7 +65,7 @@ def compare(answers: Mapping[str, tuple[Place, str]], results_dir: Path, seed: i
         correct = correct_of(record, cell.result.threshold)
         if correct is None:
             continue
-        group = groups.setdefault(_judge(cell), Group())
+        group = groups.setdefault(_judge(cell), JudgedCells())
         for name, value in zip(names, correct.tolist(), strict=True):
             if name in answers:
                 _, before = group.said.setdefault(name, (claim, value))
@@ -92,7 +94,7 @@ def compare(answers: Mapping[str, tuple[Place, str]], results_dir: Path, seed: i
     return Report(Counter(given for _, given in answers.values()), groups)
 
 
-def lines(report: Report) -> Iterator[str]:
+def comparison_lines(report: Report) -> Iterator[str]:
     """What ``tdabench annotate import`` prints."""
     counts = report.answers
     yield (

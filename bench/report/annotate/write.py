@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
 from collections.abc import Sequence
 from importlib import resources
@@ -15,6 +14,8 @@ from markupsafe import Markup
 from bench.core import escape
 from bench.core.errors import UserError
 from bench.report.annotate.sheet import COLUMNS, Item
+from bench.report.formats.comma_separated import of_records
+from bench.report.table import Raw
 from bench.storage.whole_files import whole_file
 
 SHEET, PAGE = "sheet.csv", "annotate.html"
@@ -33,23 +34,15 @@ def write(items: Sequence[Item], out_dir: Path) -> tuple[Path, Path]:
     if sheet.exists():
         raise UserError("is there already", where=str(sheet), fix="choose another --out")
     with whole_file(sheet, "wb") as stream:
-        stream.write(csv_text(items).encode("utf-8"))
+        stream.write(of_records(COLUMNS, map(_record, items)).encode("utf-8"))
     with whole_file(page, "wb") as stream:
         stream.write(html(items).encode("utf-8"))
     return sheet, page
 
 
-def csv_text(items: Sequence[Item]) -> str:
-    """The sheet with an empty column for the answers; no text is a formula of a spreadsheet."""
-    import io
-
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for item in items:
-        texts = (escape.spreadsheet(item.passage), escape.spreadsheet(item.claim))
-        writer.writerow((item.pair_id, *texts, ""))
-    return stream.getvalue()
+def _record(item: Item) -> dict[str, Raw]:
+    """A line of the sheet, with an empty field for the answer."""
+    return dict(zip(COLUMNS, (item.pair_id, item.passage, item.claim, ""), strict=True))
 
 
 def html(items: Sequence[Item]) -> str:

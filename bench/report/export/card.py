@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from pyarrow import parquet
 from bench.core import escape, progress
 from bench.core.environment import __version__
 from bench.core.errors import UserError
-from bench.report import tables
 from bench.report.board import Board, Row
 from bench.report.export.cells import check_new, file_stem, ranked_boards
+from bench.report.formats import comma_separated, markdown
+from bench.report.leaderboard import LEGEND, leaderboards
+from bench.report.table import Column, Raw, Table
 from bench.report.viewer.reading import whole
 from bench.results.schema import RETRIEVALS
 from bench.results.verify import verify
@@ -85,13 +87,13 @@ def export_card(results_dir: Path, out_dir: Path, license_id: str) -> int:
             f"{problems[0]}{f' (and {len(problems) - 1} more)' if len(problems) > 1 else ''}",
             fix="nothing is published that its own rankings contradict: see `tdabench verify`",
         )
-    shown = [board for board, _ in boards]
+    tables = leaderboards([board for board, _ in boards])
     rows = [row for _, group in boards for row in group]
     with whole_folder(out_dir) as partial:
         (partial / DATA).mkdir()
         n_records = sum(_write_rankings(row, partial / DATA) for row in rows)
-        (partial / LEADERBOARD).write_text(tables.csv_text(shown), encoding="utf-8")
-        card = f"---\n{_front_matter(boards, license_id, n_records)}---\n\n{_body(shown, rows)}"
+        (partial / LEADERBOARD).write_text(comma_separated.of_tables(tables), encoding="utf-8")
+        card = f"---\n{_front_matter(boards, license_id, n_records)}---\n\n{_body(tables, rows)}"
         (partial / CARD).write_text(card, encoding="utf-8")
     return len(rows)
 
@@ -157,7 +159,8 @@ def _size_category(n: int) -> str:
     return next((name for bound, name in _STEPS if n < bound), "100M<n<1B")
 
 
-def _body(boards: Sequence[Board], rows: Sequence[Row]) -> str:
+def _body(tables: Sequence[Table], rows: Sequence[Row]) -> str:
+    sections = [markdown.section(table, with_legend=False, level=3) for table in tables]
     return "\n".join(
         [
             "# Rankings of training passages",
@@ -180,37 +183,42 @@ def _body(boards: Sequence[Board], rows: Sequence[Row]) -> str:
             "columns are not the release's: `proponent_support`, what each passage says about the "
             "fact, and `proponent_tail_patch`, what a training step on it does to the probability.",
             "",
-            tables.markdown(boards).replace("\n## ", "\n### ").replace("# Lead", "## Lead", 1),
-            *_provenance(rows),
+            "## Leaderboard",
+            "",
+            LEGEND,
+            "",
+            *chain.from_iterable(sections),
+            "## Provenance",
+            "",
+            *markdown.grid(_provenance(rows)),
             "",
         ]
     )
 
 
-def _provenance(rows: Sequence[Row]) -> Iterator[str]:
+def _provenance(rows: Sequence[Row]) -> Table:
     """What each cell was made of."""
     heads = (
         "config", "method", "command", "task sha256", "model sha256", "rankings sha256", "date",
         "git", "torch", "device",
     )  # fmt: skip
-    yield "## Provenance\n"
-    yield tables.piped(heads)
-    yield tables.piped([":--"] * len(heads))
-    for row in rows:
-        result = row.result
-        facts = (
-            file_stem(row),
-            row.label,
-            result.command,
-            str(result.task.get("sha256") or "")[:16],
-            str(result.model.get("sha256") or "")[:16],
-            result.rankings_sha256[:16],
-            result.date,
-            _commit(result.env),
-            str(result.env.get("torch") or ""),
-            str(result.env.get("device") or ""),
-        )
-        yield tables.piped(map(escape.markdown, facts))
+    return Table("", [Column(head, is_text=True) for head in heads], [*map(_origin, rows)])
+
+
+def _origin(row: Row) -> list[Raw]:
+    result = row.result
+    return [
+        file_stem(row),
+        row.label,
+        result.command,
+        str(result.task.get("sha256") or "")[:16],
+        str(result.model.get("sha256") or "")[:16],
+        result.rankings_sha256[:16],
+        result.date,
+        _commit(result.env),
+        str(result.env.get("torch") or ""),
+        str(result.env.get("device") or ""),
+    ]
 
 
 def _commit(env: dict[str, Any]) -> str:

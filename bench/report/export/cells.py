@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.core.errors import UserError
 from bench.report.board import Board, Row, make_boards
-from bench.report.viewer.sources import has_rankings
+from bench.results.rankings import has_rankings
 from bench.results.schema import read_cells
 from bench.storage.keys import path_part
 

@@ -23,17 +23,20 @@ from urllib.parse import quote
 
 import numpy as np
 
-from bench.core import escape, progress
+from bench.core import progress
 from bench.core.errors import UserError
 from bench.report.board import Row
 from bench.report.export.cells import check_new, file_stem, ranked_boards
-from bench.report.tables import piped
+from bench.report.formats.markdown import grid
+from bench.report.table import Column, Raw, Table
 from bench.results.per_query import read_per_query
+from bench.results.rankings import correct_of
 from bench.results.schema import RESULT, RETRIEVALS
-from bench.results.verify import correct_of
 from bench.storage.keys import path_part
 from bench.storage.whole_folders import whole_folder
 from bench.tasks.records import read_retrievals
+from metrics import measures
+from metrics.measures import MRR
 
 RUNS, QRELS, README = "runs", "qrels", "README.md"
 _PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
@@ -207,22 +210,29 @@ def _judge(row: Row) -> dict:
 # ------------------------------------------------------------------ what lies beside
 
 
-def _line(row: Row, stem: str, task: _Task) -> str:
-    mrr = row.result.metrics.get("mrr")
-    cells = (
+_COLUMNS = (
+    Column("run", is_text=True),
+    Column("qrels", is_text=True),
+    Column("method", is_text=True),
+    Column("task", is_text=True),
+    Column(f"{measures.of(MRR).head} stored", is_text=True),
+)
+
+
+def _line(row: Row, stem: str, task: _Task) -> list[Raw]:
+    stored = row.result.metrics.get(MRR)
+    return [
         f"{RUNS}/{stem}.run",
         f"{QRELS}/{task.name}.qrels",
         row.label,
         str(row.result.task["name"]),
-    )
-    value = repr(mrr.value) if mrr else ""
-    return piped([*map(escape.markdown, cells), value])
+        repr(stored.value) if stored else "",
+    ]
 
 
-def _readme(lines: Sequence[str]) -> str:
+def _readme(lines: Sequence[Sequence[Raw]]) -> str:
     rules = (__doc__ or "").split("\n\n", 1)[1].strip()
     example = 'ir_measures qrels/TASK.qrels runs/CELL.run "RR Success@10 R@10"'
-    heads = ("run", "qrels", "method", "task", "MRR stored")
     return "\n".join(
         [
             "# Rankings as TREC runs",
@@ -234,9 +244,7 @@ def _readme(lines: Sequence[str]) -> str:
             "A query that a judge could not judge in one cell and could in another is in the "
             "qrels, and counts as 0 in a run that a tool evaluates; the stored mean leaves it out.",
             "",
-            piped(heads),
-            piped([":--"] * len(heads)),
-            *lines,
+            *grid(Table("", _COLUMNS, lines)),
             "",
         ]
     )

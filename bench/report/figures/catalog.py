@@ -15,6 +15,7 @@ from bench.report.figures.data import Body, Figure
 from bench.report.figures.selection import comparable
 
 FOLDER, FORMATS = "figures", ("png", "svg", "pdf", "csv")
+ON_PAGE = "attribution_influence"  # the figure that the report's page shows, too
 
 _CHOICE = "One cell a method: the one whose settings are the most common among its cells."
 
@@ -39,8 +40,8 @@ class Spec:
     of_task: Callable[[Sequence[Board]], Body | None] | None = None
     compares_methods: bool = False
 
-    def collect(self, boards: Sequence[Board]) -> Iterator[tuple[str, str, Body]]:
-        """What can be drawn, with the name of the task (and model) and a note for the caption."""
+    def collect(self, boards: Sequence[Board]) -> Iterator[tuple[tuple[str, ...], str, Body]]:
+        """What can be drawn, with its task (and model) and a note for the caption."""
         if self.of_board:
             for board in boards:
                 note, chosen = "", board
@@ -50,15 +51,15 @@ class Spec:
                 if body := self.of_board(chosen):
                     if self.compares_methods and _is_choice(chosen, body):
                         note = f"{note} {_CHOICE}".strip()
-                    yield f"{board.task}-{board.model}", note, body
+                    yield (board.task, board.model), note, body
         if self.of_task:
             for task in dict.fromkeys(board.task for board in boards):
                 if body := self.of_task([board for board in boards if board.task == task]):
-                    yield task, "", body
+                    yield (task,), "", body
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingFigure:
     """A figure without data: why, and the command that makes the cells it needs."""
 
     name: str
@@ -70,11 +71,11 @@ class Missing:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FigurePlan:
     """What can be drawn, and what cannot."""
 
     figures: list[Figure] = field(default_factory=list)
-    missing: list[Missing] = field(default_factory=list)
+    missing: list[MissingFigure] = field(default_factory=list)
 
 
 SPECS = (
@@ -86,7 +87,7 @@ SPECS = (
         of_task=methods.model_size,
     ),
     Spec(
-        "attribution_influence",
+        ON_PAGE,
         "Attribution (right is better) against influence (up is better).",
         "no two cells of one task and model have both MRR and tail-patch",
         "quickstart",
@@ -163,21 +164,22 @@ SPECS = (
 )
 
 
-def plan(boards: Sequence[Board], results_dir: Path) -> Plan:
+def plan(boards: Sequence[Board], results_dir: Path) -> FigurePlan:
     """Collect every figure's data; ``results_dir`` is where the commands put further cells."""
-    planned = Plan()
+    planned = FigurePlan()
     taken: set[str] = set()
     for spec in SPECS:
-        found = list(spec.collect(boards))
-        for place, note, body in found:
-            parts = [spec.caption, note, f"{place}." if len(found) > 1 else ""]
-            caption = clean(" ".join(part for part in parts if part))
-            stem = spec.name if len(found) == 1 else _free(f"{spec.name}-{_slug(place)}", taken)
-            planned.figures.append(Figure(spec.name, stem, caption, body))
-        if not found:
+        collected = list(spec.collect(boards))
+        for place, note, body in collected:
+            stem, caption = spec.name, f"{spec.caption} {note}".strip()
+            if len(collected) > 1:
+                named = "-".join(place)
+                stem, caption = _free(f"{stem}-{_slug(named)}", taken), f"{caption} {named}."
+            planned.figures.append(Figure(spec.name, place, stem, clean(caption), body))
+        if not collected:
             folder = shlex.quote(f"results_dir={results_dir}")
             command = f"tdabench run -m experiment={spec.experiment} {folder}"
-            planned.missing.append(Missing(spec.name, spec.lacks, command))
+            planned.missing.append(MissingFigure(spec.name, spec.lacks, command))
     return planned
 
 

@@ -181,12 +181,14 @@ class Figure:
 
     Attributes:
         name: which of the catalog's.
+        place: the task and, where it shows one board alone, the model.
         stem: of its files: the name and, where there are several of it, task and model.
         caption: one sentence on what is shown.
         body: what is drawn.
     """
 
     name: str
+    place: tuple[str, ...]
     stem: str
     caption: str
     body: Body = field(repr=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -12,7 +13,6 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from bench.report import display
 from bench.report.figures import labels
 from bench.report.figures.data import Bars, Body, Dot, Lines, Panel, Point, Scatter, Series
 from bench.report.figures.style import (
@@ -26,6 +26,7 @@ from bench.report.figures.style import (
     name,
     quantity,
 )
+from metrics import measures
 from metrics.stats.bootstrap import Estimate
 
 _BAR: dict[str, Any] = {"elinewidth": 0.7, "capsize": 1.6, "capthick": 0.7}
@@ -57,7 +58,8 @@ def _panels(n: int, height: float, right: float, shared: bool) -> tuple[Canvas, 
 
 def _scaled(metric: str, estimate: Estimate) -> tuple[float, list[list[float]]]:
     """A value and the lengths of its error bar, in the unit that is shown."""
-    value, low, high = (display.scaled(metric, v) for v in (estimate.value, *estimate.ci95))
+    scale = measures.of(metric).scale
+    value, low, high = (scale * v for v in (estimate.value, *estimate.ci95))
     return value, [[max(0.0, value - low)], [max(0.0, high - value)]]
 
 
@@ -66,7 +68,7 @@ def _scaled(metric: str, estimate: Estimate) -> tuple[float, list[list[float]]]:
 
 def _draw_lines(lines: Lines) -> Canvas:
     series = list(dict.fromkeys(point.series for point in lines.points))
-    metrics = display.in_order(point.metric for point in lines.points)
+    metrics = measures.in_order(point.metric for point in lines.points)
     names = {one: name(one.label) for one in series}
     right = 0.24 + _CHARACTER * max(map(len, names.values()))
     height = PANEL_HEIGHT - 0.3 if len(metrics) > 1 else PANEL_HEIGHT
@@ -131,7 +133,7 @@ def _draw_series(
 
 
 def _value(point: Point) -> float:
-    return display.scaled(point.metric, point.estimate.value)
+    return measures.of(point.metric).scale * point.estimate.value
 
 
 def _level(axes: Axes, point: Point, look: Look) -> None:
@@ -197,9 +199,9 @@ def _log_axis(axes: Axes, xs: Sequence[float], unit: str) -> None:
 
 
 def _y_axis(axes: Axes, metric: str) -> None:
-    axes.set_ylabel(name(display.title(metric)))
+    axes.set_ylabel(name(measures.of(metric).head))
     axes.locator_params(axis="y", nbins=5)
-    if display.is_signed(metric):
+    if measures.of(metric).signed:
         axes.axhline(0, color=SOFT, linewidth=0.6, zorder=1)
 
 
@@ -210,13 +212,25 @@ def _draw_scatter(scatter: Scatter) -> Canvas:
     n = len(scatter.panels)
     canvas, panels = _panels(n, 2.5 if n == 1 else PANEL_HEIGHT, _EDGE, shared=False)
     styles = looks(dot.series for panel in scatter.panels for dot in panel.dots)
+    numbers = itertools.count()
     for axes, panel in zip(panels, scatter.panels, strict=True):
-        _draw_panel(canvas, axes, panel, styles)
+        _draw_panel(canvas, axes, panel, styles, numbers)
     _legend(canvas, panels[0], [dot.series.family for p in scatter.panels for dot in p.dots])
     return canvas
 
 
-def _draw_panel(canvas: Canvas, axes: Axes, panel: Panel, styles: dict[Series, Look]) -> None:
+def dot_id(number: int) -> str:
+    """What an SVG calls the mark of a scatter's dot; dots are counted through all its panels."""
+    return f"dot{number}"
+
+
+def _draw_panel(
+    canvas: Canvas,
+    axes: Axes,
+    panel: Panel,
+    styles: dict[Series, Look],
+    numbers: Iterator[int],
+) -> None:
     names, bars = [], []
     for dot in panel.dots:
         color, marker = styles[dot.series].color, styles[dot.series].marker
@@ -233,6 +247,7 @@ def _draw_panel(canvas: Canvas, axes: Axes, panel: Panel, styles: dict[Series, L
             markeredgecolor="white",
             markeredgewidth=0.4,
             zorder=3,
+            gid=dot_id(next(numbers)),
         )
         names.append(labels.Name(name(dot.series.label), x, y, styles[dot.series].ink))
         bars.append(_box(x, None, y, dot.y, panel.metric))
@@ -255,9 +270,9 @@ def _box(
 ) -> Bbox:
     """An error bar as a box in data coordinates: the horizontal one if ``across`` is given."""
     if across is not None:
-        low, high = (display.scaled(column, bound) for bound in across.ci95)
+        low, high = (measures.of(column).scale * bound for bound in across.ci95)
         return Bbox.from_extents(low, y, high, y)
-    low, high = (display.scaled(metric, bound) for bound in up.ci95)
+    low, high = (measures.of(metric).scale * bound for bound in up.ci95)
     return Bbox.from_extents(x, low, x, high)
 
 

@@ -9,7 +9,6 @@ from bench.report import display
 from bench.report.board import Board, Row, settings
 from bench.report.figures.data import Bar, Bars, Dot, Lines, Panel, Point, Scatter, Series
 from bench.report.figures.selection import (
-    METRICS,
     cells_of,
     finite,
     measured,
@@ -18,25 +17,25 @@ from bench.report.figures.selection import (
     sweeps,
 )
 from bench.tasks.support import Support
+from metrics import measures
+from metrics.measures import LDS, MRR, REMOVAL_EFFECT, SIDES
 
-_MRR = "mrr"
 _DIMENSION = "projection_dim"
 
 
 def attribution_influence(board: Board) -> Scatter | None:
     """MRR against tail-patch."""
-    x, y = METRICS
+    x, y = SIDES
     dots = list(_pairs(board, x, y))
-    return Scatter([Panel(x, display.title(x), y, dots)]) if len(dots) > 1 else None
+    return Scatter([Panel(x, measures.of(x).head, y, dots)]) if len(dots) > 1 else None
 
 
 def retraining(board: Board) -> Scatter | None:
     """What the cheap metrics say against what training without the proponents does."""
-    truth = "removal_effect"
     panels = [
-        Panel(name, display.title(name), truth, dots)
-        for name in (*METRICS, "lds")
-        if len(dots := list(_pairs(board, name, truth))) > 1
+        Panel(name, measures.of(name).head, REMOVAL_EFFECT, dots)
+        for name in (*SIDES, LDS)
+        if len(dots := list(_pairs(board, name, REMOVAL_EFFECT))) > 1
     ]
     return Scatter(panels) if panels else None
 
@@ -54,7 +53,7 @@ def cost_quality(board: Board) -> Scatter | None:
     """Seconds of indexing and search, and bytes of the index per passage, against MRR."""
     chosen = [(series, row) for series, row in cells_of(board.rows) if row.family != "control"]
     panels = [
-        Panel(column, title, _MRR, dots, is_log=True, unit=unit)
+        Panel(column, title, MRR, dots, is_log=True, unit=unit)
         for column, title, unit, quantity in (
             ("seconds", "index and search (seconds)", "count", _ranking_seconds),
             (
@@ -73,7 +72,7 @@ def _costs(
     chosen: Sequence[tuple[Series, Row]], quantity: Callable[[Row], float | None]
 ) -> Iterator[Dot]:
     for series, row in chosen:
-        mrr, cost = measured(row, _MRR), quantity(row)
+        mrr, cost = measured(row, MRR), quantity(row)
         if mrr and cost:
             yield Dot(series, row.cell.folder.name, float(cost), mrr)
 
@@ -110,7 +109,7 @@ def frequency(board: Board) -> Lines | None:
     points = [
         Point(series, row.cell.folder.name, float(place), bucket, metric, estimate)
         for series, row in chosen
-        for metric in METRICS
+        for metric in SIDES
         for place, bucket in enumerate(buckets)
         if (estimate := finite(row.result.slices["frequency"].get(bucket, {}).get(metric)))
     ]
@@ -159,7 +158,7 @@ def model_size(boards: Sequence[Board]) -> Lines | None:
             continue
         points += [
             Point(series, row.cell.folder.name, float(size), name, metric, estimate)
-            for metric in METRICS
+            for metric in SIDES
             for size, name, row in placed
             if (estimate := measured(row, metric))
         ]

@@ -12,7 +12,6 @@ from bench.report.board import Row, differing, settings, short
 from bench.report.figures.data import Series
 from metrics.stats.bootstrap import Estimate
 
-METRICS = ("mrr", "tail_patch")  # a panel each: attribution and influence
 _MOST_CELLS = 16  # names of more do not fit beside their points
 
 Settings = dict[str, Any]

@@ -7,14 +7,15 @@ from typing import Any
 
 from bench.report.board import Board, Row, settings
 from bench.report.figures.data import Lines, Point, Series
-from bench.report.figures.selection import METRICS, measured, series_of, sweeps
+from bench.report.figures.selection import measured, series_of, sweeps
+from metrics.measures import MRR, SIDES, TAIL_PATCH
 
 _MIXING, _STORAGE, _RERANK = "mixing", "storage", "rerank"
 
 
 def projection_dim(board: Board) -> Lines | None:
     """Both metrics by the dimension of the projection."""
-    points = _swept(board.rows, "projection_dim", METRICS)
+    points = _swept(board.rows, "projection_dim", SIDES)
     return _lines(points, "projection_dim", "projection dimension per side", "log")
 
 
@@ -22,19 +23,19 @@ def mixing(board: Board) -> Lines | None:
     """Both metrics by λ, with a mark where the crossing rule put it."""
     # Without the queries' part in R, λ is a setting that nothing reads.
     rows = [row for row in board.rows if settings(row.cell).get("hessian") == "mixed"]
-    points = _swept(rows, _MIXING, METRICS)
+    points = _swept(rows, _MIXING, SIDES)
     return _lines(points, _MIXING, "λ, the queries' share in R", "linear")
 
 
 def tail_patch_top(board: Board) -> Lines | None:
     """Tail-patch by the number of proponents that it is a mean of."""
-    points = _swept(board.rows, "metric.tail_patch.top", METRICS[1:])
+    points = _swept(board.rows, "metric.tail_patch.top", (TAIL_PATCH,))
     return _lines(points, "tail_patch_top", "proponents patched per query", "log")
 
 
 def tail_patch_learning_rate(board: Board) -> Lines | None:
     """Tail-patch by the learning rate of its step."""
-    points = _swept(board.rows, "metric.tail_patch.learning_rate", METRICS[1:])
+    points = _swept(board.rows, "metric.tail_patch.learning_rate", (TAIL_PATCH,))
     return _lines(points, "tail_patch_learning_rate", "learning rate of the step", "log")
 
 
@@ -46,11 +47,11 @@ def storage_quality(board: Board) -> Lines | None:
         for chosen, row in sorted(sweep.rows, key=lambda item: repr(item[0])):
             suffix = f", rerank={chosen[_RERANK]}" if chosen[_RERANK] else ""
             series = Series(f"{base.label}{suffix}", base.method, base.family)
-            size, mrr = row.index_bytes_per_passage, measured(row, METRICS[0])
+            size, mrr = row.index_bytes_per_passage, measured(row, MRR)
             if mrr and size is not None:
                 name = str(chosen[_STORAGE])
                 key = row.cell.folder.name
-                points.append(Point(series, key, size or None, name, METRICS[0], mrr))
+                points.append(Point(series, key, size or None, name, MRR, mrr))
     if len({point.text for point in points}) < 2:
         return None
     points.sort(key=lambda point: (point.series.label, point.x or 0.0))

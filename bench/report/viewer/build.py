@@ -15,13 +15,14 @@ from bench.core.environment import __version__
 from bench.core.errors import UserError
 from bench.core.escape import clean
 from bench.report.viewer.chunks import write_chunk
-from bench.report.viewer.page import page
+from bench.report.viewer.page import viewer_page
 from bench.report.viewer.queries import Measures, Queries
 from bench.report.viewer.reading import Ranked, read_ranked, rounded
-from bench.report.viewer.sources import PAGE, Group, Source
+from bench.report.viewer.sources import PAGE, RankingGroup, RankingSource
 from bench.report.viewer.spill import Spill
 from bench.storage.disk import disk_errors
 from bench.storage.whole_folders import partial_folder
+from metrics.measures import MRR
 
 DATA, CATALOG = "data", "catalog"
 _ENTRIES = 2500  # of the rankings in one chunk
@@ -29,7 +30,7 @@ _CHARACTERS, _PASSAGES = 1 << 17, 1000  # in one chunk of passages
 
 
 def write_viewer(
-    groups: Sequence[Group], folder: Path, home: str | None = None, quiet: bool = False
+    groups: Sequence[RankingGroup], folder: Path, home: str | None = None, quiet: bool = False
 ) -> Path:
     """Write the viewer of ``groups`` into ``folder``, in place of the viewer that it may hold.
 
@@ -48,10 +49,11 @@ def write_viewer(
         data.mkdir()
         catalog = {
             "version": __version__,
+            "reciprocal": MRR,
             "groups": [_write_group(group, f"g{i}", data, quiet) for i, group in enumerate(groups)],
         }
         write_chunk(data, CATALOG, catalog)
-        (partial / PAGE).write_text(page(home), encoding="utf-8")
+        (partial / PAGE).write_text(viewer_page(home), encoding="utf-8")
     return folder / PAGE
 
 
@@ -81,7 +83,7 @@ def _is_viewer(folder: Path) -> bool:
     )
 
 
-def _write_group(group: Group, name: str, data: Path, quiet: bool) -> dict[str, Any]:
+def _write_group(group: RankingGroup, name: str, data: Path, quiet: bool) -> dict[str, Any]:
     """Write one group's chunks, all named ``NAME-…``; returns its entry in the catalog."""
     with (
         tempfile.TemporaryDirectory(dir=data.parent.parent) as temporary,
@@ -91,7 +93,7 @@ def _write_group(group: Group, name: str, data: Path, quiet: bool) -> dict[str, 
 
 
 def _write_spilled(
-    group: Group, name: str, data: Path, spill: Spill, quiet: bool
+    group: RankingGroup, name: str, data: Path, spill: Spill, quiet: bool
 ) -> dict[str, Any]:
     queries, longest = Queries(), 1
     measures, columns = [], []
@@ -121,7 +123,7 @@ def _write_spilled(
 
 
 def _spilled(
-    method: int, source: Source, queries: Queries, spill: Spill, quiet: bool
+    method: int, source: RankingSource, queries: Queries, spill: Spill, quiet: bool
 ) -> tuple[Measures, list[str], int]:
     """Spill one method's rankings: its measures, its further columns, its longest list."""
     measures, columns, longest = Measures(source.table), dict[str, None](), 0

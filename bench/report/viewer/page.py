@@ -16,7 +16,7 @@ SCRIPTS = (
 )  # fmt: skip
 
 
-def page(home: str | None) -> str:
+def viewer_page(home: str | None) -> str:
     """The HTML of ``index.html``; ``home`` is the address of the leaderboard, None for none."""
     folder = resources.files("bench.report") / "templates" / "viewer"
 

@@ -9,17 +9,10 @@ import numpy as np
 from bench.report import display
 from bench.report.viewer.reading import Ranked, rounded
 from bench.tasks.buckets import POWERS_OF_TEN, frequency_bucket
+from metrics import measures
+from metrics.measures import MRR
 
 _KINDS = "top10_support="
-# One query has no mean.
-_TITLES = {
-    "mrr": "reciprocal rank",
-    "map": "average precision",
-    "n_gold": "annotated",
-    "length_ratio": "length ratio",
-    "base_probability": "target p",
-    "base_log_probability": "target log p",
-}
 
 
 class Queries:
@@ -89,7 +82,7 @@ class Measures:
         }
         numbers = {name: values for name, values in table.items() if values.dtype.kind == "f"}
         self._kinds = {n: v for n, v in numbers.items() if n.startswith(_KINDS)}
-        names = display.in_order(n for n in numbers if n not in self._kinds)
+        names = measures.in_order(n for n in numbers if n not in self._kinds)
         self._numbers = {name: numbers[name] for name in names}
         self._found: dict[int, tuple[int | None, int | None, float | None]] = {}
 
@@ -116,8 +109,8 @@ class Measures:
             name: [_at(values, entry[0] if entry else None) for entry in found]
             for name, values in self._numbers.items()
         }
-        if "mrr" not in columns and any(entry and entry[2] is not None for entry in found):
-            columns = {"mrr": [entry and rounded(entry[2]) for entry in found], **columns}
+        if MRR not in columns and any(entry and entry[2] is not None for entry in found):
+            columns = {MRR: [entry and rounded(entry[2]) for entry in found], **columns}
         return {
             "ranked": "".join("01"[entry is not None] for entry in found),
             "first": [entry and entry[1] for entry in found],
@@ -141,9 +134,11 @@ def _at(values: np.ndarray, row: int | None) -> Any:
 
 
 def _head(name: str) -> dict[str, Any]:
+    """What the page must know of a metric; a single query has no mean, and so another title."""
+    measure = measures.of(name)
     return {
         "name": name,
-        "title": _TITLES.get(name, display.title(name)),
-        "scale": display.scaled(name, 1.0),
-        "signed": display.is_signed(name),
+        "title": measure.of_one or measure.head,
+        "scale": measure.scale,
+        "signed": measure.signed,
     }

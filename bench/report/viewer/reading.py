@@ -8,16 +8,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from bench.report import display
-from bench.results.verify import correct_of
+from bench.results.rankings import correct_of
 from bench.storage import jsonlines
 from bench.storage.jsonlines import Json
 from bench.tasks.records import RetrievalRecord, parse_retrieval
+from metrics import measures
+from metrics.measures import TAIL_PATCH
 
-_CHANGE = "tail_patch"  # of a proponent
-_SHOWN = {"proponent_support", "proponent_tail_patch"}  # columns as they are
-_KNOWN = frozenset(field.name for field in fields(RetrievalRecord)) - _SHOWN
 _PER_PROPONENT = "proponent_"
+_CHANGE = f"{_PER_PROPONENT}{TAIL_PATCH}"
+_SHOWN = {f"{_PER_PROPONENT}support", _CHANGE}  # columns as they are
+_KNOWN = frozenset(field.name for field in fields(RetrievalRecord)) - _SHOWN
 _DIGITS = 5  # significant, of a score
 _LONGEST = 500  # characters of a field that the format does not know
 _MOST_FIELDS = 20
@@ -71,9 +72,10 @@ def _ranked(record: RetrievalRecord, raw: Json, threshold: float) -> Ranked:
         for name, values in raw.items()
         if _is_column(name, values, length)
     }
-    if (changes := columns.pop(_CHANGE, None)) is not None:  # in the unit of the query's mean
-        shown = [None if change is None else change * 100 for change in changes]
-        columns[display.title(_CHANGE)] = [rounded(change) for change in shown]
+    if (changes := columns.pop(TAIL_PATCH, None)) is not None:  # in the unit of the query's mean
+        measure = measures.of(TAIL_PATCH)
+        shown = [None if change is None else change * measure.scale for change in changes]
+        columns[measure.head] = [rounded(change) for change in shown]
     if record.proponent_ais_scores is not None:
         columns["ais_scores"] = [rounded(value) for value in record.proponent_ais_scores]
     return Ranked(
