@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bench.report import display
 from bench.report.board import Board, Row
@@ -20,37 +21,7 @@ LEGEND = (
     "were measured in another way than most. "
     "MRR and map cannot see past the stored list (top k)."
 )
-_NAMES = (
-    Column(fields=("task",)),
-    Column(fields=("model",)),
-    Column(fields=("method",)),
-    Column("method", ("label",), is_text=True),
-    Column(fields=("seed",)),
-    Column(fields=("key",)),
-)
-_FACTS = (
-    Column("passages", ("n_passages",), "passages that were ranked"),
-    Column("queries", ("n_queries", "n_scored"), "queries that were scored, of all", key=1),
-    Column("top k", ("top_k",), "length of the stored lists", room=1),
-    Column(
-        measures.of(measures.LENGTH_RATIO).head,
-        meaning=measures.of(measures.LENGTH_RATIO).meaning,
-        room=2,
-    ),
-    Column(
-        "index B/passage",
-        ("index_bytes", "index_bytes_per_passage"),
-        "index size in bytes per passage",
-        room=1,
-        short="B/passage",
-        key=1,
-    ),
-    Column("seconds", ("seconds",), "wall time of all phases", room=1),
-    Column("peak MiB", ("peak_mib",), "largest peak memory of any phase", room=1, short="MiB"),
-)
-_ORIGIN = tuple(
-    Column(fields=(name,)) for name in ("task_sha256", "model_sha256", "imported", "date")
-)
+_LENGTH = measures.of(measures.LENGTH_RATIO)
 _STACKS = (("passages", "queries"), ("index B/passage", "top k"), ("seconds", "peak MiB"))
 
 
@@ -58,25 +29,40 @@ def leaderboards(boards: Sequence[Board]) -> list[Table]:
     """A table for each board; all have the same fields, those of the metrics of any board."""
     names = (name for board in boards for row in board.rows for name in row.result.metrics)
     metrics = measures.in_order(names)
-    return [_leaderboard(board, metrics) for board in boards]
+    return [
+        Table(
+            title=f"{board.task} × {board.model}",
+            columns=[*_names(board), *(_metric(name, board) for name in metrics), *_FACTS],
+            rows=board.rows,
+            legend=LEGEND,
+            note=f"Means of {board.samples}." if board.samples else "",
+            stacks=_STACKS,
+        )
+        for board in boards
+    ]
 
 
-def _leaderboard(board: Board, metrics: Sequence[str]) -> Table:
-    return Table(
-        title=f"{board.task} × {board.model}",
-        columns=[*_NAMES, *(_metric(name, board) for name in metrics), *_FACTS, *_ORIGIN],
-        rows=[_row(row, board, metrics) for row in board.rows],
-        legend=LEGEND,
-        note=f"Means of {board.samples}." if board.samples else "",
-        stacks=_STACKS,
-    )
+def _names(board: Board) -> list[Column]:
+    return [
+        Column(lambda _: board.task, fields=("task",)),
+        Column(lambda _: board.model, fields=("model",)),
+        Column(lambda row: row.method, fields=("method",)),
+        Column(lambda row: row.label, "method", ("label",), is_text=True),
+        Column(lambda row: row.result.seed, fields=("seed",)),
+        Column(lambda row: row.cell.folder.name, fields=("key",)),
+    ]
 
 
 def _metric(name: str, board: Board) -> Column:
     """The column of one metric, which readers see where it judges the methods of this board."""
-    measure = measures.of(name)
-    first = measures.HEADLINE
+    measure, first = measures.of(name), measures.HEADLINE
+
+    def estimate(row: Row) -> Value:
+        value = value_of(name, row.result.metrics.get(name))
+        return replace(value, is_best=name in row.best, letters=row.letters.get(name, ""))
+
     return Column(
+        estimate,
         measure.head if name in board.metrics else "",
         (name, f"{name}_low", f"{name}_high", f"{name}_n"),
         measure.meaning,
@@ -85,46 +71,52 @@ def _metric(name: str, board: Board) -> Column:
     )
 
 
-def _row(row: Row, board: Board, metrics: Sequence[str]) -> list[Value | Raw]:
-    result = row.result
-    return [
-        board.task,
-        board.model,
-        row.method,
-        row.label,
-        result.seed,
-        row.cell.folder.name,
-        *(_estimate(row, name) for name in metrics),
-        result.task.get("n_passages"),
-        Value(row.queries, (result.task.get("n_queries"), result.task.get("n_scored"))),
-        result.top_k,
-        row.length_ratio,
-        Value(
-            display.plain(row.index_bytes_per_passage),
-            (result.index.get("bytes"), row.index_bytes_per_passage),
-        ),
-        row.seconds,
-        row.peak_mib,
-        str(result.task.get("sha256")),
-        str(result.model.get("sha256")),
-        str(result.imported),
-        str(result.date),
-    ]
-
-
-def _estimate(row: Row, metric: str) -> Value | None:
-    estimate = row.result.metrics.get(metric)
+def value_of(metric: str, estimate: Estimate | None) -> Value:
+    """An estimate with its interval, or the sign of a missing one."""
     if estimate is None:
-        return None
-    return Value(
-        display.number(metric, estimate.value),
-        raw_of(estimate),
-        display.interval(metric, estimate),
-        is_best=metric in row.best,
-        letters=row.letters.get(metric, ""),
-    )
+        return Value()
+    text, interval = display.number(metric, estimate.value), display.interval(metric, estimate)
+    return Value(text, raw_of(estimate), interval)
 
 
 def raw_of(estimate: Estimate) -> tuple[Raw, ...]:
     """An estimate for a program: its value, its bounds, and how many queries it is a mean of."""
     return (estimate.value, *estimate.ci95, estimate.n)
+
+
+def _queries(row: Row) -> Value:
+    task = row.result.task
+    return Value(row.queries, (task.get("n_queries"), task.get("n_scored")))
+
+
+def _index(row: Row) -> Value:
+    size = row.index_bytes_per_passage
+    return Value(display.plain(size), (row.result.index.get("bytes"), size))
+
+
+_FACTS = (
+    Column(
+        lambda row: row.result.task.get("n_passages"), "passages", ("n_passages",),
+        "passages that were ranked",
+    ),
+    Column(
+        _queries, "queries", ("n_queries", "n_scored"), "queries that were scored, of all", key=1
+    ),
+    Column(
+        lambda row: row.result.top_k, "top k", ("top_k",), "length of the stored lists", room=1
+    ),
+    Column(lambda row: row.length_ratio, _LENGTH.head, meaning=_LENGTH.meaning, room=2),
+    Column(
+        _index, "index B/passage", ("index_bytes", "index_bytes_per_passage"),
+        "index size in bytes per passage", room=1, short="B/passage", key=1,
+    ),
+    Column(lambda row: row.seconds, "seconds", ("seconds",), "wall time of all phases", room=1),
+    Column(
+        lambda row: row.peak_mib, "peak MiB", ("peak_mib",), "largest peak memory of any phase",
+        room=1, short="MiB",
+    ),
+    Column(lambda row: str(row.result.task.get("sha256")), fields=("task_sha256",)),
+    Column(lambda row: str(row.result.model.get("sha256")), fields=("model_sha256",)),
+    Column(lambda row: row.result.imported, fields=("imported",)),
+    Column(lambda row: str(row.result.date), fields=("date",)),
+)  # fmt: skip

@@ -17,7 +17,7 @@ import pandas as pd
 
 from bench.report import display
 from bench.report.board import Board, Row, table_of
-from bench.report.table import Column, Raw, Table, Value
+from bench.report.table import Column, Table, Value
 from metrics import measures
 from metrics.measures import MetricKind
 from metrics.stats.correlation import rank_correlations
@@ -152,43 +152,33 @@ def _means(values: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 # ------------------------------------------------------------------ as a table
 
-_COLUMNS = (
-    Column(fields=("task",)),
-    Column(fields=("model",)),
-    Column("metric", ("metric",), is_text=True),
-    Column("truth", ("truth",), is_text=True),
-    Column("rank correlation", ("rank_correlation", "low", "high")),
-    Column("95% interval"),
-    Column("methods", ("n_methods",)),
-    Column(fields=("n_queries",)),
-)
-
 
 def foresight_table(board: Board) -> Table:
     """A row for each metric and truth of a board, none where nothing was retrained."""
-    rows = [_row(board, one) for one in foresights(board)]
-    title = f"What foresees retraining: {board.task} × {board.model}"
-    return Table(title, _COLUMNS, rows, LEGEND)
-
-
-def _row(board: Board, one: Foresight) -> list[Value | Raw]:
-    numbers = (one.correlation, *one.ci95)
-    value, low, high = (_shown(number) for number in numbers)
-    name = _metric_of(one.metric)
-    shown = one.metric.replace(name, measures.of(name).head, 1)
-    return [
-        board.task,
-        board.model,
-        Value(shown, (one.metric,)),
-        Value(measures.of(one.truth).head, (one.truth,)),
-        Value(value, numbers),
-        Value(f"[{low}, {high}]"),
-        one.n_methods,
-        one.n_queries,
+    columns = [
+        Column(lambda _: board.task, fields=("task",)),
+        Column(lambda _: board.model, fields=("model",)),
+        Column(lambda one: _titled(one.metric), "metric", ("metric",), is_text=True),
+        Column(lambda one: _titled(one.truth), "truth", ("truth",), is_text=True),
+        Column(_correlation, "rank correlation", ("rank_correlation", "low", "high")),
+        Column(lambda one: f"[{', '.join(map(_signed, one.ci95))}]", "95% interval"),
+        Column(lambda one: one.n_methods, "methods", ("n_methods",)),
+        Column(lambda one: one.n_queries, fields=("n_queries",)),
     ]
+    title = f"What foresees retraining: {board.task} × {board.model}"
+    return Table(title, columns, foresights(board), LEGEND)
 
 
-def _shown(correlation: float) -> str:
+def _titled(column: str) -> Value:
+    name = _metric_of(column)
+    return Value(column.replace(name, measures.of(name).head, 1), (column,))
+
+
+def _correlation(one: Foresight) -> Value:
+    return Value(_signed(one.correlation), (one.correlation, *one.ci95))
+
+
+def _signed(correlation: float) -> str:
     if math.isnan(correlation):
         return display.MISSING
     return f"{correlation:+.2f}".replace("-", "−")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bench.report import display
 from bench.report.board import Board
 from bench.report.leaderboard import raw_of
-from bench.report.table import Column, Raw, Table, Value
+from bench.report.table import Column, Table, Value
 from metrics import measures
 from metrics.stats.pairs import Pair
 from metrics.stats.significance import FLIPS
@@ -18,41 +18,35 @@ LEGEND = (
     f"{FLIPS:,} flips), before and after Holm's correction for all pairs of a metric. "
     "Bold: significant after it."
 )
-_COLUMNS = (
-    Column(fields=("task",)),
-    Column(fields=("model",)),
-    Column("metric", ("metric",), is_text=True),
-    Column("a", ("method_a",), is_text=True),
-    Column("b", ("method_b",), is_text=True),
-    Column("a − b", ("difference", "difference_low", "difference_high")),
-    Column("95% interval"),
-    Column("p", ("p",)),
-    Column("p Holm", ("p_holm",)),
-    Column("queries", ("n",)),
-)
 
 
 def pair_table(board: Board, pairs: Sequence[Pair]) -> Table:
     """A row for each of a board's pairs; readers are told the metric by its title."""
-    rows = [_row(board, pair) for pair in pairs]
-    return Table(f"Pairs: {board.task} × {board.model}", _COLUMNS, rows, LEGEND)
-
-
-def _row(board: Board, pair: Pair) -> list[Value | Raw]:
-    *bounds, n = raw_of(pair.difference)
-    return [
-        board.task,
-        board.model,
-        Value(measures.of(pair.metric).head, (pair.metric,)),
-        pair.a,
-        pair.b,
-        Value(
-            display.difference(pair.metric, pair.difference.value),
-            tuple(bounds),
-            is_best=pair.significant,
+    columns = [
+        Column(lambda _: board.task, fields=("task",)),
+        Column(lambda _: board.model, fields=("model",)),
+        Column(_metric, "metric", ("metric",), is_text=True),
+        Column(lambda pair: pair.a, "a", ("method_a",), is_text=True),
+        Column(lambda pair: pair.b, "b", ("method_b",), is_text=True),
+        Column(_difference, "a − b", ("difference", "difference_low", "difference_high")),
+        Column(_interval, "95% interval"),
+        Column(lambda pair: Value(display.p_value(pair.p), (pair.p,)), "p", ("p",)),
+        Column(
+            lambda pair: Value(display.p_value(pair.p_holm), (pair.p_holm,)), "p Holm", ("p_holm",)
         ),
-        Value(display.interval(pair.metric, pair.difference, display.difference)),
-        Value(display.p_value(pair.p), (pair.p,)),
-        Value(display.p_value(pair.p_holm), (pair.p_holm,)),
-        n,
+        Column(lambda pair: pair.difference.n, "queries", ("n",)),
     ]
+    return Table(f"Pairs: {board.task} × {board.model}", columns, pairs, LEGEND)
+
+
+def _metric(pair: Pair) -> Value:
+    return Value(measures.of(pair.metric).head, (pair.metric,))
+
+
+def _difference(pair: Pair) -> Value:
+    text = display.difference(pair.metric, pair.difference.value)
+    return Value(text, raw_of(pair.difference), is_best=pair.significant)
+
+
+def _interval(pair: Pair) -> str:
+    return display.interval(pair.metric, pair.difference, display.difference)

@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.report import display
 from bench.report.board import METHOD_SEED, Board, Row, settings
-from bench.report.table import Column, Table
+from bench.report.table import Column, Table, Value
 from bench.results.schema import RETRIEVALS
 from bench.tasks.records import read_retrievals
 from metrics import measures
@@ -143,35 +143,45 @@ def _spread(values: Sequence[float]) -> Spread:
 
 # ------------------------------------------------------------------ as tables
 
-_FIELDS = (
-    "task", "model", "method", "reseeded", "n_seeds", "n_queries", "overlap", "overlap_least",
-    "overlap_greatest", "metric", "mean", "least", "greatest",
-)  # fmt: skip
+
+def seeds_tables(board: Board) -> tuple[Table, Table]:
+    """The re-seedings of a board for readers, a row each; and for programs, a row a metric.
+
+    Raises:
+        UserError: a cell's rankings are damaged.
+    """
+    rows = reseedings(board)
+    columns = [
+        Column(lambda one: one.method, "method", is_text=True),
+        Column(lambda one: one.reseeded, "re-seeded", is_text=True),
+        Column(lambda one: one.n_seeds, "seeds"),
+        Column(lambda one: _shown("overlap", one.overlap), "overlap"),
+        *map(_score, measures.SIDES),
+    ]
+    title = f"Under other seeds: {board.task} × {board.model}"
+    scores = [(one, *score) for one in rows for score in one.scores.items()]
+    return Table(title, columns, rows, LEGEND), Table("", _by_metric(board), scores)
 
 
-def seeds_table(board: Board, rows: Sequence[Reseeding]) -> Table:
-    """A row for each method and kind of re-seeding of a board, for readers."""
-    return Table(
-        title=f"Under other seeds: {board.task} × {board.model}",
-        columns=[
-            Column("method", is_text=True),
-            Column("re-seeded", is_text=True),
-            Column("seeds"),
-            Column("overlap"),
-            *(Column(measures.of(metric).head) for metric in measures.SIDES),
-        ],
-        rows=[
-            [
-                row.method,
-                row.reseeded,
-                row.n_seeds,
-                _shown("overlap", row.overlap),
-                *(_shown(metric, row.scores.get(metric)) for metric in measures.SIDES),
-            ]
-            for row in rows
-        ],
-        legend=LEGEND,
-    )
+def _score(metric: str) -> Column:
+    return Column(lambda one: _shown(metric, one.scores.get(metric)), measures.of(metric).head)
+
+
+def _by_metric(board: Board) -> list[Column]:
+    return [
+        Column(lambda _: board.task, fields=("task",)),
+        Column(lambda _: board.model, fields=("model",)),
+        Column(lambda row: row[0].method, fields=("method",)),
+        Column(lambda row: row[0].reseeded, fields=("reseeded",)),
+        Column(lambda row: row[0].n_seeds, fields=("n_seeds",)),
+        Column(lambda row: row[0].n_queries, fields=("n_queries",)),
+        Column(
+            lambda row: Value(raw=astuple(row[0].overlap)),
+            fields=("overlap", "overlap_least", "overlap_greatest"),
+        ),
+        Column(lambda row: row[1], fields=("metric",)),
+        Column(lambda row: Value(raw=astuple(row[2])), fields=("mean", "least", "greatest")),
+    ]
 
 
 def _shown(metric: str, spread: Spread | None) -> str:
@@ -179,26 +189,3 @@ def _shown(metric: str, spread: Spread | None) -> str:
         return display.MISSING
     mean, *ends = (display.number(metric, value) for value in astuple(spread))
     return f"{mean} ({' to '.join(ends)})"
-
-
-def seeds_by_metric(board: Board, rows: Sequence[Reseeding]) -> Table:
-    """A row for each method, kind of re-seeding and metric, for programs."""
-    return Table(
-        title="",
-        columns=[Column(fields=(name,)) for name in _FIELDS],
-        rows=[
-            [
-                board.task,
-                board.model,
-                row.method,
-                row.reseeded,
-                row.n_seeds,
-                row.n_queries,
-                *astuple(row.overlap),
-                metric,
-                *astuple(score),
-            ]
-            for row in rows
-            for metric, score in row.scores.items()
-        ],
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group
@@ -12,7 +13,7 @@ from rich.text import Text
 
 from bench.core import escape
 from bench.report import display
-from bench.report.table import Table, Value
+from bench.report.table import Column, Table
 
 _NAME_WIDTH = 24
 _STYLES = {True: "bold not dim", False: "not dim"}  # of values, the best ones and the others
@@ -27,59 +28,52 @@ def terminal(tables: Sequence[Table], width: int) -> Group:
 
 def _fitting(table: Table, width: int) -> Grid:
     """The table with as many ranked columns as it has room for, at least with one."""
-    columns = table.shown(room=1).columns
-    ranks = sorted((one.rank, place) for place, one in enumerate(columns) if one.rank is not None)
+    ranked = [column for column in table.shown(room=1) if column.rank is not None]
+    ranked.sort(key=lambda column: column.rank or 0)
     console = Console(width=10_000)
-    for n_kept in range(len(ranks), 1, -1):
-        grid = _grid(table, {place for _, place in ranks[n_kept:]})
+    for n_kept in range(len(ranked), 1, -1):
+        grid = _grid(table, ranked[n_kept:])
         if Measurement.get(console, console.options, grid).maximum <= width:
             return grid
-    return _grid(table, {place for _, place in ranks[1:]})
+    return _grid(table, ranked[1:])
 
 
-def _grid(table: Table, hidden: set[int]) -> Grid:
-    """The table without its ``hidden`` columns, which are named below it."""
+def _grid(table: Table, hidden: Sequence[Column]) -> Grid:
+    """The table without some columns, which are named below it."""
     shown = table.shown(room=1)
-    names = [shown.columns[place].head for place in sorted(hidden)]
+    names = [column.head for column in shown if column in hidden]
     notes = [table.note] if table.note else []
     notes += [f"Also in the report: {', '.join(names)}."] if names else []
     grid = Grid(
-        title=Text(escape.clean(table.title), style="bold"),
-        caption=Text("\n".join(map(escape.clean, notes)), style="dim"),
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-        pad_edge=False,
-    )
-    stacks = _stacks(table, hidden)
-    for stack in stacks:
-        columns = [shown.columns[place] for place in stack]
-        head = Text("\n".join(escape.clean(column.short or column.head) for column in columns))
-        if columns[0].is_text:
+        title=Text(escape.clean(table.title), style="bold"), title_justify="left",
+        caption=Text("\n".join(map(escape.clean, notes)), style="dim"), caption_justify="left",
+        box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False,
+    )  # fmt: skip
+    stacks = [
+        [
+            column
+            for head in stack
+            for column in shown
+            if column.head == head and column.rank is None
+        ]
+        for stack in table.stacks
+    ]
+    apart = [column for stack in stacks for column in stack] + [*hidden]
+    places = [*([column] for column in shown if column not in apart), *filter(None, stacks)]
+    for stack in places:
+        head = Text("\n".join(escape.clean(column.short or column.head) for column in stack))
+        if stack[0].is_text:
             grid.add_column(head, min_width=10, max_width=_NAME_WIDTH, overflow="fold")
         else:
             grid.add_column(head, justify="right", no_wrap=True)
-    for row in shown.rows:
-        grid.add_row(*(_text([row[place] for place in stack]) for stack in stacks))
+    for row in table.rows:
+        grid.add_row(*(Text("\n").join(_lines(stack, row)) for stack in places))
     return grid
 
 
-def _stacks(table: Table, hidden: set[int]) -> list[list[int]]:
-    """Places of the columns that share one of the terminal's, from the top down."""
-    heads = [column.head for column in table.shown(room=1).columns]
-    stacked = [[heads.index(head) for head in stack if head in heads] for stack in table.stacks]
-    apart = hidden | {place for stack in stacked for place in stack}
-    return [*([place] for place in range(len(heads)) if place not in apart), *stacked]
-
-
-def _text(values: Sequence[Value]) -> Text:
-    """Values below each other, and below a value its interval."""
-    return Text("\n").join(_lines(values))
-
-
-def _lines(values: Sequence[Value]) -> Iterator[Text]:
-    for value in values:
+def _lines(stack: Sequence[Column], row: Any) -> Iterator[Text]:
+    """Values of a row below each other, and below a value its interval."""
+    for value in (column.value(row) for column in stack):
         if value.text == display.MISSING:
             yield Text(value.text, style="dim")
             continue

@@ -8,11 +8,15 @@ from pathlib import Path
 from bench.core import console
 from bench.core.escape import clean
 from bench.report.board import make_boards
-from bench.report.content import content_of
+from bench.report.content import Content
 from bench.report.figures.catalog import FOLDER, FigurePlan, plan
 from bench.report.figures.write import write_figures
 from bench.report.formats import all_files
 from bench.report.formats.page import PAGE
+from bench.report.leaderboard import leaderboards
+from bench.report.meta_evaluation import foresight_table
+from bench.report.pair_tables import pair_table
+from bench.report.reseed import seeds_tables
 from bench.report.terminal import terminal
 from bench.report.viewer import sources
 from bench.report.viewer.build import write_viewer
@@ -62,7 +66,18 @@ def report(
     boards = make_boards(read_cells(results_dir))
     groups = sources.groups_of(boards) if viewer else []
     drawn = plan(boards, results_dir) if figures else None
-    content = content_of(boards, out_dir, drawn, has_viewer=viewer)
+    seeds, seeds_by_metric = zip(*map(seeds_tables, boards), strict=True)
+    content = Content(
+        boards,
+        out_dir,
+        drawn,
+        has_viewer=viewer,
+        leaderboards=leaderboards(boards),
+        pairs=[pair_table(board, board.pairs) for board in boards],
+        foresights=list(map(foresight_table, boards)),
+        seeds=seeds,
+        seeds_by_metric=seeds_by_metric,
+    )
     written = Written(out_dir, out_dir / PAGE)
     # The viewer first: it reads every ranking, and a damaged one then leaves the old report whole.
     if groups:

@@ -12,7 +12,7 @@ import pytest
 from bench.report.board import make_boards
 from bench.report.formats.comma_separated import of_tables
 from bench.report.formats.markdown import section
-from bench.report.reseed import DEPTH, Reseeding, reseedings, seeds_by_metric, seeds_table
+from bench.report.reseed import DEPTH, Reseeding, reseedings, seeds_tables
 from bench.results.schema import CONFIG, read_cells
 from bench.tasks.records import read_retrievals
 from tests.fixtures.cells import edit_result, edit_retrievals, write_cell
@@ -125,12 +125,12 @@ def test_text(tmp_path: Path) -> None:
     for seed in range(2):
         seeded(tmp_path, "a|<b>", seed)
     (board,) = make_boards(read_cells(tmp_path))
-    reseeded = reseedings(board)
-    table = "\n".join(section(seeds_table(board, reseeded)))
+    read, by_metric = seeds_tables(board)
+    table = "\n".join(section(read))
     assert "## Under other seeds: factworld × tiny" in table
     (line,) = [line for line in table.splitlines() if line.startswith("| a")]
     assert "<b>" not in line
     assert line.count(" | ") == 5
-    rows = list(csv.DictReader(io.StringIO(of_tables([seeds_by_metric(board, reseeded)]))))
+    rows = list(csv.DictReader(io.StringIO(of_tables([by_metric]))))
     assert {row["metric"] for row in rows} == {"mrr", "tail_patch"}
-    assert float(rows[0]["overlap"]) == reseeded[0].overlap.mean
+    assert float(rows[0]["overlap"]) == reseedings(board)[0].overlap.mean

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from bench.report.board import Board, Row
 from bench.report.export.cells import check_new, file_stem, ranked_boards
 from bench.report.formats import comma_separated, markdown
 from bench.report.leaderboard import LEGEND, leaderboards
-from bench.report.table import Column, Raw, Table
+from bench.report.table import Column, Table
 from bench.report.viewer.reading import whole
 from bench.results.schema import RETRIEVALS
 from bench.results.verify import verify
@@ -198,27 +198,19 @@ def _body(tables: Sequence[Table], rows: Sequence[Row]) -> str:
 
 def _provenance(rows: Sequence[Row]) -> Table:
     """What each cell was made of."""
-    heads = (
-        "config", "method", "command", "task sha256", "model sha256", "rankings sha256", "date",
-        "git", "torch", "device",
-    )  # fmt: skip
-    return Table("", [Column(head, is_text=True) for head in heads], [*map(_origin, rows)])
-
-
-def _origin(row: Row) -> list[Raw]:
-    result = row.result
-    return [
-        file_stem(row),
-        row.label,
-        result.command,
-        str(result.task.get("sha256") or "")[:16],
-        str(result.model.get("sha256") or "")[:16],
-        result.rankings_sha256[:16],
-        result.date,
-        _commit(result.env),
-        str(result.env.get("torch") or ""),
-        str(result.env.get("device") or ""),
-    ]
+    facts: dict[str, Callable[[Row], str]] = {
+        "config": file_stem,
+        "method": lambda row: row.label,
+        "command": lambda row: row.result.command,
+        "task sha256": lambda row: str(row.result.task.get("sha256") or "")[:16],
+        "model sha256": lambda row: str(row.result.model.get("sha256") or "")[:16],
+        "rankings sha256": lambda row: row.result.rankings_sha256[:16],
+        "date": lambda row: row.result.date,
+        "git": lambda row: _commit(row.result.env),
+        "torch": lambda row: str(row.result.env.get("torch") or ""),
+        "device": lambda row: str(row.result.env.get("device") or ""),
+    }
+    return Table("", [Column(fact, head, is_text=True) for head, fact in facts.items()], rows)
 
 
 def _commit(env: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ from bench.core.errors import UserError
 from bench.report.board import Row
 from bench.report.export.cells import check_new, file_stem, ranked_boards
 from bench.report.formats.markdown import grid
-from bench.report.table import Column, Raw, Table
+from bench.report.table import Column, Table
 from bench.results.per_query import read_per_query
 from bench.results.rankings import correct_of
 from bench.results.schema import RESULT, RETRIEVALS
@@ -100,7 +100,7 @@ def export_trec(results_dir: Path, out_dir: Path) -> Exported:
                 stem = file_stem(row)
                 with open(partial / RUNS / f"{stem}.run", "w", encoding="ascii") as stream:
                     _write_run(row, stem, task, stream)
-                lines.append(_line(row, stem, task))
+                lines.append((row, stem, task))
                 exported.runs += 1
         for task in tasks.values():
             if task.queries:
@@ -210,27 +210,21 @@ def _judge(row: Row) -> dict:
 # ------------------------------------------------------------------ what lies beside
 
 
-_COLUMNS = (
-    Column("run", is_text=True),
-    Column("qrels", is_text=True),
-    Column("method", is_text=True),
-    Column("task", is_text=True),
-    Column(f"{measures.of(MRR).head} stored", is_text=True),
+_COLUMNS = (  # of rows (cell, name of its run, its task)
+    Column(lambda line: f"{RUNS}/{line[1]}.run", "run", is_text=True),
+    Column(lambda line: f"{QRELS}/{line[2].name}.qrels", "qrels", is_text=True),
+    Column(lambda line: line[0].label, "method", is_text=True),
+    Column(lambda line: str(line[0].result.task["name"]), "task", is_text=True),
+    Column(lambda line: _stored(line[0]), f"{measures.of(MRR).head} stored", is_text=True),
 )
 
 
-def _line(row: Row, stem: str, task: _Task) -> list[Raw]:
+def _stored(row: Row) -> str:
     stored = row.result.metrics.get(MRR)
-    return [
-        f"{RUNS}/{stem}.run",
-        f"{QRELS}/{task.name}.qrels",
-        row.label,
-        str(row.result.task["name"]),
-        repr(stored.value) if stored else "",
-    ]
+    return repr(stored.value) if stored else ""
 
 
-def _readme(lines: Sequence[Sequence[Raw]]) -> str:
+def _readme(lines: Sequence[tuple[Row, str, _Task]]) -> str:
     rules = (__doc__ or "").split("\n\n", 1)[1].strip()
     example = 'ir_measures qrels/TASK.qrels runs/CELL.run "RR Success@10 R@10"'
     return "\n".join(

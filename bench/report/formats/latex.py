@@ -25,15 +25,15 @@ class LatexFiles(Format):
 
 def tabular(table: Table) -> list[str]:
     """The lines of one table, its title and its note as comments."""
-    shown = table.shown(room=0)
-    columns = "".join("l" if column.is_text else "r" for column in shown.columns)
+    columns = table.shown(room=0)
+    sides = "".join("l" if column.is_text else "r" for column in columns)
     return [
         f"% {escape.latex(table.title)}",
-        f"\\begin{{tabular}}{{{columns}}}",
+        f"\\begin{{tabular}}{{{sides}}}",
         "\\toprule",
-        _line(escape.latex(column.head) for column in shown.columns),
+        _line(escape.latex(column.head) for column in columns),
         "\\midrule",
-        *(_line(map(_text, row)) for row in shown.rows),
+        *(_line(_text(column.value(row)) for column in columns) for row in table.rows),
         "\\bottomrule",
         "\\end{tabular}",
         f"% {escape.latex(table.note)}",

@@ -32,10 +32,10 @@ def section(table: Table, *, with_legend: bool = True, level: int = 2) -> list[s
 
 def grid(table: Table) -> list[str]:
     """The lines of the table itself."""
-    shown = table.shown()
-    heads = [escape.markdown(column.head) for column in shown.columns]
-    ruler = [":--" if column.is_text else "--:" for column in shown.columns]
-    rows = [[_text(value) for value in row] for row in shown.rows]
+    columns = table.shown()
+    heads = [escape.markdown(column.head) for column in columns]
+    ruler = [":--" if column.is_text else "--:" for column in columns]
+    rows = [[_text(column.value(row)) for column in columns] for row in table.rows]
     return [f"| {' | '.join(cells)} |" for cells in (heads, ruler, *rows)]
 
 

@@ -6,8 +6,9 @@ import base64
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,71 +24,27 @@ from bench.report.board import Board, Row, flatten
 from bench.report.content import Content
 from bench.report.figures.catalog import FOLDER, FORMATS, ON_PAGE
 from bench.report.formats import Format
-from bench.report.leaderboard import LEGEND
+from bench.report.leaderboard import LEGEND, value_of
 from bench.report.pair_tables import pair_table
-from bench.report.table import Column, Shown, Table, Value
+from bench.report.table import Column, Table, Value
 from bench.report.viewer import sources
 from bench.results.rankings import has_rankings
 from bench.results.schema import RETRIEVALS
 from metrics import measures
+from metrics.stats.bootstrap import Estimate
 
 PAGE = "index.html"
 _LONGEST_LIST = 80  # characters; such as the loss after every epoch of training
 
 
 @dataclass(frozen=True)
-class Line:
-    """What opens below one row of a leaderboard."""
-
-    row: Row
-    details: list[tuple[str, list[tuple[str, str]]]]
-    phases: list[tuple[str, str, str]]
-    retrievals: str
-    viewer: str
-
-
-@dataclass(frozen=True)
-class Folded:
-    """A table below the leaderboard that opens on demand.
-
-    Attributes:
-        title, about: of the fold; the first stands out.
-        noun: what a row is.
-        css: its class.
-    """
+class Fold:
+    """A table below the leaderboard that opens on demand: what it is called and what a row is."""
 
     title: str
     about: str
     noun: str
-    css: str
     table: Table
-
-    @property
-    def size(self) -> str:
-        """How many rows there are."""
-        n = len(self.table.rows)
-        return f"{n} {self.noun}{'' if n == 1 else 's'}"
-
-
-@dataclass(frozen=True)
-class Section:
-    """One board of the page.
-
-    Attributes:
-        table: its leaderboard.
-        shown: what readers see of that.
-        lines: what opens below its rows.
-        spans: for each column with intervals, the range that their bars are drawn in.
-        plot: attribution against influence, where it was drawn, and its caption.
-    """
-
-    board: Board
-    table: Table
-    shown: Shown
-    lines: list[Line]
-    spans: list[tuple[float, float] | None]
-    plot: tuple[Markup, str] | None
-    folded: list[Folded]
 
 
 class PageFiles(Format):
@@ -101,11 +58,14 @@ class PageFiles(Format):
             for kind in ("html", "css", "js")
         )
         environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        environment.filters.update(clean=clean, bar=_bar, key=_sort_key)
+        environment.filters.update(
+            bar=_bar, clean=clean, details=_details, folds=_folds, key=_sort_key,
+            number=display.plain, plot=partial(_plot, content), spans=_spans,
+            rankings=partial(_rankings, content), viewed=partial(_viewed, content),
+        )  # fmt: skip
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        boards = zip(content.boards, content.leaderboards, strict=True)
         page = environment.from_string(template).render(
-            sections=[_section(board, table, content) for board, table in boards],
+            boards=[*zip(content.boards, content.leaderboards, strict=True)],
             figures=content.figures,
             figure_folder=FOLDER,
             figure_formats=FORMATS,
@@ -119,31 +79,7 @@ class PageFiles(Format):
         return {PAGE: page}
 
 
-def _section(board: Board, table: Table, content: Content) -> Section:
-    shown = table.shown()
-    return Section(
-        board=board,
-        table=table,
-        shown=shown,
-        lines=[_line(row, board, content) for row in board.rows],
-        spans=[
-            _span([row[place] for row in shown.rows]) if column.has_interval else None
-            for place, column in enumerate(shown.columns)
-        ],
-        plot=_plot(board, content),
-        folded=[*_slices(board), *_pairs(board)],
-    )
-
-
-def _plot(board: Board, content: Content) -> tuple[Markup, str] | None:
-    for figure in content.figures.figures if content.figures else ():
-        if figure.name == ON_PAGE and figure.place == (board.task, board.model):
-            svg = Markup(content.pictures[figure.stem])  # noqa: S704 - drawn here, names as text
-            return svg, figure.caption
-    return None
-
-
-# ------------------------------------------------------------------ values
+# ------------------------------------------------------------------ intervals and sorting
 
 
 def _numbers(value: Value) -> list[float]:
@@ -152,11 +88,14 @@ def _numbers(value: Value) -> list[float]:
     return numbers if len(numbers) == 3 else []
 
 
-def _span(values: Sequence[Value]) -> tuple[float, float]:
-    """The range that a column's interval bars are drawn in; it always holds zero."""
-    bounds = [0.0, *(number for value in values for number in _numbers(value))]
-    low, high = min(bounds), max(bounds)
-    return low, high if high > low else low + 1.0
+def _spans(table: Table) -> dict[str, tuple[float, float]]:
+    """By the head of each column, the range that its interval bars are drawn in; it holds zero."""
+    spans = {}
+    for column in table.shown():
+        bounds = [0.0, *(number for row in table.rows for number in _numbers(column.value(row)))]
+        low, high = min(bounds), max(bounds)
+        spans[column.head] = low, high if high > low else low + 1.0
+    return spans
 
 
 def _bar(value: Value, span: tuple[float, float]) -> tuple[float, float, float] | None:
@@ -178,29 +117,23 @@ def _sort_key(value: Value, column: Column) -> str:
 # ------------------------------------------------------------------ what opens below a row
 
 
-def _line(row: Row, board: Board, content: Content) -> Line:
-    is_viewed = content.has_viewer and has_rankings(row.cell.folder)
+def _rankings(content: Content, row: Row) -> str:
+    """The address of a row's rankings."""
     relative = os.path.relpath(row.cell.folder / RETRIEVALS, content.folder)
-    return Line(
-        row=row,
-        details=_details(row),
-        phases=[
-            (
-                str(phase.get("name", "")),
-                display.plain(phase.get("seconds")),
-                display.plain(phase.get("peak_mib")),
-            )
-            for phase in row.result.phases
-        ],
-        # Bytes, not text: a folder's name need not be UTF-8. A colon would start a scheme: %3A.
-        retrievals=quote(os.fsencode(Path(relative).as_posix())),
-        viewer=sources.link(board.task, board.model, row.label) if is_viewed else "",
-    )
+    # Bytes, not text: a folder's name need not be UTF-8. A colon would start a scheme: %3A.
+    return quote(os.fsencode(Path(relative).as_posix()))
 
 
-def _details(row: Row) -> list[tuple[str, list[tuple[str, str]]]]:
+def _viewed(content: Content, row: Row, board: Board) -> str:
+    """The address of a row's rankings in the viewer, empty where they are not shown there."""
+    if content.has_viewer and has_rankings(row.cell.folder):
+        return sources.link(board.task, board.model, row.label)
+    return ""
+
+
+def _details(row: Row) -> dict[str, list[tuple[str, str]]]:
+    """All that is known of a row, in titled groups of names and values."""
     result = row.result
-    record = {k: v for k, v in result.method.items() if k not in ("name", "config")}
     described = {
         name: f"{estimate.value:.4g}"
         for name, estimate in result.metrics.items()
@@ -208,17 +141,18 @@ def _details(row: Row) -> list[tuple[str, list[tuple[str, str]]]]:
     }
     groups = {
         "Method configuration": result.method.get("config"),
-        "Method record": record,
+        "Method record": {k: v for k, v in result.method.items() if k not in ("name", "config")},
         "Task": {k: v for k, v in result.task.items() if k != "counts"},
         "Counts": result.task.get("counts"),
         "Model": {**result.model, **described},
         "Index": result.index,
         "Environment": {**result.env, "seed": result.seed, "date": result.date},
     }
-    printed = {
-        name: [(key, _leaf(leaf)) for key, leaf in flatten(value)] for name, value in groups.items()
+    return {
+        name: [(key, _leaf(leaf)) for key, leaf in leaves]
+        for name, values in groups.items()
+        if (leaves := flatten(values))
     }
-    return [(name, pairs) for name, pairs in printed.items() if pairs]
 
 
 def _leaf(value: Any) -> str:
@@ -229,47 +163,49 @@ def _leaf(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-# ------------------------------------------------------------------ slices and pairs
+# ------------------------------------------------------------------ what stands below a board
 
 
-def _slices(board: Board) -> Iterator[Folded]:
-    """Breakdowns by group: of both sides of the benchmark, and what is known by group only."""
+def _plot(content: Content, board: Board) -> tuple[Markup, str] | None:
+    """Attribution against influence, where it was drawn, and its caption."""
+    for figure in content.figures.figures if content.figures else ():
+        if figure.name == ON_PAGE and figure.place == (board.task, board.model):
+            svg = Markup(content.pictures[figure.stem])  # noqa: S704 - drawn here, names as text
+            return svg, figure.caption
+    return None
+
+
+def _folds(board: Board) -> Iterator[Fold]:
+    """Breakdowns by group, of both sides of the benchmark and of what is known by group only."""
     by_slice: dict[str, dict[str, None]] = {}
     for row in board.rows:
         for name, groups in row.result.slices.items():
             for estimates in groups.values():
                 by_slice.setdefault(name, {}).update(dict.fromkeys(estimates))
-    shown = {board.main, measures.TAIL_PATCH}
     for name, metrics in by_slice.items():
         for metric in measures.in_order(metrics):
-            if metric in shown or (measures.of(metric).judges and metric not in board.metrics):
+            is_new = measures.of(metric).judges and metric not in board.metrics
+            if is_new or metric in (board.main, measures.TAIL_PATCH):
                 head = measures.of(metric).head
-                yield Folded(head, f"by {name}", "group", "slice", _slice(board, name, metric))
+                yield Fold(head, f"by {name}", "group", _slice(board, name, metric))
+    for metric in dict.fromkeys(pair.metric for pair in board.pairs):
+        table = pair_table(board, [pair for pair in board.pairs if pair.metric == metric])
+        yield Fold(measures.of(metric).head, "of every two methods", "pair", table)
 
 
 def _slice(board: Board, name: str, metric: str) -> Table:
     """A row a group; a column a method, and how many queries were scored by any of them."""
     rows = [row for row in board.rows if name in row.result.slices]
+
+    def at(row: Row, group: str) -> Estimate | None:
+        return row.result.slices[name].get(group, {}).get(metric)
+
+    def scored(group: str) -> int | None:
+        return max((one.n for row in rows if (one := at(row, group))), default=None)
+
+    def column(row: Row) -> Column:
+        return Column(lambda group: value_of(metric, at(row, group)), row.label)
+
     groups = dict.fromkeys(group for row in rows for group in row.result.slices[name])
-    columns = [Column(name, is_text=True), Column("queries"), *(Column(row.label) for row in rows)]
-    return Table("", columns, [_group(rows, name, group, metric) for group in groups])
-
-
-def _group(
-    rows: Sequence[Row], name: str, group: str, metric: str
-) -> list[Value | str | int | None]:
-    estimates = [row.result.slices[name].get(group, {}).get(metric) for row in rows]
-    values = [
-        Value(display.number(metric, estimate.value), interval=display.interval(metric, estimate))
-        if estimate
-        else Value()
-        for estimate in estimates
-    ]
-    return [group, max((one.n for one in estimates if one), default=None), *values]
-
-
-def _pairs(board: Board) -> Iterator[Folded]:
-    for metric in dict.fromkeys(pair.metric for pair in board.pairs):
-        table = pair_table(board, [pair for pair in board.pairs if pair.metric == metric])
-        head = measures.of(metric).head
-        yield Folded(head, "of every two methods", "pair", "slice pairs", table)
+    names = [Column(str, name, is_text=True), Column(scored, "queries")]
+    return Table("", [*names, *map(column, rows)], list(groups))
