@@ -100,39 +100,26 @@ def _attribution(name: str, meaning: str, title: str = "", of_one: str = "") -> 
     return Measure(name, title or name, meaning, MetricKind.attribution, of_one=of_one)
 
 
-def _on_model(
+def _change(
     kind: MetricKind, name: str, title: str, meaning: str, *, higher_is_better: bool = True
 ) -> tuple[Measure, Measure]:
     """A change of the target's probability, and the same change in log-probability."""
+    # The paper prints tail-patch in percentage points; it is stored as a difference.
     points = Measure(
-        name,
-        title,
-        f"{meaning}, in percentage points",
-        kind,
-        unit="pp",  # as the paper prints tail-patch, which is stored as a difference
-        scale=100.0,
-        signed=True,
-        higher_is_better=higher_is_better,
-        needs_model=True,
+        name, title, f"{meaning}, in percentage points", kind, unit="pp", scale=100.0, signed=True,
+        higher_is_better=higher_is_better, needs_model=True,
+    )  # fmt: skip
+    meaning = f"{title} as a change of the log-probability, in nats"
+    return points, replace(
+        points, name=f"{name}_log", meaning=meaning, unit="log p", scale=1.0, variant_of=name
     )
-    log = replace(
-        points,
-        name=f"{name}_log",
-        meaning=f"{title} as a change of the log-probability, in nats",
-        unit="log p",
-        scale=1.0,
-        variant_of=name,
-    )
-    return points, log
 
 
 # In the order in which tables and pages show them.
 MEASURES = (
     _attribution(
-        "mrr",
-        "mean of 1 / rank of the first correct passage; 0 if the stored list holds none",
-        title="MRR",
-        of_one="reciprocal rank",
+        "mrr", "mean of 1 / rank of the first correct passage; 0 if the stored list holds none",
+        title="MRR", of_one="reciprocal rank",
     ),
     _attribution(
         "hit@k",
@@ -141,92 +128,58 @@ MEASURES = (
     _attribution("recall@k", "share of the annotated passages that are in the top k"),
     _attribution("precision@k", "share of the top k that is correct"),
     _attribution(
-        "map",
-        "mean average precision: over the annotated passages, the precision at the rank of each; "
-        "0 for those not listed",
-        of_one="average precision",
+        "map", "mean average precision: over the annotated passages, the precision at the rank of "
+        "each; 0 for those not listed", of_one="average precision",
     ),
     _attribution(
-        "map@k",
-        "mean average precision of the top k: 0 for annotated passages that stand lower",
+        "map@k", "mean average precision of the top k: 0 for annotated passages that stand lower",
         of_one="average precision@k",
     ),
     _attribution(
-        "ndcg@k",
-        "sum of 1 / log2(1 + rank) over the correct passages in the top k, over that of the best "
-        "possible list",
+        "ndcg@k", "sum of 1 / log2(1 + rank) over the correct passages in the top k, over that of "
+        "the best possible list",
     ),
-    *_on_model(
-        MetricKind.influence,
-        "tail_patch",
-        "tail-patch",
-        "change of the target's probability after one training step on one proponent, mean over "
-        "the top proponents",
+    *_change(
+        MetricKind.influence, "tail_patch", "tail-patch", "change of the target's probability "
+        "after one training step on one proponent, mean over the top proponents",
     ),
-    *_on_model(
-        MetricKind.influence,
-        "opponent_tail_patch",
-        "opponents' tail-patch",
-        "tail-patch of the lowest ranked passages: below 0 where they speak against the target",
+    *_change(
+        MetricKind.influence, "opponent_tail_patch", "opponents' tail-patch", "tail-patch of the "
+        "lowest ranked passages: below 0 where they speak against the target",
         higher_is_better=False,
     ),
-    *_on_model(
-        MetricKind.retraining,
-        "removal_effect",
-        "removal effect",
-        "fall of the target's probability in a model trained again without the top proponents of "
-        "a group of queries",
+    *_change(
+        MetricKind.retraining, "removal_effect", "removal effect", "fall of the target's "
+        "probability in a model trained again without the top proponents of a group of queries",
     ),
     Measure(
-        "lds",
-        "LDS",
-        "linear datamodelling score: over models trained on random parts of the corpus, rank "
-        "correlation of a part's summed scores and the target's log-probability",
-        MetricKind.retraining,
-        signed=True,
-        needs_model=True,
+        "lds", "LDS", "linear datamodelling score: over models trained on random parts of the "
+        "corpus, rank correlation of a part's summed scores and the target's log-probability",
+        MetricKind.retraining, signed=True, needs_model=True,
     ),
     Measure(
-        "qld",
-        "QLD",
+        "qld", "QLD",
         "rise of a query's loss (nats) in a model trained again without the top of its ranking",
-        MetricKind.retraining,
-        signed=True,
-        needs_model=True,
+        MetricKind.retraining, signed=True, needs_model=True,
     ),
     Measure(
-        "base_probability",
-        "target p",
-        "probability of the target before any step",
-        MetricKind.base,
-        higher_is_better=None,
-        needs_model=True,
+        "base_probability", "target p", "probability of the target before any step",
+        MetricKind.base, higher_is_better=None, needs_model=True,
     ),
     Measure(
-        "base_log_probability",
-        "target log p",
-        "log-probability of the target before any step (nats)",
-        MetricKind.query,
-        higher_is_better=None,
-        needs_model=True,
+        "base_log_probability", "target log p", "log-probability of the target before any step "
+        "(nats)", MetricKind.query, higher_is_better=None, needs_model=True,
     ),
     Measure(
-        "length_ratio",
-        "length ratio",
-        "mean length of the top 10 proponents over that of all passages: a method that favours "
-        "long passages is above 1",
-        MetricKind.diagnostic,
-        higher_is_better=None,
-        depth=10,  # as many as tail-patch and hit@10 see
+        "length_ratio", "length ratio", "mean length of the top 10 proponents over that of all "
+        "passages: a method that favours long passages is above 1",
+        MetricKind.diagnostic, higher_is_better=None, depth=10,  # as many as hit@10 sees
     ),
     Measure(
-        "n_gold",
-        "annotated",
-        "how many passages of the corpus are annotated to state the fact",
-        MetricKind.query,
-        higher_is_better=None,
+        "n_gold", "annotated", "how many passages are annotated to state the fact",
+        MetricKind.query, higher_is_better=None,
     ),
-)
+)  # fmt: skip
 
 # Metrics that a table, a figure or another formula singles out.
 MRR, TAIL_PATCH, REMOVAL_EFFECT, LDS = "mrr", "tail_patch", "removal_effect", "lds"

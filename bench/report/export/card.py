@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 import yaml
@@ -33,32 +34,21 @@ _STEPS = (  # the Hub's size categories
     (1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
     (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"),
 )  # fmt: skip
-_TEXTS, _NUMBERS, _FLAGS = pa.list_(pa.string()), pa.list_(pa.float64()), pa.list_(pa.bool_())
-# The release's fields in its order, and two of our own. A field that a cell does not have is null,
-# so that all cells load as one table.
-SCHEMA = pa.schema(
-    [
-        ("example_id", pa.string()),
-        ("query_set", pa.string()),
-        ("inputs_plaintext", pa.string()),
-        ("targets_plaintext", pa.string()),
-        ("proponents", _TEXTS),
-        ("proponent_ids", _TEXTS),
-        ("proponent_scores", _NUMBERS),
-        ("fact_id", pa.string()),
-        ("relation", pa.string()),
-        ("c4_frequency", pa.int64()),
-        ("c4_frequency_bucket", pa.int64()),
-        ("has_trex_sentence", pa.bool_()),
-        ("proponent_correct", _FLAGS),
-        ("proponent_ais_scores", _NUMBERS),
-        ("proponent_support", _TEXTS),
-        ("proponent_tail_patch", _NUMBERS),
-        ("opponents", _TEXTS),
-        ("opponent_ids", _TEXTS),
-        ("opponent_scores", _NUMBERS),
-    ]
-)
+_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+def _arrow(annotation: Any) -> pa.DataType:
+    """The Arrow type of a field of a record; every one may be null."""
+    if get_origin(annotation) is list:
+        return pa.list_(_arrow(get_args(annotation)[0]))
+    if annotation in _ARROW:
+        return _ARROW[annotation]
+    (inner,) = (part for part in get_args(annotation) if part is not NoneType)
+    return _arrow(inner)
+
+
+# A field that a cell does not have is null, so that all cells load as one table.
+SCHEMA = pa.schema([(name, _arrow(kind)) for name, kind in get_type_hints(RetrievalRecord).items()])
 
 
 def export_card(results_dir: Path, out_dir: Path, license_id: str) -> int:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment
 from markupsafe import Markup
 
-from bench.core.environment import __version__
-from bench.core.escape import clean
 from bench.report import display
 from bench.report.board import Board, Row, flatten
 from bench.report.content import Content
@@ -26,6 +20,7 @@ from bench.report.figures.catalog import FOLDER, FORMATS, ON_PAGE
 from bench.report.formats import Format
 from bench.report.leaderboard import LEGEND, value_of
 from bench.report.pair_tables import pair_table
+from bench.report.rendering import rendered
 from bench.report.table import Column, Table, Value
 from bench.report.viewer import sources
 from bench.results.rankings import has_rankings
@@ -52,29 +47,25 @@ class PageFiles(Format):
 
     def files(self, content: Content) -> dict[str, str]:
         """``index.html``; its links are relative to the folder of the report."""
-        folder = resources.files("bench.report") / "templates"
-        template, style, script = (
-            (folder / f"leaderboard.{kind}").read_text(encoding="utf-8")
-            for kind in ("html", "css", "js")
-        )
-        environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        environment.filters.update(
-            bar=_bar, clean=clean, details=_details, folds=_folds, key=_sort_key,
-            number=display.plain, plot=partial(_plot, content), spans=_spans,
-            rankings=partial(_rankings, content), viewed=partial(_viewed, content),
-        )  # fmt: skip
-        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        page = environment.from_string(template).render(
+        filters: dict[str, Callable[..., Any]] = {
+            "bar": _bar,
+            "details": _details,
+            "folds": _folds,
+            "key": _sort_key,
+            "number": display.plain,
+            "plot": partial(_plot, content),
+            "rankings": partial(_rankings, content),
+            "spans": _spans,
+            "viewed": partial(_viewed, content),
+        }
+        page = rendered(
+            "leaderboard",
+            filters=filters,
             boards=[*zip(content.boards, content.leaderboards, strict=True)],
             figures=content.figures,
             figure_folder=FOLDER,
             figure_formats=FORMATS,
             legend=LEGEND,
-            version=__version__,
-            style=Markup(style),  # noqa: S704 - package data
-            script=Markup(script),  # noqa: S704 - package data
-            # Even if markup got past the escaping, no script but this one would run.
-            script_hash=f"sha256-{digest}",
         )
         return {PAGE: page}
 
