@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from bench.report.telling_apart import hash_of, labels_of, measured_alike, name_of
 from bench.results.per_query import read_per_query
 from bench.results.schema import ENTAILED, PER_QUERY, Cell, Result
 from methods import METHODS
 from metrics import measures
-from metrics.measures import LENGTH_RATIO, MetricKind
+from metrics.measures import LENGTH_RATIO
 from metrics.stats.bootstrap import Estimate
 from metrics.stats.pairs import Pair, compare
-
-METHOD_SEED = "method.seed"  # among a cell's settings where it is not the seed of all
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Row:
     @property
     def method(self) -> str:
         """The method's name, without settings."""
-        return _name(self.cell, "method")
+        return name_of(self.cell, "method")
 
     @property
     def seconds(self) -> float | None:
@@ -119,8 +117,8 @@ def make_boards(cells: Iterable[Cell]) -> list[Board]:
     groups: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
         # Judged by another, the same ranking has other numbers: they are not to be compared.
-        task = f"{_name(cell, 'task')}{_judge(cell)}"
-        key = (task, _sha(cell.result.task), _name(cell, "model"))
+        task = f"{name_of(cell, 'task')}{_judge(cell)}"
+        key = (task, hash_of(cell.result.task), name_of(cell, "model"))
         groups.setdefault(key, []).append(cell)
     contents: dict[str, set[str]] = {}
     for task, sha, _ in groups:
@@ -135,143 +133,12 @@ def _board(task: str, model: str, cells: list[Cell]) -> Board:
     measured = (name for cell in cells for name in cell.result.metrics)
     metrics = measures.in_order(name for name in measured if measures.of(name).judges)
     main = metrics[0] if metrics else None
-    labels = _labels(cells)
+    labels = labels_of(cells)
     rows = [Row(cell, label, _family(cell)) for cell, label in zip(cells, labels, strict=True)]
     rows.sort(key=lambda row: (-_value(row, main), row.label))
     rivals = [(row, table_of(row.cell)) for row in rows if row.family != "control"]
     pairs = [pair for metric in metrics for pair in _compared(metric, rivals)]
     return Board(task, model, metrics, main, rows, pairs)
-
-
-# ------------------------------------------------------------------ labels
-
-
-def _labels(cells: Sequence[Cell]) -> list[str]:
-    found = [settings(cell) for cell in cells]
-    labels = []
-    for cell, own in zip(cells, found, strict=True):
-        # An imported ranking and a run of the same name have no setting in common to compare.
-        peers = [
-            other
-            for other in found
-            if (other["method"], other["imported"]) == (own["method"], own["imported"])
-        ]
-        parts = ["imported"] if cell.result.imported else []
-        parts += ["moments estimated"] if rests_on_estimate(cell) else []
-        # How it was measured is to be told from every row, not from those of its method alone.
-        apart = dict(differing(own, peers)) | _measured_apart(own, found)
-        parts += [f"{key}={short(apart[key])}" for key in sorted(apart)]
-        labels.append(f"{_name(cell, 'method')} ({', '.join(parts)})" if parts else own["method"])
-    return [
-        # Equal settings and yet two cells: only the key tells them apart.
-        f"{label} [{cell.folder.name[:8]}]" if labels.count(label) > 1 else label
-        for cell, label in zip(cells, labels, strict=True)
-    ]
-
-
-def _measured_apart(own: dict[str, Any], board: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Settings by which a cell's values are measured, and others of the board in another way."""
-    measured = _of_measuring(own)
-    # A cell that measured less, or with another seed, is no reason to name one.
-    others = [{**measured, **_of_measuring(one), "seed": one["seed"]} for one in board]
-    found = differing({**measured, "seed": own["seed"]}, others)
-    return {key: value for key, value in found if key != "seed"}
-
-
-def _of_measuring(own: dict[str, Any]) -> dict[str, Any]:
-    stepped = own.get("metric.tail_patch.enabled")
-    return {
-        key: value
-        for key, value in own.items()
-        if key in ("metric.no_gold", "model")
-        or (key in _STEP and stepped)
-        or key.startswith(_RETRAINING)
-    }
-
-
-_STEP = tuple(f"metric.tail_patch.{name}" for name in ("top", "optimizer", "learning_rate"))
-_RETRAINING = "metric.retraining."
-
-
-def measured_alike(metric: str, cell: Cell) -> str:
-    """Equal for cells whose values of a metric may be compared, query by query."""
-    own, kind = settings(cell), measures.of(metric).kind
-    if kind is MetricKind.influence:
-        names = {"model", *_STEP}
-    elif kind is not MetricKind.retraining:
-        names = {"metric.no_gold"}  # the length of the lists has a column of its own
-    else:
-        # Who trains other models may never have seen the one that they stand for.
-        own["model"] = cell.config.get("model")
-        names = {"model", *(key for key in own if key.startswith(_RETRAINING))}
-    return repr(sorted((key, str(own.get(key))) for key in names))
-
-
-def rests_on_estimate(cell: Cell) -> bool:
-    """Whether a ranking or its tail-patch divides by second moments that nobody's optimizer kept.
-
-    See ``bench.models.moments_estimate``.
-    """
-    training = cell.result.model.get("training")
-    if not isinstance(training, dict) or training.get("second_moments") != "estimated":
-        return False
-    config = flatten(cell.result.method.get("config"))
-    corrected = any(key.endswith("optimizer_correction") and value for key, value in config)
-    patch = cell.measured_by.get("tail_patch")
-    stepped = isinstance(patch, dict) and patch.get("optimizer") == "saved"
-    kinds = {measures.of(metric).kind for metric in cell.result.metrics}
-    return corrected or (stepped and MetricKind.influence in kinds)
-
-
-_ABSENT = object()
-
-
-def differing(own: dict[str, Any], peers: list[dict[str, Any]]) -> list[tuple[str, Any]]:
-    """Those of a cell's ``settings`` in which any of its peers is different."""
-    found = [
-        key for key in sorted(own) if any(peer.get(key, _ABSENT) != own[key] for peer in peers)
-    ]
-    # Another seed trains another model, and a method without one knows of none: the hash is news
-    # only where the seeds are equal and both hashes are known.
-    model, seed = own.get("model"), own.get("seed")
-    rivals = [peer["model"] for peer in peers if peer.get("seed") == seed and peer.get("model")]
-    if not model or set(rivals) <= {model}:
-        found = [key for key in found if key != "model"]
-    return [(key, own[key]) for key in found]
-
-
-def settings(cell: Cell) -> dict[str, Any]:
-    """Everything that may tell a cell from others of its task: method, metrics, model, seed."""
-    result = cell.result
-    own = dict(flatten(result.method.get("config")))
-    seed = own.pop("seed", result.seed)
-    return {
-        **own,
-        **({} if seed == result.seed else {METHOD_SEED: seed}),
-        **dict(flatten({"metric": cell.measured_by})),
-        "method": _name(cell, "method"),
-        "model": _sha(result.model)[:8],
-        "seed": result.seed,
-        "top_k": result.top_k,
-        "imported": result.imported,
-    }
-
-
-def flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """The leaves of nested dictionaries as ``("outer.inner", value)``, in their order."""
-    if not isinstance(value, dict):
-        return [(prefix, value)] if prefix else []
-    return [
-        leaf
-        for key, inner in value.items()
-        for leaf in flatten(inner, f"{prefix}.{key}" if prefix else str(key))
-    ]
-
-
-def short(value: Any) -> str:
-    """A setting's value, cut to fit a label."""
-    text = "null" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:18]}…{text[-18:]}"
 
 
 # ------------------------------------------------------------------ comparison
@@ -326,12 +193,6 @@ def _value(row: Row, metric: str | None) -> float:
     return estimate.value if measures.of(metric).higher_is_better else -estimate.value
 
 
-def _name(cell: Cell, part: str) -> str:
-    """The name of a cell's task, model or method; its folder says it if the result does not."""
-    level = {"task": 2, "model": 1, "method": 0}[part]
-    return str(getattr(cell.result, part).get("name") or cell.folder.parents[level].name)
-
-
 def _judge(cell: Cell) -> str:
     judge = cell.result.task.get("judge")
     if not isinstance(judge, dict):
@@ -341,12 +202,8 @@ def _judge(cell: Cell) -> str:
     return f" judged by {judge.get('name')} {str(judge.get('identity'))[:8]}{above}"
 
 
-def _sha(part: dict[str, Any]) -> str:
-    return str(part.get("sha256") or "")
-
-
 def _family(cell: Cell) -> str:
-    name = _name(cell, "method")
+    name = name_of(cell, "method")
     return (METHODS.entry(name).family if name in METHODS else "") or "other"
 
 

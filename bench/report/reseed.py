@@ -14,8 +14,9 @@ from dataclasses import astuple, dataclass
 import numpy as np
 
 from bench.report import display
-from bench.report.board import METHOD_SEED, Board, Row, settings
+from bench.report.board import Board, Row
 from bench.report.table import Column, Table, Value
+from bench.report.telling_apart import METHOD_SEED, settings
 from bench.results.schema import RETRIEVALS
 from bench.tasks.records import read_retrievals
 from metrics import measures

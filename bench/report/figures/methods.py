@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 
 from bench.report import display
-from bench.report.board import Board, Row, settings
+from bench.report.board import Board, Row
 from bench.report.figures.data import Bar, Bars, Dot, Lines, Panel, Point, Scatter, Series
 from bench.report.figures.selection import (
     cells_of,
@@ -16,6 +16,7 @@ from bench.report.figures.selection import (
     series_of,
     sweeps,
 )
+from bench.report.telling_apart import settings
 from bench.tasks.support import Support
 from metrics import measures
 from metrics.measures import LDS, MRR, REMOVAL_EFFECT, SIDES

@@ -6,15 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from bench.report.board import Row, differing, settings, short
+from bench.report.board import Row
 from bench.report.figures.data import Series
+from bench.report.telling_apart import Settings, differing, settings, spelled
 from metrics.stats.bootstrap import Estimate
 
 _MOST_CELLS = 16  # names of more do not fit beside their points
-
-Settings = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Sweep:
 def sweeps(rows: Iterable[Row], swept: Sequence[str]) -> list[Sweep]:
     """Group cells that are equal in all settings but ``swept``; a lone cell is no sweep.
 
-    Settings are those of ``leaderboard.settings``: of the method, of its metrics, the model's
+    Settings are those of ``telling_apart.settings``: of the method, of its metrics, the model's
     hash, the seed, the list length, and whether the ranking was imported.
     """
     groups: dict[str, Sweep] = {}
@@ -53,9 +51,9 @@ def series_of(found: Sequence[Sweep]) -> list[Series]:
     named = []
     for sweep in found:
         peers = [s.shared for s in found if s.shared["method"] == sweep.shared["method"]]
-        parts = [f"{key}={short(value)}" for key, value in differing(sweep.shared, peers)]
+        apart = spelled(differing(sweep.shared, peers))
         method = str(sweep.shared["method"])
-        label = f"{method} ({', '.join(parts)})" if parts else method
+        label = f"{method} ({apart})" if apart else method
         named.append(Series(label, method, sweep.rows[0][1].family))
     return named
 
@@ -66,13 +64,12 @@ def comparable(rows: Sequence[Row]) -> tuple[list[Row], str]:
     Tail-patch of one proponent and tail-patch of ten are not to be compared, nor are a list of ten
     passages and one of a hundred.
     """
-    found = [_measurement(row) for row in rows]
-    counts = Counter(map(repr, found))
-    chosen = max(found, key=lambda own: counts[repr(own)], default={})
-    kept = [row for row, own in zip(rows, found, strict=True) if own == chosen]
-    parts = [f"{key}={short(value)}" for key, value in differing(chosen, found)]
-    note = f"Only cells with {', '.join(parts)}." if len(kept) < len(rows) else ""
-    return kept, note
+    ways = [_measurement(row) for row in rows]
+    counts = Counter(map(repr, ways))
+    chosen = max(ways, key=lambda own: counts[repr(own)], default={})
+    kept = [row for row, own in zip(rows, ways, strict=True) if own == chosen]
+    apart = spelled(differing(chosen, ways))
+    return kept, f"Only cells with {apart}." if len(kept) < len(rows) else ""
 
 
 def _measurement(row: Row) -> Settings:

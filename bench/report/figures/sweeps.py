@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bench.report.board import Board, Row, settings
+from bench.report.board import Board, Row
 from bench.report.figures.data import Lines, Point, Series
 from bench.report.figures.selection import measured, series_of, sweeps
+from bench.report.telling_apart import settings
 from metrics.measures import MRR, SIDES, TAIL_PATCH
 
 _MIXING, _STORAGE, _RERANK = "mixing", "storage", "rerank"

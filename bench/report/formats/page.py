@@ -14,7 +14,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from bench.report import display
-from bench.report.board import Board, Row, flatten
+from bench.report.board import Board, Row
 from bench.report.content import Content
 from bench.report.figures.catalog import FOLDER, FORMATS, ON_PAGE
 from bench.report.formats import Format
@@ -22,6 +22,7 @@ from bench.report.leaderboard import LEGEND, value_of
 from bench.report.pair_tables import pair_table
 from bench.report.rendering import rendered
 from bench.report.table import Column, Table, Value
+from bench.report.telling_apart import flatten
 from bench.report.viewer import sources
 from bench.results.rankings import has_rankings
 from bench.results.schema import RETRIEVALS

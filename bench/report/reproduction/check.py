@@ -11,8 +11,9 @@ from itertools import pairwise
 import numpy as np
 
 from bench.report import display
-from bench.report.board import Board, Row, measured_alike, table_of
+from bench.report.board import Board, Row, table_of
 from bench.report.reproduction.claims import Claim, Kind
+from bench.report.telling_apart import measured_alike
 from metrics import measures
 from metrics.stats.bootstrap import Estimate, estimate
 
