@@ -194,8 +194,8 @@ def _value(row: Row, metric: str | None) -> float:
 
 
 def _judge(cell: Cell) -> str:
-    judge = cell.result.task.get("judge")
-    if not isinstance(judge, dict):
+    judge = cell.result.judge
+    if not judge:
         return ""
     threshold = cell.result.threshold
     above = "" if threshold == ENTAILED else f" above {threshold:g}"

@@ -42,10 +42,17 @@ def leaderboards(boards: Sequence[Board]) -> list[Table]:
     ]
 
 
-def _names(board: Board) -> list[Column]:
+def of_board(board: Board) -> list[Column]:
+    """The columns by which a program tells the rows of several boards apart."""
     return [
         Column(lambda _: board.task, fields=("task",)),
         Column(lambda _: board.model, fields=("model",)),
+    ]
+
+
+def _names(board: Board) -> list[Column]:
+    return [
+        *of_board(board),
         Column(lambda row: row.method, fields=("method",)),
         Column(lambda row: row.label, "method", ("label",), is_text=True),
         Column(lambda row: row.result.seed, fields=("seed",)),

@@ -17,6 +17,7 @@ import pandas as pd
 
 from bench.report import display
 from bench.report.board import Board, Row, table_of
+from bench.report.leaderboard import of_board
 from bench.report.table import Column, Table, Value
 from metrics import measures
 from metrics.measures import MetricKind
@@ -156,8 +157,7 @@ def _means(values: np.ndarray, times: np.ndarray) -> np.ndarray:
 def foresight_table(board: Board) -> Table:
     """A row for each metric and truth of a board, none where nothing was retrained."""
     columns = [
-        Column(lambda _: board.task, fields=("task",)),
-        Column(lambda _: board.model, fields=("model",)),
+        *of_board(board),
         Column(lambda one: _titled(one.metric), "metric", ("metric",), is_text=True),
         Column(lambda one: _titled(one.truth), "truth", ("truth",), is_text=True),
         Column(_correlation, "rank correlation", ("rank_correlation", "low", "high")),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bench.report import display
 from bench.report.board import Board
-from bench.report.leaderboard import raw_of
+from bench.report.leaderboard import of_board, raw_of
 from bench.report.table import Column, Table, Value
 from metrics import measures
 from metrics.stats.pairs import Pair
@@ -23,8 +23,7 @@ LEGEND = (
 def pair_table(board: Board, pairs: Sequence[Pair]) -> Table:
     """A row for each of a board's pairs; readers are told the metric by its title."""
     columns = [
-        Column(lambda _: board.task, fields=("task",)),
-        Column(lambda _: board.model, fields=("model",)),
+        *of_board(board),
         Column(_metric, "metric", ("metric",), is_text=True),
         Column(lambda pair: pair.a, "a", ("method_a",), is_text=True),
         Column(lambda pair: pair.b, "b", ("method_b",), is_text=True),

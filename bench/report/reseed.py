@@ -15,6 +15,7 @@ import numpy as np
 
 from bench.report import display
 from bench.report.board import Board, Row
+from bench.report.leaderboard import of_board
 from bench.report.table import Column, Table, Value
 from bench.report.telling_apart import METHOD_SEED, settings
 from bench.results.schema import RETRIEVALS
@@ -170,8 +171,7 @@ def _score(metric: str) -> Column:
 
 def _by_metric(board: Board) -> list[Column]:
     return [
-        Column(lambda _: board.task, fields=("task",)),
-        Column(lambda _: board.model, fields=("model",)),
+        *of_board(board),
         Column(lambda row: row[0].method, fields=("method",)),
         Column(lambda row: row[0].reseeded, fields=("reseeded",)),
         Column(lambda row: row[0].n_seeds, fields=("n_seeds",)),

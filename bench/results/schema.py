@@ -59,17 +59,23 @@ class Result:
     schema_version: int = SCHEMA_VERSION
 
     @property
+    def judge(self) -> dict[str, Any]:
+        """The record of the judge; empty where the annotation decided, or nobody did."""
+        judge = self.task.get("judge")
+        return judge if isinstance(judge, dict) else {}
+
+    @property
     def threshold(self) -> float:
-        """Above which score of its judge a passage is correct; the release's where there is none.
+        """The score of the judge above which a passage is correct; the release's without a judge.
 
         Raises:
             UserError: it is no number.
         """
-        judge = self.task.get("judge")
-        found = judge.get("threshold", ENTAILED) if isinstance(judge, dict) else ENTAILED
-        if not isinstance(found, int | float):
-            raise UserError(f"expected a number, found {found!r:.40}", where="task.judge.threshold")
-        return float(found)
+        threshold = self.judge.get("threshold", ENTAILED)
+        if not isinstance(threshold, int | float):
+            what = f"expected a number, found {threshold!r:.40}"
+            raise UserError(what, where="task.judge.threshold")
+        return float(threshold)
 
     def to_json(self) -> dict[str, Any]:
         """As written to ``result.json``."""

@@ -1,4 +1,4 @@
-"""People's answers against the automatic judgement of the cells, for each kind of judgement."""
+"""The answers of people beside the automatic judgements of the cells, judge by judge."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class JudgedCells:
     """The cells that one judge, or the annotation, has judged.
 
     Attributes:
-        said: pair id → claim and judgement.
-        agreement: with the people; None if they share no pair.
-        contradictions: pairs judged differently in two cells, of which the first counts: two facts
-            may make one claim.
+        said: claim and judgement of each pair, by its id.
+        agreement: the agreement with the people; None if they share no pair.
+        contradictions: number of pairs that are judged differently in two cells, of which the first
+            counts: two facts may make one claim.
     """
 
     said: dict[str, tuple[str, bool]] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Report:
 
     Attributes:
         answers: how many pairs were answered with ``y``, ``n``, ``unsure`` or nothing.
-        groups: by the name of the judge.
+        groups: the judged cells by the name of their judge.
     """
 
     answers: Counter[str]
@@ -95,7 +95,7 @@ def compare_with_people(
 
 
 def comparison_lines(report: Report) -> Iterator[str]:
-    """What ``tdabench annotate import`` prints."""
+    """The lines that ``tdabench annotate import`` prints."""
     counts = report.answers
     yield (
         f"{counts.total():,} pairs: {counts['y']:,} yes, {counts['n']:,} no, "
@@ -117,15 +117,15 @@ def comparison_lines(report: Report) -> Iterator[str]:
     yield "recall is of the listed pairs alone; intervals resample claims"
 
 
-def _shown(found: Agreement, name: str) -> str:
-    one = found.measures[name]
+def _shown(agreed: Agreement, name: str) -> str:
+    one = agreed.measures[name]
     if math.isnan(one.value):
         return "undefined"
     return f"{one.value:.3f} [{one.ci95[0]:.3f}, {one.ci95[1]:.3f}]"
 
 
 def _judge(cell: Cell) -> str:
-    judge = cell.result.task.get("judge")
-    if not isinstance(judge, dict):
+    judge = cell.result.judge
+    if not judge:
         return ANNOTATION
     return f"{judge.get('name')} {str(judge.get('identity'))[:8]}"

@@ -1,4 +1,4 @@
-"""Writes a sheet: as CSV for a spreadsheet, and as one HTML page that works without a network."""
+"""Writing a sheet: as CSV for a spreadsheet, and as one HTML page that works without a network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write(items: Sequence[Item], out_dir: Path) -> tuple[Path, Path]:
     """Write ``sheet.csv`` and ``annotate.html``.
 
     Returns:
-        their paths.
+        the paths of both.
 
     Raises:
         UserError: the folder cannot be written, or holds a sheet, which people may have answered.

@@ -21,7 +21,7 @@ from bench.report.export.cells import check_new, file_stem, ranked_boards
 from bench.report.formats import comma_separated, markdown
 from bench.report.leaderboard import LEGEND, leaderboards
 from bench.report.table import Column, Table
-from bench.report.viewer.reading import whole
+from bench.report.viewer.reading import valid_unicode
 from bench.results.schema import RETRIEVALS
 from bench.results.verify import verify
 from bench.storage.whole_folders import whole_folder
@@ -55,14 +55,14 @@ def export_card(results_dir: Path, out_dir: Path, license_id: str) -> int:
     """Write ``README.md``, ``leaderboard.csv`` and ``data/CELL.parquet`` for each cell.
 
     Args:
-        license_id: as the Hub names it, e.g. ``"cc-by-4.0"``.
+        license_id: the Hub's identifier of the licence, e.g. ``"cc-by-4.0"``.
 
     Returns:
-        how many cells.
+        the number of cells.
 
     Raises:
-        UserError: a licence that is no identifier, a cell that ``verify`` finds fault with, no
-            rankings, or a folder that is there already or cannot be written.
+        UserError: the licence is no identifier, ``verify`` finds fault with a cell, there are no
+            rankings, or the folder is there already or cannot be written.
     """
     if not _LICENSE.fullmatch(license_id):
         raise UserError(
@@ -92,7 +92,7 @@ def export_card(results_dir: Path, out_dir: Path, license_id: str) -> int:
 
 
 def _write_rankings(row: Row, folder: Path) -> int:
-    """Stream a cell's rankings into Parquet; returns how many queries there are."""
+    """Stream a cell's rankings into Parquet; returns the number of queries."""
     n_records = 0
     with parquet.ParquetWriter(folder / f"{file_stem(row)}.parquet", SCHEMA) as writer:
         records = progress.track(read_retrievals(row.cell.folder / RETRIEVALS), row.label)
@@ -115,7 +115,7 @@ def _valid(value: Any) -> Any:
         return {key: _valid(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_valid(inner) for inner in value]
-    return whole(value) if isinstance(value, str) else value
+    return valid_unicode(value) if isinstance(value, str) else value
 
 
 # ------------------------------------------------------------------ card

@@ -17,6 +17,7 @@ from bench.report.figures.selection import (
     sweeps,
 )
 from bench.report.telling_apart import settings
+from bench.tasks.buckets import FREQUENCY
 from bench.tasks.support import Support
 from metrics import measures
 from metrics.measures import LDS, MRR, REMOVAL_EFFECT, SIDES
@@ -102,9 +103,9 @@ def _ranking_seconds(row: Row) -> float | None:
 
 def frequency(board: Board) -> Lines | None:
     """Both metrics by how often the corpus states the fact."""
-    chosen = methods_of([row for row in board.rows if "frequency" in row.result.slices])
+    chosen = methods_of([row for row in board.rows if FREQUENCY in row.result.slices])
     buckets = sorted(
-        {bucket for _, row in chosen for bucket in row.result.slices["frequency"]},
+        {bucket for _, row in chosen for bucket in row.result.slices[FREQUENCY]},
         key=display.natural,
     )
     points = [
@@ -112,11 +113,11 @@ def frequency(board: Board) -> Lines | None:
         for series, row in chosen
         for metric in SIDES
         for place, bucket in enumerate(buckets)
-        if (estimate := finite(row.result.slices["frequency"].get(bucket, {}).get(metric)))
+        if (estimate := finite(row.result.slices[FREQUENCY].get(bucket, {}).get(metric)))
     ]
     if not points or len(buckets) < 2:
         return None
-    return Lines(points, "frequency", "statements of the fact in the corpus", "groups")
+    return Lines(points, FREQUENCY, "statements of the fact in the corpus", "groups")
 
 
 def proponent_kinds(board: Board) -> Bars | None:

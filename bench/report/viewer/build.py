@@ -1,4 +1,4 @@
-"""Write a viewer: rankings are read one at a time, and what is written replaces the last one."""
+"""Writing a viewer: rankings are read one at a time, and the new viewer replaces the last one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from bench.storage.whole_folders import partial_folder
 from metrics.measures import MRR
 
 DATA, CATALOG = "data", "catalog"
-_ENTRIES = 2500  # of the rankings in one chunk
+_ENTRIES = 2500  # listed passages in one chunk of rankings
 _CHARACTERS, _PASSAGES = 1 << 17, 1000  # in one chunk of passages
 
 
@@ -36,13 +36,13 @@ def write_viewer(
 
     Args:
         home: address of the leaderboard's page, relative to ``folder``; None where there is none.
-        quiet: show no progress.
+        quiet: whether no progress is shown.
 
     Returns:
         the page to open.
 
     Raises:
-        UserError: a damaged ranking file, no space, or a folder that holds something else.
+        UserError: a ranking file is damaged, there is no space, or the folder holds something else.
     """
     with _replaced(folder) as partial:
         data = partial / DATA
@@ -125,7 +125,11 @@ def _write_spilled(
 def _spilled(
     method: int, source: RankingSource, queries: Queries, spill: Spill, quiet: bool
 ) -> tuple[Measures, list[str], int]:
-    """Spill one method's rankings: its measures, its further columns, its longest list."""
+    """Spill one method's rankings.
+
+    Returns:
+        the values of its metrics, the names of its further columns, the length of its longest list.
+    """
     measures, columns, longest = Measures(source.table), dict[str, None](), 0
     rankings = read_ranked(source.rankings, source.threshold)
     if not quiet:
@@ -143,7 +147,7 @@ def _spilled(
 
 
 def _entry(ranked: Ranked) -> dict[str, Any]:
-    """A ranking but for its passages; ``n`` of them are proponents, the others opponents."""
+    """A ranking without its passages, of which the first ``n`` are proponents, others opponents."""
     record = ranked.record
     entry = {
         "n": len(record.proponents),

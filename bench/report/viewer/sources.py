@@ -1,4 +1,4 @@
-"""What a viewer shows: rankings by task and model, and the links that lead to them."""
+"""The rankings that a viewer shows, by task and model, and the links that lead to them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class RankingSource:
     """The rankings of one method.
 
     Attributes:
-        label: the method as the leaderboard calls it.
+        label: name of the method on the leaderboard.
         rankings: a file in the release's format.
-        table: per-query columns (``bench.results.per_query``), empty where only the rankings are
-            there.
-        threshold: of the judge, where one has scored the passages.
+        table: the columns by query (``bench.results.per_query``), empty where there are only the
+            rankings.
+        threshold: score of the judge above which a passage is correct.
     """
 
     label: str
@@ -67,7 +67,7 @@ def group_of_files(paths: Sequence[Path], task: str = "rankings", model: str = "
     """One group of bare ranking files or cell folders, called by their names.
 
     Raises:
-        UserError: a path that is neither.
+        UserError: a path is neither.
     """
     sources = []
     for path in paths:
@@ -98,7 +98,7 @@ def _source(label: str, cell: Cell) -> RankingSource:
 
 
 def _of_folder(folder: Path) -> RankingSource:
-    """A folder that need not be a cell's: with a result, it is judged as that says."""
+    """The rankings of a folder that need not be a cell's; a result there says how to judge them."""
     label = f"{folder.parent.name}/{folder.name[:8]}"
     path = folder / RESULT
     if path.exists():
