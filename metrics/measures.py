@@ -30,7 +30,7 @@ class MetricKind(str, Enum):
 
 
 @dataclass(frozen=True)
-class Measure:
+class MetricRecord:
     """What a metric is called, what it means and how it is shown.
 
     Attributes:
@@ -84,7 +84,7 @@ class Measure:
         """Whether results hold its mean over queries: not what is only known of each of them."""
         return self.kind not in (MetricKind.query, MetricKind.unknown)
 
-    def at(self, cut_off: int) -> Measure:
+    def at(self, cut_off: int) -> MetricRecord:
         """The member of a family that looks at the first ``cut_off`` passages."""
         return replace(
             self,
@@ -96,16 +96,16 @@ class Measure:
         )
 
 
-def _attribution(name: str, meaning: str, title: str = "", of_one: str = "") -> Measure:
-    return Measure(name, title or name, meaning, MetricKind.attribution, of_one=of_one)
+def _attribution(name: str, meaning: str, title: str = "", of_one: str = "") -> MetricRecord:
+    return MetricRecord(name, title or name, meaning, MetricKind.attribution, of_one=of_one)
 
 
 def _change(
     kind: MetricKind, name: str, title: str, meaning: str, *, higher_is_better: bool = True
-) -> tuple[Measure, Measure]:
+) -> tuple[MetricRecord, MetricRecord]:
     """A change of the target's probability, and the same change in log-probability."""
     # The paper prints tail-patch in percentage points; it is stored as a difference.
-    points = Measure(
+    points = MetricRecord(
         name, title, f"{meaning}, in percentage points", kind, unit="pp", scale=100.0, signed=True,
         higher_is_better=higher_is_better, needs_model=True,
     )  # fmt: skip
@@ -152,30 +152,30 @@ MEASURES = (
         MetricKind.retraining, "removal_effect", "removal effect", "fall of the target's "
         "probability in a model trained again without the top proponents of a group of queries",
     ),
-    Measure(
+    MetricRecord(
         "lds", "LDS", "linear datamodelling score: over models trained on random parts of the "
         "corpus, rank correlation of a part's summed scores and the target's log-probability",
         MetricKind.retraining, signed=True, needs_model=True,
     ),
-    Measure(
+    MetricRecord(
         "qld", "QLD",
         "rise of a query's loss (nats) in a model trained again without the top of its ranking",
         MetricKind.retraining, signed=True, needs_model=True,
     ),
-    Measure(
+    MetricRecord(
         "base_probability", "target p", "probability of the target before any step",
         MetricKind.base, higher_is_better=None, needs_model=True,
     ),
-    Measure(
+    MetricRecord(
         "base_log_probability", "target log p", "log-probability of the target before any step "
         "(nats)", MetricKind.query, higher_is_better=None, needs_model=True,
     ),
-    Measure(
+    MetricRecord(
         "length_ratio", "length ratio", "mean length of the top 10 proponents over that of all "
         "passages: a method that favours long passages is above 1",
         MetricKind.diagnostic, higher_is_better=None, depth=10,  # as many as hit@10 sees
     ),
-    Measure(
+    MetricRecord(
         "n_gold", "annotated", "how many passages are annotated to state the fact",
         MetricKind.query, higher_is_better=None,
     ),
@@ -191,11 +191,11 @@ _BY_NAME = {measure.name: measure for measure in MEASURES}
 _PLACES = {measure.name: place for place, measure in enumerate(MEASURES)}
 
 
-def of(name: str) -> Measure:
+def of(name: str) -> MetricRecord:
     """The record of a metric; one of kind ``unknown``, called by its name, where there is none."""
     entry = _entry(name)
     if entry is None:
-        return Measure(name, name, "", MetricKind.unknown)
+        return MetricRecord(name, name, "", MetricKind.unknown)
     return entry if entry.name == name else entry.at(int(name.partition("@")[2]))
 
 
@@ -209,12 +209,7 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=place)
 
 
-def of_kind(*kinds: MetricKind) -> list[str]:
-    """Names of the metrics of some kinds, families by their ``@k``, in the order of the columns."""
-    return [measure.name for measure in MEASURES if measure.kind in kinds]
-
-
-def _entry(name: str) -> Measure | None:
+def _entry(name: str) -> MetricRecord | None:
     """The row of the table that a name falls under."""
     family, _, cut_off = name.partition("@")
     return _BY_NAME.get(f"{family}@k" if CUT_OFF.fullmatch(cut_off) else name)

@@ -26,7 +26,7 @@ from bench.run.judging import metrics_without_gold
 from bench.run.settings import MetricConfig
 from bench.storage.jsonlines import Place
 from bench.storage.keys import content_key
-from bench.tasks.buckets import groups_of
+from bench.tasks.buckets import groups_named_by
 from bench.tasks.records import RetrievalRecord
 from metrics.attribution import Judged, Metric, score_rankings
 
@@ -114,7 +114,7 @@ def score_file(
         counts["lists_cut_to_top_k"] += len(read.proponents) > len(record.proponents)
         judged.append(Judged(record.example_id, correct, n_gold))
         unknown.append(not known)
-        labels.append(groups_of(record))
+        labels.append(groups_named_by(record))
         identity.append([record.example_id, record.inputs_plaintext, record.targets_plaintext])
         query_sets[record.query_set] = None
     if not judged:

@@ -13,7 +13,6 @@ from bench.results.per_query import read_per_query
 from bench.results.schema import ENTAILED, PER_QUERY, Cell, Result
 from methods import METHODS
 from metrics import measures
-from metrics.measures import LENGTH_RATIO
 from metrics.stats.bootstrap import Estimate
 from metrics.stats.pairs import Pair, compare
 
@@ -60,18 +59,6 @@ class Row:
     def index_bytes_per_passage(self) -> float | None:
         """Size of the index in bytes per passage, None if the method has none."""
         return self.result.index.get("bytes_per_passage")
-
-    @property
-    def length_ratio(self) -> float | None:
-        """Length of the first proponents over the corpus's mean, None if it was not measured."""
-        ratio = self.result.metrics.get(LENGTH_RATIO)
-        return ratio.value if ratio else None
-
-    @property
-    def queries(self) -> str:
-        """Scored of all queries, e.g. ``"190/200"``."""
-        scored, total = (self.result.task.get(name, "?") for name in ("n_scored", "n_queries"))
-        return f"{scored}/{total}"
 
 
 @dataclass(frozen=True)

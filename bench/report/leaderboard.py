@@ -92,8 +92,13 @@ def raw_of(estimate: Estimate) -> tuple[Raw, ...]:
 
 
 def _queries(row: Row) -> Value:
-    task = row.result.task
-    return Value(row.queries, (task.get("n_queries"), task.get("n_scored")))
+    total, scored = (row.result.task.get(name) for name in ("n_queries", "n_scored"))
+    return Value("/".join("?" if n is None else str(n) for n in (scored, total)), (total, scored))
+
+
+def _length_ratio(row: Row) -> float | None:
+    estimate = row.result.metrics.get(_LENGTH.name)
+    return estimate.value if estimate else None
 
 
 def _index(row: Row) -> Value:
@@ -112,7 +117,7 @@ _FACTS = (
     Column(
         lambda row: row.result.top_k, "top k", ("top_k",), "length of the stored lists", room=1
     ),
-    Column(lambda row: row.length_ratio, _LENGTH.head, meaning=_LENGTH.meaning, room=2),
+    Column(_length_ratio, _LENGTH.head, meaning=_LENGTH.meaning, room=2),
     Column(
         _index, "index B/passage", ("index_bytes", "index_bytes_per_passage"),
         "index size in bytes per passage", room=1, short="B/passage", key=1,

@@ -36,9 +36,9 @@ class Foresight:
     """How well one metric foresees one truth.
 
     Attributes:
-        correlation: Spearman's; NaN where all methods are equal.
-        ci95: its bounds.
-        n_methods, n_queries: how many were seen both ways.
+        correlation: Spearman's rank correlation; NaN where all methods are equal.
+        ci95: the bounds of its interval.
+        n_methods, n_queries: number of methods and of queries that were measured both ways.
     """
 
     metric: str
@@ -50,7 +50,10 @@ class Foresight:
 
 
 def foresights(board: Board, seed: int = 0) -> list[Foresight]:
-    """Every metric of a board against every truth; empty if too few methods have one."""
+    """Every metric of a board beside every truth, a metric of retraining.
+
+    Empty where fewer than ``LEAST_METHODS`` methods have both.
+    """
     tables = [_merged(rows) for rows in _systems(board)]
     columns = {name for table in tables for name in table}
     names = measures.in_order(name for name in columns if _metric_of(name) in board.metrics)
@@ -84,9 +87,9 @@ def _systems(board: Board) -> list[list[Row]]:
 
 
 def _by_model(rows: list[Row]) -> list[list[Row]]:
-    """Rows apart whose models are known to differ.
+    """The rows in one group, or in one a model where their models are known to differ.
 
-    A row that needed no model goes with those of one model; of several, it fits none more.
+    A row that needed no model stays with the rows of one model; of several, it fits none.
     """
     models = [str(row.result.model.get("sha256") or "") for row in rows]
     known = sorted({*models} - {""})
@@ -96,7 +99,10 @@ def _by_model(rows: list[Row]) -> list[list[Row]]:
 
 
 def _merged(rows: Sequence[Row]) -> dict[str, pd.Series]:
-    """Metric → values by query. Where cells differ in tail-patch's learning rate, so do names."""
+    """The values of each metric by query.
+
+    Where cells step with different learning rates, the names of what a step measures tell the rate.
+    """
     rates = {_rate(row) for row in rows}
     merged: dict[str, pd.Series] = {}
     for row in rows:

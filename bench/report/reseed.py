@@ -22,7 +22,7 @@ from bench.results.schema import RETRIEVALS
 from bench.tasks.records import read_retrievals
 from metrics import measures
 
-DEPTH = 10  # passages of a list that are compared: those that the metrics look at, too
+DEPTH = 10  # passages of a list that are compared, as many as the metrics look at
 LEGEND = (
     "Cells of one method that differ in seeds alone. Overlap: share of the first "
     f"{DEPTH} passages that two seeds have in common, mean over queries and pairs of seeds, with "
@@ -44,12 +44,12 @@ class Reseeding:
     """One method under several seeds.
 
     Attributes:
-        method: its name.
+        method: name of the method.
         reseeded: ``"method"``, or ``"model"`` where the trained models differ, too.
-        n_seeds: cells.
-        n_queries: queries that all of them have.
-        overlap: of the first ``DEPTH`` passages, over pairs of seeds.
-        scores: metric → over seeds, where all of them measured it.
+        n_seeds: number of cells.
+        n_queries: number of queries that all of the cells have.
+        overlap: shared part of the first ``DEPTH`` passages, over pairs of seeds.
+        scores: each metric that all cells measured, over seeds.
     """
 
     method: str
@@ -71,19 +71,16 @@ def reseedings(board: Board) -> list[Reseeding]:
     Raises:
         UserError: a cell's rankings are damaged.
     """
-    found = []
+    several: list[Reseeding] = []
     for reseeded, own, held in (("method", _method_seed, _model), ("model", _model, _method_seed)):
         groups: dict[str, dict[str, Row]] = {}
         for row in board.rows:
             name = repr([_unseeded(row), _model_settings(row), held(row)])
-            cells = groups.setdefault(name, {})
-            cells.setdefault(repr(own(row)), row)
-        found += [
-            one
-            for cells in groups.values()
-            if len(cells) > 1 and (one := _reseeding(list(cells.values()), reseeded))
-        ]
-    return sorted(found, key=lambda one: (one.method, one.reseeded))
+            groups.setdefault(name, {}).setdefault(repr(own(row)), row)
+        for cells in groups.values():
+            if len(cells) > 1 and (one := _reseeding(list(cells.values()), reseeded)):
+                several.append(one)
+    return sorted(several, key=lambda one: (one.method, one.reseeded))
 
 
 def _unseeded(row: Row) -> list[tuple[str, object]]:
@@ -92,7 +89,7 @@ def _unseeded(row: Row) -> list[tuple[str, object]]:
 
 
 def _model_settings(row: Row) -> object:
-    """Those of the model but its seed; of an unknown one, its hash, which no other has."""
+    """The model's settings but its seed; its hash, which no other has, where they are unknown."""
     model = row.cell.config.get("model")
     if not isinstance(model, Mapping) or "seed" not in model:
         return _model(row)
@@ -109,7 +106,7 @@ def _method_seed(row: Row) -> object:
 
 
 def _reseeding(rows: Sequence[Row], reseeded: str) -> Reseeding | None:
-    """What rows that differ in one seed have in common; None if they have no query."""
+    """The agreement of rows that differ in one seed; None if they share no query."""
     lists = [_first_passages(row) for row in rows]
     shared = sorted(set.intersection(*(set(one) for one in lists)))
     if not shared:

@@ -8,10 +8,9 @@ from pathlib import Path
 from bench.core import console
 from bench.core.escape import clean
 from bench.report.board import make_boards
-from bench.report.content import Content
 from bench.report.figures.catalog import FOLDER, FigurePlan, plan
 from bench.report.figures.write import write_figures
-from bench.report.formats import all_files
+from bench.report.formats import Content, all_files
 from bench.report.formats.page import PAGE
 from bench.report.leaderboard import leaderboards
 from bench.report.meta_evaluation import foresight_table

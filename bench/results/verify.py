@@ -47,8 +47,8 @@ class Problem:
     Attributes:
         cell: the cell's folder below the results folder.
         metric: the metric, or the file, that is wrong.
-        stored: what the cell says.
-        recomputed: what follows from its rankings, or what was expected.
+        stored: the value that the cell gives.
+        recomputed: the value that follows from its rankings, or that was expected.
     """
 
     cell: str
@@ -62,7 +62,7 @@ class Problem:
 
 
 class Problems(list[Problem]):
-    """What did not hold, and how much was looked at: ``n_cells`` and ``n_numbers`` compared."""
+    """The problems of a results folder, with how many cells and numbers were looked at."""
 
     n_cells = 0
     n_numbers = 0
@@ -91,16 +91,16 @@ def verify(results_dir: Path) -> Problems:
 def _cell_folders(results_dir: Path) -> list[Path]:
     """Folders that hold any file of a cell: one that lost its result is damaged, not absent."""
     files = (RESULT, RETRIEVALS, PER_QUERY, CONFIG)
-    found = {path.parent for file in files for path in results_dir.glob(f"*/*/*/*/{file}")}
-    return sorted(folder for folder in found if ".partial-" not in folder.name)
+    folders = {path.parent for file in files for path in results_dir.glob(f"*/*/*/*/{file}")}
+    return sorted(folder for folder in folders if ".partial-" not in folder.name)
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """What a cell's ``config.yaml`` says about its metrics.
+    """The settings of a cell's metrics in its ``config.yaml``.
 
     Attributes:
-        samples: bootstrap resamples of the intervals.
+        samples: number of bootstrap resamples of the intervals.
         without_gold: the score of a query that has no correct passage: NaN or 0.
         judged: whether a judge was asked, and not the annotation.
         threshold: a passage is correct above this score of the judge.
@@ -250,7 +250,7 @@ class _Check:
     def _expected(
         self, name: str, records: Sequence[RetrievalRecord], table: dict[str, np.ndarray]
     ) -> list[float]:
-        """The metric of each query, from its ranking; empty if there is no such metric."""
+        """The metric of each query, computed from its ranking; empty for an unknown metric."""
         from metrics.attribution import parse_metric
 
         if name == LENGTH_RATIO:
@@ -262,18 +262,18 @@ class _Check:
         except UserError as error:
             self.add(name, error.what)
             return []
-        found = []
+        expected = []
         for record, n_gold in zip(records, table["n_gold"], strict=True):
             correct = correct_of(record, self.settings.threshold)
             if correct is None:
-                found.append(math.nan)
+                expected.append(math.nan)
             elif math.isnan(n_gold):  # judged by the file it came in: how much gold is unknown
-                found.append(math.nan if metric.needs_n_gold else metric.score(correct, 1))
+                expected.append(math.nan if metric.needs_n_gold else metric.score(correct, 1))
             elif n_gold > 0:
-                found.append(metric.score(correct, int(n_gold)))
+                expected.append(metric.score(correct, int(n_gold)))
             else:
-                found.append(self.settings.without_gold)
-        return found
+                expected.append(self.settings.without_gold)
+        return expected
 
     def _check_queries(
         self,
@@ -377,7 +377,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def lines(problems: Problems) -> Iterator[str]:
-    """What ``tdabench verify`` prints: a line per problem, then what was compared."""
+    """The lines that ``tdabench verify`` prints: one for each problem, then what was compared."""
     yield from map(str, problems)
     count = (
         f"{len(problems)} problem{'s' if len(problems) != 1 else ''}" if problems else "all hold"

@@ -29,7 +29,7 @@ def frequency_bucket(frequency: int | None, bounds: Sequence[int]) -> str:
     return str(low) if low == high else f"{low}-{high}"
 
 
-def groups_of(record: RetrievalRecord) -> dict[str, str]:
+def groups_named_by(record: RetrievalRecord) -> dict[str, str]:
     """The groups that a stored ranking itself names, by slice; the release's bucket has its own."""
     groups = {RELATION: record.relation} if record.relation else {}
     if record.c4_frequency_bucket is not None:

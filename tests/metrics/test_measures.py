@@ -8,7 +8,7 @@ import pytest
 from bench.core.errors import UserError
 from metrics import measures
 from metrics.attribution import parse_metric
-from metrics.measures import MEASURES, Measure, MetricKind
+from metrics.measures import MEASURES, MetricKind, MetricRecord
 from metrics.tail_patch import Patched
 
 
@@ -21,7 +21,7 @@ def test_names_are_of_one_metric_each() -> None:
 
 
 @pytest.mark.parametrize("measure", MEASURES, ids=lambda measure: measure.name)
-def test_attribution_metrics_are_those_that_can_be_parsed(measure: Measure) -> None:
+def test_attribution_metrics_are_those_that_can_be_parsed(measure: MetricRecord) -> None:
     name = measure.name.replace("@k", "@7")
     if measure.kind is MetricKind.attribution:
         assert str(parse_metric(name)) == name

@@ -25,10 +25,10 @@ class Spec:
     """One figure of the catalog.
 
     Attributes:
-        caption: one sentence on what it shows.
-        lacks: why it cannot be made, where it cannot.
-        experiment: whose cells it can be made of.
-        of_board, of_task: what collects its data; one of the two.
+        caption: one sentence on what the figure shows.
+        lacks: the reason where it cannot be made.
+        experiment: name of the experiment whose cells it can be made of.
+        of_board, of_task: the function that collects its data; one of the two.
         compares_methods: whether all cells of the figure must be measured in one way.
     """
 
@@ -41,7 +41,7 @@ class Spec:
     compares_methods: bool = False
 
     def collect(self, boards: Sequence[Board]) -> Iterator[tuple[tuple[str, ...], str, Body]]:
-        """What can be drawn, with its task (and model) and a note for the caption."""
+        """The figures that can be drawn: task (and model), a note for the caption, and the data."""
         if self.of_board:
             for board in boards:
                 note, chosen = "", board
@@ -60,7 +60,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class MissingFigure:
-    """A figure without data: why, and the command that makes the cells it needs."""
+    """A figure without data: the reason, and the command that makes the cells it needs."""
 
     name: str
     reason: str
@@ -72,7 +72,7 @@ class MissingFigure:
 
 @dataclass(frozen=True)
 class FigurePlan:
-    """What can be drawn, and what cannot."""
+    """The figures that can be drawn, and those that cannot."""
 
     figures: list[Figure] = field(default_factory=list)
     missing: list[MissingFigure] = field(default_factory=list)
@@ -80,88 +80,62 @@ class FigurePlan:
 
 SPECS = (
     Spec(
-        "model_size",
-        "Attribution and influence by the size of the model.",
-        "no method was run, with equal settings, on two models of different size",
-        "scaling",
+        "model_size", "Attribution and influence by the size of the model.",
+        "no method was run, with equal settings, on two models of different size", "scaling",
         of_task=methods.model_size,
     ),
     Spec(
-        ON_PAGE,
-        "Attribution (right is better) against influence (up is better).",
-        "no two cells of one task and model have both MRR and tail-patch",
-        "quickstart",
-        of_board=methods.attribution_influence,
-        compares_methods=True,
+        ON_PAGE, "Attribution (right is better) against influence (up is better).",
+        "no two cells of one task and model have both MRR and tail-patch", "quickstart",
+        of_board=methods.attribution_influence, compares_methods=True,
     ),
     Spec(
         "retraining",
         "Cheap metrics against what training without the proponents takes from the probability.",
-        "no two cells of one task and model have a removal effect",
-        "ground_truth",
-        of_board=methods.retraining,
-        compares_methods=True,
+        "no two cells of one task and model have a removal effect", "ground_truth",
+        of_board=methods.retraining, compares_methods=True,
     ),
     Spec(
-        "frequency",
-        "Attribution and influence by how often the corpus states the fact.",
-        "no cell has results for two or more groups of frequency",
-        "frequency",
-        of_board=methods.frequency,
-        compares_methods=True,
+        "frequency", "Attribution and influence by how often the corpus states the fact.",
+        "no cell has results for two or more groups of frequency", "frequency",
+        of_board=methods.frequency, compares_methods=True,
     ),
     Spec(
         "projection_dim",
         "Attribution and influence by the dimension of the gradients' projection.",
-        "no two cells differ in method.projection_dim alone",
-        "projection_dim",
+        "no two cells differ in method.projection_dim alone", "projection_dim",
         of_board=sweeps.projection_dim,
     ),
     Spec(
-        "mixing",
-        "Attribution and influence by λ; a star marks the λ that mixing=auto found.",
-        "no two cells with method.hessian=mixed differ in method.mixing alone",
-        "mixing",
+        "mixing", "Attribution and influence by λ; a star marks the λ that mixing=auto found.",
+        "no two cells with method.hessian=mixed differ in method.mixing alone", "mixing",
         of_board=sweeps.mixing,
     ),
     Spec(
-        "cost_quality",
-        "What a ranking costs, in seconds and in bytes, against its MRR.",
-        "no two methods of one task and model have both a cost and MRR",
-        "quickstart",
-        of_board=methods.cost_quality,
-        compares_methods=True,
+        "cost_quality", "What a ranking costs, in seconds and in bytes, against its MRR.",
+        "no two methods of one task and model have both a cost and MRR", "quickstart",
+        of_board=methods.cost_quality, compares_methods=True,
     ),
     Spec(
-        "storage_quality",
-        "MRR by the size of the index in each storage format.",
-        "no two cells differ in method.storage alone",
-        "storage",
-        of_board=sweeps.storage_quality,
+        "storage_quality", "MRR by the size of the index in each storage format.",
+        "no two cells differ in method.storage alone", "storage", of_board=sweeps.storage_quality,
     ),
     Spec(
-        "proponent_kinds",
-        "What the top 10 proponents say about the fact.",
-        "no cell's task annotates what its passages say",
-        "proponent_types",
-        of_board=methods.proponent_kinds,
-        compares_methods=True,
+        "proponent_kinds", "What the top 10 proponents say about the fact.",
+        "no cell's task annotates what its passages say", "proponent_types",
+        of_board=methods.proponent_kinds, compares_methods=True,
     ),
     Spec(
-        "tail_patch_top",
-        "Influence by the number of proponents that are patched.",
-        "no two cells differ in metric.tail_patch.top alone",
-        "top_k_tail_patch",
+        "tail_patch_top", "Influence by the number of proponents that are patched.",
+        "no two cells differ in metric.tail_patch.top alone", "top_k_tail_patch",
         of_board=sweeps.tail_patch_top,
     ),
     Spec(
-        "tail_patch_learning_rate",
-        "Influence by the learning rate of the tail-patch step.",
-        "no two cells differ in metric.tail_patch.learning_rate alone",
-        "tail_patch_learning_rate",
+        "tail_patch_learning_rate", "Influence by the learning rate of the tail-patch step.",
+        "no two cells differ in metric.tail_patch.learning_rate alone", "tail_patch_learning_rate",
         of_board=sweeps.tail_patch_learning_rate,
     ),
-)
+)  # fmt: skip
 
 
 def plan(boards: Sequence[Board], results_dir: Path) -> FigurePlan:

@@ -1,4 +1,4 @@
-"""Draws what ``data`` describes. The only part that needs matplotlib, with its helpers."""
+"""Drawing of what ``data`` describes: with its helpers, the only part that needs matplotlib."""
 
 from __future__ import annotations
 
@@ -79,16 +79,11 @@ def _draw_lines(lines: Lines) -> Canvas:
         _x_axis(axes, lines, is_last=axes is panels[-1])
         _y_axis(axes, metric)
         ends = [
-            end
+            _draw_series(axes, one, of_metric, styles[one], _nudge(lines, place, len(series)))
             for place, one in enumerate(series)
-            if (
-                end := _draw_series(
-                    axes, one, of_metric, styles[one], _nudge(lines, place, len(series))
-                )
-            )
         ]
         _name_points(canvas, axes, lines, of_metric, styles)
-        labels.at_line_ends(canvas, axes, ends)
+        labels.at_line_ends(canvas, axes, [end for end in ends if end])
     return canvas
 
 
@@ -114,11 +109,7 @@ def _draw_series(
                 [point.x], [value], marker="*", markersize=9, color=look.color,
                 markeredgecolor="white", markeredgewidth=0.6, linestyle="none", zorder=4,
             )  # fmt: skip
-    joined = [
-        (point.x + nudge, _value(point))
-        for point in placed
-        if not point.mark and point.x is not None
-    ]
+    joined = [(p.x + nudge, _value(p)) for p in placed if not p.mark and p.x is not None]
     if joined:
         xs, ys = zip(*joined, strict=True)
         axes.plot(
@@ -220,16 +211,12 @@ def _draw_scatter(scatter: Scatter) -> Canvas:
 
 
 def dot_id(number: int) -> str:
-    """What an SVG calls the mark of a scatter's dot; dots are counted through all its panels."""
+    """The name of a dot's mark in an SVG; dots are counted through all panels of a scatter."""
     return f"dot{number}"
 
 
 def _draw_panel(
-    canvas: Canvas,
-    axes: Axes,
-    panel: Panel,
-    styles: dict[Series, Look],
-    numbers: Iterator[int],
+    canvas: Canvas, axes: Axes, panel: Panel, styles: dict[Series, Look], numbers: Iterator[int]
 ) -> None:
     names, bars = [], []
     for dot in panel.dots:
@@ -238,17 +225,9 @@ def _draw_panel(
         y, up = _scaled(panel.metric, dot.y)
         axes.errorbar([x], [y], xerr=across, yerr=up, fmt="none", color=color, alpha=0.5, **_BAR)
         axes.plot(
-            [x],
-            [y],
-            marker=marker,
-            color=color,
-            markersize=4.5,
-            linestyle="none",
-            markeredgecolor="white",
-            markeredgewidth=0.4,
-            zorder=3,
-            gid=dot_id(next(numbers)),
-        )
+            [x], [y], marker=marker, color=color, markersize=4.5, linestyle="none", zorder=3,
+            markeredgecolor="white", markeredgewidth=0.4, gid=dot_id(next(numbers)),
+        )  # fmt: skip
         names.append(labels.Name(name(dot.series.label), x, y, styles[dot.series].ink))
         bars.append(_box(x, None, y, dot.y, panel.metric))
         if isinstance(dot.x, Estimate):
@@ -280,17 +259,10 @@ def _legend(canvas: Canvas, axes: Axes, families: Sequence[str]) -> None:
     """The families above the axes, in one line."""
     known = [family if family in FAMILIES else "other" for family in families]
     shown = [family for family in FAMILIES if family in known]
+    marks: dict[str, Any] = {"linestyle": "none", "markersize": 4.5}
     handles = [
-        axes.plot(
-            [],
-            [],
-            marker=FAMILIES[f][1],
-            color=FAMILIES[f][0],
-            linestyle="none",
-            markersize=4.5,
-            label=f,
-        )[0]
-        for f in shown
+        axes.plot([], [], marker=marker, color=color, label=family, **marks)[0]
+        for family, (color, marker) in ((family, FAMILIES[family]) for family in shown)
     ]
     canvas.legend(
         handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(shown),
@@ -313,6 +285,7 @@ _PARTS = {
     "unrelated": ("#c9ced4", ""),
     "unannotated": ("#eceef0", ""),
 }
+_OTHER = ("#999999", "")
 
 
 def _draw_bars(bars: Bars) -> Canvas:
@@ -330,17 +303,11 @@ def _draw_bars(bars: Bars) -> Canvas:
     done = [0.0] * len(names)
     for part in bars.parts:
         shares = [bar.shares[part].value if part in bar.shares else 0.0 for bar in bars.bars]
-        color, hatch = _PARTS.get(part, ("#999999", ""))
+        color, hatch = _PARTS.get(part, _OTHER)
         axes.barh(
-            places,
-            shares,
-            left=done,
-            color=color,
-            hatch=hatch,
-            edgecolor="white",
-            linewidth=0.4,
+            places, shares, left=done, color=color, hatch=hatch, edgecolor="white", linewidth=0.4,
             height=0.78,
-        )
+        )  # fmt: skip
         done = [before + share for before, share in zip(done, shares, strict=True)]
     axes.set_yticks(list(places), names)
     axes.invert_yaxis()
@@ -351,13 +318,8 @@ def _draw_bars(bars: Bars) -> Canvas:
     axes.set_xlabel(bars.title)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
     handles = [
-        Patch(
-            facecolor=_PARTS.get(p, ("#999999", ""))[0],
-            hatch=_PARTS.get(p, ("", ""))[1],
-            edgecolor="white",
-            label=p.replace("_", " "),
-        )
-        for p in bars.parts
+        Patch(facecolor=color, hatch=hatch, edgecolor="white", label=part.replace("_", " "))
+        for part, (color, hatch) in ((part, _PARTS.get(part, _OTHER)) for part in bars.parts)
     ]
     canvas.legend(
         handles=handles, loc="upper center", ncols=3, frameon=False, handlelength=1.1,

@@ -24,7 +24,7 @@ _MARK = 3.5  # points from the centre of a mark to its edge
 
 @dataclass(frozen=True)
 class Name:
-    """A name that belongs to the point (x, y), in data coordinates."""
+    """A name and the point (x, y) that it belongs to, in data coordinates."""
 
     text: str
     x: float

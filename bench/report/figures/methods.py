@@ -1,4 +1,4 @@
-"""Figures that compare methods: one board each, or one task over models of several sizes."""
+"""The data of figures that compare methods, on one board or over models of several sizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.report.figures.selection import (
     finite,
     measured,
     methods_of,
-    series_of,
+    named,
     sweeps,
 )
 from bench.report.telling_apart import settings
@@ -125,7 +125,7 @@ def proponent_kinds(board: Board) -> Bars | None:
     bars = []
     for series, row in methods_of(board.rows):
         kinds = row.result.slices.get("top10_support", {})
-        shares = {kind: finite(found.get("share")) for kind, found in kinds.items()}
+        shares = {kind: finite(group.get("share")) for kind, group in kinds.items()}
         known = {kind: share for kind, share in shares.items() if share is not None}
         if known:
             bars.append(Bar(series, row.cell.folder.name, known))
@@ -144,9 +144,8 @@ def model_size(boards: Sequence[Board]) -> Lines | None:
     sizes = {model.get("name"): int(model["n_params"]) for model in models}
     own = [row for row in rows if _is_own_dimension(row)]
     fixed = [row for row in rows if not _is_own_dimension(row)]
-    found = [*sweeps(own, ("model", _DIMENSION)), *sweeps(fixed, ("model",))]
     points = []
-    for series, sweep in zip(series_of(found), found, strict=True):
+    for series, sweep in named([*sweeps(own, ("model", _DIMENSION)), *sweeps(fixed, ("model",))]):
         # Of two cells of one model name, such as trained for longer, the later one counts.
         by_name = {
             row.result.model.get("name"): row

@@ -1,4 +1,4 @@
-"""Which cells of a board a figure shows, and what their lines are called."""
+"""The choice of the cells that a figure shows, and the names of their lines."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Sweep:
     """Cells that differ in nothing but the swept settings.
 
     Attributes:
-        shared: the settings that they have in common.
-        rows: with the swept settings of each.
+        shared: the settings that the cells have in common.
+        rows: the cells, each with its swept settings.
     """
 
     shared: Settings
@@ -46,16 +46,16 @@ def sweeps(rows: Iterable[Row], swept: Sequence[str]) -> list[Sweep]:
     return [sweep for _, sweep in sorted(groups.items()) if len(sweep.rows) > 1]
 
 
-def series_of(found: Sequence[Sweep]) -> list[Series]:
-    """A name for each sweep: the method, and the settings that tell it from its neighbours."""
-    named = []
-    for sweep in found:
-        peers = [s.shared for s in found if s.shared["method"] == sweep.shared["method"]]
+def named(swept: Sequence[Sweep]) -> list[tuple[Series, Sweep]]:
+    """Each sweep with its name: the method, and the settings that tell it from its neighbours."""
+    series = []
+    for sweep in swept:
+        peers = [s.shared for s in swept if s.shared["method"] == sweep.shared["method"]]
         apart = spelled(differing(sweep.shared, peers))
         method = str(sweep.shared["method"])
         label = f"{method} ({apart})" if apart else method
-        named.append(Series(label, method, sweep.rows[0][1].family))
-    return named
+        series.append((Series(label, method, sweep.rows[0][1].family), sweep))
+    return series
 
 
 def comparable(rows: Sequence[Row]) -> tuple[list[Row], str]:
@@ -101,9 +101,9 @@ def cells_of(rows: Sequence[Row]) -> list[tuple[Series, Row]]:
 
 
 def _most_common(rows: Sequence[Row]) -> Row:
-    found = [{key: repr(value) for key, value in settings(row.cell).items()} for row in rows]
-    counts = Counter(item for own in found for item in own.items())
-    scores = [sum(counts[item] for item in own.items()) for own in found]
+    of_rows = [{key: repr(value) for key, value in settings(row.cell).items()} for row in rows]
+    counts = Counter(item for own in of_rows for item in own.items())
+    scores = [sum(counts[item] for item in own.items()) for own in of_rows]
     return rows[scores.index(max(scores))]
 
 

@@ -1,4 +1,4 @@
-"""Writes figures: three formats and the numbers behind them, equal byte for byte each time."""
+"""Writing figures: three formats and the numbers behind them, equal byte for byte each time."""
 
 from __future__ import annotations
 

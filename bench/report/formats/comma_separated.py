@@ -8,12 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
 from bench.core import escape
-from bench.report.content import Content
-from bench.report.formats import Format
+from bench.report.formats import Content, ReportFormat
 from bench.report.table import Raw, Table
 
 
-class CsvFiles(Format):
+class CsvFiles(ReportFormat):
     """A file for each kind of table, with the rows of all boards."""
 
     def files(self, content: Content) -> dict[str, str]:

@@ -6,13 +6,12 @@ from collections.abc import Iterable
 
 from bench.core import escape
 from bench.report import display
-from bench.report.content import Content
-from bench.report.formats import Format
+from bench.report.formats import Content, ReportFormat
 from bench.report.leaderboard import LEGEND
 from bench.report.table import Table, Value
 
 
-class LatexFiles(Format):
+class LatexFiles(ReportFormat):
     """The leaderboards for a paper."""
 
     def files(self, content: Content) -> dict[str, str]:

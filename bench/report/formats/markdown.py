@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from bench.core import escape
-from bench.report.content import Content
-from bench.report.formats import Format
+from bench.report.formats import Content, ReportFormat
 from bench.report.leaderboard import LEGEND
 from bench.report.table import Table, Value
 
 
-class MarkdownFiles(Format):
+class MarkdownFiles(ReportFormat):
     """The leaderboards, and what else there is to say of them, for a repository's pages."""
 
     def files(self, content: Content) -> dict[str, str]:

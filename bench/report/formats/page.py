@@ -15,9 +15,8 @@ from markupsafe import Markup
 
 from bench.report import display
 from bench.report.board import Board, Row
-from bench.report.content import Content
 from bench.report.figures.catalog import FOLDER, FORMATS, ON_PAGE
-from bench.report.formats import Format
+from bench.report.formats import Content, ReportFormat
 from bench.report.leaderboard import LEGEND, value_of
 from bench.report.pair_tables import pair_table
 from bench.report.rendering import rendered
@@ -43,7 +42,7 @@ class Fold:
     table: Table
 
 
-class PageFiles(Format):
+class PageFiles(ReportFormat):
     """The page that people open first."""
 
     def files(self, content: Content) -> dict[str, str]:

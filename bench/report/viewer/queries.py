@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.report import display
 from bench.report.viewer.reading import Ranked, rounded
-from bench.tasks.buckets import groups_of
+from bench.tasks.buckets import groups_named_by
 from metrics import measures
 from metrics.measures import MRR
 
@@ -35,7 +35,7 @@ class Queries:
             self._prompts.append(record.inputs_plaintext)
             self._targets.append(record.targets_plaintext)
             self._labels.append({})
-        for name, label in (*labels.items(), *groups_of(record).items()):
+        for name, label in (*labels.items(), *groups_named_by(record).items()):
             self._labels[place].setdefault(name, label)
         return place
 
@@ -78,8 +78,8 @@ class Measures:
         row = self._rows.get(query_id)
         if row is None:
             return {}
-        found = {name: values[row] for name, values in self._texts.items()}
-        return {name: value for name, value in found.items() if isinstance(value, str)}
+        labels = {name: values[row] for name, values in self._texts.items()}
+        return {name: label for name, label in labels.items() if isinstance(label, str)}
 
     def add(self, place: int, ranked: Ranked) -> None:
         """Take in one ranking of the file."""
