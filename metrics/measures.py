@@ -1,4 +1,4 @@
-"""One record a metric: what everything that shows, sorts or checks a metric must know of it.
+"""One record for each metric, which everything that shows, sorts or checks metrics reads.
 
 A metric is added in two files: its record stands here, and its value is made by the module that
 computes it, as a column of that name (``metrics.attribution`` parses the names of the attribution
@@ -18,7 +18,7 @@ CUT_OFF = re.compile("[1-9][0-9]{0,8}", re.ASCII)  # what may stand for K in ``h
 
 
 class MetricKind(str, Enum):
-    """What a number is measured against, and so what it may be compared with."""
+    """The thing that a number is measured against, and so what it may be compared with."""
 
     attribution = "attribution"  # the passages that are known, or judged, to state the fact
     influence = "influence"  # what a training step on the listed passages does to the model
@@ -31,21 +31,21 @@ class MetricKind(str, Enum):
 
 @dataclass(frozen=True)
 class MetricRecord:
-    """What a metric is called, what it means and how it is shown.
+    """The name of a metric, its meaning and the way it is shown.
 
     Attributes:
         name: the column of ``per_query.parquet`` and the name in ``result.json``. A name that ends
             in ``@k`` stands for a family, of which ``of`` makes one for each cut-off.
-        title: what people read, without the unit.
+        title: the name for readers, without the unit.
         meaning: one line on what is measured.
-        kind: what it is measured against.
+        kind: the thing that it is measured against.
         unit: the unit of the values as they are shown; empty for plain numbers.
         scale: shown value over stored value.
         signed: whether the value is a change, which is written with its sign.
         higher_is_better: whether the best of several values is the highest; None where no value is
             better than another.
         needs_model: whether a query's value takes a model: nobody can recompute it from rankings.
-        depth: how many of a list's first passages it looks at; None for all of them, or where a
+        depth: number of a list's first passages that it looks at; None for all of them, or where a
             setting says.
         variant_of: the metric that this one states in another unit; empty where it is none.
         of_one: the title of a single query's value, where that is no mean.

@@ -22,8 +22,7 @@ class Row:
     """One cell on a board.
 
     Attributes:
-        label: the method and, in parentheses, whether it was imported, whether it rests on
-            estimated second moments, and the settings that tell it from its neighbours.
+        label: the name of the row, which no other has (``telling_apart.labels_of``).
         family: the method's group in the registry, ``"other"`` for one that is not in it.
         best: metrics on which no other method of the board is better, controls aside.
         letters: metric → letters (``Comparison.letters``); absent where there is nothing to test.

@@ -29,10 +29,10 @@ def rendered(
     markup that got past the escaping would still run no program.
 
     Args:
-        folder: of the templates, below ``templates``.
+        folder: folder of the files, below ``templates``.
         scripts: names of the program's parts in their order; ``NAME.js`` is all of it if empty.
-        filters: further ones for the template.
-        values: what it shows.
+        filters: further filters for the template.
+        values: the values that the template shows.
     """
     templates = resources.files("bench.report").joinpath("templates", folder)
 
@@ -55,5 +55,5 @@ def rendered(
 
 
 def _policy_hash(text: str) -> str:
-    """What a Content-Security-Policy calls a style or a program that stands in the page."""
+    """The name of a style or a program of the page in its Content-Security-Policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

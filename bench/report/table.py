@@ -1,8 +1,8 @@
-"""One table of a report: what stands in it, whatever format it is written in.
+"""One table of a report, whatever format it is written in.
 
-A column says what it shows of a row: what readers see and what a program reads. Formats for people
-(``formats.markdown``, ``formats.latex``, ``formats.page``, ``terminal``) show the first,
-``formats.comma_separated`` writes the second, in full precision and in the metrics' own units.
+A column says what it shows of a row, to readers and to programs. Formats for readers
+(``formats.markdown``, ``formats.latex``, ``formats.page``, ``terminal``) show the text of a value;
+``formats.comma_separated`` writes the raw values, in full precision and in the metrics' own units.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Raw = str | float | None  # whole numbers and truth values among the floats
 
 @dataclass(frozen=True)
 class Value:
-    """What stands in one column of one row.
+    """The content of one column of one row.
 
     Attributes:
-        text: what readers see.
-        raw: one value for each field of the column, and first of all the one it is sorted by.
-        interval: the interval of an estimate, beside or below the text.
-        is_best: whether it stands out among the values of its column.
-        letters: groups that it belongs to: values without a common letter differ significantly.
+        text: the text that readers see.
+        raw: the raw values, one for each field of the column.
+        interval: the interval of an estimate, shown beside or below the text.
+        is_best: whether the value stands out among those of its column.
+        letters: groups of the value: two values without a common letter differ significantly.
     """
 
     text: str = display.MISSING
@@ -41,17 +41,17 @@ class Column:
     """One column.
 
     Attributes:
-        of: what it shows of a row: a ``Value``, or a raw one that is shown as it is.
-        head: what readers see above it; a column without is for programs alone.
-        fields: what a program calls its raw values; a column without is for readers alone.
-        meaning: one line on what it shows, where a format has room for it.
+        of: function from a row to its value here: a ``Value``, or a raw one that is shown as it is.
+        head: name of the column for readers; a column without one is for programs alone.
+        fields: names of its raw values for programs; a column without any is for readers alone.
+        meaning: one line on what the column shows, where a format has room for it.
         is_text: whether it holds words, which stand on the left; numbers stand on the right.
-        room: how much room a format must have to show it: 0 is shown everywhere, 1 not in LaTeX,
-            2 neither there nor on a terminal.
-        rank: where there is no room for all ranked columns, those of the lowest rank stay; a column
-            without is never left out.
+        room: the room that a format must have to show it: 0 is shown everywhere, 1 not in LaTeX, 2
+            neither there nor on a terminal.
+        rank: order in which ranked columns are kept where there is no room for all, the lowest
+            first; a column without a rank is never left out.
         short: the head where room is scarce, if it is another.
-        key: which of its raw values it is sorted by.
+        key: number of the raw value that the column is sorted by.
         has_interval: whether its first three raw values are an estimate and the bounds of that.
     """
 
@@ -67,7 +67,7 @@ class Column:
     has_interval: bool = False
 
     def value(self, row: Any) -> Value:
-        """What stands in this column of a row."""
+        """The value of a row in this column."""
         item = self.of(row)
         return item if isinstance(item, Value) else Value(display.plain(item), (item,))
 
@@ -77,11 +77,11 @@ class Table:
     """A titled table.
 
     Attributes:
-        title: what it is about.
-        columns: in their order.
-        rows: whatever the columns say something of.
-        legend: what the reader must know beforehand, may be long.
-        note: what holds of this table alone, in a sentence below it.
+        title: the title, which names the board.
+        columns: the columns in their order.
+        rows: the things that the columns show something of.
+        legend: what readers must know beforehand, equal for all tables of a kind.
+        note: a sentence below this table alone.
         stacks: heads of columns that stand below each other where room is scarce.
     """
 
@@ -94,11 +94,11 @@ class Table:
 
     @property
     def fields(self) -> list[str]:
-        """What a program calls the raw values of a row, in their order."""
+        """The names of the raw values of a row, in their order."""
         return [name for column in self.columns for name in column.fields]
 
     def records(self) -> Iterator[dict[str, Raw]]:
-        """The rows for a program: field → raw value, None where there is none."""
+        """The rows for programs: raw values by their names, None where there is none."""
         for row in self.rows:
             parts = ((one.fields, one.value(row).raw[: len(one.fields)]) for one in self.columns)
             yield {name: raw for names, raws in parts for name, raw in zip_longest(names, raws)}

@@ -28,7 +28,7 @@ class Written:
     """The files of a report.
 
     Attributes:
-        folder: where they are.
+        folder: the folder that holds them.
         html: the page to open first.
         viewer: the viewer's page; None where no cell has rankings, or none was asked for.
         figures: the folder of the figures; None where none were asked for.
@@ -52,14 +52,14 @@ def report(
 
     Args:
         results_dir: the folder that holds the finished cells.
-        out_dir: where the files go, ``results_dir/report`` if None; created if missing.
-        quiet: write the files, print nothing.
+        out_dir: the folder for the files, ``results_dir/report`` if None; created if missing.
+        quiet: whether the files are written and nothing is printed.
         figures: whether figures are drawn, which takes a second or two each.
         viewer: whether rankings are read and the viewer is written.
 
     Raises:
-        UserError: no cells, a damaged cell, or a folder that cannot be written; of a damaged cell
-            nothing is written.
+        UserError: there is no cell, one is damaged, or the folder cannot be written; where a cell
+            is damaged, nothing is written.
     """
     out_dir = results_dir / "report" if out_dir is None else out_dir
     boards = make_boards(read_cells(results_dir))

@@ -23,13 +23,13 @@ class Content:
     """Everything that the formats of a report read.
 
     Attributes:
-        boards: what is compared, sorted by task and model.
-        folder: where the files go, to which addresses are relative.
-        figures: those that are drawn beside the files, and those that lack data; None where none
-            were asked for.
+        boards: the boards, sorted by task and model.
+        folder: the folder of the files, to which addresses are relative.
+        figures: the figures that are drawn beside the files, and those that lack data; None where
+            none were asked for.
         has_viewer: whether the rankings of the cells are shown in a viewer beside the files.
         leaderboards, pairs, foresights, seeds: a table for each board, some without rows.
-        seeds_by_metric: ``seeds`` for programs, a row a metric.
+        seeds_by_metric: ``seeds`` for programs, a row for each metric.
         pictures: the SVG of figures that stand on the page, by the stem of their files.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -181,6 +181,7 @@ def _folds(board: Board) -> Iterator[Fold]:
                 yield Fold(head, f"by {name}", "group", _slice(board, name, metric))
     for metric in dict.fromkeys(pair.metric for pair in board.pairs):
         table = pair_table(board, [pair for pair in board.pairs if pair.metric == metric])
+        table = replace(table, columns=[one for one in table.columns if one.head != "metric"])
         yield Fold(measures.of(metric).head, "of every two methods", "pair", table)
 
 
