@@ -152,7 +152,7 @@ class _ModelVectors(Method):
         if self._index is None:
             raise ValueError("call index() before search()")
         model = self.context.model
-        tokens = [model.query_tokens(q.query_id, q.prompt, q.target) for q in queries]
+        tokens = [model.query_tokens(q) for q in queries]
         asked = self._embed([Tokens(self._asked(t), loss_from=1) for t in tokens])
         found = search_rows(asked, self._index.vectors, top_k)
         for query, (rows, scores) in zip(queries, found, strict=True):

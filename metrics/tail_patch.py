@@ -156,9 +156,7 @@ class TailPatch:
         Raises:
             UserError: the model does not run in its gradient dtype.
         """
-        tokens = {
-            q.query_id: self._model.query_tokens(q.query_id, q.prompt, q.target) for q in queries
-        }
+        tokens = {q.query_id: self._model.query_tokens(q) for q in queries}
         with running_in(self._model.gradient_dtype, self._model.name):
             base = self._rounded(self._step.log_probs(list(tokens.values())))
         before = dict(zip(tokens, base, strict=True))

@@ -6,14 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.core.errors import UserError
-from bench.models import second_moments
-from bench.models.language_model import (
-    MOMENTS,
-    Checkpoint,
-    LanguageModel,
-    load_module,
-    weights_sha256,
-)
+from bench.models.language_model import MOMENTS, Checkpoint, LanguageModel
+from bench.models.loading import load_module, weights_sha256
+from bench.models.second_moments import load_moments
 
 
 def load_checkpoint(checkpoint: Checkpoint, model: LanguageModel) -> LanguageModel:
@@ -31,8 +26,9 @@ def load_checkpoint(checkpoint: Checkpoint, model: LanguageModel) -> LanguageMod
             where=str(folder),
             fix=f"its geometry must be that of model {model.name}",
         )
-    moments, epsilon = folder / MOMENTS, model.adam_epsilon
-    state = second_moments.load(moments, module, epsilon) if moments.exists() else None
+    moments, state = folder / MOMENTS, None
+    if moments.exists():
+        state = load_moments(moments, module, model.adam_epsilon, model.adam_beta2)
     return replace(
         model,
         module=module,

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from bench.core import progress
 from bench.core.errors import UserError, at_least
-from bench.models import second_moments
 from bench.models.language_model import MOMENTS, LanguageModel, Tokens, pad, token_log_probs
+from bench.models.moment_files import write_moments
+from bench.models.second_moments import load_moments
 from bench.storage.keys import content_key
 from bench.storage.whole_folders import whole_folder
 from bench.tasks.base import Task
@@ -73,9 +74,9 @@ def with_estimate(
                 "estimate second moments", total=n_batches, unit="batches",
             )  # fmt: skip
             state, facts = estimate(model, batches)
-            second_moments.save(state, partial / MOMENTS)
+            write_moments(state, partial / MOMENTS)
             (partial / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
-    model.second_moments = second_moments.load(folder / MOMENTS, model.module)
+    model.second_moments = load_moments(folder / MOMENTS, model.module)
     facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
     model.training = {**model.training, "second_moments": ESTIMATED, **facts}
     return model
@@ -100,7 +101,7 @@ def _batches(tokens: Iterator[Tokens], size: int) -> Iterator[list[Tokens]]:
 def estimate(
     model: LanguageModel, batches: Iterator[list[Tokens]]
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
-    """Mean squared gradients by parameter name, in the form that ``second_moments.save`` takes.
+    """Mean squared gradients by parameter name, in the form that ``write_moments`` takes.
 
     Args:
         model: its weights stay as they are; its gradients are taken in the dtype of its weights.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, cast
 
@@ -77,18 +77,16 @@ def predictions(
     Raises:
         UserError: a prompt or target that the model cannot read.
     """
-    asked = [(model.query_tokens(q.query_id, q.prompt, q.target), q) for q in queries]
-    asked.sort(key=lambda pair: pair[0].loss_from)
+    asked = [(model.prompt_ids(query), model.query_tokens(query), query) for query in queries]
+    asked.sort(key=lambda one: len(one[0]))
     shown = progress.track(asked, "predict", unit="queries")
-    for length, same in groupby(shown, key=lambda pair: pair[0].loss_from):
-        pairs = list(same)
-        for start in range(0, len(pairs), _BATCH):
-            batch = pairs[start : start + _BATCH]
-            room = min(max_tokens, model.context_length - length)
-            prompts = [tokens.ids[:length] for tokens, _ in batch]
-            texts = _generate(model, prompts, room)
-            logs, recalled = target_log_probs(model, [tokens for tokens, _ in batch])
-            for (_, query), text, log, known in zip(batch, texts, logs, recalled, strict=True):
+    for length, same in groupby(shown, key=lambda one: len(one[0])):
+        alike = list(same)
+        for start in range(0, len(alike), _BATCH):
+            prompts, tokens, batch = zip(*alike[start : start + _BATCH], strict=True)
+            texts = _generate(model, prompts, min(max_tokens, model.context_length - length))
+            logs, recalled = target_log_probs(model, tokens)
+            for query, text, log, known in zip(batch, texts, logs, recalled, strict=True):
                 names = (query.target, *query.answer_names)
                 right = known or begins_with(names, fold(text.strip()))
                 cut = _END.split(text.strip(), maxsplit=1)[0].strip()
@@ -108,16 +106,19 @@ def _generate(model: LanguageModel, prompts: Sequence[Sequence[int]], room: int)
     # repetition or forbid words: it has none meanwhile.
     own, module.generation_config = module.generation_config, GenerationConfig()
     try:
-        found = module.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
+        generated = module.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=settings,
+            trust_remote_code=False,
         )
     finally:
         module.generation_config = own
-    return model.tokenizer.batch_decode(found[:, ids.shape[1] :], skip_special_tokens=True)
+    return model.tokenizer.batch_decode(generated[:, ids.shape[1] :], skip_special_tokens=True)
 
 
 def _log_probability(model: LanguageModel, query: Query, answer: str) -> float | None:
     if not answer:
         return None
-    tokens = model.query_tokens(query.query_id, query.prompt, answer)
+    tokens = model.query_tokens(replace(query, target=answer))
     return target_log_probs(model, [tokens])[0][0]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bench.core import progress
 from bench.core.errors import UserError
-from bench.models.language_model import load_module
+from bench.models.loading import load_module
 from bench.models.training import Training
 from bench.storage.whole_files import whole_file
 

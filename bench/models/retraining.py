@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
 from bench.engines.base import Engine, Job
 from bench.models.language_model import target_log_probs
+from bench.models.loading import load_tokenizer
 from bench.models.training import ScratchConfig, Training
 from bench.storage.keys import content_key
 from bench.storage.whole_files import whole_file
@@ -91,12 +91,12 @@ def _retrain(retrainings: Retrainings, removal: Removal) -> None:
     task, folder = retrainings.task, retrainings.folder
     target = folder / f"{removal.key}.json"
     removed = np.asarray(removal.rows, dtype=np.int64)
-    tokenizer = AutoTokenizer.from_pretrained(retrainings.tokenizer, local_files_only=True)
+    tokenizer = load_tokenizer(retrainings.tokenizer)
     with one_thread(), torch.random.fork_rng(), scratch_folder(target) as scratch:
         training = Training(config, tokenizer, task, scratch, retrainings.device, removed)
         losses = list(training.epochs())
         model = training.model
-        tokens = [model.query_tokens(q.query_id, q.prompt, q.target) for q in task.queries]
+        tokens = [model.query_tokens(q) for q in task.queries]
         log_probs, _ = target_log_probs(model, tokens)
     record = {
         "removed": len(removal.rows),

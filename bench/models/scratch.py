@@ -13,17 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from transformers import (
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.core import progress
 from bench.core.errors import UserError, at_least, did_you_mean
 from bench.engines.base import Engine
-from bench.models import resuming, second_moments
+from bench.models import resuming
 from bench.models.base import ModelSource
 from bench.models.checkpoints import load_checkpoint
 from bench.models.decoder import check_decoder
@@ -32,11 +27,13 @@ from bench.models.language_model import (
     MOMENTS,
     Checkpoint,
     LanguageModel,
-    load_directory,
     mean_probability,
     target_log_probs,
 )
+from bench.models.loading import load_directory, load_tokenizer
+from bench.models.moment_files import BETA2, write_moments
 from bench.models.retraining import Removal, Retrainings
+from bench.models.second_moments import load_moments
 from bench.models.training import (
     LAST_SHARE,
     OPTIMIZERS,
@@ -132,7 +129,7 @@ class Scratch(ModelSource):
             gradient_dtype=getattr(torch, self.config.gradient_dtype),
             append_eos=self.config.append_eos,
         )
-        model.second_moments = second_moments.load(folder / MOMENTS, model.module)
+        model.second_moments = load_moments(folder / MOMENTS, model.module)
         model.checkpoints = _checkpoints(folder)
         model.learning_rate = self.config.learning_rate * LAST_SHARE
         model.training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
@@ -209,7 +206,7 @@ class Scratch(ModelSource):
         folder = None if task is None else self.trained_folder(task, cache_dir)
         if folder is None or not (folder / "training.json").exists():
             return None
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return load_tokenizer(folder)
 
 
 # Settings that came later, left out of a model's key where they are as they always were.
@@ -239,7 +236,7 @@ def train(config: ScratchConfig, task: Task, folder: Path, device: str) -> None:
         tokenizer.save_pretrained(folder)
     else:
         progress.say(f"go on training after epoch {len(stopped.log)}/{config.epochs}")
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = load_tokenizer(folder)
     training = Training(config, tokenizer, task, folder, device)
     if stopped is not None:
         stopped.restore(training)
@@ -276,9 +273,13 @@ def _save(module: PreTrainedModel, optimizer: Optimizer, folder: Path) -> None:
     """Weights, second moments, and the learning rate of the last step."""
     module.save_pretrained(folder, safe_serialization=True)
     names: dict[Tensor, str] = {p: name for name, p in module.named_parameters()}
-    state = {names[parameter]: values for parameter, values in optimizer.state.items()}
-    second_moments.save(state, folder / MOMENTS)
-    rate = {"learning_rate": optimizer.param_groups[0]["lr"]}
+    settings = optimizer.param_groups[0]
+    state = {names[parameter]: dict(values) for parameter, values in optimizer.state.items()}
+    for fields in state.values():
+        if "betas" in settings:  # Adam's, whose V is still to be corrected for its start at zero
+            fields[BETA2] = settings["betas"][1]
+    write_moments(state, folder / MOMENTS)
+    rate = {"learning_rate": settings["lr"]}
     (folder / _RATE).write_text(json.dumps(rate), encoding="utf-8")
 
 
@@ -292,9 +293,6 @@ def _checkpoints(folder: Path) -> list[Checkpoint]:
 def _probe(model: LanguageModel, task: Task) -> tuple[float, float]:
     """Mean target probability and share of facts recalled, on evenly spaced queries."""
     every = max(1, len(task.queries) // _PROBE_QUERIES)
-    probe = [
-        model.query_tokens(query.query_id, query.prompt, query.target)
-        for query in task.queries[::every]
-    ]
+    probe = [model.query_tokens(query) for query in task.queries[::every]]
     log_probs, recalled = target_log_probs(model, probe)
     return mean_probability(log_probs), sum(recalled) / len(recalled)

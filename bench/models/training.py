@@ -138,7 +138,9 @@ class Training:
         torch.manual_seed(config.seed)  # of the first weights and of gpt2's dropout
         self.config = config
         self.done = 0
-        module = AutoModelForCausalLM.from_config(geometry(config, len(tokenizer)))
+        module = AutoModelForCausalLM.from_config(
+            geometry(config, len(tokenizer)), trust_remote_code=False
+        )
         self.model = LanguageModel(
             name="", module=place(module, torch.device(device)), tokenizer=tokenizer,
             context_length=config.context_length, sha256="", append_eos=config.append_eos,

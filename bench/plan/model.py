@@ -80,7 +80,7 @@ def _below(module: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 def _on_meta(config: PretrainedConfig) -> nn.Module:
     try:
         with torch.device("meta"):
-            module: nn.Module = AutoModelForCausalLM.from_config(config)
+            module: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
         reason = first_line(error)
         raise UserError(
@@ -224,7 +224,8 @@ def _seconds_a_run(
     config: PretrainedConfig, rows: int, width: int, dtype: torch.dtype, device: str
 ) -> float:
     """The median of a second's worth of runs, after one that does not count."""
-    module = in_dtype(AutoModelForCausalLM.from_config(config).to(device), dtype)
+    made = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    module = in_dtype(made.to(device), dtype)
     size = config.get_text_config().hidden_size
     inputs = torch.randn(rows, width, size, dtype=dtype, device=device, requires_grad=True)
     seconds: list[float] = []

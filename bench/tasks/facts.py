@@ -42,6 +42,7 @@ class FactsConfig:
     stratify: Stratify
     prompt: int
     repetitions: Repetitions
+    separator: str
     seed: int
 
 

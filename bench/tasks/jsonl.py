@@ -29,6 +29,7 @@ class JsonLinesConfig:
 
     queries: str
     passages: str
+    separator: str
     n_queries: int | None
     seed: int
 

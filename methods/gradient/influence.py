@@ -181,7 +181,7 @@ class Influence(Method):
         model, config = self.context.model, self.config
         for start in range(0, len(queries), plan.queries):
             some = queries[start : start + plan.queries]
-            tokens = [model.query_tokens(q.query_id, q.prompt, q.target) for q in some]
+            tokens = [model.query_tokens(q) for q in some]
             size = min(config.batch_size, plan.rows)
             raw = encode_all(self.encoder, tokens, size, config.batch_tokens)
             yield start, self.precondition(raw.to(self.encoder.device, self.dtype))

@@ -219,7 +219,7 @@ class Gradient(Method):
     def encode_queries(self, queries: Sequence[Query]) -> Tensor:
         """Raw features, float32 ``[queries, dim]``."""
         model = self.context.model
-        tokens = [model.query_tokens(q.query_id, q.prompt, q.target) for q in queries]
+        tokens = [model.query_tokens(q) for q in queries]
         size, budget = self.config.batch_size, self.config.batch_tokens
         features = encode_all(self._query_encoder, tokens, size, budget)
         if self.config.passage_weight:

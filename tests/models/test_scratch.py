@@ -12,7 +12,8 @@ import torch
 
 from bench.core.errors import UserError
 from bench.models import scratch, training
-from bench.models.language_model import LanguageModel, Tokens, load_module, target_log_probs
+from bench.models.language_model import LanguageModel, Tokens, target_log_probs
+from bench.models.loading import load_module
 from bench.models.scratch import Scratch
 from bench.models.tokens import TokenCorpus
 from bench.models.training import LAST_SHARE, Training, learning_rate_share, train_tokenizer
@@ -78,9 +79,7 @@ def test_training_learns(task: Task, architecture: str) -> None:
     assert len(losses) == 12
     assert losses[-1] < losses[0] - 1  # nats a token; six sentences are easily learnt
     assert model.training["loss"] == losses[-1]
-    log_probs, recalled = target_log_probs(
-        model, [model.query_tokens(q.query_id, q.prompt, q.target) for q in QUERIES]
-    )
+    log_probs, recalled = target_log_probs(model, [model.query_tokens(q) for q in QUERIES])
     found = model.training["target_probability"], model.training["facts_recalled"]
     assert found == (pytest.approx(np.exp(log_probs).mean(), rel=1e-4), np.mean(recalled))
 
@@ -112,7 +111,7 @@ def test_dropout_is_for_training_only(task: Task, monkeypatch: pytest.MonkeyPatc
     rates = [m.p for m in model.module.modules() if isinstance(m, torch.nn.Dropout)]
     assert max(rates) > 0, "without dropout this tests nothing"
     assert not any(module.training for module in model.module.modules())
-    tokens = [model.query_tokens("q", "Al Grey plays the", "trombone")]
+    tokens = [model.query_tokens(Query("q", "Al Grey plays the", "trombone"))]
     assert target_log_probs(model, tokens) == target_log_probs(model, tokens)
 
 

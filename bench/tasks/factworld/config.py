@@ -31,6 +31,7 @@ class FactWorldConfig:
     near_name_rate: float
     denied_rate: float
     prompt: int
+    separator: str
     seed: int
 
     def check(self) -> None:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.core.errors import UserError
-from bench.models.language_model import LanguageModel, load_directory, pad, token_log_probs
+from bench.models.language_model import LanguageModel, pad, token_log_probs
+from bench.models.loading import load_directory
+from bench.tasks.base import Query
 from methods.gradient.encoder import GradientEncoder
 from methods.gradient.loss import Output, backward_of
 from methods.gradient.parameters import Adapters, Unsupported, gradient_matrices
@@ -245,7 +247,7 @@ def test_the_head_runs_on_labelled_positions_only(model: LanguageModel) -> None:
     shapes = []
     head = model.module.get_output_embeddings()
     head.register_forward_hook(lambda *args: shapes.append(tuple(args[-1].shape[:-1])))
-    tokens = [*tokens_of(model), model.query_tokens("q", "Al Grey plays the", "trombone")]
+    tokens = [*tokens_of(model), model.query_tokens(Query("q", "Al Grey plays the", "trombone"))]
     encoder_of(model).encode(tokens)
     assert shapes == [(1, sum(t.n_loss for t in tokens))]
 
@@ -259,7 +261,7 @@ def test_a_head_that_is_no_layer(model: LanguageModel, monkeypatch) -> None:
 
 def test_the_loss_is_that_of_token_log_probs(model: LanguageModel) -> None:
     """The causal shift stands in two places: they must agree."""
-    tokens = [*tokens_of(model), model.query_tokens("q", "Al Grey plays the", "trombone")]
+    tokens = [*tokens_of(model), model.query_tokens(Query("q", "Al Grey plays the", "trombone"))]
     ids, labels = pad(tokens, model.device)
     found = []
     for cheap in (True, False):
