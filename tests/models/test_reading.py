@@ -1,4 +1,4 @@
-"""Passages and queries through tokenizers of every kind: ids, where the loss begins, special text."""
+"""Passages and queries through tokenizers of every kind: ids, where loss begins, special text."""
 
 from __future__ import annotations
 
