@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from bench.models.language_model import LanguageModel
     from bench.models.retraining import Removal
 
+# In a method's facts, where matrices may be left out: what `methods.gradient.parameters.coverage`
+# says of it. A method of several parts puts its parts' names before it.
+GRADIENT_PARAMETERS = "gradient_parameters"
+
 
 @dataclass(frozen=True)
 class Ranking:

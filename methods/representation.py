@@ -40,7 +40,7 @@ from methods.query_text import QueryPart
 from methods.vector_search import search_rows
 
 # Raised whenever a change of code moves a vector; part of every index key.
-VECTORS_VERSION = 2
+VECTORS_VERSION = 3
 
 
 class Pooling(Enum):

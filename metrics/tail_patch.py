@@ -29,7 +29,7 @@ from metrics.optimizer_step import QUERIES_AT_ONCE, OptimizerStep
 from metrics.patch_cache import PatchCache
 
 # Raised whenever a change of code moves a measurement; part of the cache's name.
-STEP_VERSION = 4
+STEP_VERSION = 5
 
 # Decimals of a log-probability (nats) in float64: which passages were stepped on side by side moves
 # the fifteenth, and would tell a run that was killed and went on from one that was not.

@@ -28,7 +28,7 @@ from bench.storage.whole_folders import whole_folder
 from bench.tasks.base import Task
 
 # Raised whenever a change of code moves an estimate.
-ESTIMATE_VERSION = 1
+ESTIMATE_VERSION = 2
 ESTIMATED = "estimated"  # in a result's `model.training.second_moments`
 _FACTS = "estimate.json"
 # Padded tokens in one forward pass. A batch's gradient is summed over such parts, so that memory

@@ -137,7 +137,7 @@ def _keep_white_space(processor: Any) -> None:
     if hasattr(processor, "trim_offsets"):
         processor.trim_offsets = False
     elif isinstance(processor, processors.Sequence):
-        for part in processor:
+        for part in processor:  # type: ignore[attr-defined]
             _keep_white_space(part)
 
 

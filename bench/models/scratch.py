@@ -49,7 +49,7 @@ from bench.tasks.base import Task
 
 # Raised whenever a change of this file or of training.py would train another model from the same
 # settings, or keep other files of it.
-TRAINING_VERSION = 4
+TRAINING_VERSION = 5
 _PROBE_QUERIES = 200  # facts looked at after each epoch; enough to see learning, cheap
 
 
@@ -106,13 +106,9 @@ class Scratch(ModelSource):
         return content_key(parts if checkpoint is None else [*parts, checkpoint])
 
     def _training_key(self, task: Task) -> str:
-        settings = asdict(self.config)
         # What the model is read with does not change what is trained.
-        trained_by = {
-            key: value
-            for key, value in settings.items()
-            if key not in _READ_WITH and not (key in _LATER and value == _LATER[key])
-        }
+        settings = asdict(self.config).items()
+        trained_by = {key: value for key, value in settings if key not in _READ_WITH}
         return content_key([TRAINING_VERSION, task.corpus_sha256, trained_by])
 
     def trained_folder(self, task: Task, cache_dir: Path) -> Path:
@@ -209,8 +205,6 @@ class Scratch(ModelSource):
         return load_tokenizer(folder)
 
 
-# Settings that came later, left out of a model's key where they are as they always were.
-_LATER = {"key_value_heads": None, "tied_embeddings": None, "optimizer": "adafactor"}
 _CHECKPOINTS, _RATE = "checkpoints", "learning_rate.json"
 _READ_WITH = ("gradient_dtype", "projection_dim", "checkpoint")
 _COUNTS = (

@@ -47,13 +47,13 @@ class ScratchConfig:
     append_eos: bool
     epochs: int
     batch_size: int
+    optimizer: str
     learning_rate: float
     warmup_steps: int
     checkpoint: int | None
     gradient_dtype: str
     projection_dim: int
     seed: int
-    optimizer: str = "adafactor"  # files of before there was a choice still fit
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from bench.core.errors import UserError, first_line
+from bench.models.context import declared_context
 from bench.models.dtypes import in_dtype
 from methods.gradient.cost import Architecture, backward_flops, forward_flops
 from methods.gradient.parameters import Unsupported, gradient_matrices
@@ -37,16 +38,22 @@ class Speed:
     how: str
 
 
-def architecture_of(config: PretrainedConfig, layer_blocks: int, **options: Any) -> Architecture:
+def architecture_of(
+    config: PretrainedConfig,
+    layer_blocks: int,
+    context_length: int | None = None,
+    **options: Any,
+) -> Architecture:
     """Build the model without memory for its weights, and look at it.
 
     Args:
         config: of transformers.
         layer_blocks, options: as of ``gradient_matrices``.
+        context_length: tokens that are read at most; None for what the configuration says.
 
     Raises:
         UserError: the configuration is not of a causal language model whose gradients can be taken,
-            or it does not say how many experts a token is sent to.
+            or it does not say how many tokens are read, or how many experts a token is sent to.
     """
     module = _on_meta(config)
     matrices = gradient_matrices(module, layer_blocks, **options)
@@ -62,10 +69,21 @@ def architecture_of(config: PretrainedConfig, layer_blocks: int, **options: Any)
         hidden_size=decoder.hidden_size,
         attention_width=heads * head_dim,
         vocab_size=decoder.vocab_size,
-        context_length=getattr(decoder, "max_position_embeddings", None) or 2048,
+        context_length=context_length or _declared(config),
         unwatched_layers=len(below),
         unwatched=sum(_multiplied(layer, decoder) for layer in below),
     )
+
+
+def _declared(config: PretrainedConfig) -> int:
+    declared = declared_context(config)
+    if declared is None:
+        raise UserError(
+            "its configuration does not say how many tokens it reads",
+            where="model",
+            fix="set model.context_length=N to what it was trained with",
+        )
+    return declared.tokens
 
 
 def _below(module: nn.Module, names: Sequence[str]) -> list[nn.Module]:
@@ -162,7 +180,8 @@ def calibrate(
     """
     kind = "cuda" if device.startswith("cuda") else "cpu"
     small = _reduced(config, _LAYER_PARAMETERS[kind])
-    measured = architecture_of(small, 1, unsupported=Unsupported.skip)
+    limit = None if declared_context(small) else batch_tokens  # no table of positions ends
+    measured = architecture_of(small, 1, limit, unsupported=Unsupported.skip)
     budget = int(_RUN_FLOPS[kind] / (4 * measured.multiplied))
     budget = max(1, min(budget, batch_tokens, measured.context_length * 64))
     width = max(1, min(round(tokens), budget, measured.context_length))

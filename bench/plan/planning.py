@@ -167,7 +167,8 @@ def make_plan(settings: Settings, config: PlanConfig, known: Known | None = None
     source = composing.model_source(settings)
     geometry = source.architecture()
     options = {name: getattr(method, name) for name in _OF_MATRICES}
-    architecture = architecture_of(geometry, method.layer_blocks, **options)
+    asked = settings.model.get("context_length")
+    architecture = architecture_of(geometry, method.layer_blocks, asked, **options)
     blocks, dim = choices.blocks(architecture), choices.dim(architecture)
     _refuse_large_blocks(choices, blocks)
     data = [settings.task, settings.model, asdict(config)]

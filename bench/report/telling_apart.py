@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bench.results.schema import Cell
+from methods.base import GRADIENT_PARAMETERS
 from metrics import measures
 from metrics.measures import MetricKind
 
@@ -86,7 +87,8 @@ def labels_of(cells: Sequence[Cell]) -> list[str]:
     """A label for each cell of a board that no other has.
 
     It is the method and, in parentheses, whether it was imported, whether it rests on estimated
-    second moments, and the settings that tell it from its neighbours.
+    second moments or on a part of the model's matrices, and the settings that tell it from its
+    neighbours.
     """
     board = [settings(cell) for cell in cells]
     labels = []
@@ -96,6 +98,8 @@ def labels_of(cells: Sequence[Cell]) -> list[str]:
         peers = [other for other in board if (other["method"], other["imported"]) == kin]
         parts = ["imported"] if cell.result.imported else []
         parts += ["moments estimated"] if rests_on_estimate(cell) else []
+        share = share_of_matrices(cell)
+        parts += [f"{100 * share:.3g}% of the matrices"] if share < 1 else []
         # How it was measured is to be told from every row, not from those of its method alone.
         apart = spelled({**differing(own, peers), **_measured_apart(own, board)})
         parts += [apart] if apart else []
@@ -105,6 +109,18 @@ def labels_of(cells: Sequence[Cell]) -> list[str]:
         f"{label} [{cell.folder.name[:8]}]" if labels.count(label) > 1 else label
         for cell, label in zip(cells, labels, strict=True)
     ]
+
+
+def share_of_matrices(cell: Cell) -> float:
+    """The share of the attention and MLP matrices that a gradient method looked at; 1 is all."""
+    facts = cell.result.method.get("facts")
+    records = [
+        value
+        for key, value in (facts.items() if isinstance(facts, dict) else ())
+        if key.endswith(GRADIENT_PARAMETERS) and isinstance(value, dict)
+    ]
+    shares = [share for one in records if isinstance(share := one.get("share"), int | float)]
+    return min(shares, default=1.0)
 
 
 def rests_on_estimate(cell: Cell) -> bool:

@@ -28,8 +28,10 @@ class Result:
     """Everything a leaderboard row needs, and what is needed to make it again.
 
     Attributes:
-        task: name, version, sha256, n_queries, n_scored, n_passages, counts.
-        model: name, n_params, sha256, and what is known of its training.
+        task: name, version, sha256, n_queries, n_scored, n_passages, counts, and the separators
+            between prompt and target.
+        model: name, n_params, sha256, what is known of its training, and how it reads texts: the
+            tokens that stand around one, and its context length.
         method: name, config, key, facts found on the way (such as the λ in use), counts.
         metrics: name → Estimate.
         slices: slice → group → metric → Estimate, e.g. ``slices["relation"]["instrument"]["mrr"]``.

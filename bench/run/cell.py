@@ -227,6 +227,7 @@ def task_record(task: Task, evaluation: Evaluation) -> dict[str, Any]:
         "n_queries": len(task.queries),
         "n_scored": evaluation.n_scored,
         "n_passages": len(task.passages),
+        "separators": sorted({query.separator for query in task.queries}),
         "counts": task.counts,
         **judge_record(evaluation),
     }
@@ -239,6 +240,7 @@ def model_record(name: str, model: LanguageModel | None) -> dict[str, Any]:
         "n_params": model.n_params if model else None,
         "sha256": model.sha256 if model else None,
         "training": model.training if model else {},
+        "reading": model.reading if model else {},
     }
 
 

@@ -198,7 +198,7 @@ def _prepare(name: str, builder: TaskBuilder, folder: Path) -> None:
     if n_unseparated:
         counts["prompts_ending_in_white_space"] = n_unseparated
         progress.say(
-            f"{n_unseparated:,} prompts end in white space: no separator is put behind these"
+            f"prompts that end in white space get no separator: {n_unseparated:,} of {n_queries:,}"
         )
     parts = [file_sha256(folder / "passages.jsonl"), digest.hexdigest()]
     manifest = {

@@ -16,7 +16,7 @@ from methods.gradient.loss import Output
 from methods.gradient.parameters import Adapters, BlockLayout, Unsupported
 
 # Raised whenever a change of code moves a feature, or the files of an index; part of every key.
-FEATURES_VERSION = 7
+FEATURES_VERSION = 8
 
 
 class CheckpointWeights(Enum):

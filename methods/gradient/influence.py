@@ -25,12 +25,12 @@ from torch import Tensor
 from bench.core import progress
 from bench.core.errors import UserError, at_least
 from bench.tasks.base import Query
-from methods.base import IndexSize, Method, Ranking
+from methods.base import GRADIENT_PARAMETERS, IndexSize, Method, Ranking
 from methods.gradient.batching import encode_all
 from methods.gradient.checkpoints import CheckpointEncoder
 from methods.gradient.encoder import GradientEncoder
 from methods.gradient.features import FEATURES_VERSION
-from methods.gradient.parameters import Adapters, BlockLayout, Unsupported
+from methods.gradient.parameters import Adapters, BlockLayout, Unsupported, coverage
 from methods.gradient.search import Finish, MemoryPlan, Search
 from methods.gradient.source import EncodedFeatures
 
@@ -90,6 +90,11 @@ class Influence(Method):
             layers=config.layers,
         )
         self._checkpoints = CheckpointEncoder([self.encoder], [1.0], weighted=False)
+        if config.unsupported is Unsupported.skip:
+            module = self.context.model.module
+            self.context.facts[GRADIENT_PARAMETERS] = coverage(
+                module, config.adapters, config.layers
+            )
         self.context.facts["hessian_passages"] = len(self.hessian_rows())
         return self.estimate()
 

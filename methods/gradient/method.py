@@ -15,7 +15,7 @@ from bench.models.checkpoints import spread_checkpoints
 from bench.models.language_model import LanguageModel
 from bench.storage.keys import content_key
 from bench.tasks.base import Query
-from methods.base import Context, IndexSize, Method, Ranking
+from methods.base import GRADIENT_PARAMETERS, Context, IndexSize, Method, Ranking
 from methods.gradient.batching import encode_all
 from methods.gradient.codecs import Storage
 from methods.gradient.estimate import Hessian, HessianSettings, estimate_whitening
@@ -23,7 +23,7 @@ from methods.gradient.features import FEATURES_VERSION, CheckpointWeights, Featu
 from methods.gradient.hessian import check_blocks
 from methods.gradient.index import IndexBuilder
 from methods.gradient.loss import Output
-from methods.gradient.parameters import Adapters, BlockLayout, Unsupported
+from methods.gradient.parameters import Adapters, BlockLayout, Unsupported, coverage
 from methods.gradient.search import Finish, MemoryPlan, Search
 from methods.gradient.shards import EncoderRecipe
 from methods.gradient.source import EncodedFeatures, FeatureSource
@@ -139,6 +139,10 @@ class Gradient(Method):
         model, config, context = self.context.model, self.config, self.context
         asked = feature_settings(config)
         features = Features(model, asked, correct_queries=config.correct_queries)
+        if config.unsupported is Unsupported.skip:
+            context.facts[GRADIENT_PARAMETERS] = coverage(
+                model.module, config.adapters, config.layers
+            )
         self._encoder, self._query_encoder = features.passages, features.queries
         if config.hessian is not Hessian.none and config.hessian_form is HessianForm.full:
             check_blocks(self._encoder.layout.blocks)

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -148,6 +149,20 @@ def test_rows_that_rest_on_estimated_moments_say_so(tmp_path: Path) -> None:
     (board,) = boards_of(tmp_path)
     marked = {row.method for row in board.rows if "moments estimated" in row.label}
     assert marked == {"a", "c", "e"}
+
+
+def test_rows_of_a_part_of_the_matrices_say_how_much(tmp_path: Path) -> None:
+    def edited(name: str, facts: Any) -> None:
+        folder = write_cell(tmp_path, name)
+        edit_result(folder, lambda record: record["method"].update(facts=facts))
+
+    edited("whole", {"gradient_parameters": {"share": 1.0}})
+    edited("part", {"gradient_parameters": {"share": 0.1234}})
+    edited("hybrid", {"first.gradient_parameters": {"share": 0.5}, "second.mixing": 0.9})
+    edited("foreign", {"gradient_parameters": {"share": "half"}, "x.gradient_parameters": 7})
+    assert set(labels(boards_of(tmp_path)[0])) == {
+        "whole", "part (12.3% of the matrices)", "hybrid (50% of the matrices)", "foreign",
+    }  # fmt: skip
 
 
 def test_cells_that_no_setting_tells_apart_show_their_key(tmp_path: Path) -> None:

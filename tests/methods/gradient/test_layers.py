@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from bench.models.loading import load_directory
 from bench.tasks.base import Query
 from methods.gradient.encoder import GradientEncoder
 from methods.gradient.loss import Output, backward_of
-from methods.gradient.parameters import Adapters, Unsupported, gradient_matrices
+from methods.gradient.parameters import Adapters, Unsupported, coverage, gradient_matrices
 from methods.gradient.projection import projection
 from tests.fixtures.models import TEXTS, load, make_model
 
@@ -164,6 +165,38 @@ def test_mixture_of_experts_is_skipped_if_asked(mixture: LanguageModel, capsys) 
     expected = autograd_features(mixture, matrices)
     # transformers routes in float32 whatever the model's dtype.
     torch.testing.assert_close(encoder.encode(tokens_of(mixture)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_left_out_is_told_by_share_and_name(mixture: LanguageModel) -> None:
+    """Fault: a run with unsupported=skip looked like one of the whole model."""
+    taken = sum(
+        parameter.numel()
+        for name, parameter in mixture.module.named_parameters()
+        if "self_attn" in name and parameter.ndim == 2
+    )
+    left = sum(
+        parameter.numel()
+        for name, parameter in mixture.module.named_parameters()
+        if ".mlp." in name and parameter.ndim > 1
+    )
+    found = coverage(mixture.module, Adapters.base, None)
+    assert found["share"] == pytest.approx(taken / (taken + left), abs=1e-6)
+    assert found["parameters"] == taken
+    assert found["left_out"] == [
+        f"model.layers.0-1.mlp.{name} (mixture-of-experts)"
+        for name in ("gate.weight", "experts.gate_up_proj", "experts.down_proj")
+    ]
+    one = coverage(mixture.module, Adapters.base, [1])
+    assert one["share"] == found["share"]
+    assert one["left_out"][0] == "model.layers.1.mlp.gate.weight (mixture-of-experts)"
+
+
+def test_a_model_that_is_taken_whole_says_so(model: LanguageModel) -> None:
+    found = coverage(model.module, Adapters.base, None)
+    assert (found["share"], found["left_out"]) == (1.0, [])
+    assert found["parameters"] == sum(
+        math.prod(matrix.shape) for matrix in gradient_matrices(model.module, 8)
+    )
 
 
 class Special(nn.Linear):
