@@ -15,16 +15,16 @@ def load_checkpoint(checkpoint: Checkpoint, model: LanguageModel) -> LanguageMod
     """A checkpoint as a model of its own, with the tokenizer and settings of ``model``.
 
     Raises:
-        UserError: it cannot be loaded, or is of another geometry than ``model``.
+        UserError: the checkpoint cannot be loaded, or is of another geometry than ``model``.
     """
     folder = checkpoint.folder
     module = load_module(folder, next(model.module.parameters()).dtype, model.device)
     ours = {name: p.shape for name, p in model.module.named_parameters()}
     if ours != {name: p.shape for name, p in module.named_parameters()}:
         raise UserError(
-            "is not a checkpoint of this model: its parameters are others",
+            "is not a checkpoint of this model: its parameters have other names or shapes",
             where=str(folder),
-            fix=f"its geometry must be that of model {model.name}",
+            fix=f"give checkpoints of the training of model {model.name}",
         )
     moments, state = folder / MOMENTS, None
     if moments.exists():

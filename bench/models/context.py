@@ -1,4 +1,4 @@
-"""How many tokens a model reads: what its configuration says, under the names that families use."""
+"""The context length of a model: what its files say, under the names that families use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ContextLength(NamedTuple):
 
 
 def declared_context(config: PretrainedConfig) -> ContextLength | None:
-    """What a configuration says, that of the text model first; None if it names no length."""
+    """The length that a configuration names, the text model's first; None if it names none."""
     text: Any = config.get_text_config()
     parts = [(text, "text_config."), (config, "")] if text is not config else [(config, "")]
     for part, prefix in parts:
@@ -41,7 +41,7 @@ def context_of(
     asked: int | None = None,
     where: str = "model",
 ) -> ContextLength:
-    """How many tokens a model reads: the least of what its files say, or what is asked for.
+    """The most tokens that a model reads: the least that its files name, or what is asked for.
 
     Args:
         config: the model's.
@@ -76,7 +76,7 @@ def context_of(
 
 
 def _sane(tokens: object) -> int | None:
-    """The number itself, if it is a length that a model may have."""
+    """The number, if it is a length that a model may have; else None."""
     if isinstance(tokens, bool) or not isinstance(tokens, int | float):
         return None
     return int(tokens) if 0 < tokens < _MOST else None

@@ -1,4 +1,4 @@
-"""Any causal language model in a local directory, as ``save_pretrained`` writes it."""
+"""Models that exist already: a causal language model in a folder of this machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from bench.models.second_moments import load_moments
 from bench.storage.keys import content_key
 from bench.tasks.base import Task
 
-ESTIMATE = "estimate"  # as `optimizer_state`: no file, but a pass over the task's passages
+ESTIMATE = "estimate"  # a value of `optimizer_state`: a pass over the task's passages, no file
 
 
 @dataclass
@@ -67,12 +67,12 @@ class DirectoryConfig:
 
 
 class Directory(ModelSource):
-    """Loads weights, tokenizer and, where given, the optimizer's second moments."""
+    """A source that loads a folder: weights, tokenizer and, where given, second moments."""
 
     Config = DirectoryConfig
 
     def check(self) -> None:
-        """Refuse unknown dtypes and a missing directory."""
+        """Refuse numbers out of range, unknown dtypes, and files and folders that are not there."""
         self._check_dtypes()
         at_least(1, "model.context_length", self.config.context_length)
         if not 0 < self.config.adam_beta2 < 1:
@@ -119,7 +119,7 @@ class Directory(ModelSource):
 
     @property
     def _state(self) -> Path | None:
-        """Where the optimizer's state is; None if there is none or it is estimated."""
+        """The path of the optimizer's state; None if there is none or it is estimated."""
         state = self.config.optimizer_state
         return None if state in (None, ESTIMATE) else Path(state).expanduser()
 
@@ -155,7 +155,7 @@ class Directory(ModelSource):
                 )
 
     def identity(self, task: Task) -> str:
-        """Hash of the files and of what they are read with, not of where they are."""
+        """Hash of the files and of the settings that they are read with, wherever they are."""
         settings = asdict(self.config) | {"path": directory_sha256(self._path)}
         del settings["geometry"]  # a model that is there is its files
         settings["checkpoints"] = [_checkpoint_identity(path) for path in self._checkpoint_paths]
@@ -168,7 +168,7 @@ class Directory(ModelSource):
         return content_key(settings)
 
     def load(self, task: Task, cache_dir: Path, device: str) -> LanguageModel:
-        """Load the directory; task and cache play a part only where moments are estimated."""
+        """Load the folder; task and cache play a part only where moments are estimated."""
         config: DirectoryConfig = self.config
         model = load_directory(
             self.name,
@@ -194,7 +194,7 @@ class Directory(ModelSource):
         return model
 
     def architecture(self) -> PretrainedConfig:
-        """As the directory's ``config.json`` says or, without a directory, as ``geometry`` does."""
+        """The configuration in the folder or, without a folder, the one of ``geometry``."""
         self._check_dtypes()
         if self.config.path is None and self.config.geometry is not None:
             return _decoder(self.config.geometry)
@@ -213,7 +213,7 @@ class Directory(ModelSource):
         task: Task | None,  # noqa: ARG002
         cache_dir: Path,  # noqa: ARG002
     ) -> PreTrainedTokenizerBase | None:
-        """The directory's; None without a directory, or if it holds none."""
+        """The tokenizer of the folder; None without a folder, or if it holds none."""
         if self.config.path is None:
             return None
         try:

@@ -29,7 +29,7 @@ class Tokens:
     """Token ids of one text, and from which token on the loss counts.
 
     Attributes:
-        ids: token ids.
+        ids: the token ids.
         loss_from: index of the first token whose prediction counts (at least 1: the first token
             of a text is predicted from nothing).
         truncated: whether the text was cut at the context length.
@@ -41,17 +41,18 @@ class Tokens:
 
     @property
     def n_loss(self) -> int:
-        """How many tokens carry loss."""
+        """The number of tokens that carry loss."""
         return max(0, len(self.ids) - self.loss_from)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights on the way to a model.
+    """The weights of a model at an earlier time of its training.
 
     Attributes:
-        folder: as ``save_pretrained`` writes it, with ``second_moments.safetensors`` if at hand.
-        learning_rate: when it was saved.
+        folder: the folder, as ``save_pretrained`` writes it, with ``second_moments.safetensors`` if
+            they are at hand.
+        learning_rate: the learning rate at that time.
     """
 
     folder: Path
@@ -63,18 +64,22 @@ class LanguageModel:
     """A model under study.
 
     Attributes:
-        module: in eval mode, so that dropout never touches a gradient or a probability.
-        context_length: tokens that it reads at most; longer passages are cut.
-        context_source: where that number is from.
-        gradient_dtype: dtype for attribution gradients (float64 makes rankings independent of
+        name: the model's name, for messages and results.
+        module: the model of transformers, in eval mode, so that dropout never touches a gradient or
+            a probability.
+        tokenizer: the model's tokenizer.
+        context_length: the most tokens that the model reads; longer passages are cut.
+        sha256: the hash of weights, configuration and tokenizer.
+        context_source: which file or setting names the context length.
+        append_eos: whether the end-of-text token is put behind every passage.
+        gradient_dtype: the dtype of attribution gradients (float64 makes rankings independent of
             batch size and thread count; see ``conf/model``).
-        second_moments: the optimizer's, by parameter name; None if not at hand.
-        adam_epsilon: added to their root by Adam, at this checkpoint and at earlier ones.
+        second_moments: the optimizer's second moments by parameter name; None if not at hand.
+        adam_epsilon: the ε that Adam adds to their root, at this checkpoint and at earlier ones.
         adam_beta2: Adam's β2 at all of these, for states that do not say it.
-        learning_rate: the last learning rate of its training; None if unknown.
-        checkpoints: earlier moments of its training, oldest first; empty if not at hand.
-        sha256: hash of weights, configuration and tokenizer.
-        training: facts about how it came to be, for the result.
+        learning_rate: the last learning rate of the training; None if unknown.
+        checkpoints: earlier checkpoints of the training, oldest first; empty if not at hand.
+        training: facts about how the model was trained, for the result.
     """
 
     name: str
@@ -94,16 +99,16 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device that the weights are on."""
         return next(self.module.parameters()).device
 
     @property
     def n_params(self) -> int:
-        """Number of parameters, tied ones counted once."""
+        """The number of parameters, tied ones counted once."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
     def required_moments(self) -> SecondMoments:
-        """The second moments, for who cannot do without. Raises UserError if there are none."""
+        """The second moments, for methods that need them; raises UserError if there are none."""
         if self.second_moments is None:
             raise UserError(
                 "optimizer_correction=true needs the optimizer's second moments, and the model "
@@ -120,7 +125,7 @@ class LanguageModel:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How this model reads texts, for the result: JSON values.
+        """The way in which this model reads texts, as JSON values for the result.
 
         ``begin_tokens`` stand before every text and ``end_tokens`` behind every passage;
         ``begin_token_not_added`` is one that the configuration names and the tokenizer does not
@@ -142,7 +147,7 @@ class LanguageModel:
         return self._reader.words(absent)[0] if absent else None
 
     def passage_tokens(self, text: str) -> Tokens:
-        """A passage as the tokenizer does it by default; loss on every token after the first."""
+        """A passage as the tokenizer reads it by default; tokens after the first carry loss."""
         ids = self._reader.passage(text)
         if self.append_eos and self.tokenizer.eos_token_id is not None:
             ids = [*ids, self.tokenizer.eos_token_id]
@@ -187,7 +192,7 @@ class LanguageModel:
 
 
 def pad(batch: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Right-pad to the longest.
+    """Right-pad a batch to its longest text.
 
     Right padding needs no attention mask in a causal model: no real token sees a later one, and
     pad positions carry no loss, so they send back no gradient.
@@ -206,14 +211,14 @@ def pad(batch: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def token_log_probs(module: Callable[..., Any], ids: Tensor, labels: Tensor) -> Tensor:
-    """Log-probability of each label given the tokens before it, 0 where there is none.
+    """The log-probability of each label given the tokens before it, 0 where there is no label.
 
     The one place of the causal shift: the logits at position t predict token t + 1.
 
     Args:
         module: the model's module, or a function that calls it with other weights.
-        ids: ``[batch, tokens]``.
-        labels: ``[batch, tokens]``, ``IGNORE`` where no loss.
+        ids: token ids, ``[batch, tokens]``.
+        labels: token ids, ``IGNORE`` where there is no loss, ``[batch, tokens]``.
 
     Returns:
         ``[batch, tokens - 1]``, float32 or wider.
@@ -223,12 +228,12 @@ def token_log_probs(module: Callable[..., Any], ids: Tensor, labels: Tensor) -> 
 
 
 def _next_token_logits(logits: Tensor) -> Tensor:
-    """What predicts each token after the first, float32 or wider: ``[batch, tokens - 1, ids]``."""
+    """The logits of each token after the first, float32 or wider, ``[batch, tokens - 1, ids]``."""
     return logits[:, :-1].to(accumulation_dtype(logits.dtype))
 
 
 def _label_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
-    """Log-probability of each label after the first, 0 where there is none."""
+    """The log-probability of each label after the first, 0 where there is none."""
     targets = labels[:, 1:]
     picked = logits.gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)
     return torch.where(targets != IGNORE, picked - logits.logsumexp(-1), 0.0)
@@ -238,7 +243,7 @@ def _label_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
 def target_log_probs(
     model: LanguageModel, queries: Sequence[Tokens], batch_size: int = 64
 ) -> tuple[list[float], list[bool]]:
-    """Log-probability of each query's target, and whether greedy decoding would give it.
+    """The log-probability of each query's target, and whether greedy decoding would give it.
 
     A token's log-probability is taken in the dtype of the logits, in float32 where that is a half
     precision; those of a target are summed in float64, so that long targets do not underflow.
@@ -258,5 +263,5 @@ def target_log_probs(
 
 
 def mean_probability(log_probs: Sequence[float]) -> float:
-    """Mean over queries of exp(log-probability)."""
+    """The mean of the probabilities whose logarithms are given (nats)."""
     return sum(map(math.exp, log_probs)) / len(log_probs)

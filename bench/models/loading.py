@@ -203,7 +203,7 @@ def _check_causal(module: PreTrainedModel, path: Path) -> None:
             f"{type(module).__name__} is not causal: what it says of a token depends on later "
             "ones, so it sees the answer",
             where=str(path),
-            fix="use a decoder; an encoder such as BERT has no training data attribution here",
+            fix="use a decoder-only model, which predicts each token from those before it",
         )
 
 
@@ -222,7 +222,7 @@ def _check_vocabulary(
 
 
 def _n_embeddings(module: PreTrainedModel) -> int:
-    """How many token ids a model takes."""
+    """The number of token ids that a model has embeddings for."""
     embeddings: Any = module.get_input_embeddings()
     return int(embeddings.weight.shape[0])
 
@@ -241,7 +241,7 @@ def directory_sha256(path: Path) -> str:
 
 
 def weights_sha256(path: Path) -> str:
-    """Hash of weights and configuration alone: of a checkpoint, read with another's tokenizer."""
+    """Hash of weights and configuration alone, for a checkpoint without a tokenizer of its own."""
     return _files_sha256(path, _WEIGHT_FILES)
 
 

@@ -27,7 +27,7 @@ _MOMENTUM = "momentum_buffer"
 
 @dataclass(frozen=True)
 class _Entry:
-    """What a state holds of one parameter.
+    """The part of a state that is of one parameter.
 
     Attributes:
         identifier: a number or a name.

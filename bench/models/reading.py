@@ -1,4 +1,4 @@
-"""How a tokenizer reads a benchmark's texts: a passage as it comes, a query as one string.
+"""Reading texts with a tokenizer: a passage as it comes, a query as one string.
 
 A tokenizer may put tokens before and behind every text, as a template ``<s> $A </s>`` does. A
 passage has both. A query has those before it and none of those behind, whatever they are called, so
@@ -39,7 +39,7 @@ class TextReader:
         self.before, self.behind = self._affixes()
         special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
         self._special = sorted({*special, *tokenizer.all_special_tokens})
-        self._never = self._ids_of_special_words()
+        self._never = self._special_ids()
 
     def passage(self, text: str) -> list[int]:
         """Ids of a passage, with what the tokenizer puts before and behind a text."""
@@ -100,7 +100,7 @@ class TextReader:
         return self._without_special(encoding["input_ids"]), ends
 
     def _options(self, text: str) -> dict[str, bool]:
-        """How the tokenizer is called, so that a special token's string inside a text is text.
+        """The options of a call that take a special token's string inside a text for text.
 
         A slow tokenizer that is told so overlooks its ordinary added tokens, too: it is told only
         where there is such a string.
@@ -111,11 +111,11 @@ class TextReader:
         )
         return {"verbose": False, **({"split_special_tokens": True} if spelled else {})}
 
-    def _ids_of_special_words(self) -> set[int]:
-        """Ids that no text may have although its words may be looked up to them.
+    def _special_ids(self) -> set[int]:
+        """The special tokens that a vocabulary of whole words may give for a word of a text.
 
-        A vocabulary that whole words are looked up in holds its special tokens as words. Byte pairs
-        are merged, and no merge makes a special token.
+        A vocabulary that whole words are looked up in holds its special tokens as words, too. Byte
+        pairs are merged, and no merge makes a special token.
         """
         tokenizer = self._tokenizer
         merges = self._is_fast and type(tokenizer.backend_tokenizer.model).__name__ == "BPE"
@@ -125,7 +125,7 @@ class TextReader:
         return ids - {tokenizer.unk_token_id}
 
     def _without_special(self, ids: Sequence[int]) -> list[int]:
-        """The ids, with the unknown word's where a special token was looked up."""
+        """The ids, with the unknown word's in place of a special token's."""
         if self._never.isdisjoint(ids):
             return list(ids)
         unknown = self._tokenizer.unk_token_id
@@ -142,6 +142,6 @@ def _keep_white_space(processor: Any) -> None:
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids two sequences begin with alike."""
+    """The number of ids that two sequences begin with alike."""
     pairs = zip(one, other, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

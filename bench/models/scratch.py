@@ -47,14 +47,14 @@ from bench.storage.keys import content_key
 from bench.storage.whole_folders import resumable_folder
 from bench.tasks.base import Task
 
-# Raised whenever a change of this file or of training.py would train another model from the same
-# settings, or keep other files of it.
+# The version is raised whenever a change of this file or of training.py would train another model
+# from the same settings, or keep other files of it.
 TRAINING_VERSION = 5
-_PROBE_QUERIES = 200  # facts looked at after each epoch; enough to see learning, cheap
+_PROBE_QUERIES = 200  # facts that are asked after each epoch: enough to see learning, and cheap
 
 
 class Scratch(ModelSource):
-    """Trains once per (task content, settings), then loads from the cache.
+    """A source that trains a model once for a task's passages and settings, and then loads it.
 
     The optimizer is Adafactor, as in the paper (section 4), or Adam; after the warm-up the learning
     rate falls in a line to a tenth. Second moments are saved by parameter name. A training that is
@@ -100,19 +100,19 @@ class Scratch(ModelSource):
             )
 
     def identity(self, task: Task) -> str:
-        """Hash of what it is trained on and by, and of what it is read with."""
+        """Hash of what the model is trained on and with, and of the settings to read it with."""
         parts = [self._training_key(task), self.config.gradient_dtype]
         checkpoint = self.config.checkpoint
         return content_key(parts if checkpoint is None else [*parts, checkpoint])
 
     def _training_key(self, task: Task) -> str:
-        # What the model is read with does not change what is trained.
+        # The settings that a model is read with do not change what is trained.
         settings = asdict(self.config).items()
         trained_by = {key: value for key, value in settings if key not in _READ_WITH}
         return content_key([TRAINING_VERSION, task.corpus_sha256, trained_by])
 
     def trained_folder(self, task: Task, cache_dir: Path) -> Path:
-        """Named by the model and by all that its weights depend on."""
+        """The folder of the trained model, named by all that its weights depend on."""
         return cache_dir / "models" / self.name / self._training_key(task)
 
     def load(self, task: Task, cache_dir: Path, device: str) -> LanguageModel:
@@ -181,24 +181,24 @@ class Scratch(ModelSource):
         removals: Sequence[Removal],
         engine: Engine,
     ) -> np.ndarray:
-        """Train once more without some passages, as ``bench.models.retraining`` has it."""
+        """Train once more without some passages, as ``bench.models.retraining`` describes it."""
         retrainings = Retrainings(
             self.config,
             tokenizer=self.train(task, cache_dir, device),
             task=task,
-            # The queries decide what is kept of a retrained model, which itself is not kept.
+            # Of a retrained model only what it says of the queries is kept.
             folder=cache_dir / "retrained" / content_key([self.identity(task), task.sha256]),
             device=device,
         )
         return retrainings.log_probs(removals, engine)
 
     def architecture(self) -> PretrainedConfig:
-        """The geometry, with as many tokens as the vocabulary may have."""
+        """The configuration of the model, with the largest vocabulary that it may have."""
         self.check()
         return geometry(self.config, self.config.vocab_size)
 
     def tokenizer(self, task: Task | None, cache_dir: Path) -> PreTrainedTokenizerBase | None:
-        """That of the cached model; None if it is not trained yet."""
+        """The tokenizer of the cached model; None if the model is not trained yet."""
         folder = None if task is None else self.trained_folder(task, cache_dir)
         if folder is None or not (folder / "training.json").exists():
             return None
@@ -212,12 +212,15 @@ _COUNTS = (
 )  # fmt: skip
 
 
-@torch.random.fork_rng()  # the caller's random numbers go on as if nothing had been trained
+@torch.random.fork_rng()  # the caller's random numbers go on as if nothing were trained here
 def train(config: ScratchConfig, task: Task, folder: Path, device: str) -> None:
-    """Train on the task's passages and save model, tokenizer, second moments and a log.
+    """Train on the task's passages, and save model, tokenizer, second moments and a log.
 
     Args:
-        folder: empty, or of the same training that was stopped: it then goes on.
+        config: the settings of the model and its training.
+        task: the task whose passages are trained on.
+        folder: an empty folder, or that of the same training that was stopped: it then goes on.
+        device: torch device name.
     """
     stopped = resuming.stopped(folder, folder / _CHECKPOINTS, device)
     if stopped is None:
@@ -255,7 +258,7 @@ def train(config: ScratchConfig, task: Task, folder: Path, device: str) -> None:
 
 
 def _empty(folder: Path) -> None:
-    """Remove what a training left that was stopped before its first epoch was whole."""
+    """Remove the files of a training that was stopped before its first epoch was whole."""
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -264,7 +267,7 @@ def _empty(folder: Path) -> None:
 
 
 def _save(module: PreTrainedModel, optimizer: Optimizer, folder: Path) -> None:
-    """Weights, second moments, and the learning rate of the last step."""
+    """Write weights, second moments, and the learning rate of the last step."""
     module.save_pretrained(folder, safe_serialization=True)
     names: dict[Tensor, str] = {p: name for name, p in module.named_parameters()}
     settings = optimizer.param_groups[0]
@@ -278,14 +281,16 @@ def _save(module: PreTrainedModel, optimizer: Optimizer, folder: Path) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Checkpoint]:
-    found = sorted((folder / _CHECKPOINTS).iterdir()) if (folder / _CHECKPOINTS).exists() else []
+    """The checkpoints of all epochs but the last, oldest first."""
+    checkpoints = folder / _CHECKPOINTS
+    paths = sorted(checkpoints.iterdir()) if checkpoints.exists() else []
     return [
-        Checkpoint(path, json.loads((path / _RATE).read_text())["learning_rate"]) for path in found
+        Checkpoint(path, json.loads((path / _RATE).read_text())["learning_rate"]) for path in paths
     ]
 
 
 def _probe(model: LanguageModel, task: Task) -> tuple[float, float]:
-    """Mean target probability and share of facts recalled, on evenly spaced queries."""
+    """The mean target probability and the share of facts recalled, on evenly spaced queries."""
     every = max(1, len(task.queries) // _PROBE_QUERIES)
     probe = [model.query_tokens(query) for query in task.queries[::every]]
     log_probs, recalled = target_log_probs(model, probe)

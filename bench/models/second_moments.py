@@ -1,4 +1,4 @@
-"""An optimizer's second moments V by parameter name, and what a gradient is divided by: sqrt(V).
+"""An optimizer's second moments V by parameter name; a gradient is divided by their root.
 
 They come from a torch ``optimizer.pt`` (``bench.models.optimizer_state``) or from name-keyed
 safetensors (``bench.models.moment_files``, which has the format).
@@ -92,7 +92,7 @@ class SecondMoments:
 
     @property
     def identity(self) -> list[Any]:
-        """What a division by them depends on: hash of the files, and each ε and β2 in use."""
+        """All that a division by them depends on: hash of the files, and each ε and β2 in use."""
         full = [moment for moment in self.by_name.values() if isinstance(moment, Full)]
         betas = {moment.beta2 for moment in full if moment.beta2 is not None}
         return [self.sha256, sorted({moment.epsilon for moment in full}), sorted(betas)]
@@ -150,7 +150,7 @@ def load_moments(
 
 
 def _by_own_names(state: Mapping[str, Fields], module: nn.Module, path: Path) -> dict[str, Fields]:
-    """The state under the names of ``named_parameters``, which has tied parameters once.
+    """The state by the names of ``named_parameters``, which lists tied parameters once.
 
     Raises:
         UserError: a name that is not the model's, two names of one parameter, or V of zeros alone.
@@ -238,6 +238,6 @@ def _moment(fields: Fields, epsilon: float, beta2: float) -> Factored | Full:
 
 
 def _least(row: Tensor, col: Tensor) -> float:
-    """A bound that no entry of V is below."""
+    """A number that no entry of V is below."""
     row, col = row.double(), col.double()
     return float(row.min() * col.min() / row.mean(-1).max())

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bench.core.errors import UserError
 from bench.models import scratch, training
-from bench.models.language_model import LanguageModel, Tokens, target_log_probs
+from bench.models.checkpoints import load_checkpoint
+from bench.models.language_model import MOMENTS, LanguageModel, Tokens, target_log_probs
 from bench.models.loading import load_module
 from bench.models.scratch import Scratch
 from bench.models.tokens import TokenCorpus
@@ -70,6 +72,28 @@ def test_moments_cover_every_parameter(task: Task, architecture: str) -> None:
         assert scale.shape == parameter.shape
         assert (scale > 0).all()
         assert torch.isfinite(scale).all()
+
+
+def test_adams_moments_are_corrected_with_the_step_of_their_checkpoint(task: Task) -> None:
+    """Fault: the running mean was taken for V, which it is far below after a few steps."""
+    model = trained(task, "a", optimizer="adam", epochs=3)
+    steps = []
+    for checkpoint in model.checkpoints:
+        state = load_file(checkpoint.folder / MOMENTS)
+        moments = load_checkpoint(checkpoint, model).second_moments
+        (step,) = {state[f"{name}.step"].item() for name in moments.by_name}
+        steps.append(step)
+        for name, moment in moments.by_name.items():
+            want = state[f"{name}.exp_avg_sq"].double() / (1 - 0.999**step)
+            assert torch.equal(moment.value, want.float())
+            assert (moment.epsilon, moment.beta2) == (1e-8, 0.999)
+    assert steps == [3, 6], "six passages, two a step"
+
+
+def test_adafactors_moments_are_corrected_by_nobody(task: Task) -> None:
+    model = trained(task, "a", epochs=2)
+    state = load_file(model.checkpoints[0].folder / MOMENTS)
+    assert not [key for key in state if key.endswith((".step", ".beta2"))]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
