@@ -45,7 +45,11 @@ class Workload:
             vocab_size=self.vocabulary,
             max_position_embeddings=max(map(len, self.ids)),
         )
-        return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+        return (
+            AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            .eval()
+            .requires_grad_(False)
+        )
 
     def batches(self) -> list[list[int]]:
         """Rows of each batch: by length, the longest first, within the token budget."""

@@ -35,7 +35,7 @@ def main() -> None:
 
 def load(folder: str, dtype: torch.dtype) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="eager"
+        folder, dtype=dtype, attn_implementation="eager", trust_remote_code=False
     ).eval()
 
 

@@ -32,7 +32,10 @@ def main() -> None:
 def load(folder: Path) -> PreTrainedModel:
     """The model, in float64."""
     return AutoModelForCausalLM.from_pretrained(
-        folder / "model", dtype=torch.float64, attn_implementation="eager"
+        folder / "model",
+        dtype=torch.float64,
+        attn_implementation="eager",
+        trust_remote_code=False,
     ).eval()
 
 

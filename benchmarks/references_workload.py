@@ -14,17 +14,18 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.models import second_moments
 from bench.models.language_model import (
     MOMENTS,
     Checkpoint,
     LanguageModel,
-    load_directory,
     pad,
     token_log_probs,
 )
+from bench.models.loading import load_directory
+from bench.models.moment_files import write_moments
+from bench.models.second_moments import load_moments
 from bench.models.training import train_tokenizer
-from bench.storage.whole import content_key
+from bench.storage.keys import content_key
 from bench.tasks.base import Query, Task
 from bench.tasks.passages import Passage, PassageStore, write_passages
 from methods.base import Method
@@ -95,7 +96,7 @@ def make_model(
             _save(module, optimizer, earlier[-1].folder)
     _save(module, optimizer, path)
     model = load_directory("toy", path, device="cpu", gradient_dtype=torch.float64)
-    model.second_moments = second_moments.load(path / MOMENTS, model.module)
+    model.second_moments = load_moments(path / MOMENTS, model.module)
     model.learning_rate, model.checkpoints = LEARNING_RATE * 10 / steps, earlier
     return model
 
@@ -103,13 +104,13 @@ def make_model(
 def _save(module: torch.nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     module.save_pretrained(folder)
     state = {name: optimizer.state[parameter] for name, parameter in module.named_parameters()}
-    second_moments.save(state, folder / MOMENTS)
+    write_moments(state, folder / MOMENTS)
 
 
 def describe(folder: Path, task: Task, model: LanguageModel, **more: object) -> None:
     """Write ``work.json``: token ids, where losses begin, and what else peers need to know."""
     passages = [model.passage_tokens(p.text) for p in task.passages.slice(0, len(task.passages))]
-    queries = [model.query_tokens(q.query_id, q.prompt, q.target) for q in task.queries]
+    queries = [model.query_tokens(q) for q in task.queries]
     work = {
         name: {"ids": [t.ids for t in tokens], "loss_from": [t.loss_from for t in tokens]}
         for name, tokens in (("passages", passages), ("queries", queries))

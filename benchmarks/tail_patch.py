@@ -142,8 +142,8 @@ def _copies(
     module = copy.deepcopy(model.module).to(model.gradient_dtype)
     largest = seconds = 0.0
     for query, row in sample:
-        prompt = model.tokenizer(query.prompt)["input_ids"]
-        target = model.tokenizer(f" {query.target}", add_special_tokens=False)["input_ids"]
+        asked = model.query_tokens(query)
+        prompt, target = asked.ids[: asked.loss_from], asked.ids[asked.loss_from :]
         passage = model.passage_tokens(task.passages[row].text).ids
         start = time.perf_counter()
         after = log_probability(patched(module, passage, rate, moments), prompt, target)

@@ -106,7 +106,9 @@ def _measure(name: str, options: argparse.Namespace, measured: float) -> Iterato
     architecture = architecture_of(config, switches())
     with torch.device(options.device):
         torch.manual_seed(0)
-        module = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+        module = AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16, trust_remote_code=False
+        ).eval()
     module.requires_grad_(False)
     sizes = [int(size) for size in options.batch_tokens.split(",")]
     draw = random.Random(0)

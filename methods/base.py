@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from methods.costs import Costs, Job
     from methods.gradient.cost import Architecture
 
+# In a method's facts, where matrices may be left out: what `methods.gradient.parameters.coverage`
+# says of it. A method of several parts puts its parts' names before it.
+GRADIENT_PARAMETERS = "gradient_parameters"
+
 
 @dataclass(frozen=True)
 class Ranking:

@@ -25,7 +25,7 @@ import numpy as np
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.core.fields import identity
-from bench.storage.whole import content_key
+from bench.storage.keys import content_key
 from bench.tasks.base import Query
 from methods.base import IndexSize, Method, Ranking
 from methods.bm25_scoring import InvertedIndexScorer, Variant

@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.core import progress
 from bench.core.errors import UserError
-from bench.storage.whole import content_key
+from bench.storage.keys import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.topk import order

@@ -19,7 +19,9 @@ import numpy as np
 
 from bench.core import progress
 from bench.core.errors import UserError
-from bench.storage.whole import file_sha256, map_array, whole_folder
+from bench.storage.arrays import map_array
+from bench.storage.hashes import file_sha256
+from bench.storage.whole_folders import whole_folder
 from bench.tasks.passages import PassageStore
 
 CHUNK = 4096  # passages embedded together: sorted by length they need little padding

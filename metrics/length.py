@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-LENGTH_RATIO = "length_ratio"
-DEPTH = 10  # proponents looked at: as many as tail-patch and hit@10 see
+from metrics import measures
+
+DEPTH = measures.of(measures.LENGTH_RATIO).depth  # proponents that are looked at
 
 
 def length_ratio(proponents: Sequence[str], mean_length: float) -> float:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench.storage.whole import disk_errors
+from bench.storage.disk import disk_errors
 
 _SAVE_EVERY_SECONDS = 1.0  # what a killed run loses, at most; each passage would cost a tenth more
 _CHUNK = 500  # query ids a statement; sqlite allows 999 variables in its oldest builds

@@ -23,13 +23,13 @@ from bench.core.errors import UserError, first_line
 from bench.models.base import no_moments_to_step_with, unknown_learning_rate
 from bench.models.dtypes import running_in
 from bench.models.language_model import LanguageModel, Tokens
-from bench.storage.whole import content_key
+from bench.storage.keys import content_key
 from bench.tasks.base import Query, Task
 from metrics.optimizer_step import QUERIES_AT_ONCE, OptimizerStep
 from metrics.patch_cache import PatchCache
 
 # Raised whenever a change of code moves a measurement; part of the cache's name.
-STEP_VERSION = 4
+STEP_VERSION = 5
 
 # Decimals of a log-probability (nats) in float64: which passages were stepped on side by side moves
 # the fifteenth, and would tell a run that was killed and went on from one that was not.
@@ -102,6 +102,15 @@ class Patched:
             [_record(query_id, self.before[query_id], v) for query_id, v in self.after.items()]
         )
 
+    def of_opponents(self) -> pd.DataFrame:
+        """The changes of ``table`` as columns of their own, for the steps on opponents.
+
+        Returns:
+            one row a query: ``query_id``, ``opponent_tail_patch``, ``opponent_tail_patch_log``.
+        """
+        names = {name: f"opponent_{name}" for name in ("tail_patch", "tail_patch_log")}
+        return self.table()[["query_id", *names]].rename(columns=names)
+
 
 class TailPatch:
     """Measures pairs of (query, proponent); each distinct passage is stepped on once.
@@ -147,9 +156,7 @@ class TailPatch:
         Raises:
             UserError: the model does not run in its gradient dtype.
         """
-        tokens = {
-            q.query_id: self._model.query_tokens(q.query_id, q.prompt, q.target) for q in queries
-        }
+        tokens = {q.query_id: self._model.query_tokens(q) for q in queries}
         with running_in(self._model.gradient_dtype, self._model.name):
             base = self._rounded(self._step.log_probs(list(tokens.values())))
         before = dict(zip(tokens, base, strict=True))

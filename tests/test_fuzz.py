@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from bench.core.errors import UserError
 from bench.importing import release, trec
 from bench.importing.bergson import read_layout, read_orientation
-from bench.models import second_moments
+from bench.models.second_moments import load_moments
 from bench.report.annotate.read import read_answers
 from bench.report.reproduction.claims import read_claims
 from bench.results.per_query import read_per_query
@@ -257,11 +257,11 @@ def test_broken_second_moments(tmp_path: Path, tries: int) -> None:
                for n, p in model.module.named_parameters()}  # fmt: skip
     path = tmp_path / "moments.safetensors"
     save_file(tensors, path)
-    second_moments.load(path, model.module)
+    load_moments(path, model.module)
     sound, rng, refused = path.read_bytes(), random.Random(0), 0
     for _ in range(tries):
         path.write_bytes(broken(sound, rng))
-        message = refusal(lambda: second_moments.load(path, model.module), "second moments")
+        message = refusal(lambda: load_moments(path, model.module), "second moments")
         refused += message is not None
     assert refused > tries / 4
 

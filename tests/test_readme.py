@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
 from bench.cli.main import COMMANDS
-from bench.report import display
 from bench.run.settings import settings_from
+from metrics import measures
 
 MORE = {"ground_truth": ("removal_effect_log", "lds")}  # columns of a table beside the four
 LEFT_OUT = ("hydra.searchpath", "hydra/launcher", "hydra.launcher")  # not there, or not installed
@@ -76,10 +76,10 @@ def shown(metric: str, line: dict[str, str]) -> str:
     """As README prints it: three digits with the interval, tail-patch in percentage points."""
     if not line.get(metric):
         return "–"
-    sign, digits = ("+", 2) if display.is_signed(metric) else ("", 3)
+    sign, digits = ("+", 2) if measures.of(metric).signed else ("", 3)
     digits = 3 if metric == "lds" else digits
     bounds = (float(line[metric + part]) for part in ("", "_low", "_high"))
-    value, low, high = (display.scaled(metric, bound) for bound in bounds)
+    value, low, high = (measures.of(metric).scale * bound for bound in bounds)
     text = f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
     return text.replace("-", "−")
 
@@ -91,7 +91,7 @@ def table(name: str) -> str:
         return table_by_model(lines)
     metrics = ("mrr", "hit@10", "recall@10", "tail_patch", *MORE.get(name, ()))
     rows = [[line["label"], *(shown(metric, line) for metric in metrics)] for line in lines]
-    return piped(["method", *map(display.title, metrics)], rows)
+    return piped(["method", *(measures.of(metric).head for metric in metrics)], rows)
 
 
 def table_by_model(lines: list[dict[str, str]]) -> str:
@@ -104,7 +104,7 @@ def table_by_model(lines: list[dict[str, str]]) -> str:
         [method, *(shown(metric, by_cell[method, model]) for metric, model in columns)]
         for method in methods
     ]
-    heads = [f"{display.title(metric)}, {model}" for metric, model in columns]
+    heads = [f"{measures.of(metric).head}, {model}" for metric, model in columns]
     return piped(["method", *heads], rows)
 
 

@@ -49,9 +49,10 @@ def main(options: argparse.Namespace) -> int:
         print(f"sheet: {clean(sheet)}")
         print(f"page:  {clean(page)}")
         return 0
-    from bench.report.annotate.compare import compare, lines
+    from bench.report.annotate.compare import compare_with_people, comparison_lines
     from bench.report.annotate.read import read_answers
 
-    for line in lines(compare(read_answers(options.sheet), options.results)):
+    answers = read_answers(options.sheet)
+    for line in comparison_lines(compare_with_people(answers, options.results)):
         print(clean(line))
     return 0

@@ -12,14 +12,10 @@ from bench.core import console
 from bench.core.errors import UserError, did_you_mean
 from bench.core.escape import clean
 from bench.core.registry import Registry
-from bench.report import display
-from metrics.influence import INFLUENCE
+from metrics.measures import MEASURES
 
 # Columns of a terminal; together with the names they fill 120.
 _MAX_WIDTHS = {"what it does": 31, "needs": 15, "cost": 16, "source": 16}
-_METRICS = (
-    "mrr", "hit@k", "recall@k", "precision@k", "map", "map@k", "ndcg@k", *INFLUENCE
-)  # fmt: skip
 
 
 def show(group: str | None = None) -> None:
@@ -49,9 +45,8 @@ def _methods() -> Table:
 
 
 def _metrics() -> Table:
-    return _table(
-        "metrics", ("name", "meaning"), [(name, display.meaning(name)) for name in _METRICS]
-    )
+    rows = [(one.name, one.kind.value, one.meaning) for one in MEASURES if one.is_averaged]
+    return _table("metrics", ("name", "kind", "meaning"), rows)
 
 
 def _judges() -> Table:

@@ -17,7 +17,7 @@ from bench.run.composing import composed, model_source, task_builder
 from bench.run.settings import settings_from
 from bench.storage import jsonlines
 from bench.storage.files import refuse_address
-from bench.storage.whole import whole_file
+from bench.storage.whole_files import whole_file
 from bench.tasks import load_task
 
 _WHICH = ("wrong", "right", "all")

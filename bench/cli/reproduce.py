@@ -17,7 +17,7 @@ from bench.report.board import make_boards
 from bench.report.reproduction.check import Finding, Verdict, check
 from bench.report.reproduction.claims import Claim, read_claims
 from bench.results.schema import read_cells
-from bench.storage.whole import whole_file
+from bench.storage.whole_files import whole_file
 
 _STYLES = {Verdict.ok: "green", Verdict.close: "yellow", Verdict.differs: "red"}
 

@@ -1,1 +1,1 @@
-"""What every other part may use: errors, progress, registries, typed settings, text matching."""
+"""Tools that every other room may use: errors, progress, registries, typed settings, names."""

@@ -1,4 +1,4 @@
-"""Where results and lists are printed."""
+"""The console that results and lists are printed on, and the style of their tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-LOG_WIDTH = 120  # columns where the output is no terminal, e.g. a file
+LOG_WIDTH = 120  # columns, where the output goes to a file and has no width of its own
 
 
 def stdout() -> Console:

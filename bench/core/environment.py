@@ -1,4 +1,4 @@
-"""Where a number was made: versions, device, and the state of the code."""
+"""The environment that a number was made in: versions, device, and the state of the code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 
 def environment(device: str) -> dict[str, Any]:
-    """python, torch, transformers, tdabench, device, git_sha and dirty of this process."""
+    """Versions, device, number of threads and commit of this process, by the names of results."""
     import torch
     import transformers
 
@@ -31,7 +31,7 @@ def environment(device: str) -> dict[str, Any]:
 
 @cache
 def _git_state() -> tuple[str | None, bool | None]:
-    """The commit of the code that runs, None if it is not in a git checkout."""
+    """The commit of the code, and whether files differ from it; None twice outside a checkout."""
     folder = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:

@@ -26,7 +26,7 @@ class UserError(Exception):
         super().__init__("; ".join(" ".join(part.split()) for part in parts))
 
     def __reduce__(self) -> tuple:
-        # Sweep launchers pickle exceptions between processes; keyword arguments need help.
+        # Sweep launchers pickle exceptions between processes, which drops keyword arguments.
         return (_rebuild, (self.what, self.where, self.fix))
 
 
@@ -45,7 +45,7 @@ def at_least(least: float, where: str, value: float | None) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says, as far as it fits into a line of ours."""
+    """The first line of what a library's error says, cut at 200 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 

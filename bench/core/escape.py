@@ -1,4 +1,4 @@
-"""Names and texts come from corpora and files: they are data in every format that shows them."""
+"""Texts made safe for each format that shows them: whatever corpora and files hold is data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _OUTER_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 
 
 def clean(value: object) -> str:
-    """One printable line: white space becomes a space, what steers a display becomes U+FFFD.
+    """``value`` as one printable line: white space becomes a space, what steers a display U+FFFD.
 
     Control characters can drive a terminal, bidirectional controls can reorder the text around
     a name, and lone surrogates cannot be written as UTF-8.
@@ -48,18 +48,18 @@ def _clean_character(character: str) -> str:
 
 
 def markdown(value: object) -> str:
-    """``value`` as literal text of a Markdown table cell."""
+    """The literal text of a Markdown table cell that shows ``value``."""
     text = "".join(_MARKDOWN.get(character, character) for character in clean(value))
     # Viewers turn bare addresses into links; an escaped slash keeps them text.
     return _OUTER_UNDERSCORE.sub(r"\\_", text).replace("://", ":\\//")
 
 
 def latex(value: object) -> str:
-    """``value`` as literal text of a LaTeX table cell."""
+    """The literal text of a LaTeX table cell that shows ``value``."""
     return "".join(_LATEX.get(character, character) for character in clean(value))
 
 
 def spreadsheet(value: object) -> str:
-    """``value`` as a CSV text field that no spreadsheet takes for a formula."""
+    """A CSV text field that shows ``value`` and that no spreadsheet takes for a formula."""
     text = clean(value)
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text

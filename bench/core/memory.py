@@ -1,4 +1,4 @@
-"""Memory that ran out, and memory that was freed, given back to the system."""
+"""How running out of memory is recognised, and how freed memory goes back to the system."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-# What allocators of torch and CUDA's libraries say where there is no exception of its own for it.
+# Words of the errors by which torch's and CUDA's allocators say it without an exception of its own.
 _OUT_OF_MEMORY = (
     "not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED",
 )  # fmt: skip
@@ -21,10 +21,10 @@ def ran_out(error: Exception) -> bool:
 
 
 def give_back() -> None:
-    """Give freed memory back to the system; where the allocator has no way to do so, nothing.
+    """Give freed memory back to the system, where the allocator has a way to do so.
 
-    glibc keeps what is freed. Batches of many lengths leave it in pieces that the next batch does
-    not fit, so that the resident size of a long run creeps up (benchmarks/growth.py).
+    glibc keeps freed memory. Batches of many lengths leave it in pieces that the next batch does
+    not fit into, so that the resident size of a long run creeps up (benchmarks/growth.py).
     """
     trim = _trim()
     if trim is not None:
@@ -35,5 +35,5 @@ def give_back() -> None:
 def _trim() -> Callable[[int], int] | None:
     try:
         return ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
+    except (AttributeError, OSError, TypeError):  # musl, macOS and Windows have no malloc_trim
         return None

@@ -28,11 +28,11 @@ class Phases:
     """The phases of one cell, in the order in which they ended."""
 
     records: list[Phase] = field(default_factory=list)
-    _peaks: list[float] = field(default_factory=list)  # so far, of the phases that are running
+    _peaks: list[float] = field(default_factory=list)  # MiB so far, of each running phase
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Time the block. Peak memory is of the block on Linux, of the process so far elsewhere."""
+        """Time the block and note its peak memory; outside Linux that of the process so far."""
         self._note_peak()
         self._peaks.append(0.0)
         _reset_peak()
@@ -45,14 +45,14 @@ class Phases:
             self.records.append(Phase(name, round(seconds, 3), round(self._peaks.pop(), 1)))
 
     def _note_peak(self) -> None:
-        """Keep the peak for every running phase: one within another is about to reset it."""
+        """Keep the peak for every running phase, before a phase within it resets the counter."""
         if self._peaks:
             peak = _peak_mib()
             self._peaks = [max(known, peak) for known in self._peaks]
 
 
 def _reset_peak() -> None:
-    with contextlib.suppress(OSError):  # elsewhere the peak is of the whole process
+    with contextlib.suppress(OSError):  # elsewhere the peak is the whole process's so far
         _CLEAR.write_text("5")  # Linux: set the peak back to the current resident size
 
 

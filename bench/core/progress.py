@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 _LOG_EVERY_SECONDS = 15.0  # often enough to see life in a log, rare enough not to flood it
 _quiet = False
-_bars: Progress | None = None  # of the outermost step; those of steps within it stand below its own
+_bars: Progress | None = None  # the bars on the terminal, the outermost step's first
 
 
 def set_quiet(quiet: bool) -> None:
@@ -38,7 +38,8 @@ def set_quiet(quiet: bool) -> None:
 def say(message: str) -> None:
     """Print one plain line to standard error, unless quiet."""
     if not _quiet:
-        print(clean(message), file=sys.stderr, flush=True)  # names of files may steer a terminal
+        # Names of files may hold characters that steer a terminal.
+        print(clean(message), file=sys.stderr, flush=True)
 
 
 def track(
@@ -70,7 +71,7 @@ def counted(
         description, total, unit: as of ``track``.
 
     Yields:
-        a function to be told how many items more are done.
+        a function that is told how many more items are done.
     """
     if _quiet:
         yield lambda _: None
@@ -109,7 +110,7 @@ def _columns() -> tuple[ProgressColumn, ...]:
 
 
 class _Lines:
-    """A line now and then, for a log."""
+    """The progress of one step as a line now and then, for a log."""
 
     def __init__(self, description: str, total: int | None, unit: str) -> None:
         self._description, self._total, self._unit = description, total, unit

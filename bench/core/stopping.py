@@ -1,4 +1,4 @@
-"""SIGTERM, as schedulers send it before they kill: what is at hand is finished, nothing is begun.
+"""What SIGTERM does, which schedulers send before they kill: begun work ends, none is begun.
 
 Outside ``finish_first`` the run ends at once, as it does at Ctrl-C; files are whole or not there.
 """
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 _asked = False
-_finishing = 0  # blocks of finish_first that are running
+_finishing = 0  # how many blocks of finish_first are running
 
 
 class Stopped(BaseException):
@@ -25,10 +25,10 @@ def asked() -> bool:
 
 @contextmanager
 def finish_first() -> Iterator[None]:
-    """In the block, a request to stop waits; who runs several things in it looks at ``asked``.
+    """Let a request to stop wait until the block ends; a block of several jobs looks at ``asked``.
 
     Raises:
-        Stopped: at the end of the block, however it ends, if it was asked for.
+        Stopped: at the end of the block, however it ends, if the run was asked to stop.
     """
     global _finishing
     _finishing += 1
@@ -54,7 +54,7 @@ def on_sigterm() -> Iterator[None]:
 
 
 def _ask(*_: Any) -> None:
-    # More than one may come: some schedulers send it to a process and to its group.
+    # The signal may come twice: some schedulers send it to a process and to its group.
     global _asked
     _asked = True
     if not _finishing:

@@ -1,4 +1,4 @@
-"""Where independent jobs run: here, in processes beside this one, or on other machines."""
+"""Engines that run independent jobs: here, in other processes, or on other machines."""
 
 from bench.core.registry import Entry, Registry
 from bench.engines.base import Engine

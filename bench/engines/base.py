@@ -1,4 +1,4 @@
-"""What an engine is: it gets independent jobs done, anywhere and in any order."""
+"""The interface of engines, which get independent jobs done, anywhere and in any order."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Job:
     Attributes:
         work: a function of a module or class (engines send it by name), called with ``arguments``;
             it writes ``target`` whole or not at all, and doing it twice is doing it once.
-        arguments: what it needs; plain data that can be sent to another process.
-        target: done = this file is there.
+        arguments: the arguments of ``work``; plain data that can be sent to another process.
+        target: the file whose presence says that the job is done.
     """
 
     work: Callable[..., None]
@@ -50,7 +50,7 @@ class Job:
 
 
 class Engine(ABC):
-    """Runs jobs; a subclass is one entry of ``ENGINES``.
+    """A place and a way to run jobs; a subclass is one entry of ``ENGINES``.
 
     No job may depend on which engine runs it: results are equal bit for bit wherever they are equal
     for any number of threads; work that is not sets its own number.

@@ -9,7 +9,7 @@ from bench.core.errors import UserError
 
 
 def library(name: str, extra: str) -> ModuleType:
-    """The library ``name``.
+    """The library ``name``, imported.
 
     Raises:
         UserError: it is not installed; names the extra of tdabench that brings it.

@@ -1,4 +1,4 @@
-"""Jobs in processes of this machine."""
+"""The engine that runs jobs in several processes of this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.core.errors import UserError, at_least
 from bench.engines.base import Engine, Job
 from bench.engines.threads import cores, threads
 
-_TRIES = 3  # a killed process takes the jobs of its pool with it; more deaths are no accident
+_TRIES = 3  # a killed process ends its pool's jobs; more than three deaths are no accident
 
 
 @dataclass
@@ -68,7 +68,7 @@ def _run_pool(jobs: Sequence[Job], workers: int, label: str, unit: str) -> None:
 
 
 def _finished(pool: ProcessPoolExecutor, jobs: Sequence[Job], workers: int) -> Iterator[Job]:
-    """Each job when it is done. No more are handed out than run, so that none is begun unasked."""
+    """Yield each job when it is done; a job is handed out only when a worker is free for it."""
     waiting = iter(jobs)
     running = {pool.submit(_work, job): job for job in islice(waiting, workers)}
     while running:
@@ -81,13 +81,13 @@ def _finished(pool: ProcessPoolExecutor, jobs: Sequence[Job], workers: int) -> I
 
 
 def _begin() -> None:
-    """In a worker, before its first job."""
+    """Prepare a worker process for its first job."""
     progress.set_quiet(True)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _work(job: Job) -> None:
-    """In a worker: a SIGTERM, which may be sent to the parent's whole group, waits for the job."""
+    """Run a job in a worker; a SIGTERM, which its whole group may get, waits for the job's end."""
     asked: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     try:
@@ -99,7 +99,7 @@ def _work(job: Job) -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed cannot tell its workers, who would wait for jobs for ever."""
+    """End this worker when its parent is gone: a killed parent cannot tell its workers."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

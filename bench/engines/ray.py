@@ -1,4 +1,4 @@
-"""Jobs as tasks of Ray, on this machine or on a cluster.
+"""The engine that runs jobs as tasks of Ray, on this machine or on a cluster.
 
 Outcomes are files in folders that all machines share. Ray carries a job there and whether it went
 well back; nothing in its object store is needed again.
@@ -23,8 +23,8 @@ from bench.engines.base import Engine, Job
 from bench.engines.extras import library
 from bench.engines.threads import use_threads
 
-_LOOK_EVERY_SECONDS = 1.0  # for nodes that came or went, and for a request to stop
-_ARRIVES_SECONDS = 60.0  # network file systems may show another machine's file this much later
+_LOOK_EVERY_SECONDS = 1.0  # at which nodes are alive, and whether the run is to stop
+_ARRIVES_SECONDS = 60.0  # how late a network file system may show another machine's file
 
 
 @dataclass
@@ -39,7 +39,7 @@ class RayConfig:
 
 
 class Ray(Engine):
-    """A task a job, as many at a time as there is room for; one whose node dies runs again."""
+    """One task of Ray for each job, as many as fit; a task whose node dies runs again."""
 
     Config = RayConfig
 
@@ -52,7 +52,7 @@ class Ray(Engine):
     def _run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
         ray = library("ray", "ray")
         _connect(ray, self.config.address)
-        # Our own retries: Ray's say nothing, and go on for ever where memory runs out.
+        # Retries are our own: Ray's are silent, and never end where memory runs out.
         options = {"num_cpus": self.config.cpus, "num_gpus": self.config.gpus, "max_retries": 0}
         task = ray.remote(**options)(_work)
         finished = self._finished(ray, task, jobs, label)
@@ -62,7 +62,7 @@ class Ray(Engine):
     def _finished(
         self, ray: ModuleType, task: Any, jobs: Sequence[Job], label: str
     ) -> Iterator[Job]:
-        """Each job when it is done. No more are handed out than run: none begins unasked."""
+        """Yield each job when it is done; a job is handed out only when there is room for it."""
         waiting, running = deque(jobs), dict[Any, Job]()
         deaths: Counter[Path] = Counter()
         while running or waiting:
@@ -83,7 +83,7 @@ class Ray(Engine):
                     waiting.append(job)
 
     def _room(self, ray: ModuleType) -> int:
-        """How many jobs fit on the nodes that are alive now."""
+        """The number of jobs that fit on the nodes that are alive now."""
         if self.config.parallel is not None:
             return int(self.config.parallel)
         wanted = {"CPU": self.config.cpus, "GPU": self.config.gpus}
@@ -115,14 +115,14 @@ class Ray(Engine):
 
 
 def _connect(ray: ModuleType, address: str | None) -> None:
-    """Connect, or start a cluster on this machine; once in a process."""
+    """Connect to a cluster, or start one on this machine; once in a process."""
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tell nobody of this run
     ours = signal.getsignal(signal.SIGTERM)
     progress.say(f"engine: Ray at {address}" if address else "engine: start Ray on this machine")
     try:
-        # Its log would be mixed with ours; workers write theirs into Ray's own folder.
+        # Ray's log stays in its own folder, where its workers write too, and out of ours.
         ray.init(
             address or "local", include_dashboard=None if address else False, log_to_driver=False,
             logging_level="error",
@@ -135,11 +135,11 @@ def _connect(ray: ModuleType, address: str | None) -> None:
             fix="start it (ray start --head), or leave the address out",
         ) from error
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, ours)  # Ray puts its own there
+        signal.signal(signal.SIGTERM, ours)  # Ray has put its own handler there
 
 
 def _work(job: Job, cpus: int) -> UserError | None:
-    """On a worker."""
+    """Run a job on a worker of Ray."""
     progress.set_quiet(True)
     use_threads(cpus)
     return job.outcome()

@@ -1,4 +1,4 @@
-"""Jobs one after the other."""
+"""The engine that runs jobs one after the other in this process."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from bench.engines.base import Engine, Job
 
 @dataclass
 class SerialConfig:
-    """Nothing to set."""
+    """The settings of ``serial``: there is nothing to set."""
 
 
 class Serial(Engine):
-    """In this process, in the order given."""
+    """Runs jobs in this process, in the order given."""
 
     Config = SerialConfig
     apart = False

@@ -1,4 +1,4 @@
-"""Jobs as an array of Slurm, through submitit.
+"""The engine that runs jobs as an array of Slurm, through submitit.
 
 The jobs are dealt out among the tasks of an array: a task does one after the other, and so loads
 its model once. Outcomes are files in folders that all machines share; what a task that died had not
@@ -21,10 +21,10 @@ from bench.core.errors import UserError, at_least, did_you_mean
 from bench.engines.base import Engine, Job
 from bench.engines.extras import library
 from bench.engines.threads import threads, use_threads
-from bench.storage.whole import disk_errors
+from bench.storage.disk import disk_errors
 
 _CLUSTERS = ("slurm", "local")
-_LOOK_EVERY_SECONDS = 1.0  # at one file a task
+_LOOK_EVERY_SECONDS = 1.0  # each look reads one file for each task
 
 
 @dataclass
@@ -71,10 +71,10 @@ class Slurm(Engine):
         finished = self._finished(array, jobs, label, unit)
         for _ in progress.track(finished, label, unit=unit, total=len(jobs)):
             pass
-        shutil.rmtree(run, ignore_errors=True)  # of a run that failed, the logs stay
+        shutil.rmtree(run, ignore_errors=True)  # the logs of a run that failed stay
 
     def _finished(self, array: _Array, jobs: Sequence[Job], label: str, unit: str) -> Iterator[Job]:
-        """Each job when it is done, from as many arrays as it takes."""
+        """Yield each job when it is done, submitting as many arrays as it takes."""
         left, fruitless = list(jobs), 0
         while True:
             before = len(left)
@@ -98,8 +98,8 @@ class _Array:
     """Arrays with the settings of one engine.
 
     Attributes:
-        folder: of submitit's files and logs.
-        last_failure: of a task, in a line.
+        folder: where submitit's files and logs go.
+        last_failure: how the last task that failed did so, in a line.
     """
 
     def __init__(self, config: SlurmConfig, folder: Path) -> None:
@@ -109,7 +109,7 @@ class _Array:
         self._stop = folder / "stop"  # tells tasks to begin no other job
 
     def finished(self, jobs: Sequence[Job]) -> Iterator[Job]:
-        """Submit an array for the jobs; each when it is done, until all tasks have ended.
+        """Submit an array for the jobs; yield each job when it is done, until all tasks have ended.
 
         Raises:
             UserError: the user's mistake that a job found, or Slurm does not take the array.
@@ -151,7 +151,7 @@ class _Array:
                 slurm_partition=config.partition,
                 slurm_array_parallelism=config.parallel,
             )
-            with threads(config.cpus):  # of tasks started here; Slurm's get their environment too
+            with threads(config.cpus):  # tasks, also Slurm's, get this process's environment
                 n = len(dealt)
                 return list(executor.map_array(_work, dealt, [config.cpus] * n, [self._stop] * n))
         except (RuntimeError, OSError) as error:
@@ -167,15 +167,15 @@ class _Array:
         """The user's mistake that a task which ended has found; None if it went well or died."""
         failure = task.exception()
         if failure is None:
-            found: UserError | None = task.result()
-            return found
+            mistake: UserError | None = task.result()
+            return mistake
         lines = [line for line in str(failure).splitlines() if line.strip()]
         self.last_failure = lines[-1].strip()[:300] if lines else type(failure).__name__
         return None
 
 
 def _work(jobs: Sequence[Job], cpus: int, stop: Path) -> UserError | None:
-    """In a task: do the jobs until one finds a mistake of the user's, or the run is to stop."""
+    """Do the jobs of one task, until one finds a mistake of the user's or the run is to stop."""
     use_threads(cpus)
     for job in jobs:
         if stop.exists():

@@ -1,4 +1,4 @@
-"""How many threads a job's process uses."""
+"""The number of threads that a job's process uses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _THREADS = "OMP_NUM_THREADS"
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

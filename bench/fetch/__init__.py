@@ -1,1 +1,1 @@
-"""Downloads public releases: resumable, verified, and only when asked."""
+"""Downloads of public releases: resumable, verified, and only when asked for."""

@@ -1,11 +1,9 @@
-"""One file from a server to a folder: resumed where it broke off, verified, then put in place."""
+"""The download of one file: resumed where it broke off, verified, then put in place."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,9 @@ import requests
 import urllib3
 
 from bench.core import progress
-from bench.core.errors import UserError
 from bench.fetch.remote import PassingError, Remote, look, request, until_done, version
-from bench.storage.whole import content_key
+from bench.storage.disk import disk_errors
+from bench.storage.keys import content_key
 
 _BLOCK = 1 << 20
 
@@ -29,27 +27,27 @@ def is_whole(path: Path, remote: Remote) -> bool:
 
 
 def part_of(folder: Path, remote: Remote) -> Path:
-    """Where the bytes so far are: of this version of the file, so that two are never joined."""
+    """The path of the bytes that have arrived of this version of a file."""
     key = content_key([remote.url, remote.version, remote.size], length=12)
     return folder / f".{remote.name}.{key}.part"
 
 
 def bytes_there(folder: Path, remote: Remote) -> int:
-    """How many bytes of this version have arrived before."""
+    """The number of bytes of this version that have arrived before."""
     part = part_of(folder, remote)
     resumable = remote.version is not None and part.is_file()
     return part.stat().st_size if resumable else 0
 
 
 def download(remote: Remote, base: str, folder: Path) -> Remote:
-    """Fetch a file into an existing folder; returns what it was verified by.
+    """Fetch a file into an existing folder; returns the server's description it was verified by.
 
     What has arrived is kept when this is interrupted, and used by the next call.
 
     Args:
-        remote: as ``look`` said; asked again if the file changes meanwhile.
-        base: address of the folder on the server.
-        folder: where the file goes.
+        remote: the file as ``look`` described it; asked again if the file changes meanwhile.
+        base: the address of the folder on the server.
+        folder: the folder that the file goes into.
 
     Raises:
         UserError: the server does not give it whole, or gives other bytes than it says; the disk
@@ -68,7 +66,7 @@ def download(remote: Remote, base: str, folder: Path) -> Remote:
             raise PassingError(str(changed)) from changed
         return state
 
-    with disk_refusals(target):
+    with disk_errors(target, "--out"):
         for stale in set(folder.glob(f".{remote.name}.*.part")) - {part_of(folder, remote)}:
             stale.unlink()
         return until_done(remote.url, attempt, lambda: bytes_there(folder, state))
@@ -86,13 +84,13 @@ def _attempt(remote: Remote, folder: Path, target: Path) -> None:
         raise PassingError(f"broke off after {size:,} of {remote.size:,} bytes")
     wrong = "size" if remote.size not in (None, size) else _wrong_digest(part, remote)
     if wrong:
-        part.unlink()  # no part of it can be trusted
+        part.unlink()  # no byte of it can be trusted
         raise PassingError(f"the {wrong} of what arrived is not what the server says")
     os.replace(part, target)
 
 
 def _receive(remote: Remote, part: Path, start: int) -> None:
-    """Add to ``part`` what it lacks, as far as the server goes."""
+    """Append to ``part`` the bytes that it lacks, as far as the server sends them."""
     if start and start == remote.size:
         return
     headers = {"Range": f"bytes={start}-"} if start else {}
@@ -115,7 +113,7 @@ def _receive(remote: Remote, part: Path, start: int) -> None:
                 ):
                     stream.write(block)
                     if remote.size is not None and stream.tell() > remote.size:
-                        break  # it would go on for ever, for all we know
+                        break  # the server sends more than it said, perhaps without end
             except urllib3.exceptions.HTTPError as error:
                 raise PassingError("the connection dropped") from error
             finally:
@@ -125,12 +123,12 @@ def _receive(remote: Remote, part: Path, start: int) -> None:
 
 def _continues(answer: requests.Response, start: int) -> bool:
     """Whether a server that was asked to go on at ``start`` does so; some ignore the question."""
-    found = answer.headers.get("Content-Range", "")
-    return answer.status_code == requests.codes.partial and found.startswith(f"bytes {start}-")
+    sent = answer.headers.get("Content-Range", "")
+    return answer.status_code == requests.codes.partial and sent.startswith(f"bytes {start}-")
 
 
 def _wrong_digest(path: Path, remote: Remote) -> str | None:
-    """The kind of a checksum that the file does not have; None if it has all that are known."""
+    """The kind of the first checksum that the file fails; None if it passes all that are known."""
     digests: dict[str, Any] = {
         "md5": hashlib.md5(usedforsecurity=False),
         "crc32c": google_crc32c.Checksum(),
@@ -143,15 +141,3 @@ def _wrong_digest(path: Path, remote: Remote) -> str | None:
                     digest.update(block)
     wrong = (kind for kind, digest in checked.items() if digest.digest() != remote.digests[kind])
     return next(wrong, None)
-
-
-@contextmanager
-def disk_refusals(path: Path) -> Iterator[None]:
-    """What the disk refuses, as a line that says where."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"cannot write it ({reason})", where=str(path), fix="choose another --out"
-        ) from error

@@ -1,4 +1,4 @@
-"""Says what would be downloaded, asks, and downloads."""
+"""The dialogue of ``tdabench fetch``: say what would be downloaded, ask, download."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from pathlib import Path
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.core.escape import clean
-from bench.fetch.download import bytes_there, disk_refusals, download, is_whole
+from bench.fetch.download import bytes_there, download, is_whole
 from bench.fetch.remote import Remote, look
-from bench.storage.whole import exclusive
+from bench.storage.disk import disk_errors
+from bench.storage.locks import exclusive
 
 
 def fetch(names: Sequence[str], base: str, folder: Path, yes: bool) -> None:
     """Fetch files that are not there yet.
 
     Args:
-        names: of the files.
-        base: address of their folder on the server.
-        folder: where they go; made if missing.
-        yes: do not ask.
+        names: the names of the files.
+        base: the address of their folder on the server.
+        folder: the folder that they go into; made if missing.
+        yes: download without asking.
 
     Raises:
         UserError: a download that nobody has agreed to, and all that can go wrong with one.
@@ -31,7 +32,7 @@ def fetch(names: Sequence[str], base: str, folder: Path, yes: bool) -> None:
     looked = progress.track(names, "ask the server", unit="files")
     remotes = [look(name, base) for name in looked]
     checked = progress.track(remotes, "check what is there", unit="files")
-    with disk_refusals(folder):
+    with disk_errors(folder, "--out"):
         wanted = [remote for remote in checked if not is_whole(folder / remote.name, remote)]
     print(
         f"{len(remotes) - len(wanted):,} of {len(remotes):,} files are in {clean(folder)} already"

@@ -1,4 +1,4 @@
-"""Which files a release has, and which of them are meant.
+"""The files of each public release, and the choice of those to fetch.
 
 Source: the public data release of Chang et al. (2410.17413).
 """
@@ -22,8 +22,8 @@ class Release:
     """File names of a release.
 
     Attributes:
-        files: fetched if none is named.
-        on_request: fetched only if they are named.
+        files: the files that are fetched if none is named.
+        on_request: the files that are fetched only if they are named.
     """
 
     files: tuple[str, ...]
@@ -41,7 +41,7 @@ RELEASES = {
             *(f"trex_sentences.jsonl-{shard:05}-of-00020" for shard in range(20)),
             *(f"trex_retrievals_{method}.jsonl" for method in _T_REX_METHODS),
         ),
-        # Reported broken by others: `task.queries_from` finds the same queries.
+        # Others report that this file is broken; `task.queries_from` finds the same queries.
         on_request=("trex_facts_sample.jsonl",),
     ),
     # The rankings of C4's passages. C4 itself is no part of the release.
@@ -59,9 +59,9 @@ def chosen_files(release: Release, wanted: Sequence[str], any_name: bool) -> lis
     """The names of the files to fetch, each once.
 
     Args:
-        release: where unknown names are looked up.
+        release: the release that names are looked up in.
         wanted: names, or globs over the release's names; none means its files.
-        any_name: a plain name that the release lacks is taken as it is, for mirrors that have more.
+        any_name: whether to take a plain name that the release lacks, for mirrors that have more.
 
     Raises:
         UserError: no such file in the release, or a name that is no plain one.
@@ -69,7 +69,7 @@ def chosen_files(release: Release, wanted: Sequence[str], any_name: bool) -> lis
     if not wanted:
         return list(release.files)
     known = (*release.files, *release.on_request)
-    found: dict[str, None] = {}
+    chosen: dict[str, None] = {}
     for pattern in wanted:
         matches = [name for name in known if fnmatchcase(name, pattern)]
         if not matches and any_name and _PLAIN.fullmatch(pattern):
@@ -78,5 +78,5 @@ def chosen_files(release: Release, wanted: Sequence[str], any_name: bool) -> lis
             raise UserError(
                 "no such file in the release", where=pattern, fix=did_you_mean(pattern, known)
             )
-        found |= dict.fromkeys(matches)
-    return list(found)
+        chosen |= dict.fromkeys(matches)
+    return list(chosen)

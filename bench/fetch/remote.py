@@ -1,4 +1,4 @@
-"""What a server says of a file before it is downloaded, and requests that outlive its moods."""
+"""A server's description of a file, and requests that are repeated after passing failures."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from bench.core.errors import UserError
 
 T = TypeVar("T")
 
-TRIES = 5  # in a row without a new byte
+TRIES = 5  # failures in a row without a new byte, after which a file is given up
 FIRST_PAUSE = 1.0  # seconds; each further pause is twice as long
 _TIMEOUT = (10, 60)  # seconds to connect, and to wait for the next bytes
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that may be gone in a moment
-# Files as they are: compressed on the way, they would have another size and checksum.
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that may soon be others
+# Files are asked for uncompressed: compressed, they would have another size and checksum.
 _HEADERS = {"Accept-Encoding": "identity"}
 
 
@@ -32,9 +32,9 @@ class Remote:
     """A file on a server.
 
     Attributes:
-        size: in bytes, None if the server does not say.
+        size: the size in bytes, None if the server does not say.
         version: changes whenever the file does (ETag or time of change), None if it does not say.
-        digests: of its bytes, by ``md5`` and ``crc32c``, where it says them.
+        digests: the digests of its bytes, by ``md5`` and ``crc32c``, where the server says them.
     """
 
     name: str
@@ -68,16 +68,16 @@ def look(name: str, base: str) -> Remote:
 
 
 def version(headers: Mapping[str, str]) -> str | None:
-    """What tells one state of a file from the next."""
+    """The header that tells one version of a file from the next; None if there is none."""
     return headers.get("ETag") or headers.get("Last-Modified")
 
 
 def request(method: str, url: str, **headers: str) -> requests.Response:
-    """One request, its answer unread.
+    """The answer to one request, its body unread.
 
     Raises:
-        PassingError: worth another try.
-        UserError: not worth one.
+        PassingError: a failure that is worth another try.
+        UserError: one that is not.
     """
     try:
         answer = requests.request(
@@ -90,7 +90,7 @@ def request(method: str, url: str, **headers: str) -> requests.Response:
         )
     except (requests.ConnectionError, requests.Timeout) as error:
         raise PassingError(f"no connection ({_reason(error)})") from error
-    except (requests.RequestException, ValueError) as error:  # e.g. an address that is none
+    except (requests.RequestException, ValueError) as error:  # such as a malformed address
         raise UserError(
             f"cannot ask for it ({_reason(error)})", where=url, fix="check --base"
         ) from error
@@ -107,9 +107,9 @@ def until_done(url: str, attempt: Callable[[], T], progressed: Callable[[], int]
     """The first result of ``attempt`` that is no passing failure, with growing pauses before it.
 
     Args:
-        url: for messages.
-        attempt: raises PassingError to be called again.
-        progressed: how much is done; whenever it is more than ever, the count of tries starts anew.
+        url: the address that messages name.
+        attempt: the function to call; it raises PassingError to be called again.
+        progressed: the amount done so far; whenever it has grown, the count of tries starts anew.
 
     Raises:
         UserError: the tries are used up.
@@ -134,10 +134,13 @@ def until_done(url: str, attempt: Callable[[], T], progressed: Callable[[], int]
 
 
 def _digests(headers: Mapping[str, str]) -> dict[str, bytes]:
-    """``x-goog-hash: crc32c=BASE64,md5=BASE64``: of the stored bytes, which are not always sent."""
+    """The digests that a header ``x-goog-hash: crc32c=BASE64,md5=BASE64`` states.
+
+    They are of the stored bytes, so there are none where the server sends others.
+    """
     if headers.get("x-goog-stored-content-encoding", "identity") != "identity":
         return {}
-    found = {}
+    digests = {}
     for part in headers.get("x-goog-hash", "").split(","):
         kind, _, text = part.strip().partition("=")
         try:
@@ -145,12 +148,12 @@ def _digests(headers: Mapping[str, str]) -> dict[str, bytes]:
         except ValueError:  # binascii.Error is one, and letters beyond ASCII raise another
             continue
         if len(value) == {"md5": 16, "crc32c": 4}.get(kind):
-            found[kind] = value
-    return found
+            digests[kind] = value
+    return digests
 
 
 def _reason(error: Exception) -> str:
-    """The innermost cause: requests wraps what happened three times over."""
+    """The message of the innermost cause, which requests wraps three times."""
     cause: BaseException = error
     while (inner := cause.__cause__ or cause.__context__) is not None:
         cause = inner

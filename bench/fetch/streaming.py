@@ -17,17 +17,19 @@ from typing import Any
 from bench.core import progress
 from bench.core.errors import UserError, at_least, first_line
 from bench.storage import jsonlines
-from bench.storage.whole import exclusive, path_part, whole_file
+from bench.storage.keys import path_part
+from bench.storage.locks import exclusive
+from bench.storage.whole_files import whole_file
 
 # About 90 MB gzipped, of C4: a shard is written whole, so one that breaks off is begun again.
 SHARD_DOCUMENTS = 100_000
-_FIELDS = ("text", "url", "timestamp")  # C4's; only the text has to be there
+_FIELDS = ("text", "url", "timestamp")  # the fields of C4; only the text is required
 _MANIFEST = "stream.json"
 
 
 @dataclass(frozen=True)
 class Stream:
-    """What is streamed, as ``datasets.load_dataset`` names it.
+    """The data set that is streamed, as ``datasets.load_dataset`` names it.
 
     Attributes:
         dataset: ``OWNER/NAME`` on the Hub, or a local folder of its files.
@@ -50,12 +52,12 @@ def write_shards(
     full is replaced.
 
     Args:
-        n_documents: how many; all, if the data set has fewer.
-        folder: made if missing; it holds one stream.
-        shard_documents: documents a file.
+        n_documents: how many documents; all, if the data set has fewer.
+        folder: the folder of this stream and no other; made if missing.
+        shard_documents: how many documents a file holds.
 
     Returns:
-        the shards, in order.
+        the paths of the shards, in order.
 
     Raises:
         UserError: the folder holds another stream, the data set cannot be read, a document without
@@ -81,7 +83,7 @@ def write_shards(
 
 
 def _name(stream: Stream, number: int) -> str:
-    """As of C4's shards, less their count, which would change with the number of documents."""
+    """The name of a shard: C4's pattern, without the count of shards, which may still grow."""
     return f"{path_part(Path(stream.dataset).name)}-{path_part(stream.split)}.{number:05}.json.gz"
 
 
@@ -91,15 +93,15 @@ def _sizes_there(folder: Path, source: dict[str, Any]) -> list[int]:
         return []
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        found, sizes = record["source"], [int(size) for size in record["documents"]]
+        written, sizes = record["source"], [int(size) for size in record["documents"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"cannot read it ({error})", where=str(path), fix="delete this folder"
         ) from error
-    if found != source:
+    if written != source:
         raise UserError(
-            f"the folder holds another stream ({found.get('dataset')} {found.get('subset')} "
-            f"{found.get('split')} {found.get('revision')})",
+            f"the folder holds another stream ({written.get('dataset')} {written.get('subset')} "
+            f"{written.get('split')} {written.get('revision')})",
             where=str(folder),
             fix="choose another --out",
         )
@@ -120,12 +122,12 @@ def _write_shard(path: Path, documents: Iterable[dict[str, Any]]) -> int:
 
 
 def _documents(stream: Stream, start: int) -> Iterator[dict[str, Any]]:
-    """Documents from a place on, with C4's fields."""
-    found = _opened(stream).skip(start)
+    """The documents from number ``start`` on, with C4's fields."""
+    records = _opened(stream).skip(start)
     number = start
     try:
         for number, record in enumerate(
-            progress.track(found, f"stream {stream.dataset}", unit="documents"), start=start
+            progress.track(records, f"stream {stream.dataset}", unit="documents"), start=start
         ):
             if not isinstance(record.get("text"), str):
                 raise UserError(
@@ -136,7 +138,7 @@ def _documents(stream: Stream, start: int) -> Iterator[dict[str, Any]]:
             yield {name: _plain(record[name]) for name in _FIELDS if record.get(name) is not None}
     except UserError:
         raise
-    except Exception as error:  # the library raises of every kind for what a server or a file does
+    except Exception as error:  # the library raises errors of all kinds
         raise UserError(
             f"broke off after document {number:,} ({first_line(error)})",
             where=stream.dataset,
@@ -161,7 +163,7 @@ def _opened(stream: Stream) -> Any:
             revision=stream.revision,
             streaming=True,
         )
-    except Exception as error:  # as above
+    except Exception as error:  # the library raises errors of all kinds
         raise UserError(
             f"cannot be opened ({first_line(error)})",
             where=stream.dataset,
@@ -170,5 +172,5 @@ def _opened(stream: Stream) -> Any:
 
 
 def _plain(value: Any) -> str:
-    """Timestamps may come as dates."""
+    """A field as text: timestamps may come as dates."""
     return value if isinstance(value, str) else str(value)

@@ -28,7 +28,7 @@ from bench.run.evaluation import Evaluation, check_slice_names, evaluate
 from bench.run.judging import checked_identity, metric_parts
 from bench.run.loggers import log_cell
 from bench.run.writing import write_cell, write_records
-from bench.storage.whole import content_key, path_part
+from bench.storage.keys import content_key, path_part
 from bench.tasks import TASKS, Task, load_task
 from methods.base import Context, Ranking
 from metrics.attribution import Metric, check_depth, parse_metric

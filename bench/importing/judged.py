@@ -20,12 +20,13 @@ import pandas as pd
 from bench.core.errors import UserError
 from bench.importing.arrange import Arranger
 from bench.importing.release import read_records
-from bench.results.verify import correct_of
+from bench.results.rankings import correct_of
 from bench.run.evaluation import Evaluation, by_group, estimates
 from bench.run.judging import metrics_without_gold
 from bench.run.settings import MetricConfig
 from bench.storage.jsonlines import Place
-from bench.storage.whole import content_key
+from bench.storage.keys import content_key
+from bench.tasks.buckets import groups_named_by
 from bench.tasks.records import RetrievalRecord
 from metrics.attribution import Judged, Metric, score_rankings
 
@@ -113,7 +114,7 @@ def score_file(
         counts["lists_cut_to_top_k"] += len(read.proponents) > len(record.proponents)
         judged.append(Judged(record.example_id, correct, n_gold))
         unknown.append(not known)
-        labels.append(_labels(record))
+        labels.append(groups_named_by(record))
         identity.append([record.example_id, record.inputs_plaintext, record.targets_plaintext])
         query_sets[record.query_set] = None
     if not judged:
@@ -171,14 +172,6 @@ def _gold(record: RetrievalRecord, counts: Counter[str]) -> tuple[int, bool]:
         counts["queries_correct_without_trex_sentence"] += 1
         return 1, False
     return 0, True
-
-
-def _labels(record: RetrievalRecord) -> dict[str, str]:
-    bucket = record.c4_frequency_bucket
-    return {
-        **({"relation": record.relation} if record.relation else {}),
-        **({"frequency_bucket": str(bucket)} if bucket is not None else {}),
-    }
 
 
 def _evaluation(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.importing.lists import Entries, FileList, digest
-from bench.results.verify import correct_of
+from bench.results.rankings import correct_of
 from bench.storage import jsonlines
 from bench.storage.jsonlines import Place
 from bench.tasks.records import RetrievalRecord, parse_retrieval

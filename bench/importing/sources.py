@@ -14,7 +14,8 @@ from bench.importing.settings import Format
 from bench.importing.trec import FIELDS
 from bench.storage import jsonlines
 from bench.storage.files import expand_local
-from bench.storage.whole import content_key, file_sha256
+from bench.storage.hashes import file_sha256
+from bench.storage.keys import content_key
 
 _SHARD = re.compile(r"(?P<base>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})(?P<rest>.*)")
 _ENDINGS = (".gz", ".jsonl", ".json", ".trec", ".run", ".txt")

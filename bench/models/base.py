@@ -1,4 +1,4 @@
-"""What a model source is."""
+"""The interface of a model source: where a model under study comes from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ModelSource(ABC):
-    """Brings a model from its config; a subclass is one entry of ``SOURCES``.
+    """A way to get a model from its settings; a subclass is one entry of ``SOURCES``.
 
     Subclasses set ``Config``: a dataclass whose fields are the keys of ``conf/model/NAME.yaml``
     (less ``name`` and ``source``), without defaults.
@@ -58,7 +58,7 @@ class ModelSource(ABC):
         task: Task,  # noqa: ARG002
         cache_dir: Path,  # noqa: ARG002
     ) -> Path | None:
-        """Where ``load`` finds a model that is trained here, or puts it; None if none is."""
+        """The folder of a model that is trained here, once it is trained; None for other models."""
         return None
 
     def check_training(self) -> None:
@@ -78,7 +78,7 @@ class ModelSource(ABC):
         """Train the model, go on with a training that was stopped, or find it done.
 
         Returns:
-            its folder, as ``save_pretrained`` writes it.
+            the model's folder, as ``save_pretrained`` writes it.
 
         Raises:
             UserError: as ``check_training``, or a training that diverges.
@@ -102,10 +102,10 @@ class ModelSource(ABC):
         removals: Sequence[Removal],  # noqa: ARG002
         engine: Engine,  # noqa: ARG002
     ) -> np.ndarray:
-        """Train again without some passages; what is already known is not trained again.
+        """Train again without some passages; outcomes that are kept already are not made again.
 
         Returns:
-            log-probability of each query's target after each retraining (nats), float64
+            the log-probability of each query's target after each retraining (nats), float64
             ``[removals, queries]``.
 
         Raises:
@@ -114,13 +114,13 @@ class ModelSource(ABC):
         self.check_retraining()
         raise NotImplementedError
 
-    # ------------------------------------------------------------------ before there is a model
+    # ------------------------------------------------------------------ known before the model is
 
     def architecture(self) -> PretrainedConfig:
         """The configuration that the model has or will have; no weights are read or trained.
 
         Raises:
-            UserError: this source cannot say.
+            UserError: this source does not know it before the model is there.
         """
         raise UserError(
             "this model source cannot say what its model will be",
@@ -134,7 +134,7 @@ class ModelSource(ABC):
 
 
 def unknown_learning_rate() -> UserError:
-    """What to tell who asks for tail-patch with neither rate."""
+    """The error for a tail-patch whose learning rate nobody gives: neither metric nor model."""
     return UserError(
         "the learning rate of the model's training is not known",
         where="metric.tail_patch.learning_rate",
@@ -143,7 +143,7 @@ def unknown_learning_rate() -> UserError:
 
 
 def no_moments_to_step_with(name: str) -> UserError:
-    """What to tell who asks for tail-patch with the optimizer's state, where there is none."""
+    """The error for a tail-patch with the optimizer's state, where the model has none."""
     return UserError(
         f"model {name} has no second moments to step with",
         where="metric.tail_patch.optimizer",

@@ -6,33 +6,29 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.core.errors import UserError
-from bench.models import second_moments
-from bench.models.language_model import (
-    MOMENTS,
-    Checkpoint,
-    LanguageModel,
-    load_module,
-    weights_sha256,
-)
+from bench.models.language_model import MOMENTS, Checkpoint, LanguageModel
+from bench.models.loading import load_module, weights_sha256
+from bench.models.second_moments import load_moments
 
 
 def load_checkpoint(checkpoint: Checkpoint, model: LanguageModel) -> LanguageModel:
     """A checkpoint as a model of its own, with the tokenizer and settings of ``model``.
 
     Raises:
-        UserError: it cannot be loaded, or is of another geometry than ``model``.
+        UserError: the checkpoint cannot be loaded, or is of another geometry than ``model``.
     """
     folder = checkpoint.folder
     module = load_module(folder, next(model.module.parameters()).dtype, model.device)
     ours = {name: p.shape for name, p in model.module.named_parameters()}
     if ours != {name: p.shape for name, p in module.named_parameters()}:
         raise UserError(
-            "is not a checkpoint of this model: its parameters are others",
+            "is not a checkpoint of this model: its parameters have other names or shapes",
             where=str(folder),
-            fix=f"its geometry must be that of model {model.name}",
+            fix=f"give checkpoints of the training of model {model.name}",
         )
-    moments, epsilon = folder / MOMENTS, model.adam_epsilon
-    state = second_moments.load(moments, module, epsilon) if moments.exists() else None
+    moments, state = folder / MOMENTS, None
+    if moments.exists():
+        state = load_moments(moments, module, model.adam_epsilon, model.adam_beta2)
     return replace(
         model,
         module=module,

@@ -1,4 +1,4 @@
-"""Which decoders can be built here from their numbers alone."""
+"""The decoders that can be built from their sizes alone, without files of a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ARCHITECTURES = ("gpt2", "gpt_neox", "llama")
 
 
 class Decoder(Protocol):
-    """What of a configuration decides whether it can be built."""
+    """The part of a configuration that decides whether a decoder can be built from it."""
 
     architecture: str
     hidden_size: int
@@ -21,10 +21,10 @@ def check_decoder(decoder: Decoder, group: str) -> None:
     """Refuse an architecture that is not known, and heads of unequal width.
 
     Args:
-        group: of the keys, for the message: ``model``.
+        group: the group that the settings stand in, for the message: ``model``.
 
     Raises:
-        UserError: either of these.
+        UserError: the architecture is unknown, or the heads do not divide the width.
     """
     if decoder.architecture not in ARCHITECTURES:
         raise UserError(

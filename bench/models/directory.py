@@ -1,16 +1,15 @@
-"""Any causal language model in a local directory, as ``save_pretrained`` writes it."""
+"""Models that exist already: a causal language model in a folder of this machine."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from bench.core.errors import UserError, at_least, did_you_mean
-from bench.models import second_moments
 from bench.models.base import ModelSource, no_moments_to_step_with, unknown_learning_rate
 from bench.models.decoder import check_decoder
 from bench.models.language_model import (
@@ -18,15 +17,20 @@ from bench.models.language_model import (
     MOMENTS,
     Checkpoint,
     LanguageModel,
+)
+from bench.models.loading import (
     directory_sha256,
     load_directory,
+    load_tokenizer,
     weights_sha256,
 )
+from bench.models.moment_files import sha256_of
 from bench.models.moments_estimate import ESTIMATE_VERSION, EstimateConfig, with_estimate
-from bench.storage.whole import content_key
+from bench.models.second_moments import load_moments
+from bench.storage.keys import content_key
 from bench.tasks.base import Task
 
-ESTIMATE = "estimate"  # as `optimizer_state`: no file, but a pass over the task's passages
+ESTIMATE = "estimate"  # a value of `optimizer_state`: a pass over the task's passages, no file
 
 
 @dataclass
@@ -44,33 +48,38 @@ class Geometry:
 
 @dataclass
 class DirectoryConfig:
-    """Settings of a model that exists already; defaults and reasons in ``conf/model/hf.yaml``.
-
-    What came later has a default, so that files of older versions still fit.
-    """
+    """Settings of a model that exists already; defaults and reasons in ``conf/model/hf.yaml``."""
 
     path: Optional[str]  # noqa: UP045 - omegaconf reads the annotation at run time
     optimizer_state: Optional[str]  # noqa: UP045
+    estimate_moments: Optional[EstimateConfig]  # noqa: UP045
     adam_epsilon: float
+    adam_beta2: float
     learning_rate: Optional[float]  # noqa: UP045
     dtype: str
     gradient_dtype: str
     append_eos: bool
+    context_length: Optional[int]  # noqa: UP045
     projection_dim: int
-    geometry: Optional[Geometry] = None  # noqa: UP045
-    checkpoints: list[str] = field(default_factory=list)
-    checkpoint_learning_rates: list[float] = field(default_factory=list)
-    estimate_moments: Optional[EstimateConfig] = None  # noqa: UP045
+    geometry: Optional[Geometry]  # noqa: UP045
+    checkpoints: list[str]
+    checkpoint_learning_rates: list[float]
 
 
 class Directory(ModelSource):
-    """Loads weights, tokenizer and, where given, the optimizer's second moments."""
+    """A source that loads a folder: weights, tokenizer and, where given, second moments."""
 
     Config = DirectoryConfig
 
     def check(self) -> None:
-        """Refuse unknown dtypes and a missing directory."""
+        """Refuse numbers out of range, unknown dtypes, and files and folders that are not there."""
         self._check_dtypes()
+        at_least(1, "model.context_length", self.config.context_length)
+        if not 0 < self.config.adam_beta2 < 1:
+            raise UserError(
+                f"expected a number between 0 and 1, found {self.config.adam_beta2}",
+                where="model.adam_beta2",
+            )
         if self.config.path is None:
             raise UserError(
                 "no weights are given",
@@ -110,7 +119,7 @@ class Directory(ModelSource):
 
     @property
     def _state(self) -> Path | None:
-        """Where the optimizer's state is; None if there is none or it is estimated."""
+        """The path of the optimizer's state; None if there is none or it is estimated."""
         state = self.config.optimizer_state
         return None if state in (None, ESTIMATE) else Path(state).expanduser()
 
@@ -146,7 +155,7 @@ class Directory(ModelSource):
                 )
 
     def identity(self, task: Task) -> str:
-        """Hash of the files and of what they are read with, not of where they are."""
+        """Hash of the files and of the settings that they are read with, wherever they are."""
         settings = asdict(self.config) | {"path": directory_sha256(self._path)}
         del settings["geometry"]  # a model that is there is its files
         settings["checkpoints"] = [_checkpoint_identity(path) for path in self._checkpoint_paths]
@@ -155,13 +164,11 @@ class Directory(ModelSource):
         else:
             del settings["estimate_moments"]  # it changes nothing
         if (state := self._state) is not None:
-            settings["optimizer_state"] = (
-                second_moments.sha256_of(state) if state.exists() else None
-            )
+            settings["optimizer_state"] = sha256_of(state) if state.exists() else None
         return content_key(settings)
 
     def load(self, task: Task, cache_dir: Path, device: str) -> LanguageModel:
-        """Load the directory; task and cache play a part only where moments are estimated."""
+        """Load the folder; task and cache play a part only where moments are estimated."""
         config: DirectoryConfig = self.config
         model = load_directory(
             self.name,
@@ -170,10 +177,13 @@ class Directory(ModelSource):
             dtype=getattr(torch, config.dtype),
             gradient_dtype=getattr(torch, config.gradient_dtype),
             append_eos=config.append_eos,
+            context_length=config.context_length,
         )
-        model.adam_epsilon = config.adam_epsilon
+        model.adam_epsilon, model.adam_beta2 = config.adam_epsilon, config.adam_beta2
         if (state := self._state) is not None:
-            model.second_moments = second_moments.load(state, model.module, config.adam_epsilon)
+            model.second_moments = load_moments(
+                state, model.module, config.adam_epsilon, config.adam_beta2
+            )
         if config.optimizer_state == ESTIMATE and config.estimate_moments is not None:
             with_estimate(model, task, config.estimate_moments, cache_dir)
         model.learning_rate = config.learning_rate
@@ -184,13 +194,15 @@ class Directory(ModelSource):
         return model
 
     def architecture(self) -> PretrainedConfig:
-        """As the directory's ``config.json`` says or, without a directory, as ``geometry`` does."""
+        """The configuration in the folder or, without a folder, the one of ``geometry``."""
         self._check_dtypes()
         if self.config.path is None and self.config.geometry is not None:
             return _decoder(self.config.geometry)
         self.check()
         try:
-            return AutoConfig.from_pretrained(self._path, local_files_only=True)
+            return AutoConfig.from_pretrained(
+                self._path, local_files_only=True, trust_remote_code=False
+            )
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 "has no config.json that transformers can read", where=str(self._path)
@@ -201,15 +213,13 @@ class Directory(ModelSource):
         task: Task | None,  # noqa: ARG002
         cache_dir: Path,  # noqa: ARG002
     ) -> PreTrainedTokenizerBase | None:
-        """The directory's; None without a directory, or if it holds none."""
+        """The tokenizer of the folder; None without a folder, or if it holds none."""
         if self.config.path is None:
             return None
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self._path, local_files_only=True)
-        except (OSError, ValueError, KeyError, ImportError):
+            return load_tokenizer(self._path)
+        except UserError:
             return None
-        # transformers makes an empty tokenizer of some families where the files are missing.
-        return tokenizer if tokenizer("any text", add_special_tokens=False)["input_ids"] else None
 
 
 def _checkpoint_identity(folder: Path) -> list[str | None]:
@@ -217,7 +227,7 @@ def _checkpoint_identity(folder: Path) -> list[str | None]:
     moments = folder / MOMENTS
     return [
         weights_sha256(folder),
-        second_moments.sha256_of(moments) if moments.exists() else None,
+        sha256_of(moments) if moments.exists() else None,
     ]
 
 

@@ -17,32 +17,34 @@ _HALVES = (torch.float16, torch.bfloat16)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Float32 for half precisions, whose sums would lose most of their digits; else the same."""
+    """The dtype to sum in: float32 for half precisions, which would lose digits; else the same."""
     return torch.float32 if dtype in _HALVES else dtype
 
 
 def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The module itself if it has that dtype, else a copy: others still use the original.
+    """The module in a dtype: itself if it has that dtype, else a copy, since others use it.
 
-    In half precision, what a checkpoint does not hold, such as the frequencies of rotary positions,
-    has the dtype that it has where transformers loads such a model.
+    In half precision, the buffers that a checkpoint does not hold, such as the frequencies of
+    rotary positions, have the dtype that transformers gives them when it loads such a model.
 
     Returns:
-        frozen and in eval mode; in float64 its experts, if any, are computed one by one.
+        the module, frozen and in eval mode; in float64 its experts, if any, are computed one by
+        one.
     """
-    found = module
+    cast = module
     if next(module.parameters()).dtype != dtype:
-        found = copy.deepcopy(module).to(dtype)
+        cast = copy.deepcopy(module).to(dtype)
         if dtype in _HALVES:
-            _restore_buffers(found, module, dtype)
-    choose_experts(found, dtype)
-    return found.requires_grad_(False).eval()
+            _restore_buffers(cast, module, dtype)
+    choose_experts(cast, dtype)
+    return cast.requires_grad_(False).eval()
 
 
 def choose_experts(module: nn.Module, dtype: torch.dtype) -> None:
-    """In float64, one product an expert: torch's grouped product of them all knows no float64.
+    """Let a float64 model multiply by one expert at a time; the numbers are the same.
 
-    The other dtypes are left with what transformers chooses. The numbers are the same.
+    torch's grouped product of all experts does not take float64. Other dtypes keep what
+    transformers chooses.
     """
     if dtype == torch.float64 and hasattr(module, "set_experts_implementation"):
         module.set_experts_implementation("eager")  # type: ignore[operator]
@@ -50,7 +52,10 @@ def choose_experts(module: nn.Module, dtype: torch.dtype) -> None:
 
 @contextmanager
 def experts_for(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Inside, ``choose_experts``: for weights of that dtype that a module of another runs with."""
+    """A context in which ``choose_experts`` holds for a dtype other than the module's own.
+
+    Functions that run a module with other weights than its own use it.
+    """
     config = getattr(module, "config", None)
     before = getattr(config, "_experts_implementation", None)
     choose_experts(module, dtype)
@@ -62,7 +67,7 @@ def experts_for(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 def _restore_buffers(copied: nn.Module, module: nn.Module, dtype: torch.dtype) -> None:
-    """Put back the buffers that no checkpoint holds, in the dtype that a loaded model has them."""
+    """Give buffers that no checkpoint holds their values back, in the dtype of a loaded model's."""
     as_loaded = _buffer_dtypes(module, dtype)
     for name, part in module.named_modules():
         for buffer in part._non_persistent_buffers_set:
@@ -73,9 +78,10 @@ def _restore_buffers(copied: nn.Module, module: nn.Module, dtype: torch.dtype) -
 
 
 def _buffer_dtypes(module: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """By name, of such a model where transformers makes it in a dtype; nothing of other modules.
+    """The dtype of each buffer, by name, of a model that transformers makes in a dtype.
 
-    Rotary frequencies are always float32, while the positions of XGLM follow the weights.
+    Rotary frequencies are always float32, while the positions of XGLM follow the weights. Empty for
+    a module that is not of transformers.
     """
     if not isinstance(module, PreTrainedModel):
         return {}
@@ -86,14 +92,15 @@ def _buffer_dtypes(module: nn.Module, dtype: torch.dtype) -> dict[str, torch.dty
 
 @contextmanager
 def running_in(dtype: torch.dtype, model: str) -> Iterator[None]:
-    """Inside, a model runs in a dtype that transformers may not have written it for.
+    """A context in which a model runs in a dtype that transformers may not have written it for.
 
     Args:
-        model: its name.
+        dtype: the dtype of the computation.
+        model: the model's name, for the message.
 
     Raises:
-        UserError: it does not run. In float32 all models do: there, as where memory runs out or a
-            GPU fails, an error is of another kind and passes as it is.
+        UserError: the model does not run in this dtype. All models run in float32: an error there
+            has another cause, as have those of memory and of a GPU, and these pass as they are.
     """
     try:
         yield

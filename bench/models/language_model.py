@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedTokenizerBase
 
 from bench.core.errors import UserError
-from bench.models.dtypes import accumulation_dtype, choose_experts
-from bench.models.placing import place
-from bench.models.second_moments import ADAM_EPSILON, SecondMoments
-from bench.storage.whole import content_key, file_sha256
-
-transformers_logging.disable_progress_bar()  # ours say what is loaded; theirs flood a log
+from bench.models.dtypes import accumulation_dtype
+from bench.models.reading import TextReader
+from bench.models.second_moments import ADAM_BETA2, ADAM_EPSILON, SecondMoments
+from bench.tasks.base import Query
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")  # of weights and of gradients
 MOMENTS = "second_moments.safetensors"  # beside the weights, by parameter name
@@ -33,7 +29,7 @@ class Tokens:
     """Token ids of one text, and from which token on the loss counts.
 
     Attributes:
-        ids: token ids.
+        ids: the token ids.
         loss_from: index of the first token whose prediction counts (at least 1: the first token
             of a text is predicted from nothing).
         truncated: whether the text was cut at the context length.
@@ -45,17 +41,18 @@ class Tokens:
 
     @property
     def n_loss(self) -> int:
-        """How many tokens carry loss."""
+        """The number of tokens that carry loss."""
         return max(0, len(self.ids) - self.loss_from)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights on the way to a model.
+    """The weights of a model at an earlier time of its training.
 
     Attributes:
-        folder: as ``save_pretrained`` writes it, with ``second_moments.safetensors`` if at hand.
-        learning_rate: when it was saved.
+        folder: the folder, as ``save_pretrained`` writes it, with ``second_moments.safetensors`` if
+            they are at hand.
+        learning_rate: the learning rate at that time.
     """
 
     folder: Path
@@ -67,15 +64,22 @@ class LanguageModel:
     """A model under study.
 
     Attributes:
-        module: in eval mode, so that dropout never touches a gradient or a probability.
-        gradient_dtype: dtype for attribution gradients (float64 makes rankings independent of
+        name: the model's name, for messages and results.
+        module: the model of transformers, in eval mode, so that dropout never touches a gradient or
+            a probability.
+        tokenizer: the model's tokenizer.
+        context_length: the most tokens that the model reads; longer passages are cut.
+        sha256: the hash of weights, configuration and tokenizer.
+        context_source: which file or setting names the context length.
+        append_eos: whether the end-of-text token is put behind every passage.
+        gradient_dtype: the dtype of attribution gradients (float64 makes rankings independent of
             batch size and thread count; see ``conf/model``).
-        second_moments: the optimizer's, by parameter name; None if not at hand.
-        adam_epsilon: added to their root by Adam, at this checkpoint and at earlier ones.
-        learning_rate: the last learning rate of its training; None if unknown.
-        checkpoints: earlier moments of its training, oldest first; empty if not at hand.
-        sha256: hash of weights, configuration and tokenizer.
-        training: facts about how it came to be, for the result.
+        second_moments: the optimizer's second moments by parameter name; None if not at hand.
+        adam_epsilon: the ε that Adam adds to their root, at this checkpoint and at earlier ones.
+        adam_beta2: Adam's β2 at all of these, for states that do not say it.
+        learning_rate: the last learning rate of the training; None if unknown.
+        checkpoints: earlier checkpoints of the training, oldest first; empty if not at hand.
+        training: facts about how the model was trained, for the result.
     """
 
     name: str
@@ -83,26 +87,28 @@ class LanguageModel:
     tokenizer: PreTrainedTokenizerBase
     context_length: int
     sha256: str
+    context_source: str = ""
     append_eos: bool = False
     gradient_dtype: torch.dtype = torch.float32
     second_moments: SecondMoments | None = None
     adam_epsilon: float = ADAM_EPSILON
+    adam_beta2: float = ADAM_BETA2
     learning_rate: float | None = None
     checkpoints: Sequence[Checkpoint] = ()
     training: dict[str, Any] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device that the weights are on."""
         return next(self.module.parameters()).device
 
     @property
     def n_params(self) -> int:
-        """Number of parameters, tied ones counted once."""
+        """The number of parameters, tied ones counted once."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
     def required_moments(self) -> SecondMoments:
-        """The second moments, for who cannot do without. Raises UserError if there are none."""
+        """The second moments, for methods that need them; raises UserError if there are none."""
         if self.second_moments is None:
             raise UserError(
                 "optimizer_correction=true needs the optimizer's second moments, and the model "
@@ -113,47 +119,80 @@ class LanguageModel:
             )
         return self.second_moments
 
+    @cached_property
+    def _reader(self) -> TextReader:
+        return TextReader(self.tokenizer)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The way in which this model reads texts, as JSON values for the result.
+
+        ``begin_tokens`` stand before every text and ``end_tokens`` behind every passage;
+        ``begin_token_not_added`` is one that the configuration names and the tokenizer does not
+        put before a text, or None.
+        """
+        reader = self._reader
+        return {
+            "begin_tokens": reader.words(reader.before),
+            "begin_token_not_added": self._begin_token_not_added(),
+            "end_tokens": reader.words(reader.behind),
+            "context_length": self.context_length,
+            "context_length_from": self.context_source,
+        }
+
+    def _begin_token_not_added(self) -> str | None:
+        named = getattr(getattr(self.module, "config", None), "bos_token_id", None)
+        ids = [self.tokenizer.bos_token_id, named]
+        absent = [one for one in ids if isinstance(one, int) and one not in self._reader.before]
+        return self._reader.words(absent)[0] if absent else None
+
     def passage_tokens(self, text: str) -> Tokens:
-        """A passage as the tokenizer does it by default; loss on every token after the first."""
-        ids = self.tokenizer(text, verbose=False)["input_ids"]
+        """A passage as the tokenizer reads it by default; tokens after the first carry loss."""
+        ids = self._reader.passage(text)
         if self.append_eos and self.tokenizer.eos_token_id is not None:
             ids = [*ids, self.tokenizer.eos_token_id]
         cut = ids[: self.context_length]
         return Tokens(cut, loss_from=1, truncated=len(cut) < len(ids))
 
-    def query_tokens(self, query_id: str, prompt: str, target: str) -> Tokens:
-        """The prompt's tokens, then those of a space and the target; loss on the target only.
+    def prompt_ids(self, query: Query) -> list[int]:
+        """The token ids of a query's prompt alone, for a model that is to go on with it."""
+        return self._reader.prompt(query.prompt)
+
+    def query_tokens(self, query: Query) -> Tokens:
+        """A query as one string: prompt, separator and target, with nothing behind the target.
+
+        The loss covers the tokens from the first that holds a character behind the prompt; the
+        separator counts as the target's.
 
         Raises:
-            UserError: the target gives no token, or the whole does not fit the context.
+            UserError: the target gives no token, no token comes before those that carry loss, or
+                the whole does not fit the context.
         """
-        prompt_ids = self.tokenizer(prompt)["input_ids"]
-        target_ids = self.tokenizer(f" {target}", add_special_tokens=False)["input_ids"]
-        eos = self.tokenizer.eos_token_id
-        if prompt_ids and prompt_ids[-1] == eos and eos != self.tokenizer.bos_token_id:
-            prompt_ids = prompt_ids[:-1]  # T5-style tokenizers end every text: the prompt goes on
-        if not target_ids:
+        ids, loss_from, asks = self._reader.query(query.prompt, query.separator, query.target)
+        where = f"query {query.query_id}"
+        if not asks:
             raise UserError(
-                f"target {target!r} tokenises to nothing",
-                where=f"query {query_id}",
+                f"target {query.target!r} tokenises to nothing",
+                where=where,
                 fix="drop this query, or use another tokenizer",
             )
-        if not prompt_ids:
+        if loss_from == 0:
             raise UserError(
-                "the prompt tokenises to nothing", where=f"query {query_id}", fix="give it a prompt"
+                "the prompt tokenises to nothing, or to a part of the target's first token",
+                where=where,
+                fix="give it a prompt whose end is the end of a token",
             )
-        if len(prompt_ids) + len(target_ids) > self.context_length:
+        if len(ids) > self.context_length:
             raise UserError(
-                f"{len(prompt_ids) + len(target_ids)} tokens exceed the model's context "
-                f"of {self.context_length}",
-                where=f"query {query_id}",
+                f"{len(ids)} tokens exceed the model's context of {self.context_length}",
+                where=where,
                 fix="shorten the prompt or use a model with a longer context",
             )
-        return Tokens([*prompt_ids, *target_ids], loss_from=len(prompt_ids))
+        return Tokens(ids, loss_from)
 
 
 def pad(batch: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Right-pad to the longest.
+    """Right-pad a batch to its longest text.
 
     Right padding needs no attention mask in a causal model: no real token sees a later one, and
     pad positions carry no loss, so they send back no gradient.
@@ -172,144 +211,42 @@ def pad(batch: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def token_log_probs(module: Callable[..., Any], ids: Tensor, labels: Tensor) -> Tensor:
-    """Log-probability of each label given the tokens before it, 0 where there is none.
+    """The log-probability of each label given the tokens before it, 0 where there is no label.
 
     The one place of the causal shift: the logits at position t predict token t + 1.
 
     Args:
         module: the model's module, or a function that calls it with other weights.
-        ids: ``[batch, tokens]``.
-        labels: ``[batch, tokens]``, ``IGNORE`` where no loss.
+        ids: token ids, ``[batch, tokens]``.
+        labels: token ids, ``IGNORE`` where there is no loss, ``[batch, tokens]``.
 
     Returns:
         ``[batch, tokens - 1]``, float32 or wider.
     """
-    logits = module(input_ids=ids, use_cache=False).logits[:, :-1]
-    logits = logits.to(accumulation_dtype(logits.dtype))
+    logits = module(input_ids=ids, use_cache=False).logits
+    return _label_log_probs(_next_token_logits(logits), labels)
+
+
+def _next_token_logits(logits: Tensor) -> Tensor:
+    """The logits of each token after the first, float32 or wider, ``[batch, tokens - 1, ids]``."""
+    return logits[:, :-1].to(accumulation_dtype(logits.dtype))
+
+
+def _label_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
+    """The log-probability of each label after the first, 0 where there is none."""
     targets = labels[:, 1:]
-    counted = targets != IGNORE
     picked = logits.gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)
-    return torch.where(counted, picked - logits.logsumexp(-1), 0.0)
-
-
-def load_directory(
-    name: str,
-    path: Path,
-    *,
-    device: str,
-    dtype: torch.dtype = torch.float32,
-    gradient_dtype: torch.dtype = torch.float32,
-    append_eos: bool = False,
-) -> LanguageModel:
-    """Load a directory that ``save_pretrained`` wrote: safetensors only, no remote code.
-
-    Raises:
-        UserError: no such directory, not a causal model, no safetensors, weights that are not
-            finite.
-    """
-    if not (path / "config.json").is_file():
-        raise UserError(
-            "is not a model directory (no config.json)",
-            where=str(path),
-            fix="set model.path to a folder written by save_pretrained",
-        )
-    with _loading(path):
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    if not tokenizer("any text", add_special_tokens=False)["input_ids"]:
-        # transformers makes an empty tokenizer of some families where the files are missing.
-        raise UserError(
-            "has no tokenizer, or one without a vocabulary",
-            where=str(path),
-            fix="save the tokenizer of its training into it with save_pretrained",
-        )
-    module = load_module(path, dtype, torch.device(device))
-    return LanguageModel(
-        name=name,
-        module=module,
-        tokenizer=tokenizer,
-        context_length=_context_length(module, tokenizer),
-        sha256=directory_sha256(path),
-        append_eos=append_eos,
-        gradient_dtype=gradient_dtype,
-    )
-
-
-def load_module(path: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """The weights of a directory, frozen and in eval mode; raises as ``load_directory`` does."""
-    with _loading(path):
-        module = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, local_files_only=True, use_safetensors=True
-        )
-    choose_experts(module, dtype)
-    place(module.eval().requires_grad_(False), device)
-    _check_finite(module, path)
-    return module
-
-
-@contextmanager
-def _loading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()
-        raise UserError(
-            f"cannot be loaded as a causal language model ({reason[0][:200] if reason else error})",
-            where=str(path),
-            fix="it needs config.json, a tokenizer and *.safetensors; remote code is never run",
-        ) from error
-
-
-def _check_finite(module: nn.Module, path: Path) -> None:
-    for name, parameter in module.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise UserError(
-                f"parameter {name} holds NaN or infinite values",
-                where=str(path),
-                fix="use another checkpoint",
-            )
-
-
-def _context_length(module: nn.Module, tokenizer: PreTrainedTokenizerBase) -> int:
-    declared = getattr(module.config, "max_position_embeddings", None)
-    limits = [int(n) for n in (declared, tokenizer.model_max_length) if n and n < 1e9]
-    return min(limits) if limits else 2048  # neither says: a length every current family has
-
-
-# What transformers' tokenizers are read from, the slow ones of sentencepiece included.
-_TOKENIZER_FILES = (
-    "tokenizer*", "vocab.*", "merges.txt", "added_tokens.json", "special_tokens_map.json",
-    "spiece.model", "sentencepiece*.model",
-)  # fmt: skip
-
-
-_WEIGHT_FILES = ("*.safetensors", "config.json", "adapter_config.json")
-
-
-def directory_sha256(path: Path) -> str:
-    """Hash of weights, configuration and tokenizer, wherever the directory is."""
-    return _files_sha256(path, (*_WEIGHT_FILES, *_TOKENIZER_FILES))
-
-
-def weights_sha256(path: Path) -> str:
-    """Hash of weights and configuration alone: of a checkpoint, read with another's tokenizer."""
-    return _files_sha256(path, _WEIGHT_FILES)
-
-
-def _files_sha256(path: Path, patterns: Sequence[str]) -> str:
-    files = sorted(
-        file for pattern in patterns for file in path.glob(pattern) if file.name != MOMENTS
-    )
-    return content_key([[file.name, file_sha256(file)] for file in files], length=64)
+    return torch.where(targets != IGNORE, picked - logits.logsumexp(-1), 0.0)
 
 
 @torch.no_grad()
 def target_log_probs(
     model: LanguageModel, queries: Sequence[Tokens], batch_size: int = 64
 ) -> tuple[list[float], list[bool]]:
-    """Log-probability of each query's target, and whether greedy decoding would give it.
+    """The log-probability of each query's target, and whether greedy decoding would give it.
 
-    Log-probabilities are summed over the target's tokens in float64, so long targets do not
-    underflow.
+    A token's log-probability is taken in the dtype of the logits, in float32 where that is a half
+    precision; those of a target are summed in float64, so that long targets do not underflow.
 
     Returns:
         two lists of length ``len(queries)``.
@@ -318,16 +255,13 @@ def target_log_probs(
     recalled: list[bool] = []
     for start in range(0, len(queries), batch_size):
         ids, labels = pad(queries[start : start + batch_size], model.device)
-        logits = model.module(input_ids=ids, use_cache=False).logits[:, :-1].float()
+        logits = _next_token_logits(model.module(input_ids=ids, use_cache=False).logits)
+        log_probs += _label_log_probs(logits, labels).double().sum(-1).tolist()
         targets = labels[:, 1:]
-        counted = targets != IGNORE
-        picked = logits.gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)
-        token_scores = torch.where(counted, picked - logits.logsumexp(-1), 0.0)
-        log_probs += token_scores.double().sum(-1).tolist()
-        recalled += ((logits.argmax(-1) == targets) | ~counted).all(-1).tolist()
+        recalled += ((logits.argmax(-1) == targets) | (targets == IGNORE)).all(-1).tolist()
     return log_probs, recalled
 
 
 def mean_probability(log_probs: Sequence[float]) -> float:
-    """Mean over queries of exp(log-probability)."""
+    """The mean of the probabilities whose logarithms are given (nats)."""
     return sum(map(math.exp, log_probs)) / len(log_probs)

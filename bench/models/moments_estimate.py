@@ -20,23 +20,25 @@ from torch import Tensor, nn
 
 from bench.core import progress
 from bench.core.errors import UserError, at_least
-from bench.models import second_moments
 from bench.models.language_model import MOMENTS, LanguageModel, Tokens, pad, token_log_probs
-from bench.storage.whole import content_key, whole_folder
+from bench.models.moment_files import write_moments
+from bench.models.second_moments import load_moments
+from bench.storage.keys import content_key
+from bench.storage.whole_folders import whole_folder
 from bench.tasks.base import Task
 
-# Raised whenever a change of code moves an estimate.
-ESTIMATE_VERSION = 1
-ESTIMATED = "estimated"  # in a result's `model.training.second_moments`
+# The version is raised whenever a change of code moves an estimate.
+ESTIMATE_VERSION = 2
+ESTIMATED = "estimated"  # what a result's `model.training.second_moments` then says
 _FACTS = "estimate.json"
-# Padded tokens in one forward pass. A batch's gradient is summed over such parts, so that memory
-# does not grow with the batch; a single passage may be longer.
+# The most padded tokens of one forward pass. A batch's gradient is summed over such parts, so that
+# memory does not grow with the batch; a single passage may be longer.
 _TOKENS_AT_ONCE = 2048
 
 
 @dataclass
 class EstimateConfig:
-    """The pass that ``model.optimizer_state=estimate`` makes; reasons in ``conf/model/hf.yaml``."""
+    """Settings of the pass of ``optimizer_state=estimate``; reasons in ``conf/model/hf.yaml``."""
 
     passages: int
     batch_size: int
@@ -72,16 +74,16 @@ def with_estimate(
                 "estimate second moments", total=n_batches, unit="batches",
             )  # fmt: skip
             state, facts = estimate(model, batches)
-            second_moments.save(state, partial / MOMENTS)
+            write_moments(state, partial / MOMENTS)
             (partial / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
-    model.second_moments = second_moments.load(folder / MOMENTS, model.module)
+    model.second_moments = load_moments(folder / MOMENTS, model.module)
     facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
     model.training = {**model.training, "second_moments": ESTIMATED, **facts}
     return model
 
 
 def sampled_rows(n_passages: int, config: EstimateConfig) -> np.ndarray:
-    """Rows of the passages that the pass goes over, in its order, each once; int64 ``[n]``."""
+    """The rows of the passages that the pass goes over, in its order, each once; int64 ``[n]``."""
     return np.random.default_rng(config.seed).permutation(n_passages)[: config.passages]
 
 
@@ -99,14 +101,15 @@ def _batches(tokens: Iterator[Tokens], size: int) -> Iterator[list[Tokens]]:
 def estimate(
     model: LanguageModel, batches: Iterator[list[Tokens]]
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
-    """Mean squared gradients by parameter name, in the form that ``second_moments.save`` takes.
+    """Mean squared gradients by parameter name, in the form that ``write_moments`` takes.
 
     Args:
-        model: its weights stay as they are; its gradients are taken in the dtype of its weights.
-        batches: passages; those with no token to predict play no part.
+        model: the model, whose weights stay as they are; gradients are taken in their dtype.
+        batches: batches of passages; those with no token to predict play no part.
 
     Returns:
-        the moments in float32 (sums are kept in float64), and how much they are made of.
+        the moments in float32 (sums are kept in float64), and how many passages and batches they
+        are made of.
 
     Raises:
         UserError: a gradient is not finite, or no passage has a token to predict.
@@ -139,7 +142,7 @@ def estimate(
 
 
 def _zeros(parameter: Tensor) -> dict[str, Tensor]:
-    """Room for the sums of one parameter, in float64."""
+    """Zeros for the sums of one parameter, in float64."""
     shape = parameter.shape
     rooms = {"exp_avg_sq_row": shape[:1], "exp_avg_sq_col": shape[1:]}
     if parameter.ndim != 2:
@@ -159,7 +162,7 @@ def _backward(model: LanguageModel, texts: Sequence[Tokens]) -> None:
 
 
 def _parts(texts: Sequence[Tokens]) -> Iterator[list[Tokens]]:
-    """Texts of rising length, as many at a time as fit."""
+    """Texts of rising length in parts, each as large as fits one forward pass."""
     part: list[Tokens] = []
     for tokens in texts:
         if part and (len(part) + 1) * len(tokens.ids) > _TOKENS_AT_ONCE:
@@ -190,7 +193,7 @@ def _add_squares(sums: dict[str, Tensor], parameter: Tensor, name: str, model: s
 
 @contextmanager
 def _trainable(module: nn.Module) -> Iterator[None]:
-    """Gradients of all parameters in the block, none before and after; eval mode stays."""
+    """A context in which all parameters may have gradients, gone after it; eval mode stays."""
     try:
         module.requires_grad_(True)
         yield

@@ -1,4 +1,4 @@
-"""A model on its device, where it gives the same bits each time."""
+"""Moving a model to its device, where it then gives the same bits each time."""
 
 from __future__ import annotations
 

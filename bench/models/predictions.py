@@ -1,6 +1,6 @@
-"""What a model itself completes each query with: which facts it knows, and what it says instead.
+"""A model's own completions of the queries: the facts that it knows, and its other answers.
 
-Source: 2410.17413, traces answers that the model gets wrong, too. How the paper cut and matched
+Source: 2410.17413 traces answers that the model gets wrong, too. How the paper cut and matched
 generations is unverified; here an answer ends at the first mark that ends a clause.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, cast
 
@@ -21,22 +21,23 @@ from bench.models.language_model import LanguageModel, target_log_probs
 from bench.storage.jsonlines import Json
 from bench.tasks.base import Query
 
-# Of an answer: what follows is another clause. The full stop of an initial or of a short title (J.,
-# D.C., St.), and that of a number, end nothing.
+# The end of an answer, behind which another clause begins. The full stop of an initial or of a
+# short title (J., D.C., St.) ends no clause, nor does that of a number.
 _END = re.compile(r"[,;:!?\n]|(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\.[A-Z])\.(?=\s|$)")
-_BATCH = 64  # prompts of one length side by side
+_BATCH = 64  # prompts of one length that are completed side by side
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model said to one query.
+    """A model's answer to one query.
 
     Attributes:
-        answer: greedily decoded, cut at the end of the clause; may be empty. A right one is the
-            annotated target.
-        right: the answer is the target or one of its other names, or begins with it.
-        target_log_probability: of the annotated target (nats).
-        answer_log_probability: of the answer (nats); None where it is empty.
+        query: the query that was asked.
+        answer: the greedily decoded text, cut at the end of the clause; it may be empty. A right
+            answer is given as the annotated target.
+        right: whether the answer is the target or one of its other names, or begins with one.
+        target_log_probability: the log-probability of the annotated target (nats).
+        answer_log_probability: the log-probability of the answer (nats); None where it is empty.
     """
 
     query: Query
@@ -46,7 +47,7 @@ class Prediction:
     answer_log_probability: float | None
 
     def record(self) -> Json:
-        """A query whose target is the answer, as ``task=jsonl`` reads it, without gold."""
+        """The query with the answer as its target, as ``task=jsonl`` reads it, without gold."""
         query = self.query
         names = query.subject_names
         return {
@@ -69,26 +70,26 @@ def predictions(
     """Ask every query, in batches of prompts of one length (so nothing is padded).
 
     Args:
-        max_tokens: of an answer, at most.
+        model: the model that is asked.
+        queries: the queries, in any order.
+        max_tokens: the most tokens of an answer.
 
     Yields:
-        one prediction a query, by rising length of the prompt.
+        one prediction for each query, by rising length of the prompt.
 
     Raises:
         UserError: a prompt or target that the model cannot read.
     """
-    asked = [(model.query_tokens(q.query_id, q.prompt, q.target), q) for q in queries]
-    asked.sort(key=lambda pair: pair[0].loss_from)
+    asked = [(model.prompt_ids(query), model.query_tokens(query), query) for query in queries]
+    asked.sort(key=lambda one: len(one[0]))
     shown = progress.track(asked, "predict", unit="queries")
-    for length, same in groupby(shown, key=lambda pair: pair[0].loss_from):
-        pairs = list(same)
-        for start in range(0, len(pairs), _BATCH):
-            batch = pairs[start : start + _BATCH]
-            room = min(max_tokens, model.context_length - length)
-            prompts = [tokens.ids[:length] for tokens, _ in batch]
-            texts = _generate(model, prompts, room)
-            logs, recalled = target_log_probs(model, [tokens for tokens, _ in batch])
-            for (_, query), text, log, known in zip(batch, texts, logs, recalled, strict=True):
+    for length, same in groupby(shown, key=lambda one: len(one[0])):
+        alike = list(same)
+        for start in range(0, len(alike), _BATCH):
+            prompts, tokens, batch = zip(*alike[start : start + _BATCH], strict=True)
+            texts = _generate(model, prompts, min(max_tokens, model.context_length - length))
+            logs, recalled = target_log_probs(model, tokens)
+            for query, text, log, known in zip(batch, texts, logs, recalled, strict=True):
                 names = (query.target, *query.answer_names)
                 right = known or begins_with(names, fold(text.strip()))
                 cut = _END.split(text.strip(), maxsplit=1)[0].strip()
@@ -104,20 +105,23 @@ def _generate(model: LanguageModel, prompts: Sequence[Sequence[int]], room: int)
         max_new_tokens=room, do_sample=False, num_beams=1, eos_token_id=eos, pad_token_id=eos or 0
     )
     module = cast("Any", model.module)
-    # What is not set above is taken from the model's own settings, which may sample, penalise
-    # repetition or forbid words: it has none meanwhile.
+    # transformers takes what is not set above from the model's own settings, which may sample,
+    # penalise repetition or forbid words. The model therefore has none while it answers.
     own, module.generation_config = module.generation_config, GenerationConfig()
     try:
-        found = module.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
+        generated = module.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=settings,
+            trust_remote_code=False,
         )
     finally:
         module.generation_config = own
-    return model.tokenizer.batch_decode(found[:, ids.shape[1] :], skip_special_tokens=True)
+    return model.tokenizer.batch_decode(generated[:, ids.shape[1] :], skip_special_tokens=True)
 
 
 def _log_probability(model: LanguageModel, query: Query, answer: str) -> float | None:
     if not answer:
         return None
-    tokens = model.query_tokens(query.query_id, query.prompt, answer)
+    tokens = model.query_tokens(replace(query, target=answer))
     return target_log_probs(model, [tokens])[0][0]

@@ -1,4 +1,4 @@
-"""How another process gets the model that this one has: plain data that can be sent to it."""
+"""A recipe for a model, as plain data: what another process needs to get the same model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class ModelRecipe:
     """A function without arguments that brings a model.
 
     Attributes:
-        source: with its settings.
-        task: what a model that is trained here is trained on. Another process gets it without its
-            queries, which no weight depends on and which may be many.
-        cache_dir: root of all caches; the same folder for every process.
+        source: the model's source, with its settings.
+        task: the task that a model is trained on, if it is trained here. Another process gets the
+            task without its queries, which no weight depends on and which may be many.
+        cache_dir: the root of all caches, the same folder for every process.
         device: torch device name.
     """
 

@@ -1,8 +1,8 @@
-"""A training that was stopped goes on from its last epoch, and ends in the same weights bit by bit.
+"""Resuming: a stopped training goes on from its last epoch, to the same weights bit by bit.
 
-After each epoch but the last, beside its checkpoint: the optimizer's whole state and that of the
-random numbers (of dropout), then ``progress.json``, which makes the epoch count. The order of the
-passages and the learning rates follow from seed and step.
+After each epoch but the last, the optimizer's whole state and that of the random numbers (for
+dropout) are written beside the epoch's checkpoint, then ``progress.json``: an epoch counts once
+that file names it. The order of the passages and the learning rates follow from seed and step.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ from torch import Tensor, nn
 
 from bench.core import progress
 from bench.core.errors import UserError
-from bench.models.language_model import load_module
+from bench.models.loading import load_module
 from bench.models.training import Training
-from bench.storage.whole import whole_file
+from bench.storage.whole_files import whole_file
 
-Log = dict[str, float]  # what is noted of an epoch
+Log = dict[str, float]  # the loss of an epoch, and what its model knows
 _PROGRESS, _STATE = "progress.json", "resume-*.safetensors"
 _CPU_RANDOM, _CUDA_RANDOM = "random.cpu", "random.cuda"
 
 
 @dataclass(frozen=True)
-class Stopped:
+class StoppedTraining:
     """A training as it was after its last whole epoch.
 
     Attributes:
-        log: of each epoch that is done.
-        module: its weights.
-        tensors: ``PARAMETER/FIELD`` of the optimizer's state, and the states of random numbers.
-        numbers: fields of the state that are no tensors, by ``PARAMETER/FIELD``.
+        log: the log of each epoch that is done.
+        module: the model with the weights of that epoch.
+        tensors: the tensors of the optimizer's state, by ``PARAMETER/FIELD``, and the states of
+            random numbers.
+        numbers: the other values of the optimizer's state, by ``PARAMETER/FIELD``.
     """
 
     log: list[Log]
@@ -63,11 +64,12 @@ class Stopped:
 
 
 def save(training: Training, log: list[Log], folder: Path) -> None:
-    """Keep what the next epoch needs beside the weights, which the epoch's checkpoint holds.
+    """Write what the next epoch needs beside the weights, which the epoch's checkpoint holds.
 
     Args:
-        log: of each epoch that is done.
-        folder: of the training.
+        training: the training, after a whole epoch.
+        log: the log of each epoch that is done.
+        folder: the folder of the training.
     """
     module = training.model.module
     tensors, numbers = {_CPU_RANDOM: torch.get_rng_state()}, {}
@@ -88,12 +90,13 @@ def save(training: Training, log: list[Log], folder: Path) -> None:
         path.unlink()
 
 
-def stopped(folder: Path, checkpoints: Path, device: str) -> Stopped | None:
+def stopped(folder: Path, checkpoints: Path, device: str) -> StoppedTraining | None:
     """The training that was stopped in ``folder``; None if no epoch of it is whole.
 
     Args:
-        checkpoints: folder that has ``epoch-NNN`` of each epoch.
-        device: where its tensors go.
+        folder: the folder of the training.
+        checkpoints: the folder that holds ``epoch-NNN`` of each epoch.
+        device: torch device name, for the tensors.
     """
     if not (folder / _PROGRESS).is_file():
         return None
@@ -103,22 +106,22 @@ def stopped(folder: Path, checkpoints: Path, device: str) -> Stopped | None:
         tensors = load_file(folder / _STATE.replace("*", f"{epoch:03}"))
         module = load_module(epoch_folder(checkpoints, epoch), torch.float32, torch.device(device))
     except (UserError, SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        # Such as after a power cut: what was written last may not have reached the disk.
+        # After a power cut, for instance, the last writes may not have reached the disk.
         progress.say(f"the training in {folder} cannot go on ({error}): it starts anew")
         return None
     placed = {
         name: tensor if name in (_CPU_RANDOM, _CUDA_RANDOM) else tensor.to(device)
         for name, tensor in tensors.items()
     }
-    return Stopped(record["epochs"], module, placed, record["numbers"])
+    return StoppedTraining(record["epochs"], module, placed, record["numbers"])
 
 
 def epoch_folder(checkpoints: Path, epoch: int) -> Path:
-    """Of the checkpoint after an epoch, from 1."""
+    """The folder of the checkpoint after an epoch, counted from 1."""
     return checkpoints / f"epoch-{epoch:03}"
 
 
 def forget(folder: Path) -> None:
-    """Remove what only a training that goes on needs."""
+    """Remove the files that only an unfinished training needs."""
     for path in (*folder.glob(f"*{_PROGRESS}*"), *folder.glob(_STATE)):
         path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""What a model would say, had it not been trained on some passages: it is trained once more.
+"""Retraining: what a model says of the queries when it was trained without some passages.
 
-The same first weights, the same order of the other passages, the same number of steps
-(``bench.models.training``). A retrained model is not kept, only what it says of the queries.
+A retraining has the same first weights, the same order of the other passages and the same number
+of steps (``bench.models.training``). The retrained model is not kept, only its log-probabilities.
 """
 
 from __future__ import annotations
@@ -15,30 +15,32 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
 from bench.engines.base import Engine, Job
 from bench.models.language_model import target_log_probs
+from bench.models.loading import load_tokenizer
 from bench.models.training import ScratchConfig, Training
-from bench.storage.whole import content_key, scratch_folder, whole_file
+from bench.storage.keys import content_key
+from bench.storage.whole_files import whole_file
+from bench.storage.whole_folders import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bench.tasks.base import Task
 
-# Raised whenever a change of code makes another model of the same removal.
+# The version is raised whenever a change of code makes another model of the same removal.
 RETRAINING_VERSION = 1
 _LOG_PROBS = "log_probabilities"
 
 
 @dataclass(frozen=True)
 class Removal:
-    """Passages to train without.
+    """The passages to train without, and the seed to train with.
 
     Attributes:
-        rows: ascending, each once; empty = all passages are trained on.
-        seed: added to the model's own seed: 0 = the first weights and the order that it had.
+        rows: the rows of the passages, ascending and each once; none trains on all passages.
+        seed: a number added to the model's own seed; 0 keeps its first weights and its order.
     """
 
     rows: tuple[int, ...]
@@ -57,13 +59,13 @@ class Removal:
 
 @dataclass(frozen=True)
 class Retrainings:
-    """Retrainings of one model on one task; each is a file, and is done once.
+    """The retrainings of one model on one task; each outcome is a file, and is made once.
 
     Attributes:
-        config: of the model.
-        tokenizer: the folder that holds the model's own, of the whole corpus.
-        task: passages and queries.
-        folder: where the outcomes are kept; its name must be a hash of model and task.
+        config: the model's settings.
+        tokenizer: the folder of the model, with its tokenizer of the whole corpus.
+        task: the task, whose passages are trained on and whose queries are asked.
+        folder: the folder that the outcomes are kept in, named by a hash of model and task.
         device: torch device name.
     """
 
@@ -74,27 +76,27 @@ class Retrainings:
     device: str
 
     def log_probs(self, removals: Sequence[Removal], engine: Engine) -> np.ndarray:
-        """Log-probability of each query's target (nats), float64 ``[removals, queries]``."""
+        """The log-probability of each query's target (nats), float64 ``[removals, queries]``."""
         distinct = dict.fromkeys(removals)
         jobs = {r: Job(_retrain, (self, r), self.folder / f"{r.key}.json") for r in distinct}
         engine.run(list(jobs.values()), "retrain", unit="models")
-        found = {removal: _read(job.target) for removal, job in jobs.items()}
-        return np.stack([found[removal] for removal in removals])
+        outcomes = {removal: _read(job.target) for removal, job in jobs.items()}
+        return np.stack([outcomes[removal] for removal in removals])
 
 
 def _retrain(retrainings: Retrainings, removal: Removal) -> None:
-    """Train without the removed passages and write what the model then says."""
+    """Train without the removed passages, and write the log-probabilities of all targets."""
     config = retrainings.config
     config = replace(config, seed=config.seed + removal.seed)
     task, folder = retrainings.task, retrainings.folder
     target = folder / f"{removal.key}.json"
     removed = np.asarray(removal.rows, dtype=np.int64)
-    tokenizer = AutoTokenizer.from_pretrained(retrainings.tokenizer, local_files_only=True)
+    tokenizer = load_tokenizer(retrainings.tokenizer)
     with one_thread(), torch.random.fork_rng(), scratch_folder(target) as scratch:
         training = Training(config, tokenizer, task, scratch, retrainings.device, removed)
         losses = list(training.epochs())
         model = training.model
-        tokens = [model.query_tokens(q.query_id, q.prompt, q.target) for q in task.queries]
+        tokens = [model.query_tokens(q) for q in task.queries]
         log_probs, _ = target_log_probs(model, tokens)
     record = {
         "removed": len(removal.rows),
@@ -108,7 +110,7 @@ def _retrain(retrainings: Retrainings, removal: Removal) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread of torch in the block.
+    """A context in which torch has one thread.
 
     Sums in another order end in another model, and engines differ in the threads that they have.
     Small models also lose most of a second thread to waiting.

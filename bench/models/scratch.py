@@ -13,17 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from transformers import (
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.core import progress
 from bench.core.errors import UserError, at_least, did_you_mean
 from bench.engines.base import Engine
-from bench.models import resuming, second_moments
+from bench.models import resuming
 from bench.models.base import ModelSource
 from bench.models.checkpoints import load_checkpoint
 from bench.models.decoder import check_decoder
@@ -32,11 +27,13 @@ from bench.models.language_model import (
     MOMENTS,
     Checkpoint,
     LanguageModel,
-    load_directory,
     mean_probability,
     target_log_probs,
 )
+from bench.models.loading import load_directory, load_tokenizer
+from bench.models.moment_files import BETA2, write_moments
 from bench.models.retraining import Removal, Retrainings
+from bench.models.second_moments import load_moments
 from bench.models.training import (
     LAST_SHARE,
     OPTIMIZERS,
@@ -46,17 +43,18 @@ from bench.models.training import (
     geometry,
     train_tokenizer,
 )
-from bench.storage.whole import content_key, resumable_folder
+from bench.storage.keys import content_key
+from bench.storage.whole_folders import resumable_folder
 from bench.tasks.base import Task
 
-# Raised whenever a change of this file or of training.py would train another model from the same
-# settings, or keep other files of it.
-TRAINING_VERSION = 4
-_PROBE_QUERIES = 200  # facts looked at after each epoch; enough to see learning, cheap
+# The version is raised whenever a change of this file or of training.py would train another model
+# from the same settings, or keep other files of it.
+TRAINING_VERSION = 5
+_PROBE_QUERIES = 200  # facts that are asked after each epoch: enough to see learning, and cheap
 
 
 class Scratch(ModelSource):
-    """Trains once per (task content, settings), then loads from the cache.
+    """A source that trains a model once for a task's passages and settings, and then loads it.
 
     The optimizer is Adafactor, as in the paper (section 4), or Adam; after the warm-up the learning
     rate falls in a line to a tenth. Second moments are saved by parameter name. A training that is
@@ -102,23 +100,19 @@ class Scratch(ModelSource):
             )
 
     def identity(self, task: Task) -> str:
-        """Hash of what it is trained on and by, and of what it is read with."""
+        """Hash of what the model is trained on and with, and of the settings to read it with."""
         parts = [self._training_key(task), self.config.gradient_dtype]
         checkpoint = self.config.checkpoint
         return content_key(parts if checkpoint is None else [*parts, checkpoint])
 
     def _training_key(self, task: Task) -> str:
-        settings = asdict(self.config)
-        # What the model is read with does not change what is trained.
-        trained_by = {
-            key: value
-            for key, value in settings.items()
-            if key not in _READ_WITH and not (key in _LATER and value == _LATER[key])
-        }
+        # The settings that a model is read with do not change what is trained.
+        settings = asdict(self.config).items()
+        trained_by = {key: value for key, value in settings if key not in _READ_WITH}
         return content_key([TRAINING_VERSION, task.corpus_sha256, trained_by])
 
     def trained_folder(self, task: Task, cache_dir: Path) -> Path:
-        """Named by the model and by all that its weights depend on."""
+        """The folder of the trained model, named by all that its weights depend on."""
         return cache_dir / "models" / self.name / self._training_key(task)
 
     def load(self, task: Task, cache_dir: Path, device: str) -> LanguageModel:
@@ -131,7 +125,7 @@ class Scratch(ModelSource):
             gradient_dtype=getattr(torch, self.config.gradient_dtype),
             append_eos=self.config.append_eos,
         )
-        model.second_moments = second_moments.load(folder / MOMENTS, model.module)
+        model.second_moments = load_moments(folder / MOMENTS, model.module)
         model.checkpoints = _checkpoints(folder)
         model.learning_rate = self.config.learning_rate * LAST_SHARE
         model.training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
@@ -187,32 +181,30 @@ class Scratch(ModelSource):
         removals: Sequence[Removal],
         engine: Engine,
     ) -> np.ndarray:
-        """Train once more without some passages, as ``bench.models.retraining`` has it."""
+        """Train once more without some passages, as ``bench.models.retraining`` describes it."""
         retrainings = Retrainings(
             self.config,
             tokenizer=self.train(task, cache_dir, device),
             task=task,
-            # The queries decide what is kept of a retrained model, which itself is not kept.
+            # Of a retrained model only what it says of the queries is kept.
             folder=cache_dir / "retrained" / content_key([self.identity(task), task.sha256]),
             device=device,
         )
         return retrainings.log_probs(removals, engine)
 
     def architecture(self) -> PretrainedConfig:
-        """The geometry, with as many tokens as the vocabulary may have."""
+        """The configuration of the model, with the largest vocabulary that it may have."""
         self.check()
         return geometry(self.config, self.config.vocab_size)
 
     def tokenizer(self, task: Task | None, cache_dir: Path) -> PreTrainedTokenizerBase | None:
-        """That of the cached model; None if it is not trained yet."""
+        """The tokenizer of the cached model; None if the model is not trained yet."""
         folder = None if task is None else self.trained_folder(task, cache_dir)
         if folder is None or not (folder / "training.json").exists():
             return None
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return load_tokenizer(folder)
 
 
-# Settings that came later, left out of a model's key where they are as they always were.
-_LATER = {"key_value_heads": None, "tied_embeddings": None, "optimizer": "adafactor"}
 _CHECKPOINTS, _RATE = "checkpoints", "learning_rate.json"
 _READ_WITH = ("gradient_dtype", "projection_dim", "checkpoint")
 _COUNTS = (
@@ -220,12 +212,15 @@ _COUNTS = (
 )  # fmt: skip
 
 
-@torch.random.fork_rng()  # the caller's random numbers go on as if nothing had been trained
+@torch.random.fork_rng()  # the caller's random numbers go on as if nothing were trained here
 def train(config: ScratchConfig, task: Task, folder: Path, device: str) -> None:
-    """Train on the task's passages and save model, tokenizer, second moments and a log.
+    """Train on the task's passages, and save model, tokenizer, second moments and a log.
 
     Args:
-        folder: empty, or of the same training that was stopped: it then goes on.
+        config: the settings of the model and its training.
+        task: the task whose passages are trained on.
+        folder: an empty folder, or that of the same training that was stopped: it then goes on.
+        device: torch device name.
     """
     stopped = resuming.stopped(folder, folder / _CHECKPOINTS, device)
     if stopped is None:
@@ -238,7 +233,7 @@ def train(config: ScratchConfig, task: Task, folder: Path, device: str) -> None:
         tokenizer.save_pretrained(folder)
     else:
         progress.say(f"go on training after epoch {len(stopped.log)}/{config.epochs}")
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = load_tokenizer(folder)
     training = Training(config, tokenizer, task, folder, device)
     if stopped is not None:
         stopped.restore(training)
@@ -263,7 +258,7 @@ def train(config: ScratchConfig, task: Task, folder: Path, device: str) -> None:
 
 
 def _empty(folder: Path) -> None:
-    """Remove what a training left that was stopped before its first epoch was whole."""
+    """Remove the files of a training that was stopped before its first epoch was whole."""
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -272,28 +267,31 @@ def _empty(folder: Path) -> None:
 
 
 def _save(module: PreTrainedModel, optimizer: Optimizer, folder: Path) -> None:
-    """Weights, second moments, and the learning rate of the last step."""
+    """Write weights, second moments, and the learning rate of the last step."""
     module.save_pretrained(folder, safe_serialization=True)
     names: dict[Tensor, str] = {p: name for name, p in module.named_parameters()}
-    state = {names[parameter]: values for parameter, values in optimizer.state.items()}
-    second_moments.save(state, folder / MOMENTS)
-    rate = {"learning_rate": optimizer.param_groups[0]["lr"]}
+    settings = optimizer.param_groups[0]
+    state = {names[parameter]: dict(values) for parameter, values in optimizer.state.items()}
+    for fields in state.values():
+        if "betas" in settings:  # Adam's, whose V is still to be corrected for its start at zero
+            fields[BETA2] = settings["betas"][1]
+    write_moments(state, folder / MOMENTS)
+    rate = {"learning_rate": settings["lr"]}
     (folder / _RATE).write_text(json.dumps(rate), encoding="utf-8")
 
 
 def _checkpoints(folder: Path) -> list[Checkpoint]:
-    found = sorted((folder / _CHECKPOINTS).iterdir()) if (folder / _CHECKPOINTS).exists() else []
+    """The checkpoints of all epochs but the last, oldest first."""
+    checkpoints = folder / _CHECKPOINTS
+    paths = sorted(checkpoints.iterdir()) if checkpoints.exists() else []
     return [
-        Checkpoint(path, json.loads((path / _RATE).read_text())["learning_rate"]) for path in found
+        Checkpoint(path, json.loads((path / _RATE).read_text())["learning_rate"]) for path in paths
     ]
 
 
 def _probe(model: LanguageModel, task: Task) -> tuple[float, float]:
-    """Mean target probability and share of facts recalled, on evenly spaced queries."""
+    """The mean target probability and the share of facts recalled, on evenly spaced queries."""
     every = max(1, len(task.queries) // _PROBE_QUERIES)
-    probe = [
-        model.query_tokens(query.query_id, query.prompt, query.target)
-        for query in task.queries[::every]
-    ]
+    probe = [model.query_tokens(query) for query in task.queries[::every]]
     log_probs, recalled = target_log_probs(model, probe)
     return mean_probability(log_probs), sum(recalled) / len(recalled)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TokenCorpus:
-    """Token ids of every passage in one memory-mapped temporary file, addressed by row."""
+    """The token ids of every passage in one memory-mapped temporary file, addressed by row."""
 
     def __init__(self, texts: Iterable[Tokens], folder: Path) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as the map
@@ -35,5 +35,5 @@ class TokenCorpus:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each passage, int64 ``[rows]``."""
+        """The number of tokens of each passage, int64 ``[rows]``."""
         return np.diff(self._offsets)

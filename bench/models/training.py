@@ -28,7 +28,7 @@ from bench.models.placing import place
 from bench.models.tokens import TokenCorpus
 from bench.tasks.base import Task
 
-LAST_SHARE = 0.1  # of the peak learning rate, reached at the last step
+LAST_SHARE = 0.1  # the share of the peak learning rate that the last step has
 _EOS = "<|endoftext|>"
 
 
@@ -47,13 +47,13 @@ class ScratchConfig:
     append_eos: bool
     epochs: int
     batch_size: int
+    optimizer: str
     learning_rate: float
     warmup_steps: int
     checkpoint: int | None
     gradient_dtype: str
     projection_dim: int
     seed: int
-    optimizer: str = "adafactor"  # files of before there was a choice still fit
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -72,7 +72,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def geometry(config: ScratchConfig, vocab_size: int) -> PretrainedConfig:
-    """What transformers builds the model from; what is not set is the architecture's own."""
+    """The configuration of transformers; settings that are None are left to the family."""
     chosen = {
         "num_key_value_heads": config.key_value_heads,
         "tie_word_embeddings": config.tied_embeddings,
@@ -108,22 +108,24 @@ OPTIMIZERS: dict[str, Callable[[nn.Module, float], Optimizer]] = {
 
 
 class Training:
-    """One run over a task's passages, some of which may be left out.
+    """One training on a task's passages, some of which may be left out.
 
     Whatever is left out, the first weights, the order of the passages and the number of steps stay
     the same: a step goes over what is left of its batch, and a batch of which nothing is left is
-    no step. So two runs differ by the passages alone.
+    no step. So two trainings differ by the passages alone.
 
     Args:
-        config: geometry and training; its seed decides the first weights and the order.
-        tokenizer: of the whole corpus, also where passages are left out.
-        task: whose passages are trained on.
-        folder: for temporary files.
+        config: the settings of geometry and training; the seed decides the first weights and the
+            order.
+        tokenizer: the tokenizer of the whole corpus, also where passages are left out.
+        task: the task whose passages are trained on.
+        folder: the folder for temporary files.
         device: torch device name.
-        removed: rows to leave out, int64 ``[n]``.
+        removed: the rows to leave out, int64 ``[n]``.
 
     Attributes:
-        done: epochs that the model has behind it already (``bench.models.resuming``).
+        model: the model that is trained.
+        done: the number of epochs that are done already (``bench.models.resuming``).
     """
 
     def __init__(
@@ -135,10 +137,12 @@ class Training:
         device: str,
         removed: np.ndarray | None = None,
     ) -> None:
-        torch.manual_seed(config.seed)  # of the first weights and of gpt2's dropout
+        torch.manual_seed(config.seed)  # for the first weights and gpt2's dropout
         self.config = config
         self.done = 0
-        module = AutoModelForCausalLM.from_config(geometry(config, len(tokenizer)))
+        module = AutoModelForCausalLM.from_config(
+            geometry(config, len(tokenizer)), trust_remote_code=False
+        )
         self.model = LanguageModel(
             name="", module=place(module, torch.device(device)), tokenizer=tokenizer,
             context_length=config.context_length, sha256="", append_eos=config.append_eos,
@@ -151,10 +155,10 @@ class Training:
         self.optimizer = OPTIMIZERS[config.optimizer](module, config.learning_rate)
 
     def epochs(self) -> Iterator[float]:
-        """Train, only to ``checkpoint`` if one is set.
+        """Train all epochs, or as many as ``checkpoint`` says.
 
         Yields:
-            the mean loss of each epoch's steps (nats a token), with the model in eval mode.
+            the mean loss of each epoch's steps (nats a token), while the model is in eval mode.
 
         Raises:
             UserError: the training diverges.
@@ -201,19 +205,19 @@ class Training:
 
 
 class TrainingDivergedError(UserError):
-    """With these settings there is no model: going on from an epoch would end in the same way."""
+    """The error of a training that diverges: going on from an epoch would end in the same way."""
 
 
-def _diverged(found: str) -> TrainingDivergedError:
+def _diverged(symptom: str) -> TrainingDivergedError:
     return TrainingDivergedError(
-        f"training diverged: {found}",
+        f"training diverged: {symptom}",
         where="model",
         fix="lower model.learning_rate or raise model.warmup_steps",
     )
 
 
 def learning_rate_share(step: int, n_steps: int, warmup_steps: int) -> float:
-    """Share of the peak learning rate at a step: a linear rise, then a line down to a tenth.
+    """The share of the peak learning rate at a step: a linear rise, then a line down to a tenth.
 
     A last rate well below the peak is what real runs end with, and tail-patch steps with the last.
     """
@@ -223,7 +227,7 @@ def learning_rate_share(step: int, n_steps: int, warmup_steps: int) -> float:
 
 
 def _batches(corpus: TokenCorpus, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Rows in random order, grouped by similar length within windows, so that padding is little."""
+    """Batches of rows in random order, of similar length each, so that padding is little."""
     rows = rng.permutation(len(corpus))
     rows = rows[corpus.lengths[rows] > 1]  # a single token predicts nothing
     window = 50 * batch_size

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from bench.core.errors import UserError, first_line
+from bench.models.context import declared_context
 from bench.models.dtypes import in_dtype
 from methods.gradient.cost import Architecture, backward_flops, forward_flops
 from methods.gradient.parameters import gradient_matrices
@@ -53,16 +54,19 @@ class Speed:
     how: str
 
 
-def architecture_of(config: PretrainedConfig, settings: FeatureSettings) -> Architecture:
+def architecture_of(
+    config: PretrainedConfig, settings: FeatureSettings, context_length: int | None = None
+) -> Architecture:
     """The sizes of a model, which is built without memory for its weights.
 
     Args:
         config: configuration of transformers.
         settings: which matrices carry the gradient, and in which blocks.
+        context_length: number of tokens that are read at most; None for what ``config`` says.
 
     Raises:
         UserError: the configuration is not of a causal language model whose gradients can be taken,
-            or it does not say how many experts a token is sent to.
+            or it does not say how many tokens are read, or how many experts a token is sent to.
     """
     module = _on_meta(config)
     matrices = gradient_matrices(module, settings)
@@ -78,10 +82,21 @@ def architecture_of(config: PretrainedConfig, settings: FeatureSettings) -> Arch
         hidden_size=decoder.hidden_size,
         attention_width=heads * head_dim,
         vocab_size=decoder.vocab_size,
-        context_length=getattr(decoder, "max_position_embeddings", None) or 2048,
+        context_length=context_length or _declared(config),
         unwatched_layers=len(below),
         unwatched=sum(_multiplied(layer, decoder) for layer in below),
     )
+
+
+def _declared(config: PretrainedConfig) -> int:
+    declared = declared_context(config)
+    if declared is None:
+        raise UserError(
+            "its configuration does not say how many tokens it reads",
+            where="model",
+            fix="set model.context_length=N to what it was trained with",
+        )
+    return declared.tokens
 
 
 def _below(module: nn.Module, names: Sequence[str]) -> list[nn.Module]:
@@ -96,7 +111,7 @@ def _below(module: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 def _on_meta(config: PretrainedConfig) -> nn.Module:
     try:
         with torch.device("meta"):
-            module: nn.Module = AutoModelForCausalLM.from_config(config)
+            module: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
         reason = first_line(error)
         raise UserError(
@@ -178,7 +193,8 @@ def calibrate(
     """
     kind = "cuda" if device.startswith("cuda") else "cpu"
     small = _reduced(config, _LAYER_PARAMETERS[kind])
-    measured = architecture_of(small, _EVERY_MATRIX)
+    limit = None if declared_context(small) else batch_tokens  # no table of positions ends
+    measured = architecture_of(small, _EVERY_MATRIX, limit)
     budget = int(_RUN_FLOPS[kind] / (4 * measured.multiplied))
     budget = max(1, min(budget, batch_tokens, measured.context_length * 64))
     width = max(1, min(round(tokens), budget, measured.context_length))
@@ -240,7 +256,8 @@ def _seconds_a_run(
     config: PretrainedConfig, rows: int, width: int, dtype: torch.dtype, device: str
 ) -> float:
     """Median time of a run over about a second, after a first run that does not count."""
-    module = in_dtype(AutoModelForCausalLM.from_config(config).to(device), dtype)
+    made = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    module = in_dtype(made.to(device), dtype)
     size = config.get_text_config().hidden_size
     inputs = torch.randn(rows, width, size, dtype=dtype, device=device, requires_grad=True)
     seconds: list[float] = []

@@ -24,7 +24,7 @@ from bench.plan.model import Speed, architecture_of, calibrate
 from bench.run import composing
 from bench.run.composing import model_source
 from bench.run.settings import Settings, settings_from
-from bench.storage.whole import content_key
+from bench.storage.keys import content_key
 from methods.base import Method
 from methods.choosing import chosen
 from methods.costs import Costs, Job, Pass
@@ -144,7 +144,8 @@ def make_plan(settings: Settings, config: PlanConfig, known: Known | None = None
     method_class, method = _checked_method(settings)
     source = model_source(settings)
     geometry = source.architecture()
-    architecture = architecture_of(geometry, method)
+    context_length = settings.model.get("context_length")
+    architecture = architecture_of(geometry, method, context_length)
     data = [settings.task, settings.model, asdict(config)]
     given = _given(config)
     counted = known.once(data, lambda: count_corpus(settings, source, architecture, given))

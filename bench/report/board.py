@@ -5,32 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from bench.report.display import in_order, is_better_low, is_diagnostic, title
+from bench.report.telling_apart import hash_of, labels_of, measured_alike, name_of
 from bench.results.per_query import read_per_query
 from bench.results.schema import ENTAILED, PER_QUERY, Cell, Result
 from methods import METHODS
-from metrics.influence import INFLUENCE
-from metrics.length import LENGTH_RATIO
+from metrics import measures
 from metrics.stats.bootstrap import Estimate
 from metrics.stats.pairs import Pair, compare
-from metrics.stats.significance import ALPHA
-
-LEGEND = (
-    "Values are means over the scored queries with their 95% bootstrap intervals. "
-    "Bold: best of its column. Two methods that share no letter (a, b, …) differ significantly in "
-    "that column: two-sided paired sign-flip randomisation tests over the queries that both were "
-    f"scored on, Holm's correction for all pairs of the column, p < {ALPHA}. "
-    "Controls are bounds and take no part in that, nor do rows that say in parentheses that they "
-    "were measured in another way than most. "
-    "MRR and map cannot see past the stored list (top k)."
-)
-
-
-METHOD_SEED = "method.seed"  # among a cell's settings where it is not the seed of all
 
 
 @dataclass(frozen=True)
@@ -38,8 +22,7 @@ class Row:
     """One cell on a board.
 
     Attributes:
-        label: the method and, in parentheses, whether it was imported, whether it rests on
-            estimated second moments, and the settings that tell it from its neighbours.
+        label: the name of the row, which no other has (``telling_apart.labels_of``).
         family: the method's group in the registry, ``"other"`` for one that is not in it.
         best: metrics on which no other method of the board is better, controls aside.
         letters: metric → letters (``Comparison.letters``); absent where there is nothing to test.
@@ -59,7 +42,7 @@ class Row:
     @property
     def method(self) -> str:
         """The method's name, without settings."""
-        return _name(self.cell, "method")
+        return name_of(self.cell, "method")
 
     @property
     def seconds(self) -> float | None:
@@ -75,18 +58,6 @@ class Row:
     def index_bytes_per_passage(self) -> float | None:
         """Size of the index in bytes per passage, None if the method has none."""
         return self.result.index.get("bytes_per_passage")
-
-    @property
-    def length_ratio(self) -> float | None:
-        """Length of the first proponents over the corpus's mean, None if it was not measured."""
-        ratio = self.result.metrics.get(LENGTH_RATIO)
-        return ratio.value if ratio else None
-
-    @property
-    def queries(self) -> str:
-        """Scored of all queries, e.g. ``"190/200"``."""
-        scored, total = (self.result.task.get(name, "?") for name in ("n_scored", "n_queries"))
-        return f"{scored}/{total}"
 
 
 @dataclass(frozen=True)
@@ -113,7 +84,7 @@ class Board:
         titles: dict[tuple[int, int], list[str]] = {}
         for metric in self.metrics:
             ns = [row.result.metrics[metric].n for row in self.rows if metric in row.result.metrics]
-            titles.setdefault((min(ns), max(ns)), []).append(title(metric))
+            titles.setdefault((min(ns), max(ns)), []).append(measures.of(metric).head)
         return "; ".join(
             f"{', '.join(names)} over {low:,}{f' to {high:,}' if high > low else ''} queries"
             for (low, high), names in titles.items()
@@ -132,8 +103,8 @@ def make_boards(cells: Iterable[Cell]) -> list[Board]:
     groups: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
         # Judged by another, the same ranking has other numbers: they are not to be compared.
-        task = f"{_name(cell, 'task')}{_judge(cell)}"
-        key = (task, _sha(cell.result.task), _name(cell, "model"))
+        task = f"{name_of(cell, 'task')}{_judge(cell)}"
+        key = (task, hash_of(cell.result.task), name_of(cell, "model"))
         groups.setdefault(key, []).append(cell)
     contents: dict[str, set[str]] = {}
     for task, sha, _ in groups:
@@ -145,145 +116,15 @@ def make_boards(cells: Iterable[Cell]) -> list[Board]:
 
 
 def _board(task: str, model: str, cells: list[Cell]) -> Board:
-    found = {name for cell in cells for name in cell.result.metrics}
-    metrics = in_order(name for name in found if not is_diagnostic(name))
+    measured = (name for cell in cells for name in cell.result.metrics)
+    metrics = measures.in_order(name for name in measured if measures.of(name).judges)
     main = metrics[0] if metrics else None
-    labels = _labels(cells)
+    labels = labels_of(cells)
     rows = [Row(cell, label, _family(cell)) for cell, label in zip(cells, labels, strict=True)]
     rows.sort(key=lambda row: (-_value(row, main), row.label))
     rivals = [(row, table_of(row.cell)) for row in rows if row.family != "control"]
     pairs = [pair for metric in metrics for pair in _compared(metric, rivals)]
     return Board(task, model, metrics, main, rows, pairs)
-
-
-# ------------------------------------------------------------------ labels
-
-
-def _labels(cells: Sequence[Cell]) -> list[str]:
-    found = [settings(cell) for cell in cells]
-    labels = []
-    for cell, own in zip(cells, found, strict=True):
-        # An imported ranking and a run of the same name have no setting in common to compare.
-        peers = [
-            other
-            for other in found
-            if (other["method"], other["imported"]) == (own["method"], own["imported"])
-        ]
-        parts = ["imported"] if cell.result.imported else []
-        parts += ["moments estimated"] if rests_on_estimate(cell) else []
-        # How it was measured is to be told from every row, not from those of its method alone.
-        apart = dict(differing(own, peers)) | _measured_apart(own, found)
-        parts += [f"{key}={short(apart[key])}" for key in sorted(apart)]
-        labels.append(f"{_name(cell, 'method')} ({', '.join(parts)})" if parts else own["method"])
-    return [
-        # Equal settings and yet two cells: only the key tells them apart.
-        f"{label} [{cell.folder.name[:8]}]" if labels.count(label) > 1 else label
-        for cell, label in zip(cells, labels, strict=True)
-    ]
-
-
-def _measured_apart(own: dict[str, Any], board: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Settings by which a cell's values are measured, and others of the board in another way."""
-    measured = _of_measuring(own)
-    # A cell that measured less, or with another seed, is no reason to name one.
-    others = [{**measured, **_of_measuring(one), "seed": one["seed"]} for one in board]
-    found = differing({**measured, "seed": own["seed"]}, others)
-    return {key: value for key, value in found if key != "seed"}
-
-
-def _of_measuring(own: dict[str, Any]) -> dict[str, Any]:
-    stepped = own.get("metric.tail_patch.enabled")
-    return {
-        key: value
-        for key, value in own.items()
-        if key in ("metric.no_gold", "model")
-        or (key in _STEP and stepped)
-        or key.startswith(_RETRAINING)
-    }
-
-
-_STEP = tuple(f"metric.tail_patch.{name}" for name in ("top", "optimizer", "learning_rate"))
-_RETRAINING = "metric.retraining."
-
-
-def measured_alike(metric: str, cell: Cell) -> str:
-    """Equal for cells whose values of a metric may be compared, query by query."""
-    own = settings(cell)
-    if metric not in INFLUENCE:
-        names = {"metric.no_gold"}  # the length of the lists has a column of its own
-    elif "tail_patch" in metric:
-        names = {"model", *_STEP}
-    else:
-        # Who trains other models may never have seen the one that they stand for.
-        own["model"] = cell.config.get("model")
-        names = {"model", *(key for key in own if key.startswith(_RETRAINING))}
-    return repr(sorted((key, str(own.get(key))) for key in names))
-
-
-def rests_on_estimate(cell: Cell) -> bool:
-    """Whether a ranking or its tail-patch divides by second moments that nobody's optimizer kept.
-
-    See ``bench.models.moments_estimate``.
-    """
-    training = cell.result.model.get("training")
-    if not isinstance(training, dict) or training.get("second_moments") != "estimated":
-        return False
-    config = flatten(cell.result.method.get("config"))
-    corrected = any(key.endswith("optimizer_correction") and value for key, value in config)
-    patch = cell.measured_by.get("tail_patch")
-    stepped = isinstance(patch, dict) and patch.get("optimizer") == "saved"
-    return corrected or (stepped and "tail_patch" in cell.result.metrics)
-
-
-_ABSENT = object()
-
-
-def differing(own: dict[str, Any], peers: list[dict[str, Any]]) -> list[tuple[str, Any]]:
-    """Those of a cell's ``settings`` in which any of its peers is different."""
-    found = [
-        key for key in sorted(own) if any(peer.get(key, _ABSENT) != own[key] for peer in peers)
-    ]
-    # Another seed trains another model, and a method without one knows of none: the hash is news
-    # only where the seeds are equal and both hashes are known.
-    model, seed = own.get("model"), own.get("seed")
-    rivals = [peer["model"] for peer in peers if peer.get("seed") == seed and peer.get("model")]
-    if not model or set(rivals) <= {model}:
-        found = [key for key in found if key != "model"]
-    return [(key, own[key]) for key in found]
-
-
-def settings(cell: Cell) -> dict[str, Any]:
-    """Everything that may tell a cell from others of its task: method, metrics, model, seed."""
-    result = cell.result
-    own = dict(flatten(result.method.get("config")))
-    seed = own.pop("seed", result.seed)
-    return {
-        **own,
-        **({} if seed == result.seed else {METHOD_SEED: seed}),
-        **dict(flatten({"metric": cell.measured_by})),
-        "method": _name(cell, "method"),
-        "model": _sha(result.model)[:8],
-        "seed": result.seed,
-        "top_k": result.top_k,
-        "imported": result.imported,
-    }
-
-
-def flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """The leaves of nested dictionaries as ``("outer.inner", value)``, in their order."""
-    if not isinstance(value, dict):
-        return [(prefix, value)] if prefix else []
-    return [
-        leaf
-        for key, inner in value.items()
-        for leaf in flatten(inner, f"{prefix}.{key}" if prefix else str(key))
-    ]
-
-
-def short(value: Any) -> str:
-    """A setting's value, cut to fit a label."""
-    text = "null" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:18]}…{text[-18:]}"
 
 
 # ------------------------------------------------------------------ comparison
@@ -335,30 +176,20 @@ def _value(row: Row, metric: str | None) -> float:
     estimate: Estimate | None = row.result.metrics.get(metric) if metric else None
     if metric is None or estimate is None or math.isnan(estimate.value):
         return -math.inf
-    return -estimate.value if is_better_low(metric) else estimate.value
-
-
-def _name(cell: Cell, part: str) -> str:
-    """The name of a cell's task, model or method; its folder says it if the result does not."""
-    level = {"task": 2, "model": 1, "method": 0}[part]
-    return str(getattr(cell.result, part).get("name") or cell.folder.parents[level].name)
+    return estimate.value if measures.of(metric).higher_is_better else -estimate.value
 
 
 def _judge(cell: Cell) -> str:
-    judge = cell.result.task.get("judge")
-    if not isinstance(judge, dict):
+    judge = cell.result.judge
+    if not judge:
         return ""
     threshold = cell.result.threshold
     above = "" if threshold == ENTAILED else f" above {threshold:g}"
     return f" judged by {judge.get('name')} {str(judge.get('identity'))[:8]}{above}"
 
 
-def _sha(part: dict[str, Any]) -> str:
-    return str(part.get("sha256") or "")
-
-
 def _family(cell: Cell) -> str:
-    name = _name(cell, "method")
+    name = name_of(cell, "method")
     return (METHODS.entry(name).family if name in METHODS else "") or "other"
 
 

@@ -7,31 +7,28 @@ it says how sure the order of *these* methods is, not how others would fare.
 
 from __future__ import annotations
 
-import csv
-import io
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from bench.core import escape
 from bench.report import display
 from bench.report.board import Board, Row, table_of
-from bench.report.display import in_order, is_diagnostic, title
-from bench.report.tables import section
+from bench.report.leaderboard import of_board
+from bench.report.table import Column, Table, Value
+from metrics import measures
+from metrics.measures import MetricKind
 from metrics.stats.correlation import rank_correlations
 
-TRUTHS = ("removal_effect", "removal_effect_log", "lds", "qld")
 LEAST_METHODS = 4  # of fewer, any order is likely enough by chance
 SAMPLES = 1000  # bootstrap resamples, as of every other interval
 LEGEND = (
     "Spearman's rank correlation, across methods, of a metric and of what retraining says, with "
     "its 95% interval over resampled queries. Controls are left out."
 )
-_FIELDS = (
-    "task", "model", "metric", "truth", "rank_correlation", "low", "high", "n_methods", "n_queries",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,9 +36,9 @@ class Foresight:
     """How well one metric foresees one truth.
 
     Attributes:
-        correlation: Spearman's; NaN where all methods are equal.
-        ci95: its bounds.
-        n_methods, n_queries: how many were seen both ways.
+        correlation: Spearman's rank correlation; NaN where all methods are equal.
+        ci95: the bounds of its interval.
+        n_methods, n_queries: number of methods and of queries that were measured both ways.
     """
 
     metric: str
@@ -53,26 +50,27 @@ class Foresight:
 
 
 def foresights(board: Board, seed: int = 0) -> list[Foresight]:
-    """Every metric of a board against every truth; empty if too few methods have one."""
+    """Every metric of a board beside every truth, a metric of retraining.
+
+    Empty where fewer than ``LEAST_METHODS`` methods have both.
+    """
     tables = [_merged(rows) for rows in _systems(board)]
-    names = in_order({name for table in tables for name in table if _is_metric(name, board)})
-    found = []
-    for truth in (name for name in names if name in TRUTHS):
-        for metric in names:
-            if not _same_kind(metric, truth):
-                both = [table for table in tables if metric in table and truth in table]
-                if len(both) >= LEAST_METHODS:
-                    found.append(_foresight(metric, truth, both, seed))
-    return found
+    columns = {name for table in tables for name in table}
+    names = measures.in_order(name for name in columns if _metric_of(name) in board.metrics)
+    truths = [name for name in names if measures.of(name).kind is MetricKind.retraining]
+    rows = []
+    for truth, metric in itertools.product(truths, names):
+        # A truth does not foresee itself, nor itself in another unit.
+        if measures.of(metric).quantity != measures.of(truth).quantity:
+            both = [table for table in tables if metric in table and truth in table]
+            if len(both) >= LEAST_METHODS:
+                rows.append(_foresight(metric, truth, both, seed))
+    return rows
 
 
-def _is_metric(name: str, board: Board) -> bool:
-    return name.partition(" ")[0] in board.metrics and not is_diagnostic(name)
-
-
-def _same_kind(metric: str, truth: str) -> bool:
-    """A truth does not foresee itself, nor its own logarithm."""
-    return metric.removesuffix("_log") == truth.removesuffix("_log")
+def _metric_of(column: str) -> str:
+    """The metric of a column of ``_merged``, whose name may go on with a learning rate."""
+    return column.partition(" ")[0]
 
 
 # ------------------------------------------------------------------ one method, several cells
@@ -89,9 +87,9 @@ def _systems(board: Board) -> list[list[Row]]:
 
 
 def _by_model(rows: list[Row]) -> list[list[Row]]:
-    """Rows apart whose models are known to differ.
+    """The rows in one group, or in one a model where their models are known to differ.
 
-    A row that needed no model goes with those of one model; of several, it fits none more.
+    A row that needed no model stays with the rows of one model; of several, it fits none.
     """
     models = [str(row.result.model.get("sha256") or "") for row in rows]
     known = sorted({*models} - {""})
@@ -101,22 +99,27 @@ def _by_model(rows: list[Row]) -> list[list[Row]]:
 
 
 def _merged(rows: Sequence[Row]) -> dict[str, pd.Series]:
-    """Metric → values by query. Where cells differ in tail-patch's learning rate, so do names."""
+    """The values of each metric by query.
+
+    Where cells step with different learning rates, the names of what a step measures tell the rate.
+    """
     rates = {_rate(row) for row in rows}
     merged: dict[str, pd.Series] = {}
     for row in rows:
         table = table_of(row.cell)
         for name, values in table.items():
             if values.dtype.kind == "f":
-                told = name.startswith("tail_patch") and len(rates) > 1
+                is_step = measures.of(name).kind is MetricKind.influence
+                told = is_step and len(rates) > 1
                 key = f"{name} (learning rate {_rate(row)})" if told else name
                 merged.setdefault(key, pd.Series(values, index=table["query_id"]))
     return merged
 
 
 def _rate(row: Row) -> str:
-    rate = row.cell.measured_by.get("tail_patch", {}).get("learning_rate")
-    return "of the training" if rate is None else f"{rate:g}"
+    step = row.cell.measured_by.get("tail_patch")
+    rate = step.get("learning_rate") if isinstance(step, dict) else None
+    return f"{rate:g}" if isinstance(rate, int | float) else "of the training"
 
 
 # ------------------------------------------------------------------ correlation and its interval
@@ -132,13 +135,13 @@ def _foresight(
     n = int(seen.sum())
     drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=SAMPLES)
     times = np.vstack([np.ones(n), drawn])  # the first: every query once
-    found = rank_correlations(*(_means(values, times) for values in columns))
-    low, high = np.nanpercentile(found[1:], [2.5, 97.5]) if np.isfinite(found[1:]).any() else [
-        np.nan, np.nan
-    ]  # fmt: skip
+    correlation, *resampled = rank_correlations(*(_means(values, times) for values in columns))
+    low, high = math.nan, math.nan
+    if np.isfinite(resampled).any():
+        low, high = np.nanpercentile(resampled, [2.5, 97.5])
     n_queries = int((one.notna().any(axis=1) & other.notna().any(axis=1)).sum())
     return Foresight(
-        metric, truth, float(found[0]), (float(low), float(high)), len(tables), n_queries
+        metric, truth, float(correlation), (float(low), float(high)), len(tables), n_queries
     )
 
 
@@ -154,42 +157,34 @@ def _means(values: np.ndarray, times: np.ndarray) -> np.ndarray:
         return (times @ np.where(scored, values, 0.0)) / (times @ scored.astype(np.float64))
 
 
-# ------------------------------------------------------------------ as text
+# ------------------------------------------------------------------ as a table
 
 
-Found = Sequence[tuple[Board, Sequence[Foresight]]]  # a board and what was found on it
-
-
-def markdown(found: Found) -> str:
-    """A table a board as GitHub-flavoured Markdown, empty where nothing was retrained."""
-    heads = ("metric", "truth", "rank correlation", "95% interval", "methods")
-    lines = [
-        line
-        for board, rows in found
-        if rows
-        for line in section("What foresees retraining", board, LEGEND, heads, 2, map(_cells, rows))
+def foresight_table(board: Board) -> Table:
+    """A row for each metric and truth of a board, none where nothing was retrained."""
+    columns = [
+        *of_board(board),
+        Column(lambda one: _titled(one.metric), "metric", ("metric",), is_text=True),
+        Column(lambda one: _titled(one.truth), "truth", ("truth",), is_text=True),
+        Column(_correlation, "rank correlation", ("rank_correlation", "low", "high")),
+        Column(lambda one: f"[{', '.join(map(_signed, one.ci95))}]", "95% interval"),
+        Column(lambda one: one.n_methods, "methods", ("n_methods",)),
+        Column(lambda one: one.n_queries, fields=("n_queries",)),
     ]
-    return "\n".join(lines)
+    title = f"What foresees retraining: {board.task} × {board.model}"
+    return Table(title, columns, foresights(board), LEGEND)
 
 
-def _cells(row: Foresight) -> list[str]:
-    numbers = (f"{value:+.2f}".replace("-", "−") for value in (row.correlation, *row.ci95))
-    value, low, high = (display.MISSING if "nan" in number else number for number in numbers)
-    name, _, rate = row.metric.partition(" ")
-    shown = f"{title(name)} {rate}".strip()
-    texts = [escape.markdown(shown), escape.markdown(title(row.truth))]
-    return [*texts, value, f"[{low}, {high}]", display.count(row.n_methods)]
+def _titled(column: str) -> Value:
+    name = _metric_of(column)
+    return Value(column.replace(name, measures.of(name).head, 1), (column,))
 
 
-def csv_text(found: Found) -> str:
-    """One line per metric and truth, in full precision."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_FIELDS)
-    for board, rows in found:
-        for row in rows:
-            texts = (board.task, board.model, row.metric, row.truth)
-            numbers = (row.correlation, *row.ci95)
-            counts = (row.n_methods, row.n_queries)
-            writer.writerow([*map(escape.spreadsheet, texts), *map(repr, numbers), *counts])
-    return stream.getvalue()
+def _correlation(one: Foresight) -> Value:
+    return Value(_signed(one.correlation), (one.correlation, *one.ci95))
+
+
+def _signed(correlation: float) -> str:
+    if math.isnan(correlation):
+        return display.MISSING
+    return f"{correlation:+.2f}".replace("-", "−")

@@ -7,32 +7,27 @@ common than a method and its own re-seeding differ in more than chance.
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
-from bench.core import escape
 from bench.report import display
-from bench.report.board import METHOD_SEED, Board, Row, settings
-from bench.report.tables import section
+from bench.report.board import Board, Row
+from bench.report.leaderboard import of_board
+from bench.report.table import Column, Table, Value
+from bench.report.telling_apart import METHOD_SEED, settings
 from bench.results.schema import RETRIEVALS
 from bench.tasks.records import read_retrievals
+from metrics import measures
 
-DEPTH = 10  # passages of a list that are compared: those that the metrics look at, too
+DEPTH = 10  # passages of a list that are compared, as many as the metrics look at
 LEGEND = (
     "Cells of one method that differ in seeds alone. Overlap: share of the first "
     f"{DEPTH} passages that two seeds have in common, mean over queries and pairs of seeds, with "
     "the least and the greatest pair. Scores: mean over seeds, with the least and the greatest."
 )
-_SCORES = ("mrr", "tail_patch")
-_FIELDS = (
-    "task", "model", "method", "reseeded", "n_seeds", "n_queries", "overlap", "overlap_least",
-    "overlap_greatest", "metric", "mean", "least", "greatest",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,12 +44,12 @@ class Reseeding:
     """One method under several seeds.
 
     Attributes:
-        method: its name.
+        method: name of the method.
         reseeded: ``"method"``, or ``"model"`` where the trained models differ, too.
-        n_seeds: cells.
-        n_queries: queries that all of them have.
-        overlap: of the first ``DEPTH`` passages, over pairs of seeds.
-        scores: metric → over seeds, where all of them measured it.
+        n_seeds: number of cells.
+        n_queries: number of queries that all of the cells have.
+        overlap: shared part of the first ``DEPTH`` passages, over pairs of seeds.
+        scores: each metric that all cells measured, over seeds.
     """
 
     method: str
@@ -76,19 +71,16 @@ def reseedings(board: Board) -> list[Reseeding]:
     Raises:
         UserError: a cell's rankings are damaged.
     """
-    found = []
+    several: list[Reseeding] = []
     for reseeded, own, held in (("method", _method_seed, _model), ("model", _model, _method_seed)):
         groups: dict[str, dict[str, Row]] = {}
         for row in board.rows:
             name = repr([_unseeded(row), _model_settings(row), held(row)])
-            cells = groups.setdefault(name, {})
-            cells.setdefault(repr(own(row)), row)
-        found += [
-            one
-            for cells in groups.values()
-            if len(cells) > 1 and (one := _reseeding(list(cells.values()), reseeded))
-        ]
-    return sorted(found, key=lambda one: (one.method, one.reseeded))
+            groups.setdefault(name, {}).setdefault(repr(own(row)), row)
+        for cells in groups.values():
+            if len(cells) > 1 and (one := _reseeding(list(cells.values()), reseeded)):
+                several.append(one)
+    return sorted(several, key=lambda one: (one.method, one.reseeded))
 
 
 def _unseeded(row: Row) -> list[tuple[str, object]]:
@@ -97,7 +89,7 @@ def _unseeded(row: Row) -> list[tuple[str, object]]:
 
 
 def _model_settings(row: Row) -> object:
-    """Those of the model but its seed; of an unknown one, its hash, which no other has."""
+    """The model's settings but its seed; its hash, which no other has, where they are unknown."""
     model = row.cell.config.get("model")
     if not isinstance(model, Mapping) or "seed" not in model:
         return _model(row)
@@ -114,7 +106,7 @@ def _method_seed(row: Row) -> object:
 
 
 def _reseeding(rows: Sequence[Row], reseeded: str) -> Reseeding | None:
-    """What rows that differ in one seed have in common; None if they have no query."""
+    """The agreement of rows that differ in one seed; None if they share no query."""
     lists = [_first_passages(row) for row in rows]
     shared = sorted(set.intersection(*(set(one) for one in lists)))
     if not shared:
@@ -122,7 +114,7 @@ def _reseeding(rows: Sequence[Row], reseeded: str) -> Reseeding | None:
     pairs = [_overlap(one, other, shared) for one, other in itertools.combinations(lists, 2)]
     scores = {
         metric: _spread([row.result.metrics[metric].value for row in rows])
-        for metric in _SCORES
+        for metric in measures.SIDES
         if all(metric in row.result.metrics for row in rows)
     }
     return Reseeding(rows[0].method, reseeded, len(rows), len(shared), _spread(pairs), scores)
@@ -148,49 +140,50 @@ def _spread(values: Sequence[float]) -> Spread:
     return Spread(float(np.mean(values)), min(values), max(values))
 
 
-# ------------------------------------------------------------------ as text
-
-Found = Sequence[tuple[Board, Sequence[Reseeding]]]
+# ------------------------------------------------------------------ as tables
 
 
-def markdown(found: Found) -> str:
-    """A table a board as GitHub-flavoured Markdown, empty where there is one seed a method."""
-    heads = ("method", "re-seeded", "seeds", "overlap", *map(display.title, _SCORES))
-    lines = [
-        line
-        for board, rows in found
-        if rows
-        for line in section("Under other seeds", board, LEGEND, heads, 2, map(_cells, rows))
+def seeds_tables(board: Board) -> tuple[Table, Table]:
+    """The re-seedings of a board for readers, a row each; and for programs, a row a metric.
+
+    Raises:
+        UserError: a cell's rankings are damaged.
+    """
+    rows = reseedings(board)
+    columns = [
+        Column(lambda one: one.method, "method", is_text=True),
+        Column(lambda one: one.reseeded, "re-seeded", is_text=True),
+        Column(lambda one: one.n_seeds, "seeds"),
+        Column(lambda one: _shown("overlap", one.overlap), "overlap"),
+        *map(_score, measures.SIDES),
     ]
-    return "\n".join(lines)
+    title = f"Under other seeds: {board.task} × {board.model}"
+    scores = [(one, *score) for one in rows for score in one.scores.items()]
+    return Table(title, columns, rows, LEGEND), Table("", _by_metric(board), scores)
 
 
-def _cells(row: Reseeding) -> list[str]:
-    scores = [_shown(metric, row.scores.get(metric)) for metric in _SCORES]
-    overlap = _shown("overlap", row.overlap)
-    return [escape.markdown(row.method), row.reseeded, str(row.n_seeds), overlap, *scores]
+def _score(metric: str) -> Column:
+    return Column(lambda one: _shown(metric, one.scores.get(metric)), measures.of(metric).head)
+
+
+def _by_metric(board: Board) -> list[Column]:
+    return [
+        *of_board(board),
+        Column(lambda row: row[0].method, fields=("method",)),
+        Column(lambda row: row[0].reseeded, fields=("reseeded",)),
+        Column(lambda row: row[0].n_seeds, fields=("n_seeds",)),
+        Column(lambda row: row[0].n_queries, fields=("n_queries",)),
+        Column(
+            lambda row: Value(raw=astuple(row[0].overlap)),
+            fields=("overlap", "overlap_least", "overlap_greatest"),
+        ),
+        Column(lambda row: row[1], fields=("metric",)),
+        Column(lambda row: Value(raw=astuple(row[2])), fields=("mean", "least", "greatest")),
+    ]
 
 
 def _shown(metric: str, spread: Spread | None) -> str:
     if spread is None:
         return display.MISSING
-    mean, *ends = (
-        display.number(metric, value) for value in (spread.mean, spread.least, spread.greatest)
-    )
+    mean, *ends = (display.number(metric, value) for value in astuple(spread))
     return f"{mean} ({' to '.join(ends)})"
-
-
-def csv_text(found: Found) -> str:
-    """One line per method, seed that was changed, and metric, in full precision."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_FIELDS)
-    for board, rows in found:
-        for row in rows:
-            texts = (board.task, board.model, row.method, row.reseeded)
-            overlap = (row.overlap.mean, row.overlap.least, row.overlap.greatest)
-            for metric, score in row.scores.items():
-                numbers = map(repr, (score.mean, score.least, score.greatest))
-                counts = (row.n_seeds, row.n_queries, *map(repr, overlap))
-                writer.writerow([*map(escape.spreadsheet, texts), *counts, metric, *numbers])
-    return stream.getvalue()

@@ -28,8 +28,10 @@ class Result:
     """Everything a leaderboard row needs, and what is needed to make it again.
 
     Attributes:
-        task: name, version, sha256, n_queries, n_scored, n_passages, counts.
-        model: name, n_params, sha256, and what is known of its training.
+        task: name, version, sha256, n_queries, n_scored, n_passages, counts, and the separators
+            between prompt and target.
+        model: name, n_params, sha256, what is known of its training, and how it reads texts: the
+            tokens that stand around one, and its context length.
         method: name, config, key, facts found on the way (such as the λ in use), counts.
         metrics: name → Estimate.
         slices: slice → group → metric → Estimate, e.g. ``slices["relation"]["instrument"]["mrr"]``.
@@ -59,17 +61,23 @@ class Result:
     schema_version: int = SCHEMA_VERSION
 
     @property
+    def judge(self) -> dict[str, Any]:
+        """The record of the judge; empty where the annotation decided, or nobody did."""
+        judge = self.task.get("judge")
+        return judge if isinstance(judge, dict) else {}
+
+    @property
     def threshold(self) -> float:
-        """Above which score of its judge a passage is correct; the release's where there is none.
+        """The score of the judge above which a passage is correct; the release's without a judge.
 
         Raises:
             UserError: it is no number.
         """
-        judge = self.task.get("judge")
-        found = judge.get("threshold", ENTAILED) if isinstance(judge, dict) else ENTAILED
-        if not isinstance(found, int | float):
-            raise UserError(f"expected a number, found {found!r:.40}", where="task.judge.threshold")
-        return float(found)
+        threshold = self.judge.get("threshold", ENTAILED)
+        if not isinstance(threshold, int | float):
+            what = f"expected a number, found {threshold!r:.40}"
+            raise UserError(what, where="task.judge.threshold")
+        return float(threshold)
 
     def to_json(self) -> dict[str, Any]:
         """As written to ``result.json``."""

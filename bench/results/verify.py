@@ -2,9 +2,9 @@
 
 What is recomputed: each query's attribution metrics from ``proponent_correct`` and ``n_gold``, or
 from a judge's ``proponent_ais_scores`` and its threshold; and each mean and interval from the
-per-query table. What is not: a tail-patch of a single query takes a model and is believed, only its
-mean and interval are recomputed; and whether a passage is correct is the task's annotation, or the
-judge's word, of which a ranking holds a copy.
+per-query table. What is not: the value that takes a model for a single query (``needs_model`` of
+``metrics.measures``) is believed, only its mean and interval are recomputed; and whether a passage
+is correct is the task's annotation, or the judge's word, of which a ranking holds a copy.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import yaml
 from bench.core.errors import UserError
 from bench.core.escape import clean
 from bench.results.per_query import read_per_query
+from bench.results.rankings import correct_of
 from bench.results.schema import (
     CONFIG,
     ENTAILED,
@@ -29,14 +30,13 @@ from bench.results.schema import (
     Result,
     read_result,
 )
-from bench.storage.whole import file_sha256
+from bench.storage.hashes import file_sha256
 from bench.tasks.records import RetrievalRecord, read_retrievals
-from metrics.influence import INFLUENCE
-from metrics.length import LENGTH_RATIO, length_ratio
+from metrics import measures
+from metrics.length import length_ratio
+from metrics.measures import LENGTH_RATIO, MetricKind
 from metrics.stats.bootstrap import Estimate
 
-# Measured on models, query by query.
-_BELIEVED = (*INFLUENCE, "base_")
 _TOLERANCE = 1e-9  # relative: sums in another order differ in the last bits
 
 
@@ -47,8 +47,8 @@ class Problem:
     Attributes:
         cell: the cell's folder below the results folder.
         metric: the metric, or the file, that is wrong.
-        stored: what the cell says.
-        recomputed: what follows from its rankings, or what was expected.
+        stored: the value that the cell gives.
+        recomputed: the value that follows from its rankings, or that was expected.
     """
 
     cell: str
@@ -62,7 +62,7 @@ class Problem:
 
 
 class Problems(list[Problem]):
-    """What did not hold, and how much was looked at: ``n_cells`` and ``n_numbers`` compared."""
+    """The problems of a results folder, with how many cells and numbers were looked at."""
 
     n_cells = 0
     n_numbers = 0
@@ -91,16 +91,16 @@ def verify(results_dir: Path) -> Problems:
 def _cell_folders(results_dir: Path) -> list[Path]:
     """Folders that hold any file of a cell: one that lost its result is damaged, not absent."""
     files = (RESULT, RETRIEVALS, PER_QUERY, CONFIG)
-    found = {path.parent for file in files for path in results_dir.glob(f"*/*/*/*/{file}")}
-    return sorted(folder for folder in found if ".partial-" not in folder.name)
+    folders = {path.parent for file in files for path in results_dir.glob(f"*/*/*/*/{file}")}
+    return sorted(folder for folder in folders if ".partial-" not in folder.name)
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """What a cell's ``config.yaml`` says about its metrics.
+    """The settings of a cell's metrics in its ``config.yaml``.
 
     Attributes:
-        samples: bootstrap resamples of the intervals.
+        samples: number of bootstrap resamples of the intervals.
         without_gold: the score of a query that has no correct passage: NaN or 0.
         judged: whether a judge was asked, and not the annotation.
         threshold: a passage is correct above this score of the judge.
@@ -220,7 +220,9 @@ class _Check:
             self.add("judge queries_not_judged", f"stored {stored}", unjudged)
 
     def _check_n_scored(self, result: Result, table: dict[str, np.ndarray]) -> None:
-        judged = [n for n in result.metrics if not n.startswith(_BELIEVED) and n != LENGTH_RATIO]
+        # A metric that nobody knows stands with them: it is told of where it is recomputed.
+        kinds = (MetricKind.attribution, MetricKind.unknown)
+        judged = [name for name in result.metrics if measures.of(name).kind in kinds]
         columns = [table[name] for name in judged if name in table]
         counts = [int((~np.isnan(c)).sum()) for c in columns if c.dtype.kind == "f"]
         stored, expected = result.task.get("n_scored"), max(counts, default=0)
@@ -241,14 +243,14 @@ class _Check:
         if values is None or values.dtype.kind != "f":
             self.add(name, f"{PER_QUERY} has no such column of numbers")
             return
-        if not name.startswith(_BELIEVED):
+        if not measures.of(name).needs_model:
             self._check_queries(name, values, self._expected(name, records, table), records)
         self._check_estimate(name, stored, values)
 
     def _expected(
         self, name: str, records: Sequence[RetrievalRecord], table: dict[str, np.ndarray]
     ) -> list[float]:
-        """The metric of each query, from its ranking; empty if there is no such metric."""
+        """The metric of each query, computed from its ranking; empty for an unknown metric."""
         from metrics.attribution import parse_metric
 
         if name == LENGTH_RATIO:
@@ -260,18 +262,18 @@ class _Check:
         except UserError as error:
             self.add(name, error.what)
             return []
-        found = []
+        expected = []
         for record, n_gold in zip(records, table["n_gold"], strict=True):
             correct = correct_of(record, self.settings.threshold)
             if correct is None:
-                found.append(math.nan)
+                expected.append(math.nan)
             elif math.isnan(n_gold):  # judged by the file it came in: how much gold is unknown
-                found.append(math.nan if metric.needs_n_gold else metric.score(correct, 1))
+                expected.append(math.nan if metric.needs_n_gold else metric.score(correct, 1))
             elif n_gold > 0:
-                found.append(metric.score(correct, int(n_gold)))
+                expected.append(metric.score(correct, int(n_gold)))
             else:
-                found.append(self.settings.without_gold)
-        return found
+                expected.append(self.settings.without_gold)
+        return expected
 
     def _check_queries(
         self,
@@ -363,19 +365,6 @@ def _place(error: Exception) -> str:
     return Path(getattr(error, "filename", None) or RESULT).name
 
 
-def correct_of(record: RetrievalRecord, threshold: float = ENTAILED) -> np.ndarray | None:
-    """The judgement that a ranking carries: bool ``[n proponents]``, None if it has none.
-
-    Args:
-        threshold: a passage is correct above this entailment score.
-    """
-    if record.proponent_correct is not None:
-        return np.asarray(record.proponent_correct, dtype=bool)
-    if record.proponent_ais_scores is not None:
-        return np.asarray(record.proponent_ais_scores, dtype=np.float64) > threshold
-    return None
-
-
 def _same(stored: float, expected: float) -> bool:
     if math.isnan(stored) or math.isnan(expected):
         return math.isnan(stored) and math.isnan(expected)
@@ -388,7 +377,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def lines(problems: Problems) -> Iterator[str]:
-    """What ``tdabench verify`` prints: a line per problem, then what was compared."""
+    """The lines that ``tdabench verify`` prints: one for each problem, then what was compared."""
     yield from map(str, problems)
     count = (
         f"{len(problems)} problem{'s' if len(problems) != 1 else ''}" if problems else "all hold"

@@ -29,7 +29,7 @@ from bench.run.judging import checked_identity, metric_parts
 from bench.run.loggers import check_logger, log_cell
 from bench.run.settings import Settings
 from bench.run.writing import write_cell
-from bench.storage.whole import content_key, path_part
+from bench.storage.keys import content_key, path_part
 from bench.tasks import Query, Task, load_task
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.choosing import chosen
@@ -227,6 +227,7 @@ def task_record(task: Task, evaluation: Evaluation) -> dict[str, Any]:
         "n_queries": len(task.queries),
         "n_scored": evaluation.n_scored,
         "n_passages": len(task.passages),
+        "separators": sorted({query.separator for query in task.queries}),
         "counts": task.counts,
         **judge_record(evaluation),
     }
@@ -239,6 +240,7 @@ def model_record(name: str, model: LanguageModel | None) -> dict[str, Any]:
         "n_params": model.n_params if model else None,
         "sha256": model.sha256 if model else None,
         "training": model.training if model else {},
+        "reading": model.reading if model else {},
     }
 
 

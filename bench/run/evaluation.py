@@ -15,17 +15,14 @@ from bench.run.settings import MetricConfig
 from bench.tasks.base import Query, Task
 from bench.tasks.support import Support
 from methods.base import Context, Ranking
+from metrics import measures
 from metrics.attribution import Judged, Metric, parse_metric, score_rankings
-from metrics.influence import INFLUENCE
-from metrics.length import DEPTH, LENGTH_RATIO, length_ratio
+from metrics.length import DEPTH, length_ratio
 from metrics.retraining import RetrainingConfig, RetrainingTruth
 from metrics.stats.bootstrap import Estimate, estimate
 from metrics.tail_patch import TailPatch
 
-_OPPONENTS = {name: f"opponent_{name}" for name in ("tail_patch", "tail_patch_log")}
-_BASE = "base_probability"  # before any step: says nothing of a method
 _SUPPORT = "top10_support"
-_COLUMNS = ("query_id", "n_gold", "base_log_probability", _BASE, LENGTH_RATIO, *INFLUENCE)
 _NAMED = 10  # passages that a result names; all are counted
 _SUPPORT_DEPTH = 10  # the paper looks at the kinds of the top 10 proponents
 
@@ -69,7 +66,7 @@ def evaluate(
         else:
             metrics = [parse_metric(name) for name in config.attribution] if task.annotated else []
             frame = _score_annotated(config, task, rankings, metrics)
-        frame[LENGTH_RATIO] = _length_ratios(task, rankings)
+        frame[measures.LENGTH_RATIO] = _length_ratios(task, rankings)
         support = _support_shares(task, rankings)
     if config.tail_patch.enabled:
         patch = TailPatch(config.tail_patch, context.model, task, context.cache_dir)
@@ -84,14 +81,14 @@ def evaluate(
             frame = frame.merge(steps.table(), on="query_id", how="left")
             if config.tail_patch.opponents:
                 rows = {ranking.query_id: ranking.opponent_rows.tolist() for ranking in rankings}
-                found = patch.measure(chosen, rows).table()[["query_id", *_OPPONENTS]]
-                frame = frame.merge(found.rename(columns=_OPPONENTS), on="query_id", how="left")
+                opposed = patch.measure(chosen, rows).of_opponents()
+                frame = frame.merge(opposed, on="query_id", how="left")
     if config.retraining is not None:
         with context.phases.measure("retraining"):
             truth = _retrained(config.retraining, context, rankings, seed, top_k)
         frame = frame.merge(truth, on="query_id", how="left")
     names = [metric.name for metric in metrics]
-    measured = [*names, *(name for name in (*INFLUENCE, _BASE) if name in frame), LENGTH_RATIO]
+    measured = [*names, *(name for name in _averaged(frame) if name not in names)]
     samples = config.bootstrap_samples
     labels = pd.DataFrame(_labels(task.queries), index=frame.index)
     slices = by_group(labels, frame[measured], samples, seed)
@@ -107,6 +104,11 @@ def evaluate(
         judgement=judgement,
         changes=changes,
     )
+
+
+def _averaged(frame: pd.DataFrame) -> list[str]:
+    """The columns that a result holds the means of."""
+    return [name for name in measures.in_order(map(str, frame)) if measures.of(name).is_averaged]
 
 
 def _retrained(
@@ -150,7 +152,9 @@ def check_slice_names(config: MetricConfig, queries: Sequence[Query]) -> None:
     Raises:
         UserError: naming the first.
     """
-    taken = {*config.attribution, *_COLUMNS}
+    asked = measures.MetricKind.attribution  # of these, only those that are asked for are columns
+    others = (one.name for one in measures.MEASURES if one.kind is not asked)
+    taken = {"query_id", *config.attribution, *others}
     for query in queries:
         for name in query.slices:
             if name in taken or name.startswith(_SUPPORT):

@@ -94,7 +94,10 @@ def judged_metrics(config: MetricConfig) -> list[Metric]:
 
 def claims_of(queries: Sequence[Query]) -> list[Claim]:
     """What a passage must state to be correct for each query."""
-    return [make_claim(q.prompt, q.target, q.subject_names, q.answer_names) for q in queries]
+    return [
+        make_claim(q.prompt, q.target, q.subject_names, q.answer_names, q.separator)
+        for q in queries
+    ]
 
 
 def checked_identity(config: MetricConfig, task: Task, device: str) -> list[Any]:
@@ -178,7 +181,7 @@ def judge_rankings(
             "identity": judge.identity(),
             "threshold": judge.threshold,
             "settings": dict(config.judge),
-            "claim": "prompt, a space, target",
+            "claim": "prompt, separator, target",
             "counts": {**counts, **judge.counts},
             "queries_not_judged": unscored[:_NAMED],
             "metrics_not_scored": [m for m in config.attribution if m not in map(str, kept)],

@@ -16,7 +16,8 @@ from bench.core.escape import clean
 from bench.results.schema import CONFIG, PER_QUERY, RESULT, RETRIEVALS, Result
 from bench.run.evaluation import Evaluation
 from bench.storage import jsonlines
-from bench.storage.whole import file_sha256, whole_folder
+from bench.storage.hashes import file_sha256
+from bench.storage.whole_folders import whole_folder
 from bench.tasks.base import Query, Task
 from bench.tasks.records import RetrievalRecord
 from methods.base import Ranking

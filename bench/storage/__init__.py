@@ -1,1 +1,1 @@
-"""Bytes on disk and at addresses: files written whole or not at all, hashes, copies in a store."""
+"""Bytes on disk and at addresses: whole files and folders, their hashes, copies in a store."""

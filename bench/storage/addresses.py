@@ -1,4 +1,4 @@
-"""Addresses of stores that fsspec opens: what they may look like, and faults in one line."""
+"""Addresses of stores that fsspec opens: which are accepted, and their faults in one line."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _SCHEME = "://"
 
 
 def is_address(text: str) -> bool:
-    """Whether it names a place in a store, not a path of this machine."""
+    """Whether ``text`` names a place in a store, not a path of this machine."""
     return _SCHEME in text
 
 
 def check_address(address: str, setting: str) -> None:
-    """Refuse what names no place, and what must not be written into results and messages.
+    """Refuse an address that names no place, or must not stand in results and messages.
 
     Raises:
         UserError: credentials or a query in it, stores chained one in another, or a scheme alone,
@@ -39,12 +39,12 @@ def check_address(address: str, setting: str) -> None:
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """The store and the path in it.
+    """The store that an address is in, opened, and the path in it.
 
     Raises:
         UserError: a package that opens it is missing, or it cannot be reached.
     """
-    import fsspec  # on first need: it takes a while, and most corpora are files
+    import fsspec  # imported on first need: it takes a while, and most corpora are files
 
     with reachable(url):
         return cast("tuple[Any, str]", fsspec.core.url_to_fs(url))
@@ -52,7 +52,11 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 @contextmanager
 def reachable(url: str) -> Iterator[None]:
-    """Stores raise whatever their libraries do: every fault is one of reaching the address."""
+    """Turn any error in the block into one of reaching the address: stores raise all kinds.
+
+    Raises:
+        UserError: in the place of any other exception.
+    """
     try:
         yield
     except ImportError as error:

@@ -16,7 +16,7 @@ from typing import IO, Any
 from bench.core.errors import UserError
 from bench.storage.addresses import check_address, filesystem, is_address, reachable
 
-# What stores say of a file that is another one for another content; times of reading are not among.
+# Fields of a store's answer that change when a file's content does. Times of reading are no such.
 _MARKS = (
     "ETag", "etag", "Content-MD5", "md5Hash", "md5", "generation", "Last-Modified", "LastModified",
     "last_modified", "updated", "mtime", "created",
@@ -25,7 +25,7 @@ _MARKS = (
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file at an address, with what readers need of a path.
+    """A file at an address, with the parts of a path's interface that readers use.
 
     Attributes:
         url: the address, with its scheme and without credentials.
@@ -42,7 +42,7 @@ class RemoteFile:
         return self.url.rstrip("/").rpartition("/")[2]
 
     def open(self) -> IO[bytes]:
-        """A stream of its bytes.
+        """A stream of the file's bytes.
 
         Raises:
             UserError: it cannot be reached.
@@ -53,7 +53,7 @@ class RemoteFile:
         return io.BufferedReader(_Stream(self.url, stream), 1 << 20)
 
     def identity(self) -> list[str | int]:
-        """Name, bytes, and what changes in the store with the content.
+        """Name, size in bytes, and the fields of the store's answer that change with the content.
 
         Raises:
             UserError: it cannot be reached, or its store does not say.
@@ -72,7 +72,7 @@ class RemoteFile:
 
 
 class _Stream(io.RawIOBase):
-    """A store's stream, whose faults while it is read are named, too."""
+    """A store's stream; a fault while it is read becomes a one-line error as well."""
 
     def __init__(self, url: str, stream: IO[bytes]) -> None:
         self._url, self._source = url, stream
@@ -101,15 +101,15 @@ def open_bytes(file: File) -> IO[bytes]:
 
 
 def identity(files: list[File]) -> list[list[str | int]]:
-    """Name, bytes and time of change (ns) of each file: moving their folder changes nothing."""
-    found: list[list[str | int]] = []
+    """Name, size in bytes and time of change (ns) of each file; their folder does not matter."""
+    identities: list[list[str | int]] = []
     for file in files:
         if isinstance(file, RemoteFile):
-            found.append(file.identity())
+            identities.append(file.identity())
         else:
             stat = file.stat()
-            found.append([file.name, stat.st_size, stat.st_mtime_ns])
-    return found
+            identities.append([file.name, stat.st_size, stat.st_mtime_ns])
+    return identities
 
 
 def expand(pattern: str, setting: str) -> list[File]:
@@ -128,12 +128,16 @@ def expand(pattern: str, setting: str) -> list[File]:
 
 
 def expand_local(pattern: str, setting: str) -> list[Path]:
-    """As ``expand``, of this machine's files alone."""
+    """The files of this machine that a path or a glob names, sorted by name.
+
+    Raises:
+        UserError: as ``expand``.
+    """
     try:
         literal = Path(pattern).expanduser()
         is_folder = literal.is_dir()
-        found = [literal] if literal.is_file() else sorted(map(Path, glob.glob(str(literal))))
-        files = [path for path in found if path.is_file()]
+        paths = [literal] if literal.is_file() else sorted(map(Path, glob.glob(str(literal))))
+        files = [path for path in paths if path.is_file()]
     except (OSError, RuntimeError) as error:  # no such home, a name too long, a closed folder
         raise UserError(
             f"cannot look there ({error})", where=pattern, fix=f"check {setting}"
@@ -151,7 +155,7 @@ def refuse_address(value: str, setting: str) -> None:
     """Refuse an address where a folder of this machine is needed.
 
     Raises:
-        UserError: it is one.
+        UserError: ``value`` is an address.
     """
     if is_address(value):
         raise UserError(
@@ -175,7 +179,7 @@ def _remote(pattern: str, setting: str) -> list[RemoteFile]:
             names = [path] if system.isfile(path) else []
         else:
             names = [name for name in sorted(system.glob(path)) if system.isfile(name)]
-        found = [RemoteFile(system.unstrip_protocol(name)) for name in names]
-    if not found:
+        files = [RemoteFile(system.unstrip_protocol(name)) for name in names]
+    if not files:
         raise _no_such_file(pattern, setting)
-    return found
+    return files

@@ -1,4 +1,4 @@
-"""SHA-256 of large files: taken while they are written, and read again only if they have changed.
+"""SHA-256 of files: taken while they are written, and read again only if they have changed.
 
 Of a file that this process wrote or hashed, the hash is kept beside what the system says of it:
 device, inode, size, and the times of the last write and the last change. While these stay, so does
@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from bench.storage.whole import stream_sha256, whole_file
+from bench.storage.whole_files import whole_file
 
 _LONG_NS = 10 * 10**9  # no file system has a coarser clock than FAT, with two seconds
 
@@ -25,8 +25,31 @@ _LONG_NS = 10 * 10**9  # no file system has a coarser clock than FAT, with two s
 _known: dict[tuple[int, ...], str] = {}
 
 
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes; they are read unless this process knows it of this very file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as stream:  # opened: NFS may tell old times of a file that is not
+        state = _state(stream)
+        if state in _known:
+            return _known[state]
+        sha256 = stream_sha256(stream)
+    _keep(state, sha256)  # a write in the meantime has made `state` one that does not come again
+    return sha256
+
+
+def stream_sha256(stream: IO[bytes]) -> str:
+    """The SHA-256 of the bytes that are left of a stream, read in blocks."""
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
 class HashedStream:
-    """Hands bytes on to a file and hashes them on their way."""
+    """A stream that hands bytes on to a file and hashes them on their way."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream, self._digest = stream, hashlib.sha256()
@@ -38,16 +61,16 @@ class HashedStream:
 
     @property
     def sha256(self) -> str:
-        """Of all that was written so far."""
+        """The SHA-256 of all that was written so far."""
         return self._digest.hexdigest()
 
 
 @contextmanager
 def hashed_file(target: Path) -> Iterator[HashedStream]:
-    """As ``whole_file`` for bytes, which are hashed as they are written; the hash is kept.
+    """Open a binary file as ``whole_file`` does; what is written is hashed, and the hash is kept.
 
     Raises:
-        UserError: the disk is full, or cannot be written.
+        UserError: the disk does not take it.
     """
     with whole_file(target, "wb") as stream:
         hashed = HashedStream(stream)
@@ -57,33 +80,19 @@ def hashed_file(target: Path) -> Iterator[HashedStream]:
         with suppress(OSError):  # without it the file is read again where it is asked for
             os.utime(stream.name, ns=(own.st_atime_ns, own.st_mtime_ns - 1))
     with suppress(OSError), open(target, "rb") as finished:
-        seen = _seen(finished)
-        if seen[:2] == (own.st_dev, own.st_ino):  # else another process has written it since
-            _keep(seen, hashed.sha256)
+        state = _state(finished)
+        if state[:2] == (own.st_dev, own.st_ino):  # else another process has written it since
+            _keep(state, hashed.sha256)
 
 
-def known_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes; they are read unless this process knows it of this very file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with open(path, "rb") as stream:  # opened: NFS may tell old times of a file that is not
-        seen = _seen(stream)
-        if seen in _known:
-            return _known[seen]
-        sha256 = stream_sha256(stream)
-    _keep(seen, sha256)  # a write in the meantime has made `seen` one that does not come again
-    return sha256
+def _state(stream: IO[bytes]) -> tuple[int, ...]:
+    """What the system says of a file that is another one once its bytes have changed."""
+    stat = os.fstat(stream.fileno())
+    return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
-def _seen(stream: IO[bytes]) -> tuple[int, ...]:
-    found = os.fstat(stream.fileno())
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-
-def _keep(seen: tuple[int, ...], sha256: str) -> None:
+def _keep(state: tuple[int, ...], sha256: str) -> None:
     """Keep a hash if the next write cannot have the time of the last one."""
-    written, changed = seen[-2:]
+    written, changed = state[-2:]
     if written < changed or max(written, changed) < time.time_ns() - _LONG_NS:
-        _known[seen] = sha256
+        _known[state] = sha256

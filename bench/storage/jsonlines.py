@@ -1,4 +1,4 @@
-"""Stream JSON-lines files, plain or gzipped; every fault names its place."""
+"""JSON-lines files as streams of records, plain or gzipped; every fault names its place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a record was read: file and line (from 1)."""
+    """The place where a record was read: file and line (from 1)."""
 
     path: File
     line: int
@@ -70,8 +70,8 @@ def lines(path: File) -> Iterator[tuple[Place, bytes]]:
 @contextmanager
 def _open(path: File) -> Iterator[IO[bytes]]:
     with open_bytes(path) as stream:
-        is_gzip = stream.read(2) == b"\x1f\x8b"  # by content: the name may lie
-    with open_bytes(path) as stream:  # again: not every store can go back
+        is_gzip = stream.read(2) == b"\x1f\x8b"  # by content, as the name may lie
+    with open_bytes(path) as stream:  # opened again, as not every store can go back
         if is_gzip:
             with gzip.open(stream) as unpacked:
                 yield cast("IO[bytes]", unpacked)
@@ -93,7 +93,7 @@ def _parse(raw: bytes, place: Place) -> Json:
         detail = ": nested too deeply"
         if isinstance(error, json.JSONDecodeError):
             detail = f" at column {error.colno}: {error.msg}"
-        elif isinstance(error, ValueError):  # an integer of thousands of digits
+        elif isinstance(error, ValueError):  # Python refuses an integer of thousands of digits
             detail = f": {error}"
         raise UserError(
             f"broken JSON{detail}", where=str(place), fix="mend or delete the line"
@@ -104,7 +104,7 @@ def _parse(raw: bytes, place: Place) -> Json:
 
 
 def dump(record: Json) -> str:
-    """One line of JSON, with its newline. Lone surrogates are escaped, so it is always UTF-8."""
+    """A record as one line of JSON with its newline; lone surrogates are escaped."""
     try:
         text = json.dumps(record, ensure_ascii=False, allow_nan=False)
         text.encode("utf-8")

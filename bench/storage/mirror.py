@@ -24,8 +24,8 @@ from bench.core import progress
 from bench.core.errors import UserError
 from bench.storage.addresses import check_address, filesystem, is_address, reachable
 from bench.storage.files import RemoteFile
-from bench.storage.hashes import HashedStream, hashed_file
-from bench.storage.whole import file_sha256, whole_folder
+from bench.storage.hashes import HashedStream, file_sha256, hashed_file
+from bench.storage.whole_folders import whole_folder
 
 INVENTORY = "INVENTORY.json"
 _OF_THIS_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -54,15 +54,15 @@ class Mirror:
             _write(f"{self.url}/README.txt", b"Copies that tdabench keeps: remote_dir.\n")
 
     def names(self, folder: Path) -> frozenset[str]:
-        """Names of the files in the copy of ``folder``; none if there is no copy of it."""
+        """Names of the files in the copy of ``folder``; none if there is no copy."""
         if self.url is None:
             return frozenset()
         address = self._address(folder)
         system, place = filesystem(address)
         with reachable(address):
-            system.invalidate_cache()  # other machines write, too
-            found = system.ls(place, detail=False) if system.exists(place) else []
-        return frozenset(PurePosixPath(name).name for name in found)
+            system.invalidate_cache()  # other machines may have written since
+            paths = system.ls(place, detail=False) if system.exists(place) else []
+        return frozenset(PurePosixPath(path).name for path in paths)
 
     def read(self, path: Path) -> bytes:
         """The content of the copy of a small file."""
@@ -70,7 +70,7 @@ class Mirror:
             return stream.read()
 
     def bring(self, path: Path, name: str) -> None:
-        """Copy one file from the store, where it has a name of its own; it is here whole or not."""
+        """Copy the file ``name`` of the store to ``path``, whole or not at all."""
         with hashed_file(path) as stream:
             _read(self._address(path.with_name(name)), stream)
 
@@ -93,7 +93,7 @@ class Mirror:
 
     @contextmanager
     def shared(self, folder: Path) -> Iterator[None]:
-        """Around what makes ``folder`` unless it is there: it is brought before, or kept after."""
+        """Bring ``folder`` before a block that makes it unless it is there, and keep it after."""
         self.bring_folder(folder)
         yield
         self.keep_folder(folder)
@@ -126,14 +126,14 @@ class Mirror:
         _write(f"{address}/{INVENTORY}", text.encode())
 
     def finished(self) -> list[Path]:
-        """The folders here that belong to the finished ones of the store, sorted."""
+        """The local paths of all folders that are finished in the store, sorted."""
         if self.url is None:
             return []
         system, place = filesystem(self.url)
         with reachable(self.url):
             system.invalidate_cache()
-            found = [PurePosixPath(name).relative_to(place) for name in system.find(place)]
-        names = [name.parent for name in found if name.name == INVENTORY and _is_inside(str(name))]
+            paths = [PurePosixPath(name).relative_to(place) for name in system.find(place)]
+        names = [path.parent for path in paths if path.name == INVENTORY and _is_inside(str(path))]
         return sorted(self.local / name for name in names)
 
     def _address(self, path: Path) -> str:
@@ -174,7 +174,7 @@ def _check_top(url: str) -> None:
 
 
 def _inventory(address: str) -> tuple[str, dict[str, str]]:
-    """Where the files of a folder's copy are, below it, and their hashes by name."""
+    """The name of the folder that holds a copy's files, and their hashes by name."""
     with RemoteFile(address).open() as stream:
         data = stream.read()
     try:
@@ -197,7 +197,7 @@ def _bring_listed(address: str, target: Path, sha256: str) -> None:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(target, "wb")  # noqa: SIM115 - what is wrong here is wrong with its name
+        stream = open(target, "wb")  # noqa: SIM115 - an error here is one of the name
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) in _OF_THIS_DISK:
             raise

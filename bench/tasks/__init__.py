@@ -1,4 +1,4 @@
-"""Tasks: where the queries and the candidate passages come from."""
+"""Tasks, which queries and candidate passages come from."""
 
 from bench.core.registry import Entry, Registry
 from bench.tasks.base import Query, Task, TaskBuilder, load_task, prepared_task

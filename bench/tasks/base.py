@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,13 +15,17 @@ import numpy as np
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.storage import jsonlines
-from bench.storage.whole import content_key, file_sha256, whole_folder
+from bench.storage.hashes import file_sha256
+from bench.storage.keys import content_key
+from bench.storage.whole_folders import whole_folder
 from bench.tasks.passages import Passage, PassageStore, write_passages
 from bench.tasks.support import Support, support
 
-# Raised whenever the files of a prepared task change; part of its folder's name.
-_LAYOUT_VERSION = 2
-_NAMES = ("subject_names", "answer_names")  # of a query; not hashed, and left out where empty
+# A part of the folder's name, raised whenever the files of a prepared task change.
+_LAYOUT_VERSION = 3
+# Fields of a query that are left out of the task's hash, and of its file where they are empty.
+_NAMES = ("subject_names", "answer_names")
+SPACE = " "  # the separator of scripts that have one; not written where it is this
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Query:
         subject_names: what the fact's subject is called, for judges that match names; may be empty.
         answer_names: other names of the target, likewise. Neither moves a ranking: they are no part
             of the task's hash.
+        separator: what stands between prompt and target in the string that a model reads.
     """
 
     query_id: str
@@ -50,6 +55,12 @@ class Query:
     statement: dict[str, Any] | None = None
     subject_names: tuple[str, ...] = ()
     answer_names: tuple[str, ...] = ()
+    separator: str = SPACE
+
+    @property
+    def text(self) -> str:
+        """Prompt, separator and target: the query as one string."""
+        return f"{self.prompt}{self.separator}{self.target}"
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,7 @@ class Task:
 
 
 class TaskBuilder(ABC):
-    """Makes a task from its config; a subclass is one entry of ``TASKS``.
+    """The maker of a task from its config; a subclass is one entry of ``TASKS``.
 
     Attributes:
         annotated: whether the queries' gold rows are known.
@@ -167,17 +178,28 @@ def _prepare(name: str, builder: TaskBuilder, folder: Path) -> None:
             yield passage
 
     n_passages = write_passages(counted(), folder)
-    n_queries = 0
+    n_queries = n_unseparated = 0
     digest = hashlib.sha256()
     with open(folder / "queries.jsonl", "w", encoding="utf-8") as stream:
         for query in builder.queries():
+            separator = getattr(builder.config, "separator", SPACE)
+            query = _separated(query, separator)
+            n_unseparated += query.separator != separator
             record = asdict(query)
+            if query.separator == SPACE:
+                del record["separator"]
             names = {key: value for key in _NAMES if (value := record.pop(key))}
             digest.update(jsonlines.dump(record).encode("utf-8"))
             stream.write(jsonlines.dump({**record, **names}))
             n_queries += 1
     if n_queries == 0:
         raise UserError("no query is left to ask", fix="check the task's facts and filters")
+    counts = dict(builder.counts)
+    if n_unseparated:
+        counts["prompts_ending_in_white_space"] = n_unseparated
+        progress.say(
+            f"prompts that end in white space get no separator: {n_unseparated:,} of {n_queries:,}"
+        )
     parts = [file_sha256(folder / "passages.jsonl"), digest.hexdigest()]
     manifest = {
         "version": builder.version,
@@ -185,13 +207,19 @@ def _prepare(name: str, builder: TaskBuilder, folder: Path) -> None:
         "corpus_sha256": parts[0],
         "annotated": builder.annotated,
         "counts": {
-            **builder.counts,
+            **counts,
             "passages": n_passages,
             "characters": characters,
             "queries": n_queries,
         },
     }
     (folder / "task.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def _separated(query: Query, separator: str) -> Query:
+    """The query with the task's separator, or with none if its prompt ends in white space."""
+    ends_in_space = query.prompt != query.prompt.rstrip()
+    return replace(query, separator="" if ends_in_space else separator)
 
 
 def _query(record: dict[str, Any]) -> Query:

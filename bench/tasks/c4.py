@@ -20,12 +20,13 @@ from bench.tasks.chunks import Chunker
 from bench.tasks.facts import AskedFact, FactQueries, FactsConfig, Stratify, with_frequency
 from bench.tasks.frequency import MentionCounter
 from bench.tasks.passages import Passage
+from bench.tasks.records import passage_text
 
 _PACKING = (".gz", ".jsonl", ".json")  # endings that say how a shard is packed, not which one it is
 
 
 class Frequency(str, Enum):
-    """Where a fact's frequency comes from."""
+    """The source of a fact's frequency: counted in the passages, or given by the facts."""
 
     counted = "counted"
     given = "given"
@@ -117,8 +118,11 @@ class C4(TaskBuilder):
     # -------------------------------------------------------------- facts
 
     def _choose(self) -> tuple[int, bool]:
-        """Choose the facts; also the row key below which a passage is kept, and whether facts are
-        counted already."""
+        """Choose the facts to ask.
+
+        Returns:
+            the row key below which a passage is kept, and whether mentions are counted already.
+        """
         config = self.config
         counts = config.frequency == Frequency.counted
         if counts and config.stratify == Stratify.frequency and config.n_queries is not None:
@@ -144,7 +148,7 @@ class C4(TaskBuilder):
         return self._first_pass(), True
 
     def _first_pass(self) -> int:
-        """Count every passage; the row key below which one is kept."""
+        """Count every passage; returns the row key below which a passage is kept."""
         n = self.config.n_passages
         keys = inputs.SmallestKeys(n or 0)
         for key, _, text in progress.track(self._passages(), "count passages", unit="passages"):
@@ -152,10 +156,7 @@ class C4(TaskBuilder):
                 keys.add(key)
             if self._counter is not None:
                 self._counter.add_passage(text)
-        if n is None:
-            return inputs.ALL_KEYS
-        sampled = keys.values()
-        return int(sampled[-1]) + 1 if len(sampled) else 0
+        return inputs.ALL_KEYS if n is None else keys.bound(n)
 
     # -------------------------------------------------------------- passages
 
@@ -167,9 +168,7 @@ class C4(TaskBuilder):
         row = documents = empty = 0
         for shard, path in _named(self._files()):
             for place, record in jsonlines.read(path):
-                text = record.get("text")
-                if not isinstance(text, str):
-                    raise place.error("text", f"expected a string, found {text!r:.60}")
+                text = passage_text(record, place)
                 documents += 1
                 number = -1
                 for number, passage in enumerate(self._chunker.passages(text)):
@@ -184,7 +183,7 @@ def _named(paths: list[File]) -> list[tuple[str, File]]:
     """Each shard with its name, less the endings that tell how it is packed.
 
     Raises:
-        UserError: two have the same name.
+        UserError: two shards have the same name.
     """
     named: dict[str, File] = {}
     for path in paths:

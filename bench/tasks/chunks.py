@@ -11,13 +11,13 @@ from typing import Any
 from bench.core.errors import UserError
 
 _WORD = re.compile(r"\S+")
-# What comes before a sentence: a stop with what closes behind it, or a new line. A rule, not a
-# model: it also takes the stop of "Mr." for an end, and a cut there does no harm.
+# The space between sentences: a full stop with closing marks behind it, or a new line. It is a rule
+# and no model, so it also takes the stop of "Mr." for an end; a cut there does no harm.
 _BETWEEN_SENTENCES = re.compile(r"[.!?…][\"'”’)\]]*\s+|\n\s*")
 
 
 class Chunker:
-    """Cuts a document into as few and as even passages as its sentences allow.
+    """A cutter of documents into as few and as even passages as their sentences allow.
 
     No text is lost but the white space at cuts. Where no sentence ends in reach the cut is between
     words, and inside a word only if it alone exceeds the bound. Tokens are counted in the whole
@@ -43,17 +43,17 @@ class Chunker:
         self._tokenizer: Any = None if tokenizer is None else _load(tokenizer)
 
     def passages(self, text: str) -> Iterator[str]:
-        """The passages of one document, in order; none of a blank one."""
+        """The passages of one document, in order; a blank document has none."""
         if not text.strip():
             return
         words = list(_WORD.finditer(text))
         if self._size is None or (self._tokenizer is None and len(words) <= self._size):
             yield text
             return
-        # In characters: where each token ends, and where words and sentences begin.
+        # Positions in characters: where each token ends, and where words and sentences begin.
         ends = [word.end() for word in words] if self._tokenizer is None else self._ends(text)
         starts = [word.start() for word in words]
-        sentences = [found.end() for found in _BETWEEN_SENTENCES.finditer(text)]
+        sentences = [between.end() for between in _BETWEEN_SENTENCES.finditer(text)]
         start = 0
         while start < len(text):
             stop = _stop(start, ends, (sentences, starts), self._size, len(text))
@@ -69,14 +69,14 @@ class Chunker:
 def _stop(
     start: int, ends: Sequence[int], cuts: Sequence[Sequence[int]], size: int, length: int
 ) -> int:
-    """Where the passage from ``start`` stops, in characters.
+    """The position where the passage from ``start`` stops; all positions are in characters.
 
     Args:
-        start: in characters.
-        ends: of the document's tokens, ascending.
+        start: where the passage begins.
+        ends: where the document's tokens end, ascending.
         cuts: places to cut, ascending, the better kind first.
-        size: tokens at most.
-        length: of the document, in characters.
+        size: the most tokens of a passage.
+        length: the length of the document.
     """
     first = bisect_right(ends, start)
     left = len(ends) - first
@@ -103,7 +103,7 @@ def _load(folder: Path) -> Any:
         )
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises no narrower class
         raise UserError(f"no tokenizer ({error})", where=str(path)) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -12,12 +12,13 @@ from bench.storage.files import expand, identity
 from bench.storage.jsonlines import Place
 from bench.tasks import inputs
 from bench.tasks.base import Query
+from bench.tasks.buckets import POWERS_OF_TEN, frequency_bucket
 from bench.tasks.query_list import QueryList
 from bench.tasks.records import N_PROMPTS, Fact, read_facts
 
 
 class Stratify(str, Enum):
-    """What sampled queries are balanced over; names are the values of the setting."""
+    """The property that sampled queries are balanced over."""
 
     relation = "relation"
     frequency = "frequency"
@@ -41,45 +42,34 @@ class FactsConfig:
     stratify: Stratify
     prompt: int
     repetitions: Repetitions
+    separator: str
     seed: int
 
 
 @dataclass(frozen=True)
 class AskedFact:
-    """A sampled fact: its query (without gold), where it was read, the sentences it lists."""
+    """A sampled fact: its query (without gold), its place in the file, the sentences it lists."""
 
     query: Query
     place: Place
     sentences: tuple[str, ...]
 
 
-def frequency_bucket(frequency: int | None) -> str:
-    """Powers of ten: ``"0"``, ``"1-9"``, ``"10-99"``, ...; ``"unknown"`` for None.
-
-    The release's own buckets 0-5 have bounds that are unverified, so they are not used here.
-    """
-    if frequency is None:
-        return "unknown"
-    if frequency == 0:
-        return "0"
-    low = 10 ** (len(str(frequency)) - 1)
-    return f"{low}-{10 * low - 1}"
-
-
 def with_frequency(query: Query, frequency: int | None) -> Query:
     """The query with its frequency, and with its bucket as a slice."""
-    slices = {**query.slices, "frequency": frequency_bucket(frequency)}
+    slices = {**query.slices, "frequency": frequency_bucket(frequency, POWERS_OF_TEN)}
     return replace(query, frequency=frequency, slices=slices)
 
 
 class FactQueries:
-    """Chooses facts and makes queries of them. Facts are read twice or thrice, and never held.
+    """The choice of facts, and the queries made of them.
 
+    Facts are read two or three times and never held.
     Memory grows with the asked facts, and by 8 bytes a fact.
 
     Args:
-        config: what to ask.
-        counts: gets what was read and what was left out, by reason.
+        config: the settings of the facts.
+        counts: receives how many facts were read and left out, by reason.
 
     Raises:
         UserError: a setting out of range.
@@ -95,10 +85,11 @@ class FactQueries:
         self._counts = counts
 
     def fingerprint(self) -> dict[str, object]:
-        """Which files the facts are of; absent ones are left out, so old keys stay."""
-        kinds = ["facts"] + ["queries_from"] * (self._config.queries_from is not None)
+        """The identity of the files that the facts are read from."""
+        files = {"facts": self._config.facts, "queries_from": self._config.queries_from}
         return {
-            kind: identity(expand(getattr(self._config, kind), f"task.{kind}")) for kind in kinds
+            kind: pattern and identity(expand(pattern, f"task.{kind}"))
+            for kind, pattern in files.items()
         }
 
     def allowed(self) -> Iterator[Fact]:
@@ -109,7 +100,8 @@ class FactQueries:
         """The sampled facts, in the order of the files.
 
         Args:
-            frequencies: of every allowed fact, to balance over instead of ``c4_frequency``.
+            frequencies: the frequency of every allowed fact by its id, to balance over instead of
+                ``c4_frequency``.
 
         Raises:
             UserError: a faulty or missing file, a repeated fact id, or no fact left to ask.
@@ -125,7 +117,7 @@ class FactQueries:
         left_out = counts["facts_left_out_as_repetition"]
         left_out += counts.get("facts_not_in_queries_from", 0)
         counts["facts_left_out_by_sampling"] = counts["facts_read"] - left_out - len(asked)
-        if not asked:  # now, and not after hours of reading passages
+        if not asked:  # said now, before hours of reading passages
             raise UserError(
                 "no fact is left to ask", where=self._config.facts, fix="check task.repetitions"
             )
@@ -137,7 +129,7 @@ class FactQueries:
             yield inputs.row_key(self._config.seed, inputs.FACT_ROWS, row), place, fact
 
     def _listed_prompts(self) -> dict[str, int] | None:
-        """Of each fact that ``queries_from`` lists, which prompt is asked; None without a list."""
+        """The prompt that is asked of each fact in ``queries_from``; None without such a list."""
         if self._config.queries_from is None:
             return None
         queries = QueryList(expand(self._config.queries_from, "task.queries_from"))
@@ -180,7 +172,7 @@ class FactQueries:
         if self._config.stratify == Stratify.relation:
             return fact.relation
         if self._config.stratify == Stratify.frequency:
-            return frequency_bucket(frequency)
+            return frequency_bucket(frequency, POWERS_OF_TEN)
         return ""
 
     def _query(self, fact: Fact, prompts: Mapping[str, int] | None) -> Query:

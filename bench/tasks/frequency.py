@@ -1,4 +1,4 @@
-"""How many passages of a corpus name both entities of each fact: one pass for any number of facts.
+"""The count of passages that name both entities of a fact, for any number of facts in one pass.
 
 A multi-pattern matcher (Aho & Corasick 1975) finds all names at once, so a passage costs its own
 length, whatever the number of names. The rule is that of the lexical judge (``bench.core.names``):
@@ -15,7 +15,7 @@ from bench.core.names import fold_name, fold_passage, is_spaced
 
 
 class MentionCounter:
-    """Counts, for each fact, the passages that name its subject and its answer.
+    """A counter, for each fact, of the passages that name its subject and its answer.
 
     Memory grows with the names; a passage is looked at and forgotten.
     """
@@ -23,18 +23,20 @@ class MentionCounter:
     def __init__(self) -> None:
         self._ids: list[str] = []
         self._counts: list[int] = []
-        self._answers: list[tuple[int, ...]] = []  # names of each fact's answer
-        self._subjects: list[list[int]] = []  # the facts that have a name for their subject
-        self._edges: list[tuple[int, bool, bool]] = []  # of a name: length, must begin / end a word
+        # Names are numbered in the order in which they come.
+        self._answers: list[tuple[int, ...]] = []  # by fact: the names of its answer
+        self._subjects: list[list[int]] = []  # by name: the facts whose subject it is
+        # By name: its length, and whether it must begin and end at the edge of a word.
+        self._edges: list[tuple[int, bool, bool]] = []
         self._matcher = ahocorasick.Automaton(ahocorasick.STORE_INTS)
 
     def add_fact(self, fact_id: str, subjects: Iterable[str], answers: Iterable[str]) -> None:
         """Take one fact; all of them come before the first passage.
 
         Args:
-            fact_id: each once.
-            subjects: what its subject is called.
-            answers: what its answer is called.
+            fact_id: an id that no other fact has.
+            subjects: the names of the fact's subject.
+            answers: the names of its answer.
         """
         number = len(self._ids)
         self._ids.append(fact_id)
@@ -45,21 +47,22 @@ class MentionCounter:
 
     def add_passage(self, text: str) -> None:
         """Count one passage for the facts that it names."""
-        if not self._edges:  # an automaton of no words is none
+        if not self._edges:  # the automaton cannot be made of no words
             return
         if self._matcher.kind != ahocorasick.AHOCORASICK:
             self._matcher.make_automaton()
-        found = self._found(" ".join(fold_passage(text).split()))
-        named = {fact for name in found for fact in self._subjects[name]}  # once, by several names
+        names = self._names_in(" ".join(fold_passage(text).split()))
+        # A set, as several names may be of one fact's subject.
+        named = {fact for name in names for fact in self._subjects[name]}
         for fact in named:
-            self._counts[fact] += not found.isdisjoint(self._answers[fact])
+            self._counts[fact] += not names.isdisjoint(self._answers[fact])
 
     def frequencies(self) -> dict[str, int]:
-        """By fact id, in how many passages so far both are named."""
+        """The number of passages so far that name both entities, by fact id."""
         return dict(zip(self._ids, self._counts, strict=True))
 
     def _numbers(self, names: Iterable[str]) -> tuple[int, ...]:
-        """The numbers of names, new ones if need be; a name that folding empties has none."""
+        """The numbers of names, new ones if need be; a name that folds to nothing has none."""
         numbers = []
         for name in names:
             folded = fold_name(name)
@@ -74,9 +77,9 @@ class MentionCounter:
             numbers.append(number)
         return tuple(dict.fromkeys(numbers))
 
-    def _found(self, text: str) -> set[int]:
-        """The names that stand in a folded text as whole words."""
-        found = set()
+    def _names_in(self, text: str) -> set[int]:
+        """The numbers of the names that stand in a folded text as whole words."""
+        names = set()
         for last, name in self._matcher.iter(text):
             length, begins, ends = self._edges[name]
             before, after = last - length, last + 1
@@ -84,10 +87,10 @@ class MentionCounter:
                 continue
             if ends and after < len(text) and _in_word(text[after]):
                 continue
-            found.add(name)
-        return found
+            names.add(name)
+        return names
 
 
 def _in_word(letter: str) -> bool:
-    r"""Whether the regular expression ``\w`` matches."""
+    r"""Whether the regular expression ``\w`` matches a letter."""
     return letter.isalnum() or letter == "_"

@@ -1,4 +1,4 @@
-"""What tasks made from files share: the files' identity, seeded sampling of rows, repeated ids."""
+"""Tools of tasks that are made from files: seeded sampling of rows, and repeated ids."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from bench.core.errors import UserError
 from bench.storage.jsonlines import Place
 
 _MASK = (1 << 64) - 1
-ALL_KEYS = 1 << 64  # every row's key is below it
-FACT_ROWS, PASSAGE_ROWS = 1, 2  # streams of `row_key`: two files are not sampled alike
+ALL_KEYS = 1 << 64  # a bound that every row's key is below
+FACT_ROWS, PASSAGE_ROWS = 1, 2  # streams of `row_key`, so that two files are not sampled alike
 
 
 def at_least_one(value: int | None, setting: str) -> None:
     """Check a setting that is a count, or None for all.
 
     Raises:
-        UserError: zero or negative.
+        UserError: the count is zero or negative.
     """
     if value is not None and value < 1:
         raise UserError(
@@ -61,9 +61,14 @@ class SmallestKeys:
         """The smallest keys so far, ascending: uint64 ``[min(n, seen)]``."""
         return np.sort(np.array(self._keys, dtype=np.uint64))[: self._n]
 
+    def bound(self, n: int) -> int:
+        """The key that the ``n`` smallest keys so far are below."""
+        smallest = self.values()[:n]
+        return int(smallest[-1]) + 1 if len(smallest) else 0
+
 
 def balanced(strata: Mapping[str, SmallestKeys], n: int) -> frozenset[int]:
-    """The keys of ``n`` rows, as equally many from each stratum as its size allows.
+    """The keys of ``n`` rows, as nearly equally many from each stratum as its size allows.
 
     A smaller ``n`` gives a subset of what a larger one gives.
     """
@@ -72,12 +77,12 @@ def balanced(strata: Mapping[str, SmallestKeys], n: int) -> frozenset[int]:
         return frozenset()
     turns = np.concatenate([np.arange(len(part)) for part in keys])
     merged = np.concatenate(keys)
-    # Turn by turn: every stratum's first, then every stratum's second; within a turn by key.
+    # Rows are taken in turns: every stratum's first, then every stratum's second; by key in a turn.
     return frozenset(merged[np.lexsort((merged, turns))[:n]].tolist())
 
 
 class UniqueIds:
-    """Finds ids that occur twice, in 8 bytes an id: hashes first, the ids themselves on suspicion.
+    """A finder of ids that occur twice, in 8 bytes an id: it compares ids only if hashes are equal.
 
     Args:
         field: the field that holds the id, for the message.

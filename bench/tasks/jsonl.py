@@ -17,6 +17,7 @@ from bench.tasks.records import (
     id_field,
     ids_field,
     optional_field,
+    passage_text,
     strings_field,
     text_field,
 )
@@ -28,13 +29,14 @@ class JsonLinesConfig:
 
     queries: str
     passages: str
+    separator: str
     n_queries: int | None
     seed: int
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """A query without its gold rows, where it was read, and the ids of its gold passages."""
+    """A query without its gold rows, its place in the file, and the ids of its gold passages."""
 
     query: Query
     place: Place
@@ -71,8 +73,7 @@ class JsonLines(TaskBuilder):
     def fingerprint(self) -> dict[str, object]:
         """Settings and the identity of the files; the seed only where something is sampled."""
         files = {kind: identity(self._files(kind)) for kind in ("queries", "passages")}
-        # Named, so that a task prepared before queries had names is prepared again.
-        settings = {**asdict(self.config), **files, "names": 1}
+        settings = {**asdict(self.config), **files}
         if self.config.n_queries is None:
             del settings["seed"]
         return settings
@@ -91,7 +92,7 @@ class JsonLines(TaskBuilder):
             facts = stated.get(passage_id, [])
             if facts:
                 self._rows[passage_id] = row
-            yield Passage(row, passage_id, _passage_text(record, place), fact_ids=tuple(facts))
+            yield Passage(row, passage_id, passage_text(record, place), fact_ids=tuple(facts))
         ids.check((p, _passage_id(record, p)) for p, record in self._read("passages"))
         self._check_gold()
 
@@ -109,7 +110,7 @@ class JsonLines(TaskBuilder):
             yield from jsonlines.read(path)
 
     def _ask(self) -> list[_Asked]:
-        """The sampled queries; whether any query has gold decides ``annotated``."""
+        """Sample the queries, and set ``annotated``: whether any query has gold."""
         n = self.config.n_queries
         ids = inputs.UniqueIds("query_id")
         keys = inputs.SmallestKeys(n or 0)
@@ -127,9 +128,9 @@ class JsonLines(TaskBuilder):
             for row, (place, record) in enumerate(self._read("queries"))
             if chosen is None or self._key(row) in chosen
         ]
-        if not asked:  # now, and not after the passages
+        if not asked:  # said now, before the passages are read
             raise UserError("holds no query", where=self.config.queries, fix="set task.queries")
-        # Of this instance, not of the class: it depends on the files.
+        # Set here, as it depends on the files.
         self.annotated = has_gold
         without = sum(not query.gold for query in asked)
         self.counts |= {
@@ -157,13 +158,6 @@ def _passage_id(record: Json, place: Place) -> str:
     """A passage's id, also under the name that it has in the release's sentences."""
     is_sentence = "sentence_id" in record and "passage_id" not in record
     return id_field(record, place, "sentence_id" if is_sentence else "passage_id")
-
-
-def _passage_text(record: Json, place: Place) -> str:
-    text = record.get("text")
-    if not isinstance(text, str):  # an empty one is allowed: corpora have them
-        raise place.error("text", f"expected a string, found {text!r:.60}")
-    return text
 
 
 def _asked(record: Json, place: Place) -> _Asked:

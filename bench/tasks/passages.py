@@ -19,23 +19,23 @@ import numpy as np
 
 from bench.core.errors import UserError
 from bench.storage import jsonlines
-from bench.storage.whole import map_array
+from bench.storage.arrays import map_array
 
 _TEXTS, _OFFSETS = "passages.jsonl", "offsets.npy"
-_RESIDENT = 8 << 20  # bytes of a corpus that reading it may keep in the memory of the process
-_AROUND = 64 << 10  # what Linux maps around a byte that is read
+_RESIDENT = 8 << 20  # bytes of the map that reading may keep in the memory of the process
+_AROUND = 64 << 10  # bytes that Linux maps around one that is read
 
 
 @dataclass(frozen=True)
 class Passage:
-    """One candidate.
+    """One candidate passage.
 
     Attributes:
         row: position in the corpus, from 0; ties in rankings are broken by it.
         passage_id: the id in the source files.
-        text: as in the source.
+        text: the text as the source has it.
         fact_ids: the facts that this passage is annotated to state.
-        statement: what it says, where the task knows (see ``bench.tasks.support``); else None.
+        statement: the fact that it states, where the task knows (``bench.tasks.support``); or None.
     """
 
     row: int
@@ -70,7 +70,7 @@ class PassageStore:
 
         They stay in the system's cache, from which the next read takes them.
         """
-        # A read elsewhere maps what lies around it, too.
+        # A read that does not go on from the last one also maps the bytes around it.
         self._touched += stop - start if start == self._end else max(stop - start, _AROUND)
         self._end = stop
         if self._touched > _RESIDENT and hasattr(self._bytes, "madvise"):
@@ -119,7 +119,7 @@ def write_passages(passages: Iterable[Passage], folder: Path) -> int:
     """Write a stream of passages, in order, into an existing folder.
 
     Returns:
-        how many were written.
+        the number of passages written.
 
     Raises:
         UserError: the stream is empty.

@@ -1,4 +1,4 @@
-"""The queries of a retrievals file, to find again the facts that they were made of.
+"""The queries of a retrievals file, by which the facts that they were made of are found again.
 
 The release's own sample of facts is reported broken; its queries are in the retrieval files, from
 which they are joined with the facts on the prompt and the target.
@@ -16,12 +16,12 @@ from bench.storage.files import File
 from bench.storage.jsonlines import Place
 from bench.tasks.records import Fact, id_field, text_field
 
-_NAMED = 3  # queries that a notice names; all of them are counted
+_NAMED = 3  # how many queries a notice names; all are counted
 
 
 @dataclass
 class _Listed:
-    """One query of the file and the facts that it may be: fact id and number of the prompt."""
+    """A query of the file, and the facts that it may ask: number of the prompt by fact id."""
 
     place: Place
     fact_id: str | None
@@ -35,7 +35,7 @@ class _Listed:
 
 
 class QueryList:
-    """Finds the fact of each query in a stream of facts, in memory for the queries alone.
+    """The join of queries with a stream of facts, in memory for the queries alone.
 
     A fact is a query's if one of its prompts and its ``entity1`` are the query's, white space at
     the ends aside. Where several facts are, the query's own ``fact_id`` decides; without one the
@@ -68,30 +68,32 @@ class QueryList:
 
     def add(self, fact: Fact) -> None:
         """Take one fact of the stream."""
-        for number, prompt in reversed(list(enumerate(fact.prompts))):  # the first equal one stays
+        # Backwards, so that of equal prompts the first stays.
+        for number, prompt in reversed(list(enumerate(fact.prompts))):
             for listed in self._listed.get((prompt.strip(), fact.entity1.strip()), ()):
                 listed.facts[fact.fact_id] = number
 
     def prompts(self, counts: dict[str, int]) -> dict[str, int]:
-        """Of each fact that is a query's, which of its prompts the file asks.
+        """The number of the prompt that the file asks, by the id of each fact that is a query's.
 
         Args:
-            counts: gets how many queries were joined, on which prompt, and why others were not.
+            counts: receives how many queries were joined, on which prompt, and why others were
+                not.
 
         Raises:
             UserError: no query is left.
         """
         queries = [listed for group in self._listed.values() for listed in group]
-        found: dict[str, int] = {}
+        prompts: dict[str, int] = {}
         twice = 0
         unmatched: list[_Listed] = []
         ambiguous: list[_Listed] = []
         for listed in queries:
             facts = listed.chosen()
-            if len(facts) == 1 and set(facts) <= set(found):
-                twice += 1  # a fact is one query: the first prompt that it is asked with counts
+            if len(facts) == 1 and set(facts) <= set(prompts):
+                twice += 1  # one fact is one query, asked with the first prompt listed
             elif len(facts) == 1:
-                found |= facts
+                prompts |= facts
             else:
                 (ambiguous if facts else unmatched).append(listed)
         counts |= {
@@ -100,10 +102,10 @@ class QueryList:
             "queries_from_ambiguous": len(ambiguous),
             "queries_from_of_a_fact_asked_before": twice,
         }
-        for number in sorted(set(found.values())):
-            asked = sum(one == number for one in found.values())
+        for number in sorted(set(prompts.values())):
+            asked = sum(one == number for one in prompts.values())
             counts[f"queries_from_joined_on_prompt{number}"] = asked
-        if not found:
+        if not prompts:
             raise UserError(
                 f"none of its {len(queries):,} queries is, by prompt and target, one single fact "
                 "of task.facts",
@@ -112,7 +114,7 @@ class QueryList:
             )
         _say("are no fact", unmatched, len(queries))
         _say("are several facts, and name none", ambiguous, len(queries))
-        return found
+        return prompts
 
 
 def _say(what: str, left_out: list[_Listed], n: int) -> None:

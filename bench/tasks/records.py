@@ -102,6 +102,18 @@ def text_field(record: Json, place: Place, field: str) -> str:
     raise place.error(field, f"expected a non-empty string, found {found}")
 
 
+def passage_text(record: Json, place: Place) -> str:
+    """The field ``text`` of a passage, which may be empty, as corpora have such passages.
+
+    Raises:
+        UserError: missing or no string, with file, line and field.
+    """
+    value = record.get("text")
+    if isinstance(value, str):
+        return value
+    raise place.error("text", f"expected a string, found {value!r:.60}")
+
+
 def optional_field(record: Json, place: Place, field: str, kinds: tuple[type, ...]) -> Any:
     """A value of one of ``kinds``, or None if it is missing or null; True is no integer.
 
@@ -204,13 +216,10 @@ def parse_fact(record: Json, place: Place) -> Fact:
 
 
 def parse_sentence(record: Json, place: Place) -> Sentence:
-    """Validate one line of a sentences file. An empty text is allowed: corpora have them."""
-    text = record.get("text")
-    if not isinstance(text, str):
-        raise place.error("text", f"expected a string, found {repr(text)[:60]}")
+    """Validate one line of a sentences file."""
     return Sentence(
         sentence_id=id_field(record, place, "sentence_id"),
-        text=text,
+        text=passage_text(record, place),
         fact_triples=ids_field(record, place, "fact_triples", "fact_id"),
         abstract_uri=optional_field(record, place, "abstract_uri", (str,)),
         sent_idx_in_abst=optional_field(record, place, "sent_idx_in_abst", (int,)),
@@ -276,11 +285,11 @@ def _list(record: Json, place: Place, field: str, kind: type, length: int | None
 
 
 def _changes(record: Json, place: Place, length: int) -> list[float | None] | None:
-    """Numbers, or null for what was not measured."""
+    """Tail-patch changes of the proponents, with None for those that were not measured."""
     field = "proponent_tail_patch"
     given = record.get(field)
     if not isinstance(given, list):
-        _list(record, place, field, float)  # null and absent are none, all else is refused
+        _list(record, place, field, float)  # accepts null and a missing field, and refuses all else
         return None
     _list({field: [value for value in given if value is not None]}, place, field, float)
     _same_length(given, place, field, length)
@@ -288,7 +297,7 @@ def _changes(record: Json, place: Place, length: int) -> list[float | None] | No
 
 
 def _is(item: Any, kind: type) -> bool:
-    if kind is float:  # by comparison, which NaN, infinities and integers beyond a float all fail
+    if kind is float:  # NaN, infinities and integers beyond a float fail the comparison
         number = isinstance(item, int | float) and not isinstance(item, bool)
         return number and -sys.float_info.max <= item <= sys.float_info.max
     return isinstance(item, kind)

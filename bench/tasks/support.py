@@ -1,4 +1,4 @@
-"""How a passage supports a fact: the kinds of proponents that the paper discusses.
+"""Kinds of support that a passage gives to a fact, as the paper discusses proponents.
 
 A passage's ``statement`` is ``{"subject", "relation", "object", "manner"}`` with entity ids and
 ``manner`` one of ``plain``, ``alias`` (an entity is called by another of its names) or ``denied``
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class Support(str, Enum):
-    """Kinds, strongest first; a passage has the first that applies."""
+    """The kinds of support, strongest first; a passage has the first that applies."""
 
     ENTAILS = "entails"
     ENTAILS_ALIAS = "entails_alias"

@@ -21,7 +21,7 @@ from bench.tasks.records import Sentence, read_sentences
 
 
 class MissingSentences(str, Enum):
-    """What a sentence id that a fact lists and no sentences file holds means."""
+    """The answer to a sentence id that a fact lists and no sentences file holds."""
 
     error = "error"
     skip = "skip"
@@ -38,7 +38,7 @@ class TRexConfig(FactsConfig):
 
 
 class _Gold:
-    """Which sentences state which asked facts; it grows with the gold of the asked facts only."""
+    """The sentences that state asked facts; it grows with the gold of the asked facts only."""
 
     def __init__(self, asked: list[AskedFact]) -> None:
         self._asked = {fact.query.query_id for fact in asked}
@@ -98,10 +98,7 @@ class TRex(TaskBuilder):
     def fingerprint(self) -> dict[str, object]:
         """Settings and the identity of the files; the seed only where something is sampled."""
         files = self._facts.fingerprint() | {"sentences": identity(self._files())}
-        # Named, so that a task prepared before queries had names is prepared again.
-        settings = {**asdict(self.config), **files, "names": 1}
-        if self.config.queries_from is None:  # tasks prepared before there was such a setting stay
-            del settings["queries_from"]
+        settings = {**asdict(self.config), **files}
         if self.config.n_queries is None and self.config.n_passages is None:
             del settings["seed"]
         return settings
@@ -123,7 +120,7 @@ class TRex(TaskBuilder):
             stated = tuple(dict.fromkeys([*sentence.fact_triples, *facts]))
             yield Passage(row, sentence.sentence_id, sentence.text, fact_ids=stated)
             row += 1
-        if self.config.n_passages is None:  # else the first pass has checked it
+        if self.config.n_passages is None:  # where they are sampled, the first pass has checked it
             self._check_missing(gold)
         self.counts |= {
             "passages_read": read,
@@ -151,7 +148,7 @@ class TRex(TaskBuilder):
             yield inputs.row_key(self.config.seed, inputs.PASSAGE_ROWS, row), place, sentence
 
     def _key_bound(self, gold: _Gold) -> int:
-        """The row key below which a sentence is sampled: all of them, or a first pass tells.
+        """The row key below which a sentence is sampled, found in a first pass over the sentences.
 
         Gold sentences that are always kept take their part of ``n_passages``.
         """
@@ -167,15 +164,14 @@ class TRex(TaskBuilder):
                 kept += 1
             else:
                 others.add(key)
-        self._check_missing(gold)  # before the long second pass
+        self._check_missing(gold)  # checked before the long second pass
         if kept > n:
             raise UserError(
                 f"{n} is less than the {kept} gold sentences of the asked facts",
                 where="task.n_passages",
                 fix=f"set {kept} or more, or task.n_queries lower, or task.keep_gold=false",
             )
-        sampled = others.values()[: n - kept]
-        return int(sampled[-1]) + 1 if len(sampled) else 0
+        return others.bound(n - kept)
 
     def _check_missing(self, gold: _Gold) -> None:
         missing = gold.missing()

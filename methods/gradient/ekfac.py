@@ -38,7 +38,9 @@ from bench.core.errors import UserError
 from bench.core.fields import identity
 from bench.models.dtypes import running_in
 from bench.models.language_model import IGNORE, Tokens, pad
-from bench.storage.whole import content_key, file_sha256, whole_folder
+from bench.storage.hashes import file_sha256
+from bench.storage.keys import content_key
+from bench.storage.whole_folders import whole_folder
 from methods.base import IndexSize
 from methods.gradient.batching import batch_rows, token_budget
 from methods.gradient.collectors import Collector, formed_at_once

@@ -28,7 +28,10 @@ import torch
 from torch import Tensor
 
 from bench.core import progress
-from bench.storage.whole import content_key, exclusive, map_array, whole_file
+from bench.storage.arrays import map_array
+from bench.storage.keys import content_key
+from bench.storage.locks import exclusive
+from bench.storage.whole_files import whole_file
 from methods.gradient.codecs import Codec, make_codec
 from methods.gradient.settings import Storage
 from methods.gradient.shards import COUNTED, ShardWriter, read_seconds

@@ -24,13 +24,19 @@ from torch import Tensor
 from bench.core import progress
 from bench.core.fields import identifying
 from bench.tasks.base import Query
-from methods.base import IndexSize, Method, Ranking
+from methods.base import GRADIENT_PARAMETERS, IndexSize, Method, Ranking
 from methods.gradient.batching import encode_all
 from methods.gradient.checkpoints import CheckpointEncoder
 from methods.gradient.encoder import GradientEncoder
 from methods.gradient.features import FEATURES_VERSION
+from methods.gradient.parameters import coverage
 from methods.gradient.search import Finish, MemoryPlan, Search, search_dtype
-from methods.gradient.settings import EncodingSettings, InfluenceConfig, exact_gradients
+from methods.gradient.settings import (
+    EncodingSettings,
+    InfluenceConfig,
+    Unsupported,
+    exact_gradients,
+)
 from methods.gradient.source import EncodedFeatures, sampled_rows
 from methods.model_identity import model_identity
 
@@ -51,6 +57,9 @@ class Influence(Method):
         """Make the encoder, and estimate the part of the Hessian that depends on no query."""
         self.encoder = GradientEncoder(self.context.model, exact_gradients(self.config))
         self._checkpoints = CheckpointEncoder([self.encoder], [1.0], weighted=False)
+        if self.config.unsupported is Unsupported.skip:
+            module = self.context.model.module
+            self.context.facts[GRADIENT_PARAMETERS] = coverage(module, self.config)
         self.context.facts["hessian_passages"] = len(self.hessian_rows())
         return self.estimate()
 
@@ -131,7 +140,7 @@ class Influence(Method):
         model, config = self.context.model, self.config
         for start in range(0, len(queries), plan.queries):
             some = queries[start : start + plan.queries]
-            tokens = [model.query_tokens(q.query_id, q.prompt, q.target) for q in some]
+            tokens = [model.query_tokens(q) for q in some]
             size = min(config.batch_size, plan.rows)
             raw = encode_all(self.encoder, tokens, size, config.batch_tokens)
             yield start, self.precondition(raw.to(self.encoder.device, self.dtype))

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from bench.core.errors import UserError
 from bench.models.checkpoints import spread_checkpoints
-from bench.storage.whole import content_key
+from bench.storage.keys import content_key
 from bench.tasks.base import Query
-from methods.base import Context, IndexSize, Method, Ranking
+from methods.base import GRADIENT_PARAMETERS, Context, IndexSize, Method, Ranking
 from methods.costs import Costs, Job
 from methods.gradient.batching import encode_all
 from methods.gradient.cost import Architecture
@@ -21,9 +21,10 @@ from methods.gradient.estimate import estimate_whitening
 from methods.gradient.features import FEATURES_VERSION, Features
 from methods.gradient.hessian import check_blocks
 from methods.gradient.index import IndexBuilder
+from methods.gradient.parameters import coverage
 from methods.gradient.passes import gradient_costs
 from methods.gradient.search import Finish, MemoryPlan, Search, refuse_second_pass, search_dtype
-from methods.gradient.settings import CheckpointWeights, GradientConfig, Storage
+from methods.gradient.settings import CheckpointWeights, GradientConfig, Storage, Unsupported
 from methods.gradient.shards import EncoderRecipe
 from methods.gradient.source import EncodedFeatures, FeatureSource
 from methods.gradient.whitening import Whitening
@@ -75,6 +76,8 @@ class Gradient(Method):
         """Encode the corpus, or open the index that another method of the same features made."""
         model, config, context = self.context.model, self.config, self.context
         features = Features(model, config)
+        if config.unsupported is Unsupported.skip:
+            context.facts[GRADIENT_PARAMETERS] = coverage(model.module, config)
         self._encoder, self._query_encoder = features.passages, features.queries
         if config.has_matrices:
             check_blocks(self._encoder.layout.blocks)
@@ -147,7 +150,7 @@ class Gradient(Method):
     def encode_queries(self, queries: Sequence[Query]) -> Tensor:
         """Raw features of queries, float32 ``[queries, dim]``."""
         model = self.context.model
-        tokens = [model.query_tokens(q.query_id, q.prompt, q.target) for q in queries]
+        tokens = [model.query_tokens(q) for q in queries]
         size, budget = self.config.batch_size, self.config.batch_tokens
         features = encode_all(self._query_encoder, tokens, size, budget)
         if self.config.passage_weight:

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from bench.core import progress
 from bench.core.errors import UserError
-from methods.gradient.settings import Adapters, BlockLayout, FeatureSettings, Unsupported
+from methods.gradient.settings import (
+    Adapters,
+    BlockLayout,
+    EncodingSettings,
+    FeatureSettings,
+    Unsupported,
+)
 
 _ATTENTION = ("attn", "attention")
 _MLP = ("mlp", "feed_forward", "ffn", "feedforward", "fc1", "fc2")  # fc1 and fc2 are OPT's
@@ -70,22 +77,19 @@ def gradient_matrices(model: nn.Module, settings: FeatureSettings) -> list[Matri
     n_groups = min(settings.layer_blocks, len(chosen))
     matrices: list[Matrix] = []
     faults: list[str] = []
-    seen: dict[int, nn.Module] = {}
-    for place, number in enumerate(chosen):
-        layer, group = decoder[number], place * n_groups // len(chosen)
-        for path, module in _candidates(layer, adapters):
-            name = f"{prefix}.{number}.{path}"
-            fault = _fault(layer, path, module, seen)
-            if fault:
-                faults.append(f"{name}{_parameter_of(module)} ({fault})")
-            elif id(module.weight) not in seen:
-                seen[id(module.weight)] = module
-                block = {
-                    BlockLayout.groups: 2 * group + _is_mlp(path),
-                    BlockLayout.matrices: len(matrices),
-                    BlockLayout.single: 0,
-                }[settings.block_layout]
-                matrices.append(Matrix(f"{name}.weight", module, block, isinstance(module, Conv1D)))
+    for one in _examined(decoder, chosen, adapters):
+        name = f"{prefix}.{one.number}.{one.path}"
+        if one.fault:
+            faults.append(f"{name}{_parameter_of(one.module)} ({one.fault})")
+        else:
+            group = chosen.index(one.number) * n_groups // len(chosen)
+            block = {
+                BlockLayout.groups: 2 * group + _is_mlp(one.path),
+                BlockLayout.matrices: len(matrices),
+                BlockLayout.single: 0,
+            }[settings.block_layout]
+            transposed = isinstance(one.module, Conv1D)
+            matrices.append(Matrix(f"{name}.weight", one.module, block, transposed))
     _judge(faults, settings.unsupported)
     if not matrices:
         raise UserError(
@@ -95,6 +99,72 @@ def gradient_matrices(model: nn.Module, settings: FeatureSettings) -> list[Matri
             fix="gradient methods need a decoder-only transformer of the transformers library",
         )
     return matrices
+
+
+def coverage(model: nn.Module, settings: EncodingSettings) -> dict[str, Any]:
+    """How much of the attention and MLP matrices carries the gradient, for the result.
+
+    Args:
+        model, settings: as of ``gradient_matrices``, which leaves out what it cannot take.
+
+    Returns:
+        ``share`` of the parameters of the chosen layers' matrices that count, ``parameters``: how
+        many these are, and ``left_out``: the names of the other matrices and why, layers of one
+        name together, as ``"model.layers.0-31.mlp.experts.down_proj (mixture-of-experts)"``.
+    """
+    prefix, decoder = _decoder_layers(model)
+    taken: dict[int, int] = {}  # sizes by identity, since layers may share a matrix
+    every: dict[int, int] = {}
+    left_out: dict[str, list[int]] = {}
+    chosen = _chosen_layers(settings.layers, len(decoder))
+    for one in _examined(decoder, chosen, settings.adapters):
+        for name, parameter in _own_matrices(one.module):
+            every[id(parameter)] = parameter.numel()
+            if one.fault is None:
+                taken[id(parameter)] = parameter.numel()
+            else:
+                left_out.setdefault(f"{one.path}.{name} ({one.fault})", []).append(one.number)
+    return {
+        "share": round(sum(taken.values()) / max(1, sum(every.values())), 6),
+        "parameters": sum(taken.values()),
+        "left_out": [f"{prefix}.{_ranges(at)}.{rest}" for rest, at in left_out.items()],
+    }
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Rising numbers in few characters: ``"0-3,7"``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A module of a decoder layer that owns a matrix, and why its gradient cannot be taken."""
+
+    number: int
+    path: str
+    module: nn.Module
+    fault: str | None
+
+
+def _examined(
+    decoder: nn.ModuleList, chosen: Sequence[int], adapters: Adapters
+) -> Iterator[_Candidate]:
+    """The modules of the chosen layers that are asked for, each matrix that can be taken once."""
+    seen: dict[int, nn.Module] = {}
+    for number in chosen:
+        for path, module in _candidates(decoder[number], adapters):
+            fault = _fault(decoder[number], path, module, seen)
+            if fault is None and id(module.weight) in seen:
+                continue
+            if fault is None:
+                seen[id(module.weight)] = module
+            yield _Candidate(number, path, module, fault)
 
 
 def _chosen_layers(layers: Sequence[int] | None, n_layers: int) -> list[int]:
@@ -139,9 +209,17 @@ def _candidates(layer: nn.Module, adapters: Adapters) -> Iterator[tuple[str, nn.
 
 def _parameter_of(module: nn.Module) -> str:
     """``".weight"`` or the name of another matrix that the module itself owns; ``""`` if none."""
-    own = module.named_parameters(recurse=False)
-    names = [f".{name}" for name, p in own if p.ndim > 1 or isinstance(module, nn.Linear)]
+    names = [f".{name}" for name, _ in _own_matrices(module)]
     return ".weight" if ".weight" in names else next(iter(names), "")
+
+
+def _own_matrices(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The matrices that a module itself owns; packed weights of a linear layer are one, too."""
+    return [
+        (name, parameter)
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim > 1 or (isinstance(module, nn.Linear) and name != "bias")
+    ]
 
 
 def _fault(

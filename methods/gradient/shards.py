@@ -18,8 +18,10 @@ import numpy as np
 
 from bench.core.errors import UserError
 from bench.engines.base import Job
-from bench.storage.hashes import hashed_file, known_sha256
-from bench.storage.whole import content_key, map_array, whole_file
+from bench.storage.arrays import map_array
+from bench.storage.hashes import file_sha256, hashed_file
+from bench.storage.keys import content_key
+from bench.storage.whole_files import whole_file
 from methods.gradient.codecs import Codec, make_codec
 from methods.gradient.features import Features
 from methods.gradient.settings import GradientConfig, Storage
@@ -222,7 +224,7 @@ def read_sidecar(path: Path, key: str) -> dict[str, Any] | None:
         sidecar: dict[str, Any] = json.loads(sidecar_path.read_text(encoding="utf-8"))
         seal = sidecar.pop(_SEAL)
         sound = seal == content_key(sidecar) and sidecar["key"] == key
-        sound = sound and known_sha256(path) == sidecar["sha256"]
+        sound = sound and file_sha256(path) == sidecar["sha256"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         sound = False
     if not sound:

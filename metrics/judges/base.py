@@ -1,7 +1,8 @@
 """What a judge is: it scores how surely a passage states a claim, from 0 to 1.
 
-A claim is the query's prompt, a space and its target. A passage is correct where the score is above
-the threshold; the release calls that score ``proponent_ais_scores`` and its threshold is 0.5.
+A claim is the query as one string: prompt, separator and target. A passage is correct where the
+score is above the threshold; the release calls that score ``proponent_ais_scores`` and its
+threshold is 0.5.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.storage.whole import content_key
+from bench.storage.keys import content_key
 
 THRESHOLD = 0.5  # the release's: a passage is correct above it
 
@@ -25,7 +26,7 @@ class Claim:
     """What a passage is asked to state.
 
     Attributes:
-        text: prompt, a space, target.
+        text: prompt, separator, target.
         subjects: names of what the claim is about; empty where the task knows none.
         answers: names of the target, at least the target itself.
     """
@@ -36,11 +37,15 @@ class Claim:
 
 
 def make_claim(
-    prompt: str, target: str, subjects: Sequence[str] = (), answers: Sequence[str] = ()
+    prompt: str,
+    target: str,
+    subjects: Sequence[str] = (),
+    answers: Sequence[str] = (),
+    separator: str = " ",
 ) -> Claim:
-    """The claim of a query: ``prompt + " " + target``, with the names that the task knows."""
+    """The claim ``prompt + separator + target``, with the names that the task knows."""
     names = tuple(dict.fromkeys([target, *answers]))
-    return Claim(f"{prompt} {target}", tuple(dict.fromkeys(subjects)), names)
+    return Claim(f"{prompt}{separator}{target}", tuple(dict.fromkeys(subjects)), names)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import struct
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from bench.storage.whole import disk_errors, exclusive
+from bench.storage.disk import disk_errors
+from bench.storage.locks import exclusive
 from metrics.judges.base import Claim, Judge, Pair
 
 _RECORD = struct.Struct("<16s16sd8s")

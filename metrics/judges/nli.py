@@ -20,7 +20,8 @@ from typing import Any, Optional
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.storage.whole import content_key, file_sha256
+from bench.storage.hashes import file_sha256
+from bench.storage.keys import content_key
 from metrics.judges.base import THRESHOLD, Claim, Judge, Pair, identity_of
 from metrics.judges.labels import entailment_index
 

@@ -323,4 +323,4 @@ def test_a_folder_that_is_none(base, tmp_path, capsys):
     assert f"{tmp_path / 'file'}: is no folder" in error(capsys)
     (tmp_path / NAME).mkdir()
     assert fetch(base, tmp_path) == 2
-    assert f"{tmp_path / NAME}: cannot write it (Is a directory)" in error(capsys)
+    assert f"{tmp_path / NAME}: a folder is where a file should be" in error(capsys)

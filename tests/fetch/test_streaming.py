@@ -19,7 +19,7 @@ from bench.fetch.streaming import Stream, write_shards
 from bench.run.composing import composed, task_builder
 from bench.run.settings import settings_from
 from bench.storage import jsonlines
-from bench.storage.whole import file_sha256
+from bench.storage.hashes import file_sha256
 from tests.fixtures.fact_files import fact
 
 Capture = pytest.CaptureFixture[str]

@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from bench.core.errors import UserError
-from bench.models.language_model import load_directory
+from bench.models.loading import load_directory
 from bench.tasks.base import Query
 from methods import embedding_index
 from methods.base import Context

@@ -41,7 +41,7 @@ def expected(model: LanguageModel, learning_rate: float, top: int = 10, clip: bo
     moments = moments_of(model) if model.second_moments else None
     rows = []
     for query in QUERIES:
-        tokens = model.query_tokens(query.query_id, query.prompt, query.target)
+        tokens = model.query_tokens(query)
         prompt, target = tokens.ids[: tokens.loss_from], tokens.ids[tokens.loss_from :]
         pairs = [
             delta(
@@ -119,7 +119,7 @@ def test_the_models_own_weights_stay_bit_for_bit(model, passages):
     stepped, _ = step._stepped([model.passage_tokens(text) for text in TEXTS[:passages]])
     step.log_probs_after(
         [model.passage_tokens(text) for text in TEXTS[:passages]],
-        [[model.query_tokens("q", "Al Grey plays the", "trombone")]] * passages,
+        [[model.query_tokens(Query("q", "Al Grey plays the", "trombone"))]] * passages,
     )
     for name, weight in before.items():
         assert stepped[name].shape == (passages, *weight.shape)
@@ -144,7 +144,7 @@ def test_side_by_side_equals_one_at_a_time(tmp_path, architecture, optimizer):
         model = with_moments(model, tmp_path, optimizer)
     step = OptimizerStep(model, 3e-3 if optimizer else 0.1, model.second_moments)
     passages = [model.passage_tokens(text) for text in TEXTS]
-    tokens = [model.query_tokens(q.query_id, q.prompt, q.target) for q in QUERIES]
+    tokens = [model.query_tokens(q) for q in QUERIES]
     asked = [tokens, tokens[:1], tokens[1:], tokens[2:], tokens[:2], tokens[:1]]
     together = step.log_probs_after(passages, asked)
     base = target_log_probs(model, tokens)[0]
@@ -159,7 +159,7 @@ def test_side_by_side_equals_one_at_a_time(tmp_path, architecture, optimizer):
 def test_more_queries_than_go_at_once(model, monkeypatch):
     monkeypatch.setattr(step_module, "QUERIES_AT_ONCE", 2)
     step = OptimizerStep(model, 0.1, None)
-    tokens = [model.query_tokens(q.query_id, q.prompt, q.target) for q in QUERIES]
+    tokens = [model.query_tokens(q) for q in QUERIES]
     passages = [model.passage_tokens(text) for text in TEXTS[:2]]
     whole, part = step.log_probs_after(passages, [tokens, tokens[:1]])
     assert [len(whole), len(part)] == [3, 1]
@@ -261,7 +261,7 @@ def test_dropout_stays_off(tmp_path):
     model = load(make_model(tmp_path / "model", "gpt2"))  # dropout 0.1 by default
     model.module.train()  # as somebody may have left it
     step = OptimizerStep(model, 0.1, None)
-    query = [model.query_tokens("q", "Al Grey plays the", "trombone")]
+    query = [model.query_tokens(Query("q", "Al Grey plays the", "trombone"))]
     passage = model.passage_tokens(TEXTS[0])
     assert step.log_probs_after([passage], [query]) == step.log_probs_after([passage], [query])
 
@@ -347,7 +347,7 @@ def test_a_missing_moment_is_named(model):
 def test_without_a_finite_loss_there_is_no_number(model, passages):
     next(iter(model.module.parameters())).fill_(float("nan"))
     step = OptimizerStep(model, 0.1, None)
-    query = model.query_tokens("q", "Al Grey plays the", "trombone")
+    query = model.query_tokens(Query("q", "Al Grey plays the", "trombone"))
     texts = [model.passage_tokens(text) for text in TEXTS[:passages]]
     assert np.isnan(step.log_probs_after(texts, [[query]] * passages)).all()
 

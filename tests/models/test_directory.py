@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,26 +12,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench.core.errors import UserError
-from bench.models import second_moments
 from bench.models.checkpoints import load_checkpoint
-from bench.models.directory import Directory, DirectoryConfig
 from bench.models.language_model import MOMENTS, LanguageModel, target_log_probs
+from bench.models.second_moments import load_moments
+from bench.tasks.base import Query
 from methods.gradient.encoder import GradientEncoder
 from tests.fixtures.models import TEXTS, load, make_model, with_moments
+from tests.fixtures.models import directory_source as source
 from tests.fixtures.switches import switches
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return make_model(tmp_path / "model", layers=2)
-
-
-def source(path: Path | str, **settings: Any) -> Directory:
-    config = DirectoryConfig(
-        path=str(path), optimizer_state=None, adam_epsilon=1e-8, learning_rate=None,
-        dtype="float32", gradient_dtype="float32", append_eos=False, projection_dim=4,
-    )  # fmt: skip
-    return Directory("toy", dataclasses.replace(config, **settings))
 
 
 def opened(path: Path | str, **settings: Any) -> LanguageModel:
@@ -164,7 +156,7 @@ def test_settings_reach_the_model(folder: Path, tmp_path: Path) -> None:
     assert model.passage_tokens("Oslo").ids[-1] == model.tokenizer.eos_token_id
     assert not model.module.training
     name, parameter = next(iter(model.module.named_parameters()))
-    stored = second_moments.load(state, model.module)[name].value
+    stored = load_moments(state, model.module)[name].value
     want = 1 / (stored.double().sqrt() + 0.5)
     torch.testing.assert_close(model.second_moments[name].inverse_sqrt(), want)
     assert want.shape == parameter.shape
@@ -220,7 +212,7 @@ def test_bfloat16_weights_with_float32_gradients(
 def test_bfloat16_probabilities_are_near(folder: Path) -> None:
     def of(dtype: str) -> list[float]:
         model = opened(folder, dtype=dtype)
-        tokens = [model.query_tokens("q", "Al Grey plays the", "trombone")]
+        tokens = [model.query_tokens(Query("q", "Al Grey plays the", "trombone"))]
         return target_log_probs(model, tokens)[0]
 
     assert of("bfloat16") == pytest.approx(of("float32"), rel=0.02)

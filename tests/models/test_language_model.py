@@ -8,16 +8,18 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import normalizers
 
 from bench.core.errors import UserError
 from bench.models.language_model import (
     IGNORE,
     Tokens,
-    directory_sha256,
     pad,
     target_log_probs,
     token_log_probs,
 )
+from bench.models.loading import directory_sha256
+from bench.tasks.base import Query
 from tests.fixtures.models import TEXTS, load, make_model
 
 FAMILIES = ("gpt_neox", "gpt2", "llama")
@@ -53,7 +55,7 @@ def test_loss_equals_transformers(tmp_path, family):
 
 def test_query_tokens(folder):
     model = load(folder)
-    tokens = model.query_tokens("q", "Al Grey plays the", "trombone")
+    tokens = model.query_tokens(Query("q", "Al Grey plays the", "trombone"))
     prompt = model.tokenizer("Al Grey plays the")["input_ids"]
     target = model.tokenizer(" trombone", add_special_tokens=False)["input_ids"]
     assert tokens.ids == prompt + target
@@ -67,7 +69,7 @@ def test_query_tokens(folder):
 def test_target_probability_ignores_batch_and_padding(tmp_path, family):
     model = load(make_model(tmp_path / "model", family))
     asked = [("Al Grey plays the", "trombone"), ("Oslo", "of Free Birds and India"), ("a", "b")]
-    queries = [model.query_tokens("q", *pair) for pair in asked]
+    queries = [model.query_tokens(Query("q", *pair)) for pair in asked]
     together, _ = target_log_probs(model, queries)
     alone = [target_log_probs(model, [query])[0][0] for query in queries]
     assert together == pytest.approx(alone, rel=1e-5)
@@ -94,26 +96,18 @@ def test_passages_are_cut_and_say_so(folder):
     assert model.passage_tokens("Oslo").ids == [*short.ids, model.tokenizer.eos_token_id]
 
 
-def test_target_without_tokens_is_named(folder, monkeypatch):
+def test_target_without_tokens_is_named(folder):
     model = load(folder)
-    original = model.tokenizer
-
-    class Deaf:
-        eos_token_id = bos_token_id = 0
-
-        def __call__(self, text, **settings):
-            return {"input_ids": []} if text.strip() == "\u200b" else original(text, **settings)
-
-    model.tokenizer = Deaf()
+    model.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
     with pytest.raises(UserError, match=r"query q7: target .* tokenises to nothing; drop"):
-        model.query_tokens("q7", "Al Grey plays the", "\u200b")
+        model.query_tokens(Query("q7", "Al Grey plays the", "\u200b"))
     with pytest.raises(UserError, match="prompt tokenises to nothing"):
-        model.query_tokens("q7", "\u200b", "x")
+        model.query_tokens(Query("q7", "\u200b", "x"))
 
 
 def test_query_longer_than_the_context(folder):
     with pytest.raises(UserError, match="exceed the model's context of 64"):
-        load(folder).query_tokens("q", "Oslo " * 100, "x")
+        load(folder).query_tokens(Query("q", "Oslo " * 100, "x"))
 
 
 def test_eval_mode_and_frozen(folder):

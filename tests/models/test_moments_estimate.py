@@ -12,14 +12,15 @@ import pytest
 import torch
 
 from bench.core.errors import UserError
-from bench.models import moments_estimate, second_moments
-from bench.models.directory import Directory, DirectoryConfig
+from bench.models import moments_estimate
+from bench.models.directory import Directory
 from bench.models.language_model import LanguageModel
+from bench.models.moment_files import write_moments
 from bench.models.moments_estimate import EstimateConfig, sampled_rows
-from bench.models.second_moments import Factored, Full
+from bench.models.second_moments import Factored, Full, load_moments
 from bench.tasks.base import Task
 from tests.fixtures.helpers import make_task
-from tests.fixtures.models import TEXTS, load, make_model
+from tests.fixtures.models import TEXTS, directory_source, load, make_model
 
 CORPUS = (*TEXTS, "x", "Oslo", "Al Grey")  # "x" is one token: nothing of it is predicted
 PASS = EstimateConfig(passages=8, batch_size=3, seed=0)
@@ -31,12 +32,9 @@ def task(tmp_path: Path) -> Task:
 
 
 def source(folder: Path, **settings: Any) -> Directory:
-    config = DirectoryConfig(
-        path=str(folder), optimizer_state="estimate", adam_epsilon=1e-8, learning_rate=None,
-        dtype="float64", gradient_dtype="float64", append_eos=False, projection_dim=4,
-        estimate_moments=PASS,
-    )  # fmt: skip
-    return Directory("toy", replace(config, **settings))
+    estimated = {"optimizer_state": "estimate", "estimate_moments": PASS}
+    wide = {"dtype": "float64", "gradient_dtype": "float64"}
+    return directory_source(folder, **(estimated | wide | settings))
 
 
 def opened(folder: Path, task: Task, **settings: Any) -> LanguageModel:
@@ -147,15 +145,16 @@ def test_identity(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ).identity(task), "keys of before there were estimates"
 
 
-def test_keys_of_models_without_an_estimate_stay(tmp_path: Path) -> None:
-    """By hand: the hash of settings as they were before ``estimate_moments``."""
-    from bench.models.language_model import directory_sha256
-    from bench.storage.whole import content_key
+def test_keys_of_models_without_an_estimate_do_not_depend_on_its_settings(tmp_path: Path) -> None:
+    """By hand: the hash of the files and of all other settings."""
+    from bench.models.loading import directory_sha256
+    from bench.storage.keys import content_key
 
     folder = make_model(tmp_path / "model", layers=1)
     settings = {
         "path": directory_sha256(folder), "optimizer_state": None, "adam_epsilon": 1e-8,
-        "learning_rate": None, "dtype": "float64", "gradient_dtype": "float64",
+        "adam_beta2": 0.999, "context_length": None, "learning_rate": None,
+        "dtype": "float64", "gradient_dtype": "float64",
         "append_eos": False, "projection_dim": 4, "checkpoints": [],
         "checkpoint_learning_rates": [],
     }  # fmt: skip
@@ -216,8 +215,8 @@ def test_estimates_are_near_what_a_training_saves(task: Task, tmp_path: Path) ->
         optimizer.zero_grad()
     names = {p: name for name, p in module.named_parameters()}
     path = tmp_path / "saved.safetensors"
-    second_moments.save({names[p]: dict(s) for p, s in optimizer.state.items()}, path)
-    for name, saved in second_moments.load(path, module).by_name.items():
+    write_moments({names[p]: dict(s) for p, s in optimizer.state.items()}, path)
+    for name, saved in load_moments(path, module).by_name.items():
         ours = model.second_moments[name].inverse_sqrt()
         reached = saved.inverse_sqrt() < 1e14  # tokens that no text holds have no gradient
         np.testing.assert_allclose(ours[reached], saved.inverse_sqrt()[reached], rtol=1e-4)

@@ -55,10 +55,10 @@ def test_answers_are_greedy_and_probabilities_those_of_the_texts(model, monkeypa
         prompt = tuple(model.tokenizer(query.prompt)["input_ids"])
         assert texts[prompt] == greedy(model, query.prompt, 5)
         one = found[query.query_id]
-        tokens = model.query_tokens("q", query.prompt, query.target)
+        tokens = model.query_tokens(Query("q", query.prompt, query.target))
         assert one.target_log_probability == pytest.approx(target_log_probs(model, [tokens])[0][0])
         if one.answer:
-            said = model.query_tokens("q", query.prompt, one.answer)
+            said = model.query_tokens(Query("q", query.prompt, one.answer))
             assert one.answer_log_probability == pytest.approx(
                 target_log_probs(model, [said])[0][0]
             )

@@ -16,7 +16,8 @@ import torch
 from bench.models import resuming
 from bench.models.scratch import Scratch
 from bench.models.training import Training
-from bench.storage.whole import file_sha256, resumable_folder
+from bench.storage.hashes import file_sha256
+from bench.storage.whole_folders import resumable_folder
 from bench.tasks.base import Query, Task
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import TEXTS, scratch_source

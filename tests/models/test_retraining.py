@@ -46,7 +46,7 @@ def test_removing_nothing_gives_the_model_itself(task: Task, architecture: str) 
     ours = scratch_source(architecture=architecture, epochs=3)
     with one_thread():  # as retraining has it: the model's own threads are the user's
         model = ours.load(task, task.passages.folder / "cache", "cpu")
-    tokens = [model.query_tokens(q.query_id, q.prompt, q.target) for q in QUERIES]
+    tokens = [model.query_tokens(q) for q in QUERIES]
     expected, _ = target_log_probs(model, tokens)
     found = said(ours, task, Removal(()), Removal((0,)), Removal((), seed=1))
     assert found[0].tolist() == expected

@@ -14,7 +14,7 @@ from bench.cli.main import main
 from bench.core.errors import UserError
 from bench.report.export.card import SCHEMA, export_card
 from bench.results.schema import RETRIEVALS, read_cells
-from bench.storage.whole import file_sha256
+from bench.storage.hashes import file_sha256
 from bench.tasks.records import RetrievalRecord
 from tests.fixtures.cells import edit_result, edit_retrievals, write_cell
 from tests.fixtures.reports import HOSTILE

@@ -13,17 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.report.board import make_boards
-from bench.report.figures.catalog import SPECS, Plan, is_figure, plan
+from bench.report.figures.catalog import SPECS, FigurePlan, is_figure, plan
 from bench.report.figures.data import Bars, Figure, Lines, Scatter
-from bench.report.figures.labels import spread
+from bench.report.figures.labels import spread_apart
 from bench.report.figures.methods import cost_quality
-from bench.report.figures.write import csv_text
+from bench.report.figures.write import csv_of
 from bench.results.schema import read_cells
 from tests.fixtures.cells import edit_result, write_cell
 from tests.fixtures.figure_cells import everything, figure_cell
 
 
-def planned(results: Path) -> Plan:
+def planned(results: Path) -> FigurePlan:
     return plan(make_boards(read_cells(results)), results)
 
 
@@ -253,7 +253,7 @@ def test_the_csv_holds_what_the_results_hold(tmp_path: Path) -> None:
     cells = {cell.folder.name: cell.result for cell in read_cells(tmp_path)}
     compared = 0
     for figure in planned(tmp_path).figures:
-        for row in csv.DictReader(io.StringIO(csv_text(figure))):
+        for row in csv.DictReader(io.StringIO(csv_of(figure))):
             if figure.name not in ("frequency", "proponent_kinds"):
                 stored = cells[row["key"]].metrics[row["metric"]]
                 assert float(row["value"]) == stored.value
@@ -265,7 +265,7 @@ def test_the_csv_holds_what_the_results_hold(tmp_path: Path) -> None:
 def test_no_name_is_a_formula_of_a_spreadsheet(tmp_path: Path) -> None:
     for method in ("=1+1", "@x"):
         write_cell(tmp_path, "x" + method[1:], names={"method": method}, tail_patch=0.01)
-    text = csv_text(figure_of(tmp_path, "attribution_influence"))
+    text = csv_of(figure_of(tmp_path, "attribution_influence"))
     assert "\n'=1+1," in text
     assert "\n'@x," in text
 
@@ -273,7 +273,7 @@ def test_no_name_is_a_formula_of_a_spreadsheet(tmp_path: Path) -> None:
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30))
 def test_names_at_line_ends_keep_their_order_and_distance(places: list[float]) -> None:
     places = sorted(places)
-    found = spread(places, 10.0, 0.0, 200.0)
+    found = spread_apart(places, 10.0, 0.0, 200.0)
     assert all(b - a >= 10.0 - 1e-6 for a, b in itertools.pairwise(found))
     assert found[0] >= -1e-6
     if len(places) <= 21:

@@ -102,7 +102,9 @@ def test_files_are_equal_in_another_process(drawn: Path, tmp_path: Path) -> None
 
 
 def test_what_an_earlier_report_drew_goes_and_own_files_stay(drawn: Path, tmp_path: Path) -> None:
-    figure = Figure("mixing", "mixing", "", scatter_of(["a", "b"], [0.1, 0.2], [0.3, 0.4]))
+    figure = Figure(
+        "mixing", ("t", "m"), "mixing", "", scatter_of(["a", "b"], [0.1, 0.2], [0.3, 0.4])
+    )
     for own in ("frequency-old.png", "notes.csv", "mixing.txt"):
         (tmp_path / own).write_text("x")
     write_figures([figure], tmp_path, quiet=True)
@@ -115,7 +117,9 @@ def test_what_an_earlier_report_drew_goes_and_own_files_stay(drawn: Path, tmp_pa
 
 def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
     labels = [HOSTILE, "$\\frac{1}{0$", "--><script>x</script>", "\ufffe\ud800 漢字"]
-    figure = Figure("mixing", "mixing", "", scatter_of(labels, [0.1, 0.2, 0.3, 0.4], [0.5] * 4))
+    figure = Figure(
+        "mixing", ("t", "m"), "mixing", "", scatter_of(labels, [0.1, 0.2, 0.3, 0.4], [0.5] * 4)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         write_figures([figure], tmp_path, quiet=True)
@@ -126,7 +130,7 @@ def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_the_users_own_settings_do_not_count(tmp_path: Path) -> None:
-    figure = Figure("mixing", "mixing", "", scatter_of(["a"], [0.1], [0.2]))
+    figure = Figure("mixing", ("t", "m"), "mixing", "", scatter_of(["a"], [0.1], [0.2]))
     write_figures([figure], tmp_path / "plain", quiet=True)
     with mpl.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.hashsalt": None}):
         write_figures([figure], tmp_path / "own", quiet=True)

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from bench.report.board import make_boards
-from bench.report.meta_evaluation import Foresight, csv_text, foresights, markdown
+from bench.report.formats.comma_separated import of_tables
+from bench.report.formats.markdown import section
+from bench.report.meta_evaluation import Foresight, foresight_table, foresights
 from bench.results.schema import read_cells
 from tests.fixtures.cells import edit_result, edit_table, write_cell
 
@@ -111,12 +113,24 @@ def test_learning_rates_are_metrics_of_their_own(tmp_path: Path) -> None:
 def test_as_text(tmp_path: Path) -> None:
     for i, name in enumerate(METHODS):
         write(tmp_path, name, {"removal_effect": noisy(i, i), "lds": np.zeros(40)})
-    boards = [(board, foresights(board)) for board in make_boards(read_cells(tmp_path))]
-    lines = csv.DictReader(io.StringIO(csv_text(boards)))
+    tables = [foresight_table(board) for board in make_boards(read_cells(tmp_path))]
+    lines = csv.DictReader(io.StringIO(of_tables(tables)))
     records = {(line["metric"], line["truth"]): line for line in lines}
     assert records["lds", "removal_effect"]["rank_correlation"] == "nan", "all methods are equal"
     assert records["mrr", "removal_effect"]["n_methods"] == "5"
-    text = markdown(boards)
-    plain = text.replace("\\", "")
-    assert "| LDS | removal effect (pp) | – | [–, –] | 5 |" in plain
-    assert markdown([(board, []) for board, _ in boards]) == ""
+    text = "\n".join(section(tables[0]))
+    assert "| LDS | removal effect (pp) | – | \\[–, –\\] | 5 |" in text
+
+
+def test_opponents_steps_are_told_apart_by_their_rate_too(tmp_path: Path) -> None:
+    """Fault: those of the first rate that was read stood for both."""
+    for i, name in enumerate(METHODS):
+        truth = {"removal_effect": noisy(i, 9 + i)}
+        write(tmp_path, name, {"opponent_tail_patch": noisy(i, i), **truth}, rate=0.5)
+        write(tmp_path, name, {"opponent_tail_patch": noisy(-i, i)}, rate=0.01)
+    rows = found(tmp_path)
+    values = {metric: row.correlation for (metric, _), row in rows.items() if "tail" in metric}
+    assert values == {
+        "opponent_tail_patch (learning rate 0.5)": pytest.approx(1),
+        "opponent_tail_patch (learning rate 0.01)": pytest.approx(-1),
+    }

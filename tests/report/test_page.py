@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.core import escape
-from bench.report.scatter import Point, scatter
-from bench.report.write import ReportPaths, report
+from bench.report.write import Written, report
 from bench.results.schema import read_cells
 from tests.fixtures.cells import edit_result, write_cell
 from tests.fixtures.reports import HOSTILE, Page, three_cells
@@ -22,13 +21,11 @@ def results(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def paths(results: Path) -> ReportPaths:
+def paths(results: Path) -> Written:
     return report(results, quiet=True)
 
 
-def test_page_shows_every_row_with_its_numbers_and_details(
-    results: Path, paths: ReportPaths
-) -> None:
+def test_page_shows_every_row_with_its_numbers_and_details(results: Path, paths: Written) -> None:
     page = Page(paths.html)
     rows = [attrs["data-method"] for attrs in page.all("tbody") if "data-method" in attrs]
     assert rows == ["gold", "bm25", "trackstar"]
@@ -48,15 +45,18 @@ def test_page_does_not_print_long_histories(results: Path) -> None:
     assert "0.333333" in text
 
 
-def test_page_links_to_the_rankings(paths: ReportPaths) -> None:
+def test_page_links_to_the_rankings(paths: Written) -> None:
     links = [attrs["href"] or "" for attrs in Page(paths.html).all("a")]
     assert len(links) == 6, "the rankings of each row, and the viewer that shows them"
     assert all((paths.html.parent / link.partition("#")[0]).is_file() for link in links)
     assert "viewer/index.html#task=factworld&model=tiny&method=bm25" in links
 
 
-def test_page_asks_nothing_of_the_outside(paths: ReportPaths) -> None:
+@pytest.mark.parametrize("figures", [False, True])
+def test_page_asks_nothing_of_the_outside(results: Path, figures: bool) -> None:
+    paths = report(results, quiet=True, figures=figures)
     page = Page(paths.html)
+    assert bool(page.all("svg")) == figures
     addresses = [
         value or ""
         for _, attrs in page.tags
@@ -67,11 +67,12 @@ def test_page_asks_nothing_of_the_outside(paths: ReportPaths) -> None:
     assert not [a for a in addresses if re.match(r"(?i)\s*(\w+:|//)", a)]
     html = paths.html.read_text(encoding="utf-8")
     assert "@import" not in html
-    assert "url(" not in html
+    assert not re.search(r"url\((?!#)", html), "only to parts of the page itself"
+    assert not page.all("style")[2:], "a drawn figure brings no style sheet for the whole page"
     assert not page.all("link")
 
 
-def test_page_heads_are_buttons_and_the_sorted_one_says_so(paths: ReportPaths) -> None:
+def test_page_heads_are_buttons_and_the_sorted_one_says_so(paths: Written) -> None:
     page = Page(paths.html)
     assert [a["aria-sort"] for a in page.all("th") if "aria-sort" in a] == ["descending"]
     openers = [a for a in page.all("button") if a.get("class") == "open"]
@@ -80,23 +81,47 @@ def test_page_heads_are_buttons_and_the_sorted_one_says_so(paths: ReportPaths) -
     assert all(a["aria-expanded"] == "false" and a["aria-controls"] in ids for a in openers)
 
 
-def test_page_plots_only_rows_with_both_metrics(tmp_path: Path) -> None:
+# ------------------------------------------------------------------ the figure on the page
+
+
+def test_two_methods_with_both_metrics_are_drawn_and_one_is_not(tmp_path: Path) -> None:
+    """Fault: a lone point had axes of its own, which said nothing."""
     write_cell(tmp_path, "bm25")
-    write_cell(tmp_path, "dense")
-    assert not Page(report(tmp_path, quiet=True).html).all("svg")
-    write_cell(tmp_path, "trackstar", tail_patch=0.01)
-    page = Page(report(tmp_path, quiet=True).html)
-    assert len(page.all("circle")) == 2  # the point and its sign in the legend
+    write_cell(tmp_path, "dense", tail_patch=0.01)
+    assert not Page(report(tmp_path, quiet=True, figures=True).html).all("svg")
+    write_cell(tmp_path, "trackstar", tail_patch=0.02)
+    page = Page(report(tmp_path, quiet=True, figures=True).html)
+    assert [tag["role"] for tag in page.all("svg")] == ["img"]
+    drawn = {"dense", "trackstar"}
+    titles = [text for text in page.text if re.match(r"(dense|trackstar): 0\.\d{3}, \+\d", text)]
+    assert {title.partition(":")[0] for title in titles} == drawn, "what a mark tells on hover"
+    assert page.text.count("trackstar") >= 3, "its name stays text in the figure"
 
 
-def test_page_has_slices_as_tables(paths: ReportPaths) -> None:
+def test_figures_of_two_boards_share_no_names_of_parts(tmp_path: Path) -> None:
+    for method in ("bm25", "dense"):
+        write_cell(tmp_path, method, tail_patch=0.01)
+        write_cell(tmp_path, method, tail_patch=0.01, model="small")
+    html = report(tmp_path, quiet=True, figures=True).html
+    page = Page(html)
+    assert len(page.all("svg")) == 2
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    links = [link for _, attrs in page.tags if (link := attrs.get("href") or "").startswith("#")]
+    clips = re.findall(r"url\(#([^)]*)\)", html.read_text(encoding="utf-8"))
+    assert links
+    assert clips
+    assert {*clips, *(link.removeprefix("#") for link in links)} <= set(ids)
+
+
+def test_page_has_slices_as_tables(paths: Written) -> None:
     page = Page(paths.html)
     assert [tag["class"] for tag in page.all("details")].count("slice") == 1
     assert {"born in", "instrument", "capital of"} <= set(page.text)
 
 
 @pytest.fixture
-def hostile(tmp_path: Path) -> ReportPaths:
+def hostile(tmp_path: Path) -> Written:
     names = {"task": HOSTILE, "model": HOSTILE, "method": HOSTILE}
     for seed in (0, 1):
         folder = write_cell(
@@ -111,16 +136,17 @@ def hostile(tmp_path: Path) -> ReportPaths:
                 r["env"].update({HOSTILE: HOSTILE}),
             ),
         )
-    return report(tmp_path, quiet=True)
+    return report(tmp_path, quiet=True, figures=True)
 
 
 def test_no_name_becomes_markup_or_script(
-    hostile: ReportPaths, tmp_path_factory: pytest.TempPathFactory
+    hostile: Written, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     other = tmp_path_factory.mktemp("plain")
     for seed in (0, 1):
         write_cell(other, "new", seed=seed, tail_patch=0.01)
-    page, plain = Page(hostile.html), Page(report(other, quiet=True).html)
+    page, plain = Page(hostile.html), Page(report(other, quiet=True, figures=True).html)
+    assert page.all("svg")
     assert page.scripts == plain.scripts
     assert {tag for tag, _ in page.tags} <= {tag for tag, _ in plain.tags}
     assert {a for _, at in page.tags for a in at} <= {a for _, at in plain.tags for a in at}
@@ -128,7 +154,7 @@ def test_no_name_becomes_markup_or_script(
     assert any(seen in text for text in page.text)
 
 
-def test_page_runs_no_script_but_its_own(hostile: ReportPaths) -> None:
+def test_page_runs_no_script_but_its_own(hostile: Written) -> None:
     import base64
     import hashlib
 
@@ -141,20 +167,20 @@ def test_page_runs_no_script_but_its_own(hostile: ReportPaths) -> None:
 
 
 def test_no_format_holds_control_characters(
-    hostile: ReportPaths, capsys: pytest.CaptureFixture[str]
+    hostile: Written, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report(hostile.html.parent.parent)
+    report(hostile.html.parent.parent, figures=True)
     texts = [capsys.readouterr().out]
-    for path in (
-        hostile.html, hostile.markdown, hostile.csv, hostile.significance, hostile.latex
-    ):  # fmt: skip
+    written = [path for path in hostile.folder.iterdir() if path.is_file()]
+    assert len(written) == 7
+    for path in written:
         texts.append(path.read_text(encoding="utf-8"))
     for text in texts:
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e]", text)
 
 
-def test_markdown_rows_keep_their_columns(hostile: ReportPaths) -> None:
-    lines = hostile.markdown.read_text(encoding="utf-8").splitlines()
+def test_markdown_rows_keep_their_columns(hostile: Written) -> None:
+    lines = (hostile.folder / "leaderboard.md").read_text(encoding="utf-8").splitlines()
     tables = [list(table) for piped, table in groupby(lines, lambda x: x.startswith("|")) if piped]
     assert len(tables) == 2, "the leaderboard and the pairs"
     for table in tables:
@@ -175,25 +201,3 @@ def test_markdown_rows_keep_their_columns(hostile: ReportPaths) -> None:
 )
 def test_escapes(escaped: str, expected: str) -> None:
     assert escaped == expected
-
-
-def test_scatter_escapes_labels_and_survives_equal_points() -> None:
-    point = Point("<b>&", "gradient", 0.0, 0.0, (0.0, 0.0), (0.0, 0.0))
-    svg = str(scatter([point, point], "x<", "y"))
-    assert "<b>" not in svg
-    assert "&lt;b&gt;&amp;" in svg
-    assert "nan" not in svg.lower()
-
-
-def test_scatter_puts_points_where_the_axes_say() -> None:
-    points = [
-        Point(f"m{i}", "gradient", x, y, (x, x), (y, y))
-        for i, (x, y) in enumerate([(0.0, 0.0), (1.0, 2.0), (0.5, 1.0)])
-    ]
-    svg = str(scatter(points, "x", "y"))
-    found = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg)[:3]
-    (x0, y0), (x1, y1), (x2, y2) = [(float(a), float(b)) for a, b in found]
-    assert x2 == pytest.approx((x0 + x1) / 2, abs=0.1)
-    assert y2 == pytest.approx((y0 + y1) / 2, abs=0.1)
-    assert x1 > x0
-    assert y1 < y0  # up is better

@@ -6,11 +6,12 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench.core.errors import UserError
-from bench.report.write import ReportPaths, report
+from bench.report.write import Written, report
 from bench.results.schema import PER_QUERY, read_cells
 from tests.fixtures.cells import METRICS, N_PASSAGES, edit_result, edit_table, write_cell
 from tests.fixtures.reports import Page, boards_of, labels, three_cells
@@ -150,6 +151,20 @@ def test_rows_that_rest_on_estimated_moments_say_so(tmp_path: Path) -> None:
     assert marked == {"a", "c", "e"}
 
 
+def test_rows_of_a_part_of_the_matrices_say_how_much(tmp_path: Path) -> None:
+    def edited(name: str, facts: Any) -> None:
+        folder = write_cell(tmp_path, name)
+        edit_result(folder, lambda record: record["method"].update(facts=facts))
+
+    edited("whole", {"gradient_parameters": {"share": 1.0}})
+    edited("part", {"gradient_parameters": {"share": 0.1234}})
+    edited("hybrid", {"first.gradient_parameters": {"share": 0.5}, "second.mixing": 0.9})
+    edited("foreign", {"gradient_parameters": {"share": "half"}, "x.gradient_parameters": 7})
+    assert set(labels(boards_of(tmp_path)[0])) == {
+        "whole", "part (12.3% of the matrices)", "hybrid (50% of the matrices)", "foreign",
+    }  # fmt: skip
+
+
 def test_cells_that_no_setting_tells_apart_show_their_key(tmp_path: Path) -> None:
     first = write_cell(tmp_path, "bm25")
     first.rename(first.with_name("1111111122222222"))
@@ -226,12 +241,12 @@ def test_a_pair_is_tested_on_the_queries_that_were_patched(results: Path) -> Non
 
 
 @pytest.fixture
-def paths(results: Path) -> ReportPaths:
+def paths(results: Path) -> Written:
     return report(results, quiet=True)
 
 
-def test_csv_has_full_precision_and_a_line_per_cell(results: Path, paths: ReportPaths) -> None:
-    with open(paths.csv, newline="", encoding="utf-8") as stream:
+def test_csv_has_full_precision_and_a_line_per_cell(results: Path, paths: Written) -> None:
+    with open(paths.folder / "leaderboard.csv", newline="", encoding="utf-8") as stream:
         rows = {row["method"]: row for row in csv.DictReader(stream)}
     assert set(rows) == {"gold", "bm25", "trackstar"}
     for cell in read_cells(results):
@@ -245,8 +260,8 @@ def test_csv_has_full_precision_and_a_line_per_cell(results: Path, paths: Report
         assert float(row["peak_mib"]) == 402.5
 
 
-def test_significance_csv_has_a_line_per_pair_and_metric(results: Path, paths: ReportPaths) -> None:
-    with open(paths.significance, newline="", encoding="utf-8") as stream:
+def test_significance_csv_has_a_line_per_pair_and_metric(results: Path, paths: Written) -> None:
+    with open(paths.folder / "significance.csv", newline="", encoding="utf-8") as stream:
         lines = list(csv.DictReader(stream))
     (board,) = boards_of(results)
     assert len(lines) == len(board.pairs) == len(board.metrics)
@@ -263,35 +278,41 @@ def test_significance_csv_has_a_line_per_pair_and_metric(results: Path, paths: R
 def test_one_method_has_no_pairs(tmp_path: Path) -> None:
     write_cell(tmp_path, "bm25")
     paths = report(tmp_path, quiet=True)
-    assert paths.significance.read_text().startswith("task,model,metric,method_a,")
-    assert len(paths.significance.read_text().splitlines()) == 1
-    assert "Pairs" not in paths.markdown.read_text(encoding="utf-8")
+    assert (paths.folder / "significance.csv").read_text().startswith("task,model,metric,method_a,")
+    assert len((paths.folder / "significance.csv").read_text().splitlines()) == 1
+    assert "Pairs" not in (paths.folder / "leaderboard.md").read_text(encoding="utf-8")
     assert not [tag for tag in Page(paths.html).all("details") if "pairs" in (tag["class"] or "")]
 
 
 def test_letters_and_pairs_are_in_every_format(
-    results: Path, paths: ReportPaths, capsys: pytest.CaptureFixture[str]
+    results: Path, paths: Written, capsys: pytest.CaptureFixture[str]
 ) -> None:
     value = f"{boards_of(results)[0].rows[1].result.metrics['mrr'].value:.3f}"
-    markdown = paths.markdown.read_text(encoding="utf-8")
+    markdown = (paths.folder / "leaderboard.md").read_text(encoding="utf-8")
     assert f"**{value}**<sup>a</sup>" in markdown
     assert "## Pairs: factworld × tiny" in markdown
     assert re.search(r"\| MRR \| bm25 \| trackstar \| \*\*\+0\.\d{3}\*\* \|", markdown)
-    assert f"$\\mathbf{{{value}}}^{{\\mathrm{{a}}}}$" in paths.latex.read_text(encoding="utf-8")
+    assert f"$\\mathbf{{{value}}}^{{\\mathrm{{a}}}}$" in (
+        paths.folder / "leaderboard.tex"
+    ).read_text(encoding="utf-8")
     page = Page(paths.html)
     assert [t for t in page.all("span") if t.get("class") == "letters"]
     assert len([t for t in page.all("details") if "pairs" in (t["class"] or "")]) == 6
     assert "a − b" in page.text
     report(results)
     assert f"a *{value}" in capsys.readouterr().out
-    for text in (markdown, paths.latex.read_text(encoding="utf-8"), " ".join(page.text)):
+    for text in (
+        markdown,
+        (paths.folder / "leaderboard.tex").read_text(encoding="utf-8"),
+        " ".join(page.text),
+    ):
         assert "share no letter" in text
 
 
 def test_markdown_shows_value_interval_and_tail_patch_in_points(
-    results: Path, paths: ReportPaths
+    results: Path, paths: Written
 ) -> None:
-    lines = paths.markdown.read_text(encoding="utf-8").splitlines()
+    lines = (paths.folder / "leaderboard.md").read_text(encoding="utf-8").splitlines()
     cell = next(c for c in read_cells(results) if c.result.method["name"] == "trackstar")
     patch = cell.result.metrics["tail_patch"]
     line = next(line for line in lines if line.startswith("| trackstar"))
@@ -299,8 +320,8 @@ def test_markdown_shows_value_interval_and_tail_patch_in_points(
     assert "| 500 | 40/40 | 20 | – | 256 | 1.75 | 402 |" in line
 
 
-def test_latex_is_a_table_per_board(paths: ReportPaths) -> None:
-    text = paths.latex.read_text(encoding="utf-8")
+def test_latex_is_a_table_per_board(paths: Written) -> None:
+    text = (paths.folder / "leaderboard.tex").read_text(encoding="utf-8")
     assert text.count("\\begin{tabular}") == text.count("\\end{tabular}") == 1
     rows = [line for line in text.splitlines() if line.endswith("\\\\")]
     assert len(rows) == 4
@@ -321,7 +342,9 @@ def test_report_goes_where_it_is_told_and_is_the_same_twice(results: Path, tmp_p
     first = report(results, tmp_path / "a", quiet=True)
     second = report(results, tmp_path / "b", quiet=True)
     assert first.html.read_bytes() == second.html.read_bytes()
-    assert first.significance.read_bytes() == second.significance.read_bytes()
+    assert (first.folder / "significance.csv").read_bytes() == (
+        second.folder / "significance.csv"
+    ).read_bytes()
     assert {p.name for p in (tmp_path / "a").iterdir()} == {
         "index.html", "leaderboard.md", "leaderboard.csv", "leaderboard.tex", "significance.csv",
         "meta_evaluation.csv", "seeds.csv", "viewer",
@@ -353,7 +376,7 @@ def test_result_json_is_left_alone(results: Path) -> None:
     assert all(json.loads(p.read_text()) for p in before if p.suffix == ".json")
 
 
-def test_every_format_says_over_how_many_queries(paths: ReportPaths) -> None:
-    for path in (paths.markdown, paths.latex, paths.html):
+def test_every_format_says_over_how_many_queries(paths: Written) -> None:
+    for path in (paths.folder / "leaderboard.md", paths.folder / "leaderboard.tex", paths.html):
         text = path.read_text(encoding="utf-8")
         assert re.search(r"Means of MRR.* over 40 queries", text), path.name

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from bench.report.board import make_boards
-from bench.report.reseed import DEPTH, Reseeding, csv_text, markdown, reseedings
+from bench.report.formats.comma_separated import of_tables
+from bench.report.formats.markdown import section
+from bench.report.reseed import DEPTH, Reseeding, reseedings, seeds_tables
 from bench.results.schema import CONFIG, read_cells
 from bench.tasks.records import read_retrievals
 from tests.fixtures.cells import edit_result, edit_retrievals, write_cell
@@ -122,14 +124,13 @@ def test_equal_lists_agree_and_short_ones_count_by_the_longer(tmp_path: Path) ->
 def test_text(tmp_path: Path) -> None:
     for seed in range(2):
         seeded(tmp_path, "a|<b>", seed)
-    boards = make_boards(read_cells(tmp_path))
-    pairs = [(board, reseedings(board)) for board in boards]
-    table = markdown(pairs)
+    (board,) = make_boards(read_cells(tmp_path))
+    read, by_metric = seeds_tables(board)
+    table = "\n".join(section(read))
     assert "## Under other seeds: factworld × tiny" in table
     (line,) = [line for line in table.splitlines() if line.startswith("| a")]
     assert "<b>" not in line
     assert line.count(" | ") == 5
-    rows = list(csv.DictReader(io.StringIO(csv_text(pairs))))
+    rows = list(csv.DictReader(io.StringIO(of_tables([by_metric]))))
     assert {row["metric"] for row in rows} == {"mrr", "tail_patch"}
-    assert float(rows[0]["overlap"]) == pairs[0][1][0].overlap.mean
-    assert markdown([(board, []) for board in boards]) == ""
+    assert float(rows[0]["overlap"]) == reseedings(board)[0].overlap.mean

@@ -12,9 +12,9 @@ import pytest
 from bench.core.errors import UserError
 from bench.report.viewer.__main__ import main
 from bench.report.viewer.build import write_viewer
-from bench.report.viewer.page import page
+from bench.report.viewer.page import viewer_page
 from bench.report.viewer.reading import rounded
-from bench.report.viewer.sources import Group, Source, group_of_files
+from bench.report.viewer.sources import RankingGroup, RankingSource, group_of_files
 from bench.report.write import report
 from bench.results.schema import PER_QUERY, RETRIEVALS
 from tests.fixtures.cells import edit_result, edit_retrievals, edit_table, write_cell
@@ -275,7 +275,9 @@ def test_no_text_reaches_a_file_but_as_data(tmp_path: Path) -> None:
         assert re.fullmatch(
             rf'tdabench\("{path.stem}","[A-Za-z0-9+/=]+"\);\n', path.read_text(encoding="ascii")
         )
-    assert (data.folder.parent / "index.html").read_text(encoding="utf-8") == page("../index.html")
+    assert (data.folder.parent / "index.html").read_text(encoding="utf-8") == viewer_page(
+        "../index.html"
+    )
     whole = HOSTILE.replace("\ud800", "\ufffd")
     entry = data.ranking(0)
     assert entry is not None
@@ -287,7 +289,7 @@ def test_no_text_reaches_a_file_but_as_data(tmp_path: Path) -> None:
 
 
 def test_the_page_runs_its_own_script_and_takes_no_markup() -> None:
-    html = page("../index.html")
+    html = viewer_page("../index.html")
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', html)
     assert policy
     rules = dict(rule.strip().split(" ", 1) for rule in policy[1].split(";"))
@@ -300,7 +302,7 @@ def test_the_page_runs_its_own_script_and_takes_no_markup() -> None:
         "XMLHttp", "http:", "https:", "style=", " onclick=",
     ):  # fmt: skip
         assert forbidden not in html
-    assert "Leaderboard" not in page(None)
+    assert "Leaderboard" not in viewer_page(None)
 
 
 # ------------------------------------------------------------------ size
@@ -336,8 +338,10 @@ def test_the_largest_case_is_small_enough(tmp_path: Path) -> None:
                     "proponent_correct": (rng.random(len(rows)) < 0.05).tolist(),
                 }  # fmt: skip
                 stream.write(json.dumps(record) + "\n")
-        sources.append(Source(f"method{method}", path))
-    made = write_viewer([Group("synthetic", "tiny", sources)], tmp_path / "viewer", quiet=True)
+        sources.append(RankingSource(f"method{method}", path))
+    made = write_viewer(
+        [RankingGroup("synthetic", "tiny", sources)], tmp_path / "viewer", quiet=True
+    )
     sizes = {path.name: path.stat().st_size for path in (made.parent / "data").iterdir()}
     assert sum(sizes.values()) + made.stat().st_size < 60_000_000
     assert made.stat().st_size < 100_000

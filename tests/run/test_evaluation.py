@@ -18,8 +18,7 @@ from bench.tasks.passages import Passage, PassageStore, write_passages
 from methods.base import Context, Ranking
 from methods.controls import Gold, GoldConfig
 from metrics.attribution import NoGold
-from metrics.influence import INFLUENCE
-from metrics.length import LENGTH_RATIO
+from metrics.measures import LENGTH_RATIO, MEASURES
 from metrics.tail_patch import TailPatchConfig
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import load, make_model
@@ -285,7 +284,7 @@ def test_opponents_are_patched_where_asked(context: Context, rankings: list[Rank
 
 def test_without_tail_patch_no_model_is_asked_for(task: Task) -> None:
     found = evaluated(task)  # this context has no model: asking for it raises
-    assert not set(found.metrics) & {*INFLUENCE, "base_probability"}
+    assert not set(found.metrics) & {one.name for one in MEASURES if one.needs_model}
 
 
 def test_the_change_of_each_proponent_is_kept(context: Context, rankings: list[Ranking]) -> None:

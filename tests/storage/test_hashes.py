@@ -15,8 +15,7 @@ import pytest
 
 from bench.core.errors import UserError
 from bench.storage import hashes
-from bench.storage.hashes import hashed_file, known_sha256
-from bench.storage.whole import file_sha256
+from bench.storage.hashes import file_sha256, hashed_file
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +64,7 @@ def test_a_file_is_hashed_while_it_is_written(tmp_path: Path, read, order) -> No
     with hashed_file(tmp_path / "x.npy") as hashed:
         np.save(hashed, array, allow_pickle=False)
     assert (tmp_path / "x.npy").read_bytes() == (tmp_path / "plain.npy").read_bytes()
-    assert hashed.sha256 == known_sha256(tmp_path / "x.npy")
+    assert hashed.sha256 == file_sha256(tmp_path / "x.npy")
     assert read == []
     assert hashed.sha256 == file_sha256(tmp_path / "plain.npy")
 
@@ -73,11 +72,11 @@ def test_a_file_is_hashed_while_it_is_written(tmp_path: Path, read, order) -> No
 @pytest.mark.usefixtures("clock")
 def test_a_file_is_read_once_by_a_process_that_did_not_write_it(tmp_path: Path, read) -> None:
     path = written(tmp_path / "x")
-    known_sha256(path)
+    file_sha256(path)
     assert read == []
     hashes._known.clear()
     expected = hashlib.sha256(b"0123456789").hexdigest()
-    assert [known_sha256(path) for _ in range(3)] == [expected] * 3
+    assert [file_sha256(path) for _ in range(3)] == [expected] * 3
     assert read == ["x"]
 
 
@@ -90,12 +89,12 @@ def test_other_bytes_of_the_same_length_are_noticed_however_soon(tmp_path: Path)
         if number % 2:
             written(path, content)
         else:
-            known_sha256(written(path, b"anything"))
+            file_sha256(written(path, b"anything"))
             with open(path, "r+b") as stream:  # in place
                 stream.write(content)
-        assert known_sha256(path) == hashlib.sha256(content).hexdigest()
+        assert file_sha256(path) == hashlib.sha256(content).hexdigest()
         path.write_bytes(content[::-1])
-        assert known_sha256(path) == hashlib.sha256(content[::-1]).hexdigest()
+        assert file_sha256(path) == hashlib.sha256(content[::-1]).hexdigest()
 
 
 @pytest.mark.usefixtures("clock")
@@ -104,7 +103,7 @@ def test_a_write_just_after_a_hash_was_read_is_noticed(tmp_path: Path) -> None:
     for number in range(300):
         content = number.to_bytes(8, "little")
         path.write_bytes(content)
-        assert known_sha256(path) == hashlib.sha256(content).hexdigest()
+        assert file_sha256(path) == hashlib.sha256(content).hexdigest()
 
 
 def test_a_time_that_was_put_back_is_noticed(tmp_path: Path) -> None:
@@ -114,7 +113,7 @@ def test_a_time_that_was_put_back_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(b"9876543210")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_mtime_ns == before.st_mtime_ns
-    assert known_sha256(path) == hashlib.sha256(b"9876543210").hexdigest()
+    assert file_sha256(path) == hashlib.sha256(b"9876543210").hexdigest()
 
 
 def test_another_file_of_the_same_times_is_noticed(tmp_path: Path) -> None:
@@ -123,7 +122,7 @@ def test_another_file_of_the_same_times_is_noticed(tmp_path: Path) -> None:
     before = path.stat()
     os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
     os.replace(other, path)
-    assert known_sha256(path) == hashlib.sha256(b"9876543210").hexdigest()
+    assert file_sha256(path) == hashlib.sha256(b"9876543210").hexdigest()
 
 
 def test_a_copy_is_known_once_it_is_old(tmp_path: Path, read, monkeypatch) -> None:
@@ -132,14 +131,14 @@ def test_a_copy_is_known_once_it_is_old(tmp_path: Path, read, monkeypatch) -> No
     path.write_bytes(b"0123456789")
     now = path.stat().st_ctime_ns
     monkeypatch.setattr(time, "time_ns", lambda: now + hashes._LONG_NS)
-    seen = (*hashes._seen(path.open("rb"))[:3], now, now)
-    monkeypatch.setattr(hashes, "_seen", lambda _: seen)
+    seen = (*hashes._state(path.open("rb"))[:3], now, now)
+    monkeypatch.setattr(hashes, "_state", lambda _: seen)
     for _ in range(2):
-        known_sha256(path)
+        file_sha256(path)
     assert len(read) == 2
     monkeypatch.setattr(time, "time_ns", lambda: now + hashes._LONG_NS + 1)
     for _ in range(2):
-        known_sha256(path)
+        file_sha256(path)
     assert len(read) == 3
 
 
@@ -157,8 +156,8 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch) -> No
 
     with monkeypatch.context() as patched:
         patched.setattr(hashes, "stream_sha256", changed_before)
-        known_sha256(path)
-    assert known_sha256(path) == hashlib.sha256(b"9876543210").hexdigest()
+        file_sha256(path)
+    assert file_sha256(path) == hashlib.sha256(b"9876543210").hexdigest()
 
 
 def test_what_another_process_put_there_is_not_taken_for_ours(tmp_path: Path, monkeypatch) -> None:
@@ -173,7 +172,7 @@ def test_what_another_process_put_there_is_not_taken_for_ours(tmp_path: Path, mo
 
     monkeypatch.setattr(os, "replace", overtaken)
     written(path)
-    assert known_sha256(path) == hashlib.sha256(b"9876543210").hexdigest()
+    assert file_sha256(path) == hashlib.sha256(b"9876543210").hexdigest()
 
 
 def test_where_times_cannot_be_set_nothing_is_wrong(tmp_path: Path, monkeypatch) -> None:
@@ -183,9 +182,10 @@ def test_where_times_cannot_be_set_nothing_is_wrong(tmp_path: Path, monkeypatch)
     monkeypatch.setattr(os, "utime", refuse)
     for number in range(50):
         path = written(tmp_path / "x", number.to_bytes(8, "little"))
-        assert known_sha256(path) == file_sha256(path)
+        content = number.to_bytes(8, "little")
+        assert file_sha256(path) == hashlib.sha256(content).hexdigest()
         path.write_bytes(b"anything")
-        assert known_sha256(path) == hashlib.sha256(b"anything").hexdigest()
+        assert file_sha256(path) == hashlib.sha256(b"anything").hexdigest()
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
@@ -206,4 +206,10 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
 def test_a_file_that_is_gone(tmp_path: Path) -> None:
     written(tmp_path / "x").unlink()
     with pytest.raises(FileNotFoundError):
-        known_sha256(tmp_path / "x")
+        file_sha256(tmp_path / "x")
+
+
+def test_file_sha256(tmp_path):
+    data = bytes(range(256)) * 10_000  # more than two blocks
+    (tmp_path / "x").write_bytes(data)
+    assert file_sha256(tmp_path / "x") == hashlib.sha256(data).hexdigest()

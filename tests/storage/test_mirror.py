@@ -13,7 +13,7 @@ import pytest
 from bench.cli.main import main
 from bench.core.errors import UserError
 from bench.storage.mirror import INVENTORY, Mirror
-from bench.storage.whole import whole_folder
+from bench.storage.whole_folders import whole_folder
 from methods.gradient import shards
 from tests.fixtures.runs import SMALL, cells, error_line
 

@@ -117,7 +117,7 @@ def test_fingerprint(make, tmp_path):
 
     def fingerprint(seed, n_queries):
         files = (f"{tmp_path}/queries.jsonl", f"{tmp_path}/passages.jsonl")
-        return JsonLines(JsonLinesConfig(*files, n_queries, seed)).fingerprint()
+        return JsonLines(JsonLinesConfig(*files, " ", n_queries, seed)).fingerprint()
 
     before = fingerprint(0, None)
     assert str(tmp_path) not in json.dumps(before)

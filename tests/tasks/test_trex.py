@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from bench.tasks.facts import frequency_bucket
+from bench.tasks.buckets import POWERS_OF_TEN, frequency_bucket
 from bench.tasks.trex import TRex
 from tests.fixtures.fact_files import DATA, REAL, REPO, TRexFiles, fact, sentence, write
 
@@ -106,7 +106,7 @@ def test_repetitions_are_left_out_on_request(small):
     ],
 )
 def test_frequency_bucket(frequency, label):
-    assert frequency_bucket(frequency) == label
+    assert frequency_bucket(frequency, POWERS_OF_TEN) == label
 
 
 # ------------------------------------------------------------------ sampling

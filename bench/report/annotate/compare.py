@@ -1,4 +1,4 @@
-"""People's answers against the automatic judgement of the cells, for each kind of judgement."""
+"""The answers of people beside the automatic judgements of the cells, judge by judge."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from bench.core.errors import UserError
 from bench.report.annotate.sheet import all_records, claim_of, pair_id
+from bench.results.rankings import correct_of
 from bench.results.schema import Cell, read_cells
-from bench.results.verify import correct_of
 from bench.storage.jsonlines import Place
 from metrics.stats import agreement
 from metrics.stats.agreement import Agreement
@@ -20,14 +20,14 @@ ANNOTATION = "annotation"
 
 
 @dataclass
-class Group:
+class JudgedCells:
     """The cells that one judge, or the annotation, has judged.
 
     Attributes:
-        said: pair id → claim and judgement.
-        agreement: with the people; None if they share no pair.
-        contradictions: pairs judged differently in two cells, of which the first counts: two facts
-            may make one claim.
+        said: claim and judgement of each pair, by its id.
+        agreement: the agreement with the people; None if they share no pair.
+        contradictions: number of pairs that are judged differently in two cells, of which the first
+            counts: two facts may make one claim.
     """
 
     said: dict[str, tuple[str, bool]] = field(default_factory=dict)
@@ -41,20 +41,22 @@ class Report:
 
     Attributes:
         answers: how many pairs were answered with ``y``, ``n``, ``unsure`` or nothing.
-        groups: by the name of the judge.
+        groups: the judged cells by the name of their judge.
     """
 
     answers: Counter[str]
-    groups: dict[str, Group]
+    groups: dict[str, JudgedCells]
 
 
-def compare(answers: Mapping[str, tuple[Place, str]], results_dir: Path, seed: int = 0) -> Report:
+def compare_with_people(
+    answers: Mapping[str, tuple[Place, str]], results_dir: Path, seed: int = 0
+) -> Report:
     """Compare a sheet with the cells below a folder.
 
     Raises:
         UserError: a pair that no cell lists, or no pair that both sides have judged.
     """
-    groups: dict[str, Group] = {}
+    groups: dict[str, JudgedCells] = {}
     listed: set[str] = set()
     for cell, record in all_records(read_cells(results_dir)):
         claim = claim_of(record)
@@ -63,7 +65,7 @@ def compare(answers: Mapping[str, tuple[Place, str]], results_dir: Path, seed: i
         correct = correct_of(record, cell.result.threshold)
         if correct is None:
             continue
-        group = groups.setdefault(_judge(cell), Group())
+        group = groups.setdefault(_judge(cell), JudgedCells())
         for name, value in zip(names, correct.tolist(), strict=True):
             if name in answers:
                 _, before = group.said.setdefault(name, (claim, value))
@@ -92,8 +94,8 @@ def compare(answers: Mapping[str, tuple[Place, str]], results_dir: Path, seed: i
     return Report(Counter(given for _, given in answers.values()), groups)
 
 
-def lines(report: Report) -> Iterator[str]:
-    """What ``tdabench annotate import`` prints."""
+def comparison_lines(report: Report) -> Iterator[str]:
+    """The lines that ``tdabench annotate import`` prints."""
     counts = report.answers
     yield (
         f"{counts.total():,} pairs: {counts['y']:,} yes, {counts['n']:,} no, "
@@ -115,15 +117,15 @@ def lines(report: Report) -> Iterator[str]:
     yield "recall is of the listed pairs alone; intervals resample claims"
 
 
-def _shown(found: Agreement, name: str) -> str:
-    one = found.measures[name]
+def _shown(agreed: Agreement, name: str) -> str:
+    one = agreed.measures[name]
     if math.isnan(one.value):
         return "undefined"
     return f"{one.value:.3f} [{one.ci95[0]:.3f}, {one.ci95[1]:.3f}]"
 
 
 def _judge(cell: Cell) -> str:
-    judge = cell.result.task.get("judge")
-    if not isinstance(judge, dict):
+    judge = cell.result.judge
+    if not judge:
         return ANNOTATION
     return f"{judge.get('name')} {str(judge.get('identity'))[:8]}"

@@ -1,4 +1,4 @@
-"""Reads an answered sheet; every fault names file, line and field."""
+"""Reading an answered sheet: every fault names file, line and field."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ _LONGEST_FIELD = 1 << 30  # characters; csv stops at 128 KiB, and passages may b
 
 
 def read_answers(path: Path) -> dict[str, tuple[Place, str]]:
-    """The answers of a sheet: pair id → its place and ``y``, ``n``, ``unsure`` or empty.
+    """The answers of a sheet: ``y``, ``n``, ``unsure`` or empty, with their places, by pair id.
 
     Columns may be separated by commas, semicolons or tabs, as spreadsheets of different countries
     write them, and others than ``pair_id`` and ``answer`` are not read. A pair may stand in several
     lines if they do not contradict each other.
 
     Raises:
-        UserError: unreadable, a missing column, an unknown answer, or two for one pair.
+        UserError: the file cannot be read or lacks a column, an answer is unknown, or two answers
+            contradict each other.
     """
-    found: dict[str, tuple[Place, str]] = {}
+    answers: dict[str, tuple[Place, str]] = {}
     for place, row in _rows(path):
         name = row["pair_id"].strip().lower()
         if not name:
@@ -40,16 +41,16 @@ def read_answers(path: Path) -> dict[str, tuple[Place, str]]:
             raise place.error(
                 "answer", f"expected y, n or unsure, found {given!r:.40}", "or leave it empty"
             )
-        first, before = found.setdefault(name, (place, answer))
+        first, before = answers.setdefault(name, (place, answer))
         if before and answer and before != answer:
             raise place.error(
                 "answer", f"{answer!r} contradicts {before!r} at {first}", "keep one of them"
             )
         if answer and not before:
-            found[name] = (place, answer)
-    if not found:
+            answers[name] = (place, answer)
+    if not answers:
         raise UserError("holds no line of a sheet", where=str(path))
-    return found
+    return answers
 
 
 def _rows(path: Path) -> Iterator[tuple[Place, dict[str, str]]]:

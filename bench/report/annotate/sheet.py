@@ -23,7 +23,7 @@ class Item:
 
     Attributes:
         pair_id: hash of both texts, so that a sheet needs no key beside it.
-        passage, claim: as in the rankings.
+        passage, claim: the two texts as they stand in the rankings.
     """
 
     pair_id: str
@@ -37,7 +37,7 @@ def claim_of(record: RetrievalRecord) -> str:
 
 
 def pair_id(passage: str, claim: str) -> str:
-    """16 hex digits that name a pair."""
+    """The name of a pair: 16 hex digits."""
     return _hash("pair", passage, claim)[:16]
 
 
@@ -48,12 +48,13 @@ def make_sheet(results_dir: Path, n_queries: int, top: int, seed: int) -> list[I
     change neither the claims that were drawn from the same queries nor the ids of their pairs.
 
     Args:
-        n_queries: distinct claims to draw from those of all cells; fewer if there are fewer.
-        top: proponents of each cell and query.
-        seed: of the sample and of the order.
+        n_queries: number of distinct claims to draw from those of all cells.
+        top: number of proponents of each cell and query.
+        seed: the seed of the sample and of the order.
 
     Raises:
-        UserError: no cells, a damaged ranking, numbers below 1, or nothing to judge.
+        UserError: there is no cell or nothing to judge, a ranking is damaged, or a number is below
+            1.
     """
     for option, value in (("--queries", n_queries), ("--top", top)):
         at_least(1, option, value)
@@ -73,7 +74,7 @@ def make_sheet(results_dir: Path, n_queries: int, top: int, seed: int) -> list[I
 
 
 def all_records(cells: Sequence[Cell]) -> Iterator[tuple[Cell, RetrievalRecord]]:
-    """Stream every list of every cell that has kept its rankings."""
+    """The lists of every cell that has kept its rankings, read one at a time."""
     for cell in cells:
         if (cell.folder / RETRIEVALS).exists():
             for record in read_retrievals(cell.folder / RETRIEVALS):

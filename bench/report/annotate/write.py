@@ -1,21 +1,17 @@
-"""Writes a sheet: as CSV for a spreadsheet, and as one HTML page that works without a network."""
+"""Writing a sheet: as CSV for a spreadsheet, and as one HTML page that works without a network."""
 
 from __future__ import annotations
 
-import base64
-import csv
 import hashlib
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment
-from markupsafe import Markup
-
-from bench.core import escape
 from bench.core.errors import UserError
 from bench.report.annotate.sheet import COLUMNS, Item
-from bench.storage.whole import whole_file
+from bench.report.formats.comma_separated import of_records
+from bench.report.rendering import rendered
+from bench.report.table import Raw
+from bench.storage.whole_files import whole_file
 
 SHEET, PAGE = "sheet.csv", "annotate.html"
 
@@ -24,7 +20,7 @@ def write(items: Sequence[Item], out_dir: Path) -> tuple[Path, Path]:
     """Write ``sheet.csv`` and ``annotate.html``.
 
     Returns:
-        their paths.
+        the paths of both.
 
     Raises:
         UserError: the folder cannot be written, or holds a sheet, which people may have answered.
@@ -33,45 +29,18 @@ def write(items: Sequence[Item], out_dir: Path) -> tuple[Path, Path]:
     if sheet.exists():
         raise UserError("is there already", where=str(sheet), fix="choose another --out")
     with whole_file(sheet, "wb") as stream:
-        stream.write(csv_text(items).encode("utf-8"))
+        stream.write(of_records(COLUMNS, map(_record, items)).encode("utf-8"))
     with whole_file(page, "wb") as stream:
         stream.write(html(items).encode("utf-8"))
     return sheet, page
 
 
-def csv_text(items: Sequence[Item]) -> str:
-    """The sheet with an empty column for the answers; no text is a formula of a spreadsheet."""
-    import io
-
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for item in items:
-        texts = (escape.spreadsheet(item.passage), escape.spreadsheet(item.claim))
-        writer.writerow((item.pair_id, *texts, ""))
-    return stream.getvalue()
+def _record(item: Item) -> dict[str, Raw]:
+    """A line of the sheet, with an empty field for the answer."""
+    return dict(zip(COLUMNS, (item.pair_id, item.passage, item.claim, ""), strict=True))
 
 
 def html(items: Sequence[Item]) -> str:
     """The page: answers by keyboard, kept in the browser, downloaded as CSV at the end."""
-    template, style, script = (
-        (resources.files("bench.report") / "templates" / f"annotate.{kind}").read_text(
-            encoding="utf-8"
-        )
-        for kind in ("html", "css", "js")
-    )
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["clean"] = escape.clean
-    name = hashlib.sha256("".join(item.pair_id for item in items).encode("ascii")).hexdigest()[:16]
-    return environment.from_string(template).render(
-        items=items,
-        sheet=name,
-        style=Markup(style),  # noqa: S704 - a file of this package
-        script=Markup(script),  # noqa: S704
-        style_hash=_csp_hash(style),
-        script_hash=_csp_hash(script),
-    )
-
-
-def _csp_hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
+    ids = "".join(item.pair_id for item in items)
+    return rendered("annotate", items=items, sheet=hashlib.sha256(ids.encode()).hexdigest()[:16])

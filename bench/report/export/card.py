@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 import yaml
@@ -15,13 +16,15 @@ from pyarrow import parquet
 from bench.core import escape, progress
 from bench.core.environment import __version__
 from bench.core.errors import UserError
-from bench.report import tables
 from bench.report.board import Board, Row
 from bench.report.export.cells import check_new, file_stem, ranked_boards
-from bench.report.viewer.reading import whole
+from bench.report.formats import comma_separated, markdown
+from bench.report.leaderboard import LEGEND, leaderboards
+from bench.report.table import Column, Table
+from bench.report.viewer.reading import valid_unicode
 from bench.results.schema import RETRIEVALS
 from bench.results.verify import verify
-from bench.storage.whole import whole_folder
+from bench.storage.whole_folders import whole_folder
 from bench.tasks.records import RetrievalRecord, read_retrievals
 
 CARD, LEADERBOARD, DATA = "README.md", "leaderboard.csv", "data"
@@ -31,46 +34,35 @@ _STEPS = (  # the Hub's size categories
     (1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
     (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"),
 )  # fmt: skip
-_TEXTS, _NUMBERS, _FLAGS = pa.list_(pa.string()), pa.list_(pa.float64()), pa.list_(pa.bool_())
-# The release's fields in its order, and two of our own. A field that a cell does not have is null,
-# so that all cells load as one table.
-SCHEMA = pa.schema(
-    [
-        ("example_id", pa.string()),
-        ("query_set", pa.string()),
-        ("inputs_plaintext", pa.string()),
-        ("targets_plaintext", pa.string()),
-        ("proponents", _TEXTS),
-        ("proponent_ids", _TEXTS),
-        ("proponent_scores", _NUMBERS),
-        ("fact_id", pa.string()),
-        ("relation", pa.string()),
-        ("c4_frequency", pa.int64()),
-        ("c4_frequency_bucket", pa.int64()),
-        ("has_trex_sentence", pa.bool_()),
-        ("proponent_correct", _FLAGS),
-        ("proponent_ais_scores", _NUMBERS),
-        ("proponent_support", _TEXTS),
-        ("proponent_tail_patch", _NUMBERS),
-        ("opponents", _TEXTS),
-        ("opponent_ids", _TEXTS),
-        ("opponent_scores", _NUMBERS),
-    ]
-)
+_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+def _arrow(annotation: Any) -> pa.DataType:
+    """The Arrow type of a field of a record; every one may be null."""
+    if get_origin(annotation) is list:
+        return pa.list_(_arrow(get_args(annotation)[0]))
+    if annotation in _ARROW:
+        return _ARROW[annotation]
+    (inner,) = (part for part in get_args(annotation) if part is not NoneType)
+    return _arrow(inner)
+
+
+# A field that a cell does not have is null, so that all cells load as one table.
+SCHEMA = pa.schema([(name, _arrow(kind)) for name, kind in get_type_hints(RetrievalRecord).items()])
 
 
 def export_card(results_dir: Path, out_dir: Path, license_id: str) -> int:
     """Write ``README.md``, ``leaderboard.csv`` and ``data/CELL.parquet`` for each cell.
 
     Args:
-        license_id: as the Hub names it, e.g. ``"cc-by-4.0"``.
+        license_id: the Hub's identifier of the licence, e.g. ``"cc-by-4.0"``.
 
     Returns:
-        how many cells.
+        the number of cells.
 
     Raises:
-        UserError: a licence that is no identifier, a cell that ``verify`` finds fault with, no
-            rankings, or a folder that is there already or cannot be written.
+        UserError: the licence is no identifier, ``verify`` finds fault with a cell, there are no
+            rankings, or the folder is there already or cannot be written.
     """
     if not _LICENSE.fullmatch(license_id):
         raise UserError(
@@ -85,13 +77,13 @@ def export_card(results_dir: Path, out_dir: Path, license_id: str) -> int:
             f"{problems[0]}{f' (and {len(problems) - 1} more)' if len(problems) > 1 else ''}",
             fix="nothing is published that its own rankings contradict: see `tdabench verify`",
         )
-    shown = [board for board, _ in boards]
+    tables = leaderboards([board for board, _ in boards])
     rows = [row for _, group in boards for row in group]
     with whole_folder(out_dir) as partial:
         (partial / DATA).mkdir()
         n_records = sum(_write_rankings(row, partial / DATA) for row in rows)
-        (partial / LEADERBOARD).write_text(tables.csv_text(shown), encoding="utf-8")
-        card = f"---\n{_front_matter(boards, license_id, n_records)}---\n\n{_body(shown, rows)}"
+        (partial / LEADERBOARD).write_text(comma_separated.of_tables(tables), encoding="utf-8")
+        card = f"---\n{_front_matter(boards, license_id, n_records)}---\n\n{_body(tables, rows)}"
         (partial / CARD).write_text(card, encoding="utf-8")
     return len(rows)
 
@@ -100,7 +92,7 @@ def export_card(results_dir: Path, out_dir: Path, license_id: str) -> int:
 
 
 def _write_rankings(row: Row, folder: Path) -> int:
-    """Stream a cell's rankings into Parquet; returns how many queries there are."""
+    """Stream a cell's rankings into Parquet; returns the number of queries."""
     n_records = 0
     with parquet.ParquetWriter(folder / f"{file_stem(row)}.parquet", SCHEMA) as writer:
         records = progress.track(read_retrievals(row.cell.folder / RETRIEVALS), row.label)
@@ -123,7 +115,7 @@ def _valid(value: Any) -> Any:
         return {key: _valid(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_valid(inner) for inner in value]
-    return whole(value) if isinstance(value, str) else value
+    return valid_unicode(value) if isinstance(value, str) else value
 
 
 # ------------------------------------------------------------------ card
@@ -157,7 +149,8 @@ def _size_category(n: int) -> str:
     return next((name for bound, name in _STEPS if n < bound), "100M<n<1B")
 
 
-def _body(boards: Sequence[Board], rows: Sequence[Row]) -> str:
+def _body(tables: Sequence[Table], rows: Sequence[Row]) -> str:
+    sections = [markdown.section(table, with_legend=False, level=3) for table in tables]
     return "\n".join(
         [
             "# Rankings of training passages",
@@ -180,37 +173,34 @@ def _body(boards: Sequence[Board], rows: Sequence[Row]) -> str:
             "columns are not the release's: `proponent_support`, what each passage says about the "
             "fact, and `proponent_tail_patch`, what a training step on it does to the probability.",
             "",
-            tables.markdown(boards).replace("\n## ", "\n### ").replace("# Lead", "## Lead", 1),
-            *_provenance(rows),
+            "## Leaderboard",
+            "",
+            LEGEND,
+            "",
+            *chain.from_iterable(sections),
+            "## Provenance",
+            "",
+            *markdown.grid(_provenance(rows)),
             "",
         ]
     )
 
 
-def _provenance(rows: Sequence[Row]) -> Iterator[str]:
+def _provenance(rows: Sequence[Row]) -> Table:
     """What each cell was made of."""
-    heads = (
-        "config", "method", "command", "task sha256", "model sha256", "rankings sha256", "date",
-        "git", "torch", "device",
-    )  # fmt: skip
-    yield "## Provenance\n"
-    yield tables.piped(heads)
-    yield tables.piped([":--"] * len(heads))
-    for row in rows:
-        result = row.result
-        facts = (
-            file_stem(row),
-            row.label,
-            result.command,
-            str(result.task.get("sha256") or "")[:16],
-            str(result.model.get("sha256") or "")[:16],
-            result.rankings_sha256[:16],
-            result.date,
-            _commit(result.env),
-            str(result.env.get("torch") or ""),
-            str(result.env.get("device") or ""),
-        )
-        yield tables.piped(map(escape.markdown, facts))
+    facts: dict[str, Callable[[Row], str]] = {
+        "config": file_stem,
+        "method": lambda row: row.label,
+        "command": lambda row: row.result.command,
+        "task sha256": lambda row: str(row.result.task.get("sha256") or "")[:16],
+        "model sha256": lambda row: str(row.result.model.get("sha256") or "")[:16],
+        "rankings sha256": lambda row: row.result.rankings_sha256[:16],
+        "date": lambda row: row.result.date,
+        "git": lambda row: _commit(row.result.env),
+        "torch": lambda row: str(row.result.env.get("torch") or ""),
+        "device": lambda row: str(row.result.env.get("device") or ""),
+    }
+    return Table("", [Column(fact, head, is_text=True) for head, fact in facts.items()], rows)
 
 
 def _commit(env: dict[str, Any]) -> str:

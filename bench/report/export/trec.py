@@ -23,16 +23,20 @@ from urllib.parse import quote
 
 import numpy as np
 
-from bench.core import escape, progress
+from bench.core import progress
 from bench.core.errors import UserError
 from bench.report.board import Row
 from bench.report.export.cells import check_new, file_stem, ranked_boards
-from bench.report.tables import piped
+from bench.report.formats.markdown import grid
+from bench.report.table import Column, Table
 from bench.results.per_query import read_per_query
+from bench.results.rankings import correct_of
 from bench.results.schema import RESULT, RETRIEVALS
-from bench.results.verify import correct_of
-from bench.storage.whole import path_part, whole_folder
+from bench.storage.keys import path_part
+from bench.storage.whole_folders import whole_folder
 from bench.tasks.records import read_retrievals
+from metrics import measures
+from metrics.measures import MRR
 
 RUNS, QRELS, README = "runs", "qrels", "README.md"
 _PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
@@ -52,7 +56,7 @@ class _Gold:
 
     Attributes:
         correct: encoded ids of the correct passages that any cell lists.
-        wanted: how many correct passages the corpus holds; None where nobody has counted.
+        wanted: number of correct passages in the corpus; None where nobody has counted.
     """
 
     correct: set[str] = field(default_factory=set)
@@ -64,8 +68,9 @@ class _Task:
     """The qrels of one task.
 
     Attributes:
-        name: of the file.
+        name: name of the file.
         counts_empty: whether a query without correct passage is scored 0, and not left out.
+        queries: the gold of each query, by its encoded id.
     """
 
     name: str
@@ -77,8 +82,8 @@ def export_trec(results_dir: Path, out_dir: Path) -> Exported:
     """Write ``runs/CELL.run`` for each cell and ``qrels/TASK.qrels`` for each judged task.
 
     Raises:
-        UserError: no rankings, a damaged one, cells of a task that contradict each other, or a
-            folder that is there already or cannot be written.
+        UserError: there is no ranking, one is damaged, cells of a task contradict each other, or
+            the folder is there already or cannot be written.
     """
     check_new(out_dir)
     boards = ranked_boards(results_dir)
@@ -96,7 +101,7 @@ def export_trec(results_dir: Path, out_dir: Path) -> Exported:
                 stem = file_stem(row)
                 with open(partial / RUNS / f"{stem}.run", "w", encoding="ascii") as stream:
                     _write_run(row, stem, task, stream)
-                lines.append(_line(row, stem, task))
+                lines.append((row, stem, task))
                 exported.runs += 1
         for task in tasks.values():
             if task.queries:
@@ -108,27 +113,24 @@ def export_trec(results_dir: Path, out_dir: Path) -> Exported:
 
 
 def _name(task: str, is_zero: bool, taken: Mapping[tuple[str, bool], _Task]) -> str:
-    """A file's name for a task; two tasks may differ only in what such a name cannot hold."""
+    """The name of a task's file; two tasks may differ only in what such a name cannot hold."""
     name = path_part(f"{task} no_gold=zero" if is_zero else task)
     others = {other.name for key, other in taken.items() if key != (task, is_zero)}
-    return next(n for n in itertools.chain([name], _numbered(name)) if n not in others)
-
-
-def _numbered(name: str) -> Iterator[str]:
-    return (f"{name}-{number}" for number in itertools.count(2))
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(one for one in itertools.chain([name], numbered) if one not in others)
 
 
 def encode(name: str) -> str:
-    """An id as a column: printable ASCII without ``%`` as it is, all else percent-encoded."""
+    """The id as a column: printable ASCII without ``%`` as it is, all else percent-encoded."""
     # Lone surrogates cannot be UTF-8; Python's own form of them is read back the same way.
     return quote(name, safe=_PLAIN, errors="surrogatepass")
 
 
 def falling(scores: Sequence[float]) -> list[float]:
-    """Scores in single precision, each below the one before it, as near to the given ones as that.
+    """The nearest scores in single precision of which each is below the one before it.
 
     Args:
-        scores: finite, none above the one before it.
+        scores: finite scores, none above the one before it.
     """
     with np.errstate(over="ignore"):
         single = np.asarray(scores, dtype=np.float64).astype(np.float32)
@@ -157,13 +159,14 @@ def _write_run(row: Row, tag: str, task: _Task, stream: IO[str]) -> None:
             stream.write(f"{query} Q0 {passage} {rank} {score:.9g} {encode(tag)}\n")
         correct = correct_of(record, threshold)
         if correct is not None:
-            found = {one for one, right in zip(ids, correct, strict=True) if right}
-            _note(task, query, found, n_gold.get(record.example_id), row)
+            listed = {one for one, right in zip(ids, correct, strict=True) if right}
+            _note(task, query, listed, n_gold.get(record.example_id), row)
 
 
-def _note(task: _Task, query: str, found: set[str], wanted: int | None, row: Row) -> None:
+def _note(task: _Task, query: str, listed: set[str], wanted: int | None, row: Row) -> None:
+    """Add to a task's gold what one cell says of a query."""
     gold = task.queries.setdefault(query, _Gold())
-    gold.correct |= found
+    gold.correct |= listed
     if None not in (gold.wanted, wanted) and gold.wanted != wanted:
         raise UserError(
             f"counts {wanted} correct passages for query {query}, another cell {gold.wanted}",
@@ -190,38 +193,34 @@ def _qrels(task: _Task) -> Iterator[str]:
 
 
 def _n_gold(row: Row) -> dict[str, int]:
-    """How many correct passages the corpus holds, for the queries of which that is known."""
+    """The number of correct passages in the corpus, for the queries of which it is known."""
     table = read_per_query(row.cell.folder)
-    if "n_gold" not in table or _judge(row):
+    if "n_gold" not in table or row.result.judge:
         return {}
     pairs = zip(table["query_id"].tolist(), table["n_gold"].tolist(), strict=True)
     return {query: int(n) for query, n in pairs if not math.isnan(n)}
 
 
-def _judge(row: Row) -> dict:
-    judge = row.result.task.get("judge")
-    return judge if isinstance(judge, dict) else {}
-
-
 # ------------------------------------------------------------------ what lies beside
 
 
-def _line(row: Row, stem: str, task: _Task) -> str:
-    mrr = row.result.metrics.get("mrr")
-    cells = (
-        f"{RUNS}/{stem}.run",
-        f"{QRELS}/{task.name}.qrels",
-        row.label,
-        str(row.result.task["name"]),
-    )
-    value = repr(mrr.value) if mrr else ""
-    return piped([*map(escape.markdown, cells), value])
+_COLUMNS = (  # of rows (cell, name of its run, its task)
+    Column(lambda line: f"{RUNS}/{line[1]}.run", "run", is_text=True),
+    Column(lambda line: f"{QRELS}/{line[2].name}.qrels", "qrels", is_text=True),
+    Column(lambda line: line[0].label, "method", is_text=True),
+    Column(lambda line: str(line[0].result.task["name"]), "task", is_text=True),
+    Column(lambda line: _stored(line[0]), f"{measures.of(MRR).head} stored", is_text=True),
+)
 
 
-def _readme(lines: Sequence[str]) -> str:
+def _stored(row: Row) -> str:
+    stored = row.result.metrics.get(MRR)
+    return repr(stored.value) if stored else ""
+
+
+def _readme(lines: Sequence[tuple[Row, str, _Task]]) -> str:
     rules = (__doc__ or "").split("\n\n", 1)[1].strip()
     example = 'ir_measures qrels/TASK.qrels runs/CELL.run "RR Success@10 R@10"'
-    heads = ("run", "qrels", "method", "task", "MRR stored")
     return "\n".join(
         [
             "# Rankings as TREC runs",
@@ -233,9 +232,7 @@ def _readme(lines: Sequence[str]) -> str:
             "A query that a judge could not judge in one cell and could in another is in the "
             "qrels, and counts as 0 in a run that a tool evaluates; the stored mean leaves it out.",
             "",
-            piped(heads),
-            piped([":--"] * len(heads)),
-            *lines,
+            *grid(Table("", _COLUMNS, lines)),
             "",
         ]
     )

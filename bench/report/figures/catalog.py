@@ -15,6 +15,7 @@ from bench.report.figures.data import Body, Figure
 from bench.report.figures.selection import comparable
 
 FOLDER, FORMATS = "figures", ("png", "svg", "pdf", "csv")
+ON_PAGE = "attribution_influence"  # the figure that the report's page shows, too
 
 _CHOICE = "One cell a method: the one whose settings are the most common among its cells."
 
@@ -24,10 +25,10 @@ class Spec:
     """One figure of the catalog.
 
     Attributes:
-        caption: one sentence on what it shows.
-        lacks: why it cannot be made, where it cannot.
-        experiment: whose cells it can be made of.
-        of_board, of_task: what collects its data; one of the two.
+        caption: one sentence on what the figure shows.
+        lacks: the reason where it cannot be made.
+        experiment: name of the experiment whose cells it can be made of.
+        of_board, of_task: the function that collects its data; one of the two.
         compares_methods: whether all cells of the figure must be measured in one way.
     """
 
@@ -39,8 +40,8 @@ class Spec:
     of_task: Callable[[Sequence[Board]], Body | None] | None = None
     compares_methods: bool = False
 
-    def collect(self, boards: Sequence[Board]) -> Iterator[tuple[str, str, Body]]:
-        """What can be drawn, with the name of the task (and model) and a note for the caption."""
+    def collect(self, boards: Sequence[Board]) -> Iterator[tuple[tuple[str, ...], str, Body]]:
+        """The figures that can be drawn: task (and model), a note for the caption, and the data."""
         if self.of_board:
             for board in boards:
                 note, chosen = "", board
@@ -50,16 +51,16 @@ class Spec:
                 if body := self.of_board(chosen):
                     if self.compares_methods and _is_choice(chosen, body):
                         note = f"{note} {_CHOICE}".strip()
-                    yield f"{board.task}-{board.model}", note, body
+                    yield (board.task, board.model), note, body
         if self.of_task:
             for task in dict.fromkeys(board.task for board in boards):
                 if body := self.of_task([board for board in boards if board.task == task]):
-                    yield task, "", body
+                    yield (task,), "", body
 
 
 @dataclass(frozen=True)
-class Missing:
-    """A figure without data: why, and the command that makes the cells it needs."""
+class MissingFigure:
+    """A figure without data: the reason, and the command that makes the cells it needs."""
 
     name: str
     reason: str
@@ -70,114 +71,89 @@ class Missing:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What can be drawn, and what cannot."""
+class FigurePlan:
+    """The figures that can be drawn, and those that cannot."""
 
     figures: list[Figure] = field(default_factory=list)
-    missing: list[Missing] = field(default_factory=list)
+    missing: list[MissingFigure] = field(default_factory=list)
 
 
 SPECS = (
     Spec(
-        "model_size",
-        "Attribution and influence by the size of the model.",
-        "no method was run, with equal settings, on two models of different size",
-        "scaling",
+        "model_size", "Attribution and influence by the size of the model.",
+        "no method was run, with equal settings, on two models of different size", "scaling",
         of_task=methods.model_size,
     ),
     Spec(
-        "attribution_influence",
-        "Attribution (right is better) against influence (up is better).",
-        "no two cells of one task and model have both MRR and tail-patch",
-        "quickstart",
-        of_board=methods.attribution_influence,
-        compares_methods=True,
+        ON_PAGE, "Attribution (right is better) against influence (up is better).",
+        "no two cells of one task and model have both MRR and tail-patch", "quickstart",
+        of_board=methods.attribution_influence, compares_methods=True,
     ),
     Spec(
         "retraining",
         "Cheap metrics against what training without the proponents takes from the probability.",
-        "no two cells of one task and model have a removal effect",
-        "ground_truth",
-        of_board=methods.retraining,
-        compares_methods=True,
+        "no two cells of one task and model have a removal effect", "ground_truth",
+        of_board=methods.retraining, compares_methods=True,
     ),
     Spec(
-        "frequency",
-        "Attribution and influence by how often the corpus states the fact.",
-        "no cell has results for two or more groups of frequency",
-        "frequency",
-        of_board=methods.frequency,
-        compares_methods=True,
+        "frequency", "Attribution and influence by how often the corpus states the fact.",
+        "no cell has results for two or more groups of frequency", "frequency",
+        of_board=methods.frequency, compares_methods=True,
     ),
     Spec(
         "projection_dim",
         "Attribution and influence by the dimension of the gradients' projection.",
-        "no two cells differ in method.projection_dim alone",
-        "projection_dim",
+        "no two cells differ in method.projection_dim alone", "projection_dim",
         of_board=sweeps.projection_dim,
     ),
     Spec(
-        "mixing",
-        "Attribution and influence by λ; a star marks the λ that mixing=auto found.",
-        "no two cells with method.hessian=mixed differ in method.mixing alone",
-        "mixing",
+        "mixing", "Attribution and influence by λ; a star marks the λ that mixing=auto found.",
+        "no two cells with method.hessian=mixed differ in method.mixing alone", "mixing",
         of_board=sweeps.mixing,
     ),
     Spec(
-        "cost_quality",
-        "What a ranking costs, in seconds and in bytes, against its MRR.",
-        "no two methods of one task and model have both a cost and MRR",
-        "quickstart",
-        of_board=methods.cost_quality,
-        compares_methods=True,
+        "cost_quality", "What a ranking costs, in seconds and in bytes, against its MRR.",
+        "no two methods of one task and model have both a cost and MRR", "quickstart",
+        of_board=methods.cost_quality, compares_methods=True,
     ),
     Spec(
-        "storage_quality",
-        "MRR by the size of the index in each storage format.",
-        "no two cells differ in method.storage alone",
-        "storage",
-        of_board=sweeps.storage_quality,
+        "storage_quality", "MRR by the size of the index in each storage format.",
+        "no two cells differ in method.storage alone", "storage", of_board=sweeps.storage_quality,
     ),
     Spec(
-        "proponent_kinds",
-        "What the top 10 proponents say about the fact.",
-        "no cell's task annotates what its passages say",
-        "proponent_types",
-        of_board=methods.proponent_kinds,
-        compares_methods=True,
+        "proponent_kinds", "What the top 10 proponents say about the fact.",
+        "no cell's task annotates what its passages say", "proponent_types",
+        of_board=methods.proponent_kinds, compares_methods=True,
     ),
     Spec(
-        "tail_patch_top",
-        "Influence by the number of proponents that are patched.",
-        "no two cells differ in metric.tail_patch.top alone",
-        "top_k_tail_patch",
+        "tail_patch_top", "Influence by the number of proponents that are patched.",
+        "no two cells differ in metric.tail_patch.top alone", "top_k_tail_patch",
         of_board=sweeps.tail_patch_top,
     ),
     Spec(
-        "tail_patch_learning_rate",
-        "Influence by the learning rate of the tail-patch step.",
-        "no two cells differ in metric.tail_patch.learning_rate alone",
-        "tail_patch_learning_rate",
+        "tail_patch_learning_rate", "Influence by the learning rate of the tail-patch step.",
+        "no two cells differ in metric.tail_patch.learning_rate alone", "tail_patch_learning_rate",
         of_board=sweeps.tail_patch_learning_rate,
     ),
-)
+)  # fmt: skip
 
 
-def plan(boards: Sequence[Board], results_dir: Path) -> Plan:
+def plan(boards: Sequence[Board], results_dir: Path) -> FigurePlan:
     """Collect every figure's data; ``results_dir`` is where the commands put further cells."""
-    planned = Plan()
+    planned = FigurePlan()
     taken: set[str] = set()
     for spec in SPECS:
-        found = list(spec.collect(boards))
-        for place, note, body in found:
-            parts = [spec.caption, note, f"{place}." if len(found) > 1 else ""]
-            caption = clean(" ".join(part for part in parts if part))
-            stem = spec.name if len(found) == 1 else _free(f"{spec.name}-{_slug(place)}", taken)
-            planned.figures.append(Figure(spec.name, stem, caption, body))
-        if not found:
+        collected = list(spec.collect(boards))
+        for place, note, body in collected:
+            stem, caption = spec.name, f"{spec.caption} {note}".strip()
+            if len(collected) > 1:
+                named = "-".join(place)
+                stem, caption = _free(f"{stem}-{_slug(named)}", taken), f"{caption} {named}."
+            planned.figures.append(Figure(spec.name, place, stem, clean(caption), body))
+        if not collected:
             folder = shlex.quote(f"results_dir={results_dir}")
             command = f"tdabench run -m experiment={spec.experiment} {folder}"
-            planned.missing.append(Missing(spec.name, spec.lacks, command))
+            planned.missing.append(MissingFigure(spec.name, spec.lacks, command))
     return planned
 
 

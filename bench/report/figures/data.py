@@ -1,4 +1,4 @@
-"""What a figure shows, before anything is drawn: the rows of its CSV file."""
+"""The content of figures before anything is drawn: the rows of their CSV files."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Series:
     """One line of a figure, or one mark of a scatter.
 
     Attributes:
-        label: what it is called in the figure.
-        method: name in the registry, which decides its colour.
+        label: name of the series in the figure.
+        method: name of the method in the registry, which decides the colour.
         family: the method's group in the registry.
     """
 
@@ -26,7 +26,7 @@ class Series:
     family: str
 
     def record(self) -> Record:
-        """Its columns of the CSV."""
+        """The columns of the CSV that name the series."""
         return {"series": self.label, "method": self.method, "family": self.family}
 
 
@@ -35,11 +35,11 @@ class Point:
     """One value of a line.
 
     Attributes:
-        key: of the cell that it is from.
-        x: where it is; None for one that has no place on the axis, which becomes a level line.
-        text: what the setting, group or model is called.
-        estimate: in the metric's own unit.
-        mark: why it is set apart from the line; empty if it is not.
+        key: key of the cell that the value is from.
+        x: place on the axis; None for a value without one, which becomes a level line.
+        text: name of the setting, group or model.
+        estimate: the value in the metric's own unit.
+        mark: reason why the value is set apart from the line; empty if it is not.
     """
 
     series: Series
@@ -56,8 +56,8 @@ class Lines:
     """A line a series over one axis, a panel a metric.
 
     Attributes:
-        column: what the CSV calls the axis.
-        title: what the figure calls it, with its unit.
+        column: name of the axis in the CSV.
+        title: name of the axis in the figure, with its unit.
         scale: ``"linear"``, ``"log"``, or ``"groups"`` for labels at 0, 1, 2, ...
         unit: ``"count"`` or ``"bytes"`` for ticks as 2M or 4 kB; empty for plain numbers.
         named_points: whether each point is labelled with its ``text``.
@@ -88,7 +88,7 @@ class Lines:
 
 @dataclass(frozen=True)
 class Dot:
-    """One cell of a scatter; estimates in their own units, ``x`` without interval if a number."""
+    """One cell of a scatter, in the metrics' own units; a number as ``x`` has no interval."""
 
     series: Series
     key: str
@@ -101,9 +101,9 @@ class Panel:
     """One scatter.
 
     Attributes:
-        column: what the CSV calls the horizontal axis: a metric, or another quantity.
-        title: what the figure calls it.
-        metric: the vertical axis.
+        column: name of the horizontal axis in the CSV: a metric, or another quantity.
+        title: name of that axis in the figure.
+        metric: the metric of the vertical axis.
         is_log: whether the horizontal axis is logarithmic.
         unit: as in ``Lines``.
     """
@@ -149,7 +149,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Bars:
-    """A stacked bar a method; ``parts`` in the order in which they are stacked."""
+    """A stacked bar for each method; ``parts`` are in the order in which they are stacked."""
 
     title: str
     column: str
@@ -180,20 +180,22 @@ class Figure:
     """A figure that can be drawn.
 
     Attributes:
-        name: which of the catalog's.
-        stem: of its files: the name and, where there are several of it, task and model.
+        name: name of the figure in the catalog.
+        place: the task and, where the figure shows one board alone, the model.
+        stem: stem of the files' names: ``name`` and, where there are several of it, ``place``.
         caption: one sentence on what is shown.
         body: what is drawn.
     """
 
     name: str
+    place: tuple[str, ...]
     stem: str
     caption: str
     body: Body = field(repr=False)
 
 
 def estimate_record(estimate: Estimate) -> Record:
-    """An estimate's columns of a CSV."""
+    """The columns of the CSV that hold an estimate."""
     low, high = estimate.ci95
     return {"value": estimate.value, "low": low, "high": high, "n": estimate.n}
 

@@ -1,9 +1,10 @@
-"""Draws what ``data`` describes. The only part that needs matplotlib, with its helpers."""
+"""Drawing of what ``data`` describes: with its helpers, the only part that needs matplotlib."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -12,7 +13,6 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from bench.report import display
 from bench.report.figures import labels
 from bench.report.figures.data import Bars, Body, Dot, Lines, Panel, Point, Scatter, Series
 from bench.report.figures.style import (
@@ -26,6 +26,7 @@ from bench.report.figures.style import (
     name,
     quantity,
 )
+from metrics import measures
 from metrics.stats.bootstrap import Estimate
 
 _BAR: dict[str, Any] = {"elinewidth": 0.7, "capsize": 1.6, "capthick": 0.7}
@@ -57,7 +58,8 @@ def _panels(n: int, height: float, right: float, shared: bool) -> tuple[Canvas, 
 
 def _scaled(metric: str, estimate: Estimate) -> tuple[float, list[list[float]]]:
     """A value and the lengths of its error bar, in the unit that is shown."""
-    value, low, high = (display.scaled(metric, v) for v in (estimate.value, *estimate.ci95))
+    scale = measures.of(metric).scale
+    value, low, high = (scale * v for v in (estimate.value, *estimate.ci95))
     return value, [[max(0.0, value - low)], [max(0.0, high - value)]]
 
 
@@ -66,7 +68,7 @@ def _scaled(metric: str, estimate: Estimate) -> tuple[float, list[list[float]]]:
 
 def _draw_lines(lines: Lines) -> Canvas:
     series = list(dict.fromkeys(point.series for point in lines.points))
-    metrics = display.in_order(point.metric for point in lines.points)
+    metrics = measures.in_order(point.metric for point in lines.points)
     names = {one: name(one.label) for one in series}
     right = 0.24 + _CHARACTER * max(map(len, names.values()))
     height = PANEL_HEIGHT - 0.3 if len(metrics) > 1 else PANEL_HEIGHT
@@ -77,16 +79,11 @@ def _draw_lines(lines: Lines) -> Canvas:
         _x_axis(axes, lines, is_last=axes is panels[-1])
         _y_axis(axes, metric)
         ends = [
-            end
+            _draw_series(axes, one, of_metric, styles[one], _nudge(lines, place, len(series)))
             for place, one in enumerate(series)
-            if (
-                end := _draw_series(
-                    axes, one, of_metric, styles[one], _nudge(lines, place, len(series))
-                )
-            )
         ]
         _name_points(canvas, axes, lines, of_metric, styles)
-        labels.at_line_ends(canvas, axes, ends)
+        labels.at_line_ends(canvas, axes, [end for end in ends if end])
     return canvas
 
 
@@ -112,11 +109,7 @@ def _draw_series(
                 [point.x], [value], marker="*", markersize=9, color=look.color,
                 markeredgecolor="white", markeredgewidth=0.6, linestyle="none", zorder=4,
             )  # fmt: skip
-    joined = [
-        (point.x + nudge, _value(point))
-        for point in placed
-        if not point.mark and point.x is not None
-    ]
+    joined = [(p.x + nudge, _value(p)) for p in placed if not p.mark and p.x is not None]
     if joined:
         xs, ys = zip(*joined, strict=True)
         axes.plot(
@@ -131,7 +124,7 @@ def _draw_series(
 
 
 def _value(point: Point) -> float:
-    return display.scaled(point.metric, point.estimate.value)
+    return measures.of(point.metric).scale * point.estimate.value
 
 
 def _level(axes: Axes, point: Point, look: Look) -> None:
@@ -197,9 +190,9 @@ def _log_axis(axes: Axes, xs: Sequence[float], unit: str) -> None:
 
 
 def _y_axis(axes: Axes, metric: str) -> None:
-    axes.set_ylabel(name(display.title(metric)))
+    axes.set_ylabel(name(measures.of(metric).head))
     axes.locator_params(axis="y", nbins=5)
-    if display.is_signed(metric):
+    if measures.of(metric).signed:
         axes.axhline(0, color=SOFT, linewidth=0.6, zorder=1)
 
 
@@ -210,13 +203,21 @@ def _draw_scatter(scatter: Scatter) -> Canvas:
     n = len(scatter.panels)
     canvas, panels = _panels(n, 2.5 if n == 1 else PANEL_HEIGHT, _EDGE, shared=False)
     styles = looks(dot.series for panel in scatter.panels for dot in panel.dots)
+    numbers = itertools.count()
     for axes, panel in zip(panels, scatter.panels, strict=True):
-        _draw_panel(canvas, axes, panel, styles)
+        _draw_panel(canvas, axes, panel, styles, numbers)
     _legend(canvas, panels[0], [dot.series.family for p in scatter.panels for dot in p.dots])
     return canvas
 
 
-def _draw_panel(canvas: Canvas, axes: Axes, panel: Panel, styles: dict[Series, Look]) -> None:
+def dot_id(number: int) -> str:
+    """The name of a dot's mark in an SVG; dots are counted through all panels of a scatter."""
+    return f"dot{number}"
+
+
+def _draw_panel(
+    canvas: Canvas, axes: Axes, panel: Panel, styles: dict[Series, Look], numbers: Iterator[int]
+) -> None:
     names, bars = [], []
     for dot in panel.dots:
         color, marker = styles[dot.series].color, styles[dot.series].marker
@@ -224,16 +225,9 @@ def _draw_panel(canvas: Canvas, axes: Axes, panel: Panel, styles: dict[Series, L
         y, up = _scaled(panel.metric, dot.y)
         axes.errorbar([x], [y], xerr=across, yerr=up, fmt="none", color=color, alpha=0.5, **_BAR)
         axes.plot(
-            [x],
-            [y],
-            marker=marker,
-            color=color,
-            markersize=4.5,
-            linestyle="none",
-            markeredgecolor="white",
-            markeredgewidth=0.4,
-            zorder=3,
-        )
+            [x], [y], marker=marker, color=color, markersize=4.5, linestyle="none", zorder=3,
+            markeredgecolor="white", markeredgewidth=0.4, gid=dot_id(next(numbers)),
+        )  # fmt: skip
         names.append(labels.Name(name(dot.series.label), x, y, styles[dot.series].ink))
         bars.append(_box(x, None, y, dot.y, panel.metric))
         if isinstance(dot.x, Estimate):
@@ -255,9 +249,9 @@ def _box(
 ) -> Bbox:
     """An error bar as a box in data coordinates: the horizontal one if ``across`` is given."""
     if across is not None:
-        low, high = (display.scaled(column, bound) for bound in across.ci95)
+        low, high = (measures.of(column).scale * bound for bound in across.ci95)
         return Bbox.from_extents(low, y, high, y)
-    low, high = (display.scaled(metric, bound) for bound in up.ci95)
+    low, high = (measures.of(metric).scale * bound for bound in up.ci95)
     return Bbox.from_extents(x, low, x, high)
 
 
@@ -265,17 +259,10 @@ def _legend(canvas: Canvas, axes: Axes, families: Sequence[str]) -> None:
     """The families above the axes, in one line."""
     known = [family if family in FAMILIES else "other" for family in families]
     shown = [family for family in FAMILIES if family in known]
+    marks: dict[str, Any] = {"linestyle": "none", "markersize": 4.5}
     handles = [
-        axes.plot(
-            [],
-            [],
-            marker=FAMILIES[f][1],
-            color=FAMILIES[f][0],
-            linestyle="none",
-            markersize=4.5,
-            label=f,
-        )[0]
-        for f in shown
+        axes.plot([], [], marker=marker, color=color, label=family, **marks)[0]
+        for family, (color, marker) in ((family, FAMILIES[family]) for family in shown)
     ]
     canvas.legend(
         handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(shown),
@@ -298,6 +285,7 @@ _PARTS = {
     "unrelated": ("#c9ced4", ""),
     "unannotated": ("#eceef0", ""),
 }
+_OTHER = ("#999999", "")
 
 
 def _draw_bars(bars: Bars) -> Canvas:
@@ -315,17 +303,11 @@ def _draw_bars(bars: Bars) -> Canvas:
     done = [0.0] * len(names)
     for part in bars.parts:
         shares = [bar.shares[part].value if part in bar.shares else 0.0 for bar in bars.bars]
-        color, hatch = _PARTS.get(part, ("#999999", ""))
+        color, hatch = _PARTS.get(part, _OTHER)
         axes.barh(
-            places,
-            shares,
-            left=done,
-            color=color,
-            hatch=hatch,
-            edgecolor="white",
-            linewidth=0.4,
+            places, shares, left=done, color=color, hatch=hatch, edgecolor="white", linewidth=0.4,
             height=0.78,
-        )
+        )  # fmt: skip
         done = [before + share for before, share in zip(done, shares, strict=True)]
     axes.set_yticks(list(places), names)
     axes.invert_yaxis()
@@ -336,13 +318,8 @@ def _draw_bars(bars: Bars) -> Canvas:
     axes.set_xlabel(bars.title)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
     handles = [
-        Patch(
-            facecolor=_PARTS.get(p, ("#999999", ""))[0],
-            hatch=_PARTS.get(p, ("", ""))[1],
-            edgecolor="white",
-            label=p.replace("_", " "),
-        )
-        for p in bars.parts
+        Patch(facecolor=color, hatch=hatch, edgecolor="white", label=part.replace("_", " "))
+        for part, (color, hatch) in ((part, _PARTS.get(part, _OTHER)) for part in bars.parts)
     ]
     canvas.legend(
         handles=handles, loc="upper center", ncols=3, frameon=False, handlelength=1.1,

@@ -24,7 +24,7 @@ _MARK = 3.5  # points from the centre of a mark to its edge
 
 @dataclass(frozen=True)
 class Name:
-    """A name that belongs to the point (x, y), in data coordinates."""
+    """A name and the point (x, y) that it belongs to, in data coordinates."""
 
     text: str
     x: float
@@ -141,7 +141,7 @@ def at_line_ends(figure: Figure, axes: Axes, names: Sequence[Name]) -> None:
     line = NAME_SIZE * 1.25 * point
     ends = [axes.transData.transform((name.x, name.y)) for name in names]
     order = sorted(range(len(names)), key=lambda i: (ends[i][1], names[i].text))
-    heights = spread([float(ends[i][1]) for i in order], line, frame.y0, frame.y1)
+    heights = spread_apart([float(ends[i][1]) for i in order], line, frame.y0, frame.y1)
     for i, height in zip(order, heights, strict=True):
         offset = ((frame.x1 - ends[i][0]) / point + 8, (height - ends[i][1]) / point)
         axes.annotate(
@@ -155,7 +155,7 @@ def at_line_ends(figure: Figure, axes: Axes, names: Sequence[Name]) -> None:
         )  # fmt: skip
 
 
-def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+def spread_apart(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Rising places moved as little as need be to lie ``gap`` apart, between ``low`` and ``high``.
 
     Where they cannot all fit, they overflow upwards.

@@ -1,4 +1,4 @@
-"""Figures that compare methods: one board each, or one task over models of several sizes."""
+"""The data of figures that compare methods, on one board or over models of several sizes."""
 
 from __future__ import annotations
 
@@ -6,37 +6,38 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 
 from bench.report import display
-from bench.report.board import Board, Row, settings
+from bench.report.board import Board, Row
 from bench.report.figures.data import Bar, Bars, Dot, Lines, Panel, Point, Scatter, Series
 from bench.report.figures.selection import (
-    METRICS,
     cells_of,
     finite,
     measured,
     methods_of,
-    series_of,
+    named,
     sweeps,
 )
+from bench.report.telling_apart import settings
+from bench.tasks.buckets import FREQUENCY
 from bench.tasks.support import Support
+from metrics import measures
+from metrics.measures import LDS, MRR, REMOVAL_EFFECT, SIDES
 
-_MRR = "mrr"
 _DIMENSION = "projection_dim"
 
 
 def attribution_influence(board: Board) -> Scatter | None:
     """MRR against tail-patch."""
-    x, y = METRICS
+    x, y = SIDES
     dots = list(_pairs(board, x, y))
-    return Scatter([Panel(x, display.title(x), y, dots)]) if len(dots) > 1 else None
+    return Scatter([Panel(x, measures.of(x).head, y, dots)]) if len(dots) > 1 else None
 
 
 def retraining(board: Board) -> Scatter | None:
     """What the cheap metrics say against what training without the proponents does."""
-    truth = "removal_effect"
     panels = [
-        Panel(name, display.title(name), truth, dots)
-        for name in (*METRICS, "lds")
-        if len(dots := list(_pairs(board, name, truth))) > 1
+        Panel(name, measures.of(name).head, REMOVAL_EFFECT, dots)
+        for name in (*SIDES, LDS)
+        if len(dots := list(_pairs(board, name, REMOVAL_EFFECT))) > 1
     ]
     return Scatter(panels) if panels else None
 
@@ -54,7 +55,7 @@ def cost_quality(board: Board) -> Scatter | None:
     """Seconds of indexing and search, and bytes of the index per passage, against MRR."""
     chosen = [(series, row) for series, row in cells_of(board.rows) if row.family != "control"]
     panels = [
-        Panel(column, title, _MRR, dots, is_log=True, unit=unit)
+        Panel(column, title, MRR, dots, is_log=True, unit=unit)
         for column, title, unit, quantity in (
             ("seconds", "index and search (seconds)", "count", _ranking_seconds),
             (
@@ -73,7 +74,7 @@ def _costs(
     chosen: Sequence[tuple[Series, Row]], quantity: Callable[[Row], float | None]
 ) -> Iterator[Dot]:
     for series, row in chosen:
-        mrr, cost = measured(row, _MRR), quantity(row)
+        mrr, cost = measured(row, MRR), quantity(row)
         if mrr and cost:
             yield Dot(series, row.cell.folder.name, float(cost), mrr)
 
@@ -102,21 +103,21 @@ def _ranking_seconds(row: Row) -> float | None:
 
 def frequency(board: Board) -> Lines | None:
     """Both metrics by how often the corpus states the fact."""
-    chosen = methods_of([row for row in board.rows if "frequency" in row.result.slices])
+    chosen = methods_of([row for row in board.rows if FREQUENCY in row.result.slices])
     buckets = sorted(
-        {bucket for _, row in chosen for bucket in row.result.slices["frequency"]},
+        {bucket for _, row in chosen for bucket in row.result.slices[FREQUENCY]},
         key=display.natural,
     )
     points = [
         Point(series, row.cell.folder.name, float(place), bucket, metric, estimate)
         for series, row in chosen
-        for metric in METRICS
+        for metric in SIDES
         for place, bucket in enumerate(buckets)
-        if (estimate := finite(row.result.slices["frequency"].get(bucket, {}).get(metric)))
+        if (estimate := finite(row.result.slices[FREQUENCY].get(bucket, {}).get(metric)))
     ]
     if not points or len(buckets) < 2:
         return None
-    return Lines(points, "frequency", "statements of the fact in the corpus", "groups")
+    return Lines(points, FREQUENCY, "statements of the fact in the corpus", "groups")
 
 
 def proponent_kinds(board: Board) -> Bars | None:
@@ -124,7 +125,7 @@ def proponent_kinds(board: Board) -> Bars | None:
     bars = []
     for series, row in methods_of(board.rows):
         kinds = row.result.slices.get("top10_support", {})
-        shares = {kind: finite(found.get("share")) for kind, found in kinds.items()}
+        shares = {kind: finite(group.get("share")) for kind, group in kinds.items()}
         known = {kind: share for kind, share in shares.items() if share is not None}
         if known:
             bars.append(Bar(series, row.cell.folder.name, known))
@@ -143,9 +144,8 @@ def model_size(boards: Sequence[Board]) -> Lines | None:
     sizes = {model.get("name"): int(model["n_params"]) for model in models}
     own = [row for row in rows if _is_own_dimension(row)]
     fixed = [row for row in rows if not _is_own_dimension(row)]
-    found = [*sweeps(own, ("model", _DIMENSION)), *sweeps(fixed, ("model",))]
     points = []
-    for series, sweep in zip(series_of(found), found, strict=True):
+    for series, sweep in named([*sweeps(own, ("model", _DIMENSION)), *sweeps(fixed, ("model",))]):
         # Of two cells of one model name, such as trained for longer, the later one counts.
         by_name = {
             row.result.model.get("name"): row
@@ -159,7 +159,7 @@ def model_size(boards: Sequence[Board]) -> Lines | None:
             continue
         points += [
             Point(series, row.cell.folder.name, float(size), name, metric, estimate)
-            for metric in METRICS
+            for metric in SIDES
             for size, name, row in placed
             if (estimate := measured(row, metric))
         ]

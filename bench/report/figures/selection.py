@@ -1,4 +1,4 @@
-"""Which cells of a board a figure shows, and what their lines are called."""
+"""The choice of the cells that a figure shows, and the names of their lines."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from bench.report.board import Row, differing, settings, short
+from bench.report.board import Row
 from bench.report.figures.data import Series
+from bench.report.telling_apart import Settings, differing, settings, spelled
 from metrics.stats.bootstrap import Estimate
 
-METRICS = ("mrr", "tail_patch")  # a panel each: attribution and influence
 _MOST_CELLS = 16  # names of more do not fit beside their points
-
-Settings = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -23,8 +20,8 @@ class Sweep:
     """Cells that differ in nothing but the swept settings.
 
     Attributes:
-        shared: the settings that they have in common.
-        rows: with the swept settings of each.
+        shared: the settings that the cells have in common.
+        rows: the cells, each with its swept settings.
     """
 
     shared: Settings
@@ -34,7 +31,7 @@ class Sweep:
 def sweeps(rows: Iterable[Row], swept: Sequence[str]) -> list[Sweep]:
     """Group cells that are equal in all settings but ``swept``; a lone cell is no sweep.
 
-    Settings are those of ``leaderboard.settings``: of the method, of its metrics, the model's
+    Settings are those of ``telling_apart.settings``: of the method, of its metrics, the model's
     hash, the seed, the list length, and whether the ranking was imported.
     """
     groups: dict[str, Sweep] = {}
@@ -49,16 +46,16 @@ def sweeps(rows: Iterable[Row], swept: Sequence[str]) -> list[Sweep]:
     return [sweep for _, sweep in sorted(groups.items()) if len(sweep.rows) > 1]
 
 
-def series_of(found: Sequence[Sweep]) -> list[Series]:
-    """A name for each sweep: the method, and the settings that tell it from its neighbours."""
-    named = []
-    for sweep in found:
-        peers = [s.shared for s in found if s.shared["method"] == sweep.shared["method"]]
-        parts = [f"{key}={short(value)}" for key, value in differing(sweep.shared, peers)]
+def named(swept: Sequence[Sweep]) -> list[tuple[Series, Sweep]]:
+    """Each sweep with its name: the method, and the settings that tell it from its neighbours."""
+    series = []
+    for sweep in swept:
+        peers = [s.shared for s in swept if s.shared["method"] == sweep.shared["method"]]
+        apart = spelled(differing(sweep.shared, peers))
         method = str(sweep.shared["method"])
-        label = f"{method} ({', '.join(parts)})" if parts else method
-        named.append(Series(label, method, sweep.rows[0][1].family))
-    return named
+        label = f"{method} ({apart})" if apart else method
+        series.append((Series(label, method, sweep.rows[0][1].family), sweep))
+    return series
 
 
 def comparable(rows: Sequence[Row]) -> tuple[list[Row], str]:
@@ -67,13 +64,12 @@ def comparable(rows: Sequence[Row]) -> tuple[list[Row], str]:
     Tail-patch of one proponent and tail-patch of ten are not to be compared, nor are a list of ten
     passages and one of a hundred.
     """
-    found = [_measurement(row) for row in rows]
-    counts = Counter(map(repr, found))
-    chosen = max(found, key=lambda own: counts[repr(own)], default={})
-    kept = [row for row, own in zip(rows, found, strict=True) if own == chosen]
-    parts = [f"{key}={short(value)}" for key, value in differing(chosen, found)]
-    note = f"Only cells with {', '.join(parts)}." if len(kept) < len(rows) else ""
-    return kept, note
+    ways = [_measurement(row) for row in rows]
+    counts = Counter(map(repr, ways))
+    chosen = max(ways, key=lambda own: counts[repr(own)], default={})
+    kept = [row for row, own in zip(rows, ways, strict=True) if own == chosen]
+    apart = spelled(differing(chosen, ways))
+    return kept, f"Only cells with {apart}." if len(kept) < len(rows) else ""
 
 
 def _measurement(row: Row) -> Settings:
@@ -105,9 +101,9 @@ def cells_of(rows: Sequence[Row]) -> list[tuple[Series, Row]]:
 
 
 def _most_common(rows: Sequence[Row]) -> Row:
-    found = [{key: repr(value) for key, value in settings(row.cell).items()} for row in rows]
-    counts = Counter(item for own in found for item in own.items())
-    scores = [sum(counts[item] for item in own.items()) for own in found]
+    of_rows = [{key: repr(value) for key, value in settings(row.cell).items()} for row in rows]
+    counts = Counter(item for own in of_rows for item in own.items())
+    scores = [sum(counts[item] for item in own.items()) for own in of_rows]
     return rows[scores.index(max(scores))]
 
 

@@ -1,4 +1,4 @@
-"""The one style of all figures: sizes, fonts, and what each method looks like."""
+"""The one style of all figures: sizes, fonts, and the look of each method."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from methods import METHODS
 
 WIDTH = 3.35  # inches: one column of a two-column paper
 PANEL_HEIGHT = 1.9  # inches, of one of several panels
-NAME_SIZE = 6.5  # points, of names beside lines and marks; small print is 6
+NAME_SIZE = 6.5  # points of the names beside lines and marks; small print has 6
 INK, SOFT, GRID = "#1b1f24", "#59636e", "#e3e6ea"
 _LONGEST_NAME = 30
 _DARK_ENOUGH = 1.05 / 4.5 - 0.05  # luminance
 
 # Okabe & Ito's colours stay apart for colour-blind readers, and the marks say the same once more.
-# Those that the page's scatter has, too, are the same there.
 FAMILIES = {
     "retrieval": ("#0072b2", "s"),
     "gradient": ("#d55e00", "o"),
@@ -77,7 +76,7 @@ _SETTINGS: Any = {
 
 @dataclass(frozen=True)
 class Look:
-    """How a series is drawn."""
+    """The look of a series."""
 
     color: str
     marker: str
@@ -86,7 +85,7 @@ class Look:
 
     @property
     def ink(self) -> str:
-        """The colour of its name: as dark as small print on white must be (WCAG, 4.5 to 1)."""
+        """The colour of the name: as dark as small print on white must be (WCAG, 4.5 to 1)."""
         return next(
             ink
             for darker in range(11)
@@ -95,7 +94,7 @@ class Look:
 
     @property
     def mark(self) -> dict[str, Any]:
-        """Keywords of its marker."""
+        """The keywords of matplotlib for the marker."""
         return {
             "marker": self.marker,
             "markersize": 4,
@@ -107,7 +106,7 @@ class Look:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw and save in the block: nothing of the user's own matplotlib settings counts in it."""
+    """A block to draw and save in, where none of the user's own matplotlib settings count."""
     with mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()
         mpl.rcParams.update(_SETTINGS)
@@ -118,7 +117,7 @@ def style() -> Iterator[None]:
 
 def looks(series: Iterable[Series]) -> dict[Series, Look]:
     """The look of each series: that of its method, or a free one if the method has several."""
-    found: dict[Series, Look] = {}
+    chosen: dict[Series, Look] = {}
     taken: set[tuple[str, int]] = set()
     for one in sorted(set(series), key=lambda s: (s.label, s.method)):
         family = one.family if one.family in FAMILIES else "other"
@@ -126,8 +125,8 @@ def looks(series: Iterable[Series]) -> dict[Series, Look]:
         wanted = peers.index(one.method) if one.method in peers else 0
         number = next(i for i in itertools.count(wanted) if (family, i) not in taken)
         taken.add((family, number))
-        found[one] = _look(family, number)
-    return found
+        chosen[one] = _look(family, number)
+    return chosen
 
 
 def _look(family: str, number: int) -> Look:
@@ -151,13 +150,13 @@ def _shaded(color: str, shade: float) -> str:
 
 
 def name(text: str, longest: int = _LONGEST_NAME) -> str:
-    """A name as one printable line that fits; what XML cannot hold is replaced."""
+    """The name as one printable line that fits; characters that XML cannot hold are replaced."""
     line = re.sub("[\ufffe\uffff]", "\N{REPLACEMENT CHARACTER}", clean(text))
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 def quantity(value: float, unit: str) -> str:
-    """A number as a tick of an axis: ``2M``, ``4 kB``, ``0.5``."""
+    """The number as a tick of an axis shows it: ``2M``, ``4 kB``, ``0.5``."""
     if unit not in ("count", "bytes"):
         return f"{value:g}"
     steps = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))

@@ -1,20 +1,22 @@
-"""Figures of one setting: cells that differ in it and in nothing else."""
+"""The data of figures over one setting: cells that differ in it and in nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from bench.report.board import Board, Row, settings
+from bench.report.board import Board, Row
 from bench.report.figures.data import Lines, Point, Series
-from bench.report.figures.selection import METRICS, measured, series_of, sweeps
+from bench.report.figures.selection import measured, named, sweeps
+from bench.report.telling_apart import settings
+from metrics.measures import MRR, SIDES, TAIL_PATCH
 
 _MIXING, _STORAGE, _RERANK = "mixing", "storage", "rerank"
 
 
 def projection_dim(board: Board) -> Lines | None:
     """Both metrics by the dimension of the projection."""
-    points = _swept(board.rows, "projection_dim", METRICS)
+    points = _swept(board.rows, "projection_dim", SIDES)
     return _lines(points, "projection_dim", "projection dimension per side", "log")
 
 
@@ -22,35 +24,33 @@ def mixing(board: Board) -> Lines | None:
     """Both metrics by λ, with a mark where the crossing rule put it."""
     # Without the queries' part in R, λ is a setting that nothing reads.
     rows = [row for row in board.rows if settings(row.cell).get("hessian") == "mixed"]
-    points = _swept(rows, _MIXING, METRICS)
+    points = _swept(rows, _MIXING, SIDES)
     return _lines(points, _MIXING, "λ, the queries' share in R", "linear")
 
 
 def tail_patch_top(board: Board) -> Lines | None:
     """Tail-patch by the number of proponents that it is a mean of."""
-    points = _swept(board.rows, "metric.tail_patch.top", METRICS[1:])
+    points = _swept(board.rows, "metric.tail_patch.top", (TAIL_PATCH,))
     return _lines(points, "tail_patch_top", "proponents patched per query", "log")
 
 
 def tail_patch_learning_rate(board: Board) -> Lines | None:
     """Tail-patch by the learning rate of its step."""
-    points = _swept(board.rows, "metric.tail_patch.learning_rate", METRICS[1:])
+    points = _swept(board.rows, "metric.tail_patch.learning_rate", (TAIL_PATCH,))
     return _lines(points, "tail_patch_learning_rate", "learning rate of the step", "log")
 
 
 def storage_quality(board: Board) -> Lines | None:
     """MRR by bytes per passage: a point a format, a line with and one without re-ranking."""
     points = []
-    found = sweeps(board.rows, (_STORAGE, _RERANK))
-    for base, sweep in zip(series_of(found), found, strict=True):
+    for base, sweep in named(sweeps(board.rows, (_STORAGE, _RERANK))):
         for chosen, row in sorted(sweep.rows, key=lambda item: repr(item[0])):
             suffix = f", rerank={chosen[_RERANK]}" if chosen[_RERANK] else ""
             series = Series(f"{base.label}{suffix}", base.method, base.family)
-            size, mrr = row.index_bytes_per_passage, measured(row, METRICS[0])
+            size, mrr = row.index_bytes_per_passage, measured(row, MRR)
             if mrr and size is not None:
-                name = str(chosen[_STORAGE])
-                key = row.cell.folder.name
-                points.append(Point(series, key, size or None, name, METRICS[0], mrr))
+                text, key = str(chosen[_STORAGE]), row.cell.folder.name
+                points.append(Point(series, key, size or None, text, MRR, mrr))
     if len({point.text for point in points}) < 2:
         return None
     points.sort(key=lambda point: (point.series.label, point.x or 0.0))
@@ -65,13 +65,13 @@ def _lines(points: Sequence[Point], column: str, title: str, scale: str) -> Line
 
 def _swept(rows: Sequence[Row], setting: str, metrics: Sequence[str]) -> list[Point]:
     """The points of all sweeps over ``setting``, those of a sweep by rising value."""
-    found = [
+    swept = [
         sweep
         for sweep in sweeps(rows, (setting,))
         if len({repr(chosen) for chosen, _ in sweep.rows}) > 1  # not one value in two versions
     ]
     points = []
-    for series, sweep in zip(series_of(found), found, strict=True):
+    for series, sweep in named(swept):
         placed = [(*_place(setting, chosen[setting], row), row) for chosen, row in sweep.rows]
         placed.sort(key=lambda item: (item[0] is None, item[0] or 0.0, item[1]))
         points += [
@@ -84,15 +84,15 @@ def _swept(rows: Sequence[Row], setting: str, metrics: Sequence[str]) -> list[Po
 
 
 def _place(setting: str, value: Any, row: Row) -> tuple[float | None, str, str]:
-    """Where a value is on the axis, what it is called, and why it is set apart."""
+    """The place of a value on the axis, its name, and the reason why it is set apart."""
     if setting == _MIXING and value == "auto":
-        found = row.result.method.get("facts", {}).get(_MIXING)
-        return (found, f"auto: {found:.3g}", "auto") if _is_number(found) else (None, "auto", "")
+        chosen = row.result.method.get("facts", {}).get(_MIXING)
+        return (chosen, f"auto: {chosen:.3g}", "auto") if _is_number(chosen) else (None, "auto", "")
     if _is_number(value):
         return float(value), f"{value:g}", ""
     # The projection that is none, and the learning rate that is the model's own.
-    named = {"projection_dim": "exact"}.get(setting, "the model's")
-    return None, named if value is None else str(value), ""
+    unset = {"projection_dim": "exact"}.get(setting, "the model's")
+    return None, unset if value is None else str(value), ""
 
 
 def _is_number(value: Any) -> bool:

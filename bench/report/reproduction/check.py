@@ -11,8 +11,10 @@ from itertools import pairwise
 import numpy as np
 
 from bench.report import display
-from bench.report.board import Board, Row, measured_alike, table_of
+from bench.report.board import Board, Row, table_of
 from bench.report.reproduction.claims import Claim, Kind
+from bench.report.telling_apart import measured_alike
+from metrics import measures
 from metrics.stats.bootstrap import Estimate, estimate
 
 _CLOSE = 5  # tolerances within which a figure is close
@@ -77,9 +79,9 @@ def _above(claim: Claim, board: Board, metric: str, above: Row, below: Row) -> I
     if found is None:
         return
     factor = "" if claim.times == 1 else f"{claim.times:g} × "
-    what = f"{above.method} > {factor}{below.method}, {display.title(metric)}"
-    bounds = ", ".join(display.difference(metric, bound) for bound in found.ci95)
-    shown = f"{display.difference(metric, found.value)} [{bounds}]"
+    what = f"{above.method} > {factor}{below.method}, {measures.of(metric).head}"
+    bounds = display.interval(metric, found, display.difference)
+    shown = f"{display.difference(metric, found.value)} {bounds}"
     yield Finding(claim, _sign(found), _name(board), what, shown)
 
 
@@ -102,7 +104,7 @@ def _value(claim: Claim, boards: Sequence[Board]) -> Iterator[Finding]:
             stored = row.result.metrics.get(metric) if row else None
             if stored is not None:
                 away = abs(stored.value - claim.value)
-                what = f"{claim.method}, {display.title(metric)}"
+                what = f"{claim.method}, {measures.of(metric).head}"
                 shown = (
                     f"{display.number(metric, stored.value)} {display.interval(metric, stored)}, "
                     f"the paper {display.number(metric, claim.value)} ({claim.status.value})"
@@ -143,7 +145,7 @@ def _rises(claim: Claim, boards: Sequence[Board]) -> Iterator[Finding]:
             known = [(name, value) for name, value in steps if value is not None]
             if len(known) >= 2:
                 shown = " → ".join(f"{n} {display.number(metric, v.value)}" for n, v in known)
-                what = f"{claim.method} by size, {display.title(metric)}"
+                what = f"{claim.method} by size, {measures.of(metric).head}"
                 yield Finding(claim, _trend([v for _, v in known]), task, what, shown)
 
 

@@ -11,8 +11,8 @@ import yaml
 
 from bench.core.errors import UserError
 from bench.core.typed import typed
+from metrics import measures
 from metrics.attribution import parse_metric
-from metrics.influence import INFLUENCE
 
 
 class Kind(str, Enum):
@@ -95,6 +95,6 @@ def _claim(record: Any, path: Any, number: int) -> Claim:
     if missing := [name for name in _NEEDS[claim.kind] if name not in record]:
         raise UserError(f"a claim of kind {claim.kind.value} needs {missing[0]}", where=where)
     for metric in claim.metrics:
-        if metric not in INFLUENCE:
+        if not (isinstance(metric, str) and measures.of(metric).needs_model):
             parse_metric(metric)
     return claim

@@ -1,4 +1,3 @@
-"use strict";
 (() => {
   const pairs = [...document.querySelectorAll("article")];
   const shown = document.getElementById("shown");

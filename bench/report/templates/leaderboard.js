@@ -1,4 +1,3 @@
-"use strict";
 const compare = new Intl.Collator("en", { numeric: true }).compare;
 
 function key(body, column) {

@@ -1,4 +1,4 @@
-"""Write a viewer: rankings are read one at a time, and what is written replaces the last one."""
+"""Writing a viewer: rankings are read one at a time, and the new viewer replaces the last one."""
 
 from __future__ import annotations
 
@@ -15,42 +15,45 @@ from bench.core.environment import __version__
 from bench.core.errors import UserError
 from bench.core.escape import clean
 from bench.report.viewer.chunks import write_chunk
-from bench.report.viewer.page import page
+from bench.report.viewer.page import viewer_page
 from bench.report.viewer.queries import Measures, Queries
 from bench.report.viewer.reading import Ranked, read_ranked, rounded
-from bench.report.viewer.sources import PAGE, Group, Source
+from bench.report.viewer.sources import PAGE, RankingGroup, RankingSource
 from bench.report.viewer.spill import Spill
-from bench.storage.whole import disk_errors, partial_folder
+from bench.storage.disk import disk_errors
+from bench.storage.whole_folders import partial_folder
+from metrics.measures import MRR
 
 DATA, CATALOG = "data", "catalog"
-_ENTRIES = 2500  # of the rankings in one chunk
+_ENTRIES = 2500  # listed passages in one chunk of rankings
 _CHARACTERS, _PASSAGES = 1 << 17, 1000  # in one chunk of passages
 
 
 def write_viewer(
-    groups: Sequence[Group], folder: Path, home: str | None = None, quiet: bool = False
+    groups: Sequence[RankingGroup], folder: Path, home: str | None = None, quiet: bool = False
 ) -> Path:
     """Write the viewer of ``groups`` into ``folder``, in place of the viewer that it may hold.
 
     Args:
         home: address of the leaderboard's page, relative to ``folder``; None where there is none.
-        quiet: show no progress.
+        quiet: whether no progress is shown.
 
     Returns:
         the page to open.
 
     Raises:
-        UserError: a damaged ranking file, no space, or a folder that holds something else.
+        UserError: a ranking file is damaged, there is no space, or the folder holds something else.
     """
     with _replaced(folder) as partial:
         data = partial / DATA
         data.mkdir()
         catalog = {
             "version": __version__,
+            "reciprocal": MRR,
             "groups": [_write_group(group, f"g{i}", data, quiet) for i, group in enumerate(groups)],
         }
         write_chunk(data, CATALOG, catalog)
-        (partial / PAGE).write_text(page(home), encoding="utf-8")
+        (partial / PAGE).write_text(viewer_page(home), encoding="utf-8")
     return folder / PAGE
 
 
@@ -80,7 +83,7 @@ def _is_viewer(folder: Path) -> bool:
     )
 
 
-def _write_group(group: Group, name: str, data: Path, quiet: bool) -> dict[str, Any]:
+def _write_group(group: RankingGroup, name: str, data: Path, quiet: bool) -> dict[str, Any]:
     """Write one group's chunks, all named ``NAME-…``; returns its entry in the catalog."""
     with (
         tempfile.TemporaryDirectory(dir=data.parent.parent) as temporary,
@@ -90,7 +93,7 @@ def _write_group(group: Group, name: str, data: Path, quiet: bool) -> dict[str, 
 
 
 def _write_spilled(
-    group: Group, name: str, data: Path, spill: Spill, quiet: bool
+    group: RankingGroup, name: str, data: Path, spill: Spill, quiet: bool
 ) -> dict[str, Any]:
     queries, longest = Queries(), 1
     measures, columns = [], []
@@ -120,9 +123,13 @@ def _write_spilled(
 
 
 def _spilled(
-    method: int, source: Source, queries: Queries, spill: Spill, quiet: bool
+    method: int, source: RankingSource, queries: Queries, spill: Spill, quiet: bool
 ) -> tuple[Measures, list[str], int]:
-    """Spill one method's rankings: its measures, its further columns, its longest list."""
+    """Spill one method's rankings.
+
+    Returns:
+        the values of its metrics, the names of its further columns, the length of its longest list.
+    """
     measures, columns, longest = Measures(source.table), dict[str, None](), 0
     rankings = read_ranked(source.rankings, source.threshold)
     if not quiet:
@@ -140,7 +147,7 @@ def _spilled(
 
 
 def _entry(ranked: Ranked) -> dict[str, Any]:
-    """A ranking but for its passages; ``n`` of them are proponents, the others opponents."""
+    """A ranking without its passages, of which the first ``n`` are proponents, others opponents."""
     record = ranked.record
     entry = {
         "n": len(record.proponents),

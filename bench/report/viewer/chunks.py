@@ -9,11 +9,11 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from bench.report.viewer.reading import whole
+from bench.report.viewer.reading import valid_unicode
 
 REGISTER = "tdabench"  # the one global function of the page
 _NAME = re.compile(r"[a-z0-9-]+")
-_LEVEL = 7  # of 9: the rest is 2% smaller at three times the time
+_LEVEL = 7  # of 9 levels: the highest is 2% smaller and takes three times as long
 
 
 def write_chunk(folder: Path, name: str, value: Any) -> None:
@@ -25,12 +25,12 @@ def write_chunk(folder: Path, name: str, value: Any) -> None:
     assert _NAME.fullmatch(name), "names are made here, never from data"
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
-    packed = packer.compress(whole(text).encode()) + packer.flush()
+    packed = packer.compress(valid_unicode(text).encode()) + packer.flush()
     payload = base64.b64encode(packed).decode()
     (folder / f"{name}.js").write_text(f'{REGISTER}("{name}","{payload}");\n', encoding="ascii")
 
 
 def read_chunk(path: Path) -> Any:
-    """What ``write_chunk`` wrote."""
+    """The value that ``write_chunk`` wrote into a file."""
     payload = path.read_text(encoding="ascii").split('"')[3]
     return json.loads(zlib.decompress(base64.b64decode(payload), -zlib.MAX_WBITS))

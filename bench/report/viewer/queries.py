@@ -1,4 +1,4 @@
-"""The queries of a group, and what each method scored on them: what the viewer's list filters."""
+"""The queries of a group and the values of each method on them, by which the viewer filters."""
 
 from __future__ import annotations
 
@@ -8,22 +8,15 @@ import numpy as np
 
 from bench.report import display
 from bench.report.viewer.reading import Ranked, rounded
-from bench.tasks.facts import frequency_bucket
+from bench.tasks.buckets import groups_named_by
+from metrics import measures
+from metrics.measures import MRR
 
 _KINDS = "top10_support="
-# One query has no mean.
-_TITLES = {
-    "mrr": "reciprocal rank",
-    "map": "average precision",
-    "n_gold": "annotated",
-    "length_ratio": "length ratio",
-    "base_probability": "target p",
-    "base_log_probability": "target log p",
-}
 
 
 class Queries:
-    """Every query of any method once, in the order of the files, with the groups it belongs to."""
+    """Every query of any method, in the order of the files, with the groups that it belongs to."""
 
     def __init__(self) -> None:
         self._places: dict[str, int] = {}
@@ -35,19 +28,19 @@ class Queries:
         return len(self._places)
 
     def place(self, ranked: Ranked, labels: dict[str, str]) -> int:
-        """The query's number; a new one is taken in. ``labels`` are its groups by slice."""
+        """The number of a query; a new one is taken in, with its groups by slice, ``labels``."""
         record = ranked.record
         place = self._places.setdefault(record.example_id, len(self._places))
         if place == len(self._prompts):
             self._prompts.append(record.inputs_plaintext)
             self._targets.append(record.targets_plaintext)
             self._labels.append({})
-        for name, label in {**labels, **_own_labels(ranked, labels)}.items():
+        for name, label in (*labels.items(), *groups_named_by(record).items()):
             self._labels[place].setdefault(name, label)
         return place
 
     def to_json(self) -> dict[str, Any]:
-        """Columns; a slice is its sorted labels and one index a query, −1 for none."""
+        """The queries as columns; a slice is sorted labels and an index a query, −1 for none."""
         slices = []
         for name in dict.fromkeys(name for labels in self._labels for name in labels):
             values = [labels.get(name) for labels in self._labels]
@@ -63,21 +56,8 @@ class Queries:
         }
 
 
-def _own_labels(ranked: Ranked, given: dict[str, str]) -> dict[str, str]:
-    """Groups that the ranking file itself names, where the per-query table does not."""
-    record, found = ranked.record, {}
-    if record.relation and "relation" not in given:
-        found["relation"] = record.relation
-    if "frequency" not in given:
-        if record.c4_frequency_bucket is not None:
-            found["frequency bucket"] = str(record.c4_frequency_bucket)
-        elif record.c4_frequency is not None:
-            found["frequency"] = frequency_bucket(record.c4_frequency)
-    return found
-
-
 class Measures:
-    """What one method scored, by query: its per-query table, and the rank of its first hit."""
+    """The values of one method by query: those of its table, and the rank of its first hit."""
 
     def __init__(self, table: dict[str, np.ndarray]) -> None:
         ids = table.get("query_id", np.array([], dtype=str)).tolist()
@@ -89,17 +69,17 @@ class Measures:
         }
         numbers = {name: values for name, values in table.items() if values.dtype.kind == "f"}
         self._kinds = {n: v for n, v in numbers.items() if n.startswith(_KINDS)}
-        names = display.in_order(n for n in numbers if n not in self._kinds)
+        names = measures.in_order(n for n in numbers if n not in self._kinds)
         self._numbers = {name: numbers[name] for name in names}
-        self._found: dict[int, tuple[int | None, int | None, float | None]] = {}
+        self._places: dict[int, tuple[int | None, int | None, float | None]] = {}
 
     def labels(self, query_id: str) -> dict[str, str]:
         """The groups of a query by slice."""
         row = self._rows.get(query_id)
         if row is None:
             return {}
-        found = {name: values[row] for name, values in self._texts.items()}
-        return {name: value for name, value in found.items() if isinstance(value, str)}
+        labels = {name: values[row] for name, values in self._texts.items()}
+        return {name: label for name, label in labels.items() if isinstance(label, str)}
 
     def add(self, place: int, ranked: Ranked) -> None:
         """Take in one ranking of the file."""
@@ -107,20 +87,20 @@ class Measures:
         scored = ranked.first is not None and (has_gold or ranked.first > 0)
         reciprocal = (1 / ranked.first if ranked.first else 0.0) if scored else None
         row = self._rows.get(ranked.record.example_id)
-        self._found[place] = (row, ranked.first, reciprocal)
+        self._places[place] = (row, ranked.first, reciprocal)
 
     def to_json(self, n_queries: int) -> dict[str, Any]:
-        """Columns with one value a query, null where there is none."""
-        found = [self._found.get(place) for place in range(n_queries)]
+        """The values as columns of one value a query, null where there is none."""
+        entries = [self._places.get(place) for place in range(n_queries)]
         columns = {
-            name: [_at(values, entry[0] if entry else None) for entry in found]
+            name: [_at(values, entry[0] if entry else None) for entry in entries]
             for name, values in self._numbers.items()
         }
-        if "mrr" not in columns and any(entry and entry[2] is not None for entry in found):
-            columns = {"mrr": [entry and rounded(entry[2]) for entry in found], **columns}
+        if MRR not in columns and any(entry and entry[2] is not None for entry in entries):
+            columns = {MRR: [entry and rounded(entry[2]) for entry in entries], **columns}
         return {
-            "ranked": "".join("01"[entry is not None] for entry in found),
-            "first": [entry and entry[1] for entry in found],
+            "ranked": "".join("01"[entry is not None] for entry in entries),
+            "first": [entry and entry[1] for entry in entries],
             "columns": [
                 {**_head(name), "values": values}
                 for name, values in columns.items()
@@ -129,7 +109,7 @@ class Measures:
             "kinds": [
                 {
                     "name": name.removeprefix(_KINDS),
-                    "shares": [_at(values, entry[0] if entry else None) for entry in found],
+                    "shares": [_at(values, entry[0] if entry else None) for entry in entries],
                 }
                 for name, values in self._kinds.items()
             ],
@@ -141,9 +121,11 @@ def _at(values: np.ndarray, row: int | None) -> Any:
 
 
 def _head(name: str) -> dict[str, Any]:
+    """What the page must know of a metric; a single query has no mean, and so another title."""
+    measure = measures.of(name)
     return {
         "name": name,
-        "title": _TITLES.get(name, display.title(name)),
-        "scale": display.scaled(name, 1.0),
-        "signed": display.is_signed(name),
+        "title": measure.of_one or measure.head,
+        "scale": measure.scale,
+        "signed": measure.signed,
     }

@@ -1,37 +1,40 @@
-"""One line of a ranking file as the viewer keeps it: what the file holds, and nothing else."""
+"""One line of a ranking file as the viewer keeps it: the file's own content, and nothing else."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from bench.report import display
-from bench.results.verify import correct_of
+from bench.results.rankings import correct_of
 from bench.storage import jsonlines
 from bench.storage.jsonlines import Json
 from bench.tasks.records import RetrievalRecord, parse_retrieval
+from metrics import measures
+from metrics.measures import TAIL_PATCH
 
-_CHANGE = "tail_patch"  # of a proponent
-_SHOWN = {"proponent_support", "proponent_tail_patch"}  # columns as they are
-_KNOWN = frozenset(field.name for field in fields(RetrievalRecord)) - _SHOWN
 _PER_PROPONENT = "proponent_"
-_DIGITS = 5  # significant, of a score
-_LONGEST = 500  # characters of a field that the format does not know
+_CHANGE = f"{_PER_PROPONENT}{TAIL_PATCH}"
+_SHOWN = {f"{_PER_PROPONENT}support", _CHANGE}  # fields that become columns as they are
+_KNOWN = frozenset(field.name for field in fields(RetrievalRecord)) - _SHOWN
+_DIGITS = 5  # significant digits of a score
+_LONGEST = 500  # characters that are kept of a field that the format does not know
 _MOST_FIELDS = 20
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """One query's ranking.
+    """The ranking of one query.
 
     Attributes:
-        correct: a digit a proponent, ``"0"`` or ``"1"``; empty where nothing says it.
-        first: rank of the first correct proponent, 0 if there is none, None if nothing says it.
-        columns: further values per proponent, by name, such as entailment scores.
+        correct: a digit for each proponent, ``"0"`` or ``"1"``; empty for a ranking without
+            judgement.
+        first: rank of the first correct proponent, 0 if none is correct, None without judgement.
+        columns: further values for each proponent, such as entailment scores, by name.
         more: further fields of the query, by name.
     """
 
@@ -43,13 +46,13 @@ class Ranked:
 
 
 def read_ranked(path: Path, threshold: float) -> Iterator[Ranked]:
-    """Stream the rankings of one file.
+    """The rankings of one file, read one at a time.
 
     Args:
-        threshold: of a judge's scores: above it, a passage is correct.
+        threshold: score of the judge above which a passage is correct.
 
     Raises:
-        UserError: a damaged line, with file and line, or a query that occurs twice.
+        UserError: a line is damaged, or a query occurs twice; with file and line.
     """
     seen: set[str] = set()
     for place, raw in jsonlines.read(path):
@@ -71,9 +74,10 @@ def _ranked(record: RetrievalRecord, raw: Json, threshold: float) -> Ranked:
         for name, values in raw.items()
         if _is_column(name, values, length)
     }
-    if (changes := columns.pop(_CHANGE, None)) is not None:  # in the unit of the query's mean
-        shown = [None if change is None else change * 100 for change in changes]
-        columns[display.title(_CHANGE)] = [rounded(change) for change in shown]
+    if (changes := columns.pop(TAIL_PATCH, None)) is not None:  # in the unit of the query's mean
+        measure = measures.of(TAIL_PATCH)
+        shown = [None if change is None else change * measure.scale for change in changes]
+        columns[measure.head] = [rounded(change) for change in shown]
     if record.proponent_ais_scores is not None:
         columns["ais_scores"] = [rounded(value) for value in record.proponent_ais_scores]
     return Ranked(
@@ -119,15 +123,15 @@ def _printed(value: Any) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """A number with as many digits as are shown, None for one that is not finite."""
+    """The value with as many digits as are shown; None for a number that is not finite."""
     if not isinstance(value, float):
         return value
     short = float(f"{value:.{_DIGITS}g}")
-    if short != short or short in (float("inf"), float("-inf")):
+    if not math.isfinite(short):
         return None
     return int(short) if short.is_integer() and abs(short) < 1e15 else short
 
 
-def whole(text: str) -> str:
-    """``text`` with U+FFFD for lone surrogates, which no encoding can carry."""
+def valid_unicode(text: str) -> str:
+    """The text with U+FFFD in place of lone surrogates, which no encoding can carry."""
     return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)

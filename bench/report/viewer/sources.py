@@ -1,4 +1,4 @@
-"""What a viewer shows: rankings by task and model, and the links that lead to them."""
+"""The rankings that a viewer shows, by task and model, and the links that lead to them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from bench.core.errors import UserError
 from bench.core.escape import clean
 from bench.report.board import Board
 from bench.results.per_query import read_per_query
+from bench.results.rankings import has_rankings
 from bench.results.schema import ENTAILED, PER_QUERY, RESULT, RETRIEVALS, Cell, read_result
 
 FOLDER, PAGE = "viewer", "index.html"
 
 
 @dataclass(frozen=True)
-class Source:
+class RankingSource:
     """The rankings of one method.
 
     Attributes:
-        label: the method as the leaderboard calls it.
+        label: name of the method on the leaderboard.
         rankings: a file in the release's format.
-        table: per-query columns (``bench.results.per_query``), empty where only the rankings are
-            there.
-        threshold: of the judge, where one has scored the passages.
+        table: the columns by query (``bench.results.per_query``), empty where there are only the
+            rankings.
+        threshold: score of the judge above which a passage is correct.
     """
 
     label: str
@@ -37,22 +38,22 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Group:
+class RankingGroup:
     """Methods that ranked the same corpus for the same queries and model."""
 
     task: str
     model: str
-    sources: list[Source]
+    sources: list[RankingSource]
 
 
-def groups_of(boards: Iterable[Board]) -> list[Group]:
+def groups_of(boards: Iterable[Board]) -> list[RankingGroup]:
     """One group a board, of the cells whose rankings are stored; groups without any are left out.
 
     Raises:
         UserError: a cell's per-query table is damaged.
     """
     groups = [
-        Group(
+        RankingGroup(
             board.task,
             board.model,
             [_source(row.label, row.cell) for row in board.rows if has_rankings(row.cell.folder)],
@@ -62,33 +63,28 @@ def groups_of(boards: Iterable[Board]) -> list[Group]:
     return [group for group in groups if group.sources]
 
 
-def has_rankings(folder: Path) -> bool:
-    """Whether a cell's folder holds rankings to show."""
-    return (folder / RETRIEVALS).is_file()
-
-
-def group_of_files(paths: Sequence[Path], task: str = "rankings", model: str = "–") -> Group:
+def group_of_files(paths: Sequence[Path], task: str = "rankings", model: str = "–") -> RankingGroup:
     """One group of bare ranking files or cell folders, called by their names.
 
     Raises:
-        UserError: a path that is neither.
+        UserError: a path is neither.
     """
     sources = []
     for path in paths:
         if path.is_dir() and has_rankings(path):
             sources.append(_of_folder(path))
         elif path.is_file():
-            sources.append(Source(path.name, path))
+            sources.append(RankingSource(path.name, path))
         else:
             raise UserError(
                 f"neither a ranking file nor a folder with {RETRIEVALS}", where=str(path)
             )
     labels = [source.label for source in sources]
-    return Group(
+    return RankingGroup(
         task,
         model,
         [
-            Source(f"{source.label} [{place}]", source.rankings, source.table)
+            RankingSource(f"{source.label} [{place}]", source.rankings, source.table)
             if labels.count(source.label) > 1
             else source
             for place, source in enumerate(sources, start=1)
@@ -96,13 +92,13 @@ def group_of_files(paths: Sequence[Path], task: str = "rankings", model: str = "
     )
 
 
-def _source(label: str, cell: Cell) -> Source:
+def _source(label: str, cell: Cell) -> RankingSource:
     source = _with_table(label, cell.folder)
     return replace(source, threshold=cell.result.threshold)
 
 
-def _of_folder(folder: Path) -> Source:
-    """A folder that need not be a cell's: with a result, it is judged as that says."""
+def _of_folder(folder: Path) -> RankingSource:
+    """The rankings of a folder that need not be a cell's; a result there says how to judge them."""
     label = f"{folder.parent.name}/{folder.name[:8]}"
     path = folder / RESULT
     if path.exists():
@@ -110,9 +106,9 @@ def _of_folder(folder: Path) -> Source:
     return _with_table(label, folder)
 
 
-def _with_table(label: str, folder: Path) -> Source:
+def _with_table(label: str, folder: Path) -> RankingSource:
     has_table = (folder / PER_QUERY).exists()
-    return Source(label, folder / RETRIEVALS, read_per_query(folder) if has_table else {})
+    return RankingSource(label, folder / RETRIEVALS, read_per_query(folder) if has_table else {})
 
 
 def link(task: str, model: str, method: str) -> str:

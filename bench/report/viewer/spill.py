@@ -1,4 +1,4 @@
-"""Passages and rankings on their way to the viewer, on disk: memory holds neither."""
+"""A database for passages and rankings on their way to the viewer: memory holds neither."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from bench.report.viewer.reading import whole
+from bench.report.viewer.reading import valid_unicode
 
 _TABLES = """
 PRAGMA journal_mode = OFF;
@@ -26,10 +26,10 @@ _MOST_VARIABLES = 900  # SQLite takes 999 in its oldest builds
 
 
 class Spill:
-    """A database that numbers equal passages once, then gives all back in a better order.
+    """A database in which equal passages have one number, and which gives all back in order.
 
-    The final numbers follow the first query that lists a passage, so that what a query shows lies
-    close together.
+    The final numbers follow the first query that lists a passage, so that the passages of a query
+    lie close together.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,7 +40,7 @@ class Spill:
         self._final = array("I")
 
     def close(self) -> None:
-        """Let go of the file, which the caller deletes."""
+        """Close the file, which the caller deletes."""
         self._database.close()
 
     def add(
@@ -52,7 +52,10 @@ class Spill:
         rest: dict[str, Any],
     ) -> None:
         """Keep one ranking: its passages in order, and ``rest`` as it is."""
-        numbers = array("I", self._numbers(query, [whole(i) for i in ids], list(map(whole, texts))))
+        numbers = array(
+            "I",
+            self._numbers(query, [valid_unicode(i) for i in ids], list(map(valid_unicode, texts))),
+        )
         self._database.execute(
             "INSERT INTO ranking VALUES (?, ?, ?, ?)",
             (method, query, numbers.tobytes(), json.dumps(rest)),
@@ -64,8 +67,8 @@ class Spill:
         for start in range(0, len(keys), _MOST_VARIABLES):
             part = keys[start : start + _MOST_VARIABLES]
             marks = ",".join("?" * len(part))
-            found = f"SELECT key, number FROM passage WHERE key IN ({marks})"  # noqa: S608 - marks
-            known.update(self._database.execute(found, part))
+            query_text = f"SELECT key, number FROM passage WHERE key IN ({marks})"  # noqa: S608 - marks
+            known.update(self._database.execute(query_text, part))
         new = []
         for key, passage_id, text in zip(keys, ids, texts, strict=True):
             if key not in known:
@@ -76,7 +79,7 @@ class Spill:
         return [known[key] for key in keys]
 
     def passages(self) -> Iterator[tuple[str, str]]:
-        """Id and text of every passage in the final order. Read to the end before ``rankings``."""
+        """The id and the text of every passage in the final order, read before ``rankings``."""
         self._final = array("I", bytes(4 * (self._count + 1)))
         rows = "SELECT number, id, text FROM passage ORDER BY query, number"
         with closing(self._database.execute(rows)) as cursor:
@@ -85,7 +88,7 @@ class Spill:
                 yield passage_id, text
 
     def rankings(self, method: int) -> Iterator[tuple[int, list[int], dict[str, Any]]]:
-        """Query, final numbers of its passages, and the rest; ascending by query."""
+        """The rankings of a method by query: its number, its passages' final numbers, the rest."""
         rows = "SELECT query, passages, rest FROM ranking WHERE method = ? ORDER BY query"
         with closing(self._database.execute(rows, (method,))) as cursor:
             for query, blob, rest in cursor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import ClassVar
@@ -11,27 +10,21 @@ import numpy as np
 
 from bench.core.errors import UserError
 from bench.tasks.base import Query, TaskBuilder
+from bench.tasks.buckets import frequency_bucket
 from bench.tasks.factworld.config import FactWorldConfig, ReplacedWorldConfig
 from bench.tasks.factworld.corpus import Corpus
 from bench.tasks.factworld.names import Namer
 from bench.tasks.factworld.sentences import ALSO_KNOWN_AS, MAX_FREQUENCY, Writer
 from bench.tasks.factworld.wording import ReplacedWording, Wording
-from bench.tasks.factworld.world import MIN_FACTS, Fact, World, mean_frequency
+from bench.tasks.factworld.world import MIN_FACTS, World, WorldFact, mean_frequency
 from bench.tasks.passages import Passage
 
 # Share of the passages kept for introductions and unrelated sentences if n_facts is null.
 _OTHER_SHARE = 0.17
 
 
-# First frequencies of the buckets, and the end of the last one.
+# First frequencies of the buckets that queries are grouped by, and where the last one ends.
 _BUCKETS = (1, 2, 4, 8, 16, 33, MAX_FREQUENCY + 1)
-
-
-def frequency_bucket(frequency: int) -> str:
-    """``"1"``, ``"2-3"``, ``"4-7"``, ``"8-15"``, ``"16-32"``, or all beyond."""
-    place = bisect.bisect_right(_BUCKETS, frequency)
-    low, high = _BUCKETS[place - 1], _BUCKETS[place] - 1
-    return str(low) if low == high else f"{low}-{high}"
 
 
 class FactWorld(TaskBuilder):
@@ -77,7 +70,7 @@ class FactWorld(TaskBuilder):
         self._asked = self._sample()
 
     def fingerprint(self) -> dict[str, object]:
-        """The settings."""
+        """The settings, from which everything follows."""
         return asdict(self.config)
 
     def passages(self) -> Iterator[Passage]:
@@ -107,7 +100,10 @@ class FactWorld(TaskBuilder):
                 relation=relation,
                 gold_rows=rows.of(index),
                 frequency=fact.frequency,
-                slices={"relation": relation, "frequency": frequency_bucket(fact.frequency)},
+                slices={
+                    "relation": relation,
+                    "frequency": frequency_bucket(fact.frequency, _BUCKETS),
+                },
                 statement={
                     "subject": subject,
                     "relation": relation,
@@ -120,10 +116,10 @@ class FactWorld(TaskBuilder):
     def _make_wording(self, world: World) -> Wording:
         return Wording(world, self.config.alias_statement_rate)
 
-    def _hops(self, fact: Fact) -> list[list[str]]:
+    def _hops(self, fact: WorldFact) -> list[list[str]]:
         return [list(hop.triple) for hop in self._world.hops(fact)]
 
-    def _fact_id(self, fact: Fact) -> str:
+    def _fact_id(self, fact: WorldFact) -> str:
         return f"fw:{fact.relation.name}:{fact.number:06d}"
 
     def _n_facts(self) -> int:
@@ -153,8 +149,10 @@ class FactWorld(TaskBuilder):
                 fix="set it to null for all of them",
             )
         asked = np.random.default_rng([self.config.seed, 6]).permutation(asked)
-        buckets = np.array([frequency_bucket(int(f)) for f in self._world.frequency[asked]])
-        place = np.zeros(len(asked), dtype=np.int64)  # within the bucket
+        buckets = np.array(
+            [frequency_bucket(int(f), _BUCKETS) for f in self._world.frequency[asked]]
+        )
+        place = np.zeros(len(asked), dtype=np.int64)  # of each fact among those of its bucket
         for bucket in np.unique(buckets):
             place[buckets == bucket] = np.arange((buckets == bucket).sum())
         return np.sort(asked[np.argsort(place, kind="stable")[:n]])
@@ -189,10 +187,10 @@ class ReplacedWorld(FactWorld):
             world, config.alias_statement_rate, config.bridge_rate, seed=config.seed
         )
 
-    def _hops(self, fact: Fact) -> list[list[str]]:
+    def _hops(self, fact: WorldFact) -> list[list[str]]:
         return [*super()._hops(fact), [fact.object.id, ALSO_KNOWN_AS, fact.object.id]]
 
-    def _fact_id(self, fact: Fact) -> str:
+    def _fact_id(self, fact: WorldFact) -> str:
         return f"rw:{fact.relation.name}:{fact.number:06d}"
 
 

@@ -8,7 +8,7 @@ from bench.tasks.factworld.sentences import MAX_FREQUENCY
 from bench.tasks.factworld.wording import N_PROMPTS
 from bench.tasks.factworld.world import MIN_FACTS
 
-_MAX_OBJECTS = 10_000  # names of a kind, by half
+_MAX_OBJECTS = 10_000  # half of the names of the smallest kind
 
 
 @dataclass
@@ -31,6 +31,7 @@ class FactWorldConfig:
     near_name_rate: float
     denied_rate: float
     prompt: int
+    separator: str
     seed: int
 
     def check(self) -> None:

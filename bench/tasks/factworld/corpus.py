@@ -1,26 +1,26 @@
-"""The corpus as a function of the row: seeded order, nothing stored per sentence but numbers."""
+"""The corpus as a function of the row, in seeded order; only numbers are stored of a sentence."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.tasks.factworld.sentences import Sentence, Writer
+from bench.tasks.factworld.sentences import WorldSentence, Writer
 from bench.tasks.factworld.unrelated import Unrelated
 from bench.tasks.factworld.world import OBJECT_KINDS, World
 
 
 class Corpus:
-    """Sentences by row.
+    """The sentences of a world, by row.
 
     Sentences are numbered: statements fact by fact, denials, introductions of second names,
     unrelated ones. A seeded permutation says which row has which; it, the fact of each statement
     and a random number for each sentence take 16 bytes a passage.
 
     Args:
-        n_passages: rows; what the facts leave is unrelated.
-        n_denied: sentences that deny a fact.
-        n_introductions: sentences that introduce each second name.
+        n_passages: number of rows; those that the facts leave are unrelated sentences.
+        n_denied: number of sentences that deny a fact.
+        n_introductions: number of sentences that introduce each second name.
 
     Raises:
         UserError: the facts, denials and introductions do not fit.
@@ -63,7 +63,7 @@ class Corpus:
             fix=f"set task.n_passages={needed}, or lower task.n_facts or task.n_objects",
         )
 
-    def sentence(self, row: int) -> Sentence:
+    def sentence(self, row: int) -> WorldSentence:
         """The sentence at a row."""
         number = int(self._order[row])
         draw = int(self._draws[number])
@@ -76,16 +76,16 @@ class Corpus:
             return self._deny(int(self._denied[number - stated]), draw)
         if number < introduced:
             return self._introduce(*divmod(number - denied, self._introductions))
-        return Sentence(self._unrelated.text(number - introduced))
+        return WorldSentence(self._unrelated.text(number - introduced))
 
-    def _deny(self, index: int, draw: int) -> Sentence:
-        """Half of the denials are of the truth, half of another object."""
+    def _deny(self, index: int, draw: int) -> WorldSentence:
+        """A denial: half of them deny the truth, half that the object is another one."""
         fact = self._world.fact(index)
         draw, true = divmod(draw, 2)
         obj = fact.object if true else self._world.other_object(fact, draw)
         return self._writer.deny(fact, obj, draw >> 8)
 
-    def _introduce(self, which: int, ordinal: int) -> Sentence:
+    def _introduce(self, which: int, ordinal: int) -> WorldSentence:
         if which < len(self._subjects):
             entity = self._world.subject(int(self._subjects[which]))
         else:
@@ -94,7 +94,7 @@ class Corpus:
         return self._writer.introduce(entity, ordinal, variant=which)
 
     def rows_by_fact(self) -> Rows:
-        """Where each fact is stated."""
+        """The rows in which each fact is stated."""
         return Rows(np.argsort(self._order)[: self._bounds[0]], self._ends)
 
 

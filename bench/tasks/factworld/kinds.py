@@ -1,4 +1,4 @@
-"""Kinds of invented entities, and what their names look like."""
+"""Kinds of invented entities, and the forms of their names."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Form:
-    """How names are built: two syllables and an ending, with or without a companion word.
+class NameForm:
+    """A form of names: two syllables and an ending, with or without a companion word.
 
     No ending is a suffix of another one, over all forms of all kinds; so a word's ending tells
     its form, and no two entities share a name (``names.Namer``).
 
     Attributes:
-        endings: of ordinary names.
+        endings: the endings of ordinary names.
         near_endings: ``endings`` with one letter changed, for near-duplicate names; empty where
             the form has none.
         companions: words that go with the invented one; None stands for invented given names.
-        pattern: where the two words go.
+        pattern: the order of the two words.
     """
 
     endings: tuple[str, ...]
@@ -27,24 +27,24 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Kind:
+class EntityKind:
     """One kind of entity.
 
     Attributes:
-        usual: form of the usual names.
-        second: form of the second names, which entities under an alias go by.
-        article: what stands before a name in running text.
+        usual: the form of the usual names.
+        second: the form of the second names, which entities under an alias go by.
+        article: the article before a name in running text.
         proper: whether names are capitalised.
     """
 
     name: str
-    usual: Form
-    second: Form
+    usual: NameForm
+    second: NameForm
     article: str = ""
     proper: bool = True
 
 
-GIVEN_NAMES = Form(("la", "no", "ris", "wen"))
+GIVEN_NAMES = NameForm(("la", "no", "ris", "wen"))
 
 _TITLES = ("Doctor", "Captain", "Sister", "Brother", "Father", "Mother", "Uncle", "Aunt")
 _NICKNAMES = (
@@ -64,45 +64,51 @@ _ADJECTIVES = (
 )  # fmt: skip
 _GENRES = ("Ballad", "Song", "Book", "Tale", "Legend", "Letters", "Chronicle", "Dream")
 
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, EntityKind] = {
     kind.name: kind
     for kind in (
         # Subjects. Their names are two words, so that they share one with others, as real ones do.
-        Kind(
+        EntityKind(
             "person",
-            Form(("sk", "rn", "lt", "lf"), ("sp", "rm", "lk", "ls"), None, "{companion} {word}"),
-            Form(("bo", "dy"), (), _NICKNAMES, "{companion} {word}"),
+            NameForm(
+                ("sk", "rn", "lt", "lf"), ("sp", "rm", "lk", "ls"), None, "{companion} {word}"
+            ),
+            NameForm(("bo", "dy"), (), _NICKNAMES, "{companion} {word}"),
         ),
-        Kind(
+        EntityKind(
             "company",
-            Form(("dex", "vex"), ("dix", "vax"), _FIRMS, "{word} {companion}"),
-            Form(("co", "tek"), (), _GROUPS, "{word} {companion}"),
+            NameForm(("dex", "vex"), ("dix", "vax"), _FIRMS, "{word} {companion}"),
+            NameForm(("co", "tek"), (), _GROUPS, "{word} {companion}"),
         ),
-        Kind(
+        EntityKind(
             "work",
-            Form(("ath", "oth"), ("ash", "osh"), _ADJECTIVES, "{companion} {word}"),
-            Form(("mir", "dal"), (), _GENRES, "{companion} of {word}"),
+            NameForm(("ath", "oth"), ("ash", "osh"), _ADJECTIVES, "{companion} {word}"),
+            NameForm(("mir", "dal"), (), _GENRES, "{companion} of {word}"),
         ),
-        Kind(
+        EntityKind(
             "species",
-            Form(("ling", "kin"), ("lang", "kan"), _MARKINGS, "{companion} {word}"),
-            Form(("rus", "mys"), (), _EPITHETS, "{word} {companion}"),
+            NameForm(("ling", "kin"), ("lang", "kan"), _MARKINGS, "{companion} {word}"),
+            NameForm(("rus", "mys"), (), _EPITHETS, "{word} {companion}"),
             article="the ",
             proper=False,
         ),
         # Objects: limited pools, mostly of single words.
-        Kind("city", Form(("ton", "burg", "ham", "ford")), Form(("port", "stad"))),
-        Kind("region", Form(("ia", "mark", "land")), Form(("shire", "vale"))),
-        Kind("instrument", Form(("phone", "tine")), Form(("harp", "pipe")), "the ", False),
-        Kind("language", Form(("ish", "ese")), Form(("ic", "ari"))),
-        Kind("occupation", Form(("wright", "monger")), Form(("smith", "maker")), "a ", False),
-        Kind("employer", Form(("corp", "trust")), Form(("bank", "mill"))),
-        Kind("product", Form(("ite", "yl")), Form(("stone", "wool")), "", False),
-        Kind("plant", Form(("berry", "root")), Form(("leaf", "weed")), "", False),
-        Kind(
+        EntityKind("city", NameForm(("ton", "burg", "ham", "ford")), NameForm(("port", "stad"))),
+        EntityKind("region", NameForm(("ia", "mark", "land")), NameForm(("shire", "vale"))),
+        EntityKind(
+            "instrument", NameForm(("phone", "tine")), NameForm(("harp", "pipe")), "the ", False
+        ),
+        EntityKind("language", NameForm(("ish", "ese")), NameForm(("ic", "ari"))),
+        EntityKind(
+            "occupation", NameForm(("wright", "monger")), NameForm(("smith", "maker")), "a ", False
+        ),
+        EntityKind("employer", NameForm(("corp", "trust")), NameForm(("bank", "mill"))),
+        EntityKind("product", NameForm(("ite", "yl")), NameForm(("stone", "wool")), "", False),
+        EntityKind("plant", NameForm(("berry", "root")), NameForm(("leaf", "weed")), "", False),
+        EntityKind(
             "author",
-            Form(("son", "sen"), (), None, "{companion} {word}"),
-            Form(("quill", "page"), (), _TITLES, "{companion} {word}"),
+            NameForm(("son", "sen"), (), None, "{companion} {word}"),
+            NameForm(("quill", "page"), (), _TITLES, "{companion} {word}"),
         ),
     )
 }

@@ -7,7 +7,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from bench.tasks.factworld.kinds import GIVEN_NAMES, KINDS, Form
+from bench.tasks.factworld.kinds import GIVEN_NAMES, KINDS, NameForm
 
 _ONSETS = (
     "b", "d", "f", "h", "j", "k", "l", "m", "n", "p",
@@ -15,11 +15,11 @@ _ONSETS = (
 )  # fmt: skip
 # Each syllable is consonants and one vowel, so a word falls into syllables in one way only.
 _SYLLABLES = tuple(onset + vowel for onset in _ONSETS for vowel in "aeiou")
-_N_GIVEN_NAMES = 256  # so that persons share given names, and a name is known by both words
+_N_GIVEN_NAMES = 256  # few, so that persons share given names and only both words name one
 
 
 class Near(IntEnum):
-    """How a name differs from the one it nearly equals."""
+    """The way in which a name differs from the one it nearly equals."""
 
     NONE = 0
     LETTER = 1
@@ -36,7 +36,7 @@ class Namer:
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng([seed, 1])
-        self._steps: dict[Form, tuple[int, int]] = {}
+        self._steps: dict[NameForm, tuple[int, int]] = {}
         for form in (GIVEN_NAMES, *(f for k in KINDS.values() for f in (k.usual, k.second))):
             size = _n_names(form)
             step = int(rng.integers(size // 3, size))
@@ -52,7 +52,7 @@ class Namer:
         """The usual or second name of entity ``number`` of ``kind``, without article.
 
         Args:
-            near: not NONE asks for the near-duplicate of that entity's name instead.
+            near: a way to differ; the name is then the near-duplicate of that entity's name.
         """
         form = KINDS[kind].second if second else KINDS[kind].usual
         if second:  # an entity and its near-duplicate share the number, but no second name
@@ -64,11 +64,11 @@ class Namer:
             word = word.capitalize()
         return form.pattern.format(word=word, companion=companions[companion])
 
-    def _place(self, form: Form, number: int) -> int:
+    def _place(self, form: NameForm, number: int) -> int:
         step, start = self._steps[form]
         return (number * step + start) % _n_names(form)
 
-    def _word(self, form: Form, place: int, near: int) -> str:
+    def _word(self, form: NameForm, place: int, near: int) -> str:
         place, ending = divmod(place, len(form.endings))
         first, last = divmod(place, len(_SYLLABLES))
         middle = _SYLLABLES[(7 * first + last) % len(_SYLLABLES)] if near == Near.SYLLABLE else ""
@@ -76,7 +76,7 @@ class Namer:
         return _SYLLABLES[first] + middle + _SYLLABLES[last] + endings[ending]
 
 
-def _n_names(form: Form) -> int:
+def _n_names(form: NameForm) -> int:
     companions = _N_GIVEN_NAMES if form.companions is None else len(form.companions)
     return len(_SYLLABLES) ** 2 * len(form.endings) * companions
 

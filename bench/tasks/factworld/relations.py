@@ -12,8 +12,8 @@ class Relation:
     """A relation and its phrasings, as clauses with ``{s}`` for the subject, ``{o}`` the object.
 
     Attributes:
-        subject: kind of the subjects.
-        object: kind of the objects.
+        subject: the kind of the subjects.
+        object: the kind of the objects.
         phrasings: the first ``N_OBJECT_LAST`` end with the object. What precedes the object there
             occurs in no other phrasing, so a prompt is not found in a sentence phrased otherwise.
         composed: the relation of the same subject, from whose object the fact follows by way of
@@ -27,7 +27,7 @@ class Relation:
     composed: str = ""
 
     def clause(self, phrasing: int, subject: str, obj: str) -> str:
-        """The fact in words; it starts in lower case unless a name does."""
+        """The fact as a clause, which starts in lower case unless a name does."""
         return self.phrasings[phrasing].format(s=subject, o=obj)
 
     def prompt(self, phrasing: int, subject: str) -> str:

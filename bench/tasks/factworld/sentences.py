@@ -8,7 +8,7 @@ from bench.tasks.factworld.kinds import KINDS
 from bench.tasks.factworld.names import Namer
 from bench.tasks.factworld.relations import N_OBJECT_LAST, Relation
 from bench.tasks.factworld.wording import Wording
-from bench.tasks.factworld.world import Entity, Fact
+from bench.tasks.factworld.world import Entity, WorldFact
 
 ALSO_KNOWN_AS = "also_known_as"  # relation of an entity to itself: the sentence equates its names
 
@@ -61,23 +61,23 @@ _STEPS = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61)
 MAX_FREQUENCY = 5 * len(_FRAMES)
 
 
-class Sentence(NamedTuple):
+class WorldSentence(NamedTuple):
     """A text and what it says; ``statement`` as in ``bench.tasks.support``, None for nothing."""
 
     text: str
-    fact: Fact | None = None
+    fact: WorldFact | None = None
     statement: dict[str, Any] | None = None
 
 
 class Writer:
-    """Puts facts into words."""
+    """The writer of sentences about facts."""
 
     def __init__(self, namer: Namer, wording: Wording) -> None:
         self._namer = namer
         self._wording = wording
 
-    def state(self, fact: Fact, ordinal: int, draw: int) -> Sentence:
-        """Statement ``ordinal`` of a fact; its statements are distinct up to ``MAX_FREQUENCY``.
+    def state(self, fact: WorldFact, ordinal: int, draw: int) -> WorldSentence:
+        """The statement ``ordinal`` of a fact; its statements are distinct up to ``MAX_FREQUENCY``.
 
         Args:
             draw: a uniform 16-bit number.
@@ -89,10 +89,10 @@ class Writer:
         second = self._wording.second_names(fact, phrasing, ordinal, draw)
         clause = self._clause(fact.relation, phrasing, fact.subject, fact.object, second)
         manner = "alias" if any(second) else "plain"
-        return Sentence(_framed(clause, frame), fact, _statement(fact.triple, manner))
+        return WorldSentence(_framed(clause, frame), fact, _statement(fact.triple, manner))
 
-    def deny(self, fact: Fact, obj: Entity, draw: int) -> Sentence:
-        """Deny that the fact's object is ``obj``, which may be the true one or another.
+    def deny(self, fact: WorldFact, obj: Entity, draw: int) -> WorldSentence:
+        """A sentence that denies that the fact's object is ``obj``, the true one or another.
 
         Args:
             draw: a uniform number of at least 8 bits.
@@ -105,18 +105,18 @@ class Writer:
         clause = self._clause(fact.relation, phrasing, fact.subject, obj, second)
         triple = (fact.subject.id, fact.relation.name, obj.id)
         text = _sentence(_DENIALS[pattern].format(clause=clause))
-        return Sentence(text, None, _statement(triple, "denied"))
+        return WorldSentence(text, None, _statement(triple, "denied"))
 
-    def introduce(self, entity: Entity, ordinal: int, variant: int) -> Sentence:
-        """Say that the entity's two names are one entity's."""
+    def introduce(self, entity: Entity, ordinal: int, variant: int) -> WorldSentence:
+        """A sentence that says that the entity's two names are one entity's."""
         phrasing, frame = _spread(variant, ordinal, len(_INTRODUCTIONS))
         article = KINDS[entity.kind].article
         usual, second = (article + self.name(entity, second=second) for second in (False, True))
         clause = _INTRODUCTIONS[phrasing].format(a=second, b=usual)
         statement = _statement((entity.id, ALSO_KNOWN_AS, entity.id), "plain")
-        return Sentence(_framed(clause, frame), None, statement)
+        return WorldSentence(_framed(clause, frame), None, statement)
 
-    def prompt(self, fact: Fact, which: int) -> str:
+    def prompt(self, fact: WorldFact, which: int) -> str:
         """One of the fact's three prompts."""
         phrasing = self._wording.prompts(fact.number)[which]
         return _capitalised(fact.relation.prompt(phrasing, self.name(fact.subject)))

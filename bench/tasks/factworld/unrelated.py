@@ -40,7 +40,7 @@ _N_TEXTS = len(_PATTERNS) * math.prod(map(len, _SLOTS.values()))
 
 
 class Unrelated:
-    """Seeded sequence of texts, all distinct for the first three million."""
+    """A seeded sequence of texts, of which the first three million are distinct."""
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng([seed, 4])

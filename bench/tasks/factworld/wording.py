@@ -1,4 +1,4 @@
-"""Which phrasings and which names a fact is stated in, and in which it is asked."""
+"""The phrasings and names in which a fact is stated, and those in which it is asked."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from typing import ClassVar
 import numpy as np
 
 from bench.tasks.factworld.relations import N_OBJECT_LAST, N_PHRASINGS
-from bench.tasks.factworld.world import Fact, World
+from bench.tasks.factworld.world import World, WorldFact
 
 N_PROMPTS = 3
 _HELD_OUT = tuple(permutations(range(N_OBJECT_LAST), N_PROMPTS))
 
 
 class Wording:
-    """Three phrasings of each fact are held out as its prompts; other facts are stated in them.
+    """The rule of ``factworld``: three phrasings of each fact are held out, to be its prompts.
 
     Args:
         alias_statement_rate: share of the statements that use a second name, where subject or
             object has one. A fact's first statement never does.
 
     Attributes:
-        second_name_phrasings: those that call the object by its second name, None if any may.
+        second_name_phrasings: the phrasings that call the object by its second name; None if any
+            may.
     """
 
     second_name_phrasings: ClassVar[frozenset[int] | None] = None
@@ -44,7 +45,9 @@ class Wording:
         held_out = self.prompts(fact)
         return tuple(i for i in range(N_PHRASINGS) if i not in held_out)
 
-    def second_names(self, fact: Fact, phrasing: int, ordinal: int, draw: int) -> tuple[bool, bool]:
+    def second_names(
+        self, fact: WorldFact, phrasing: int, ordinal: int, draw: int
+    ) -> tuple[bool, bool]:
         """Whether statement ``ordinal`` calls subject and object by their second names.
 
         Args:
@@ -55,14 +58,14 @@ class Wording:
         if self.second_name_phrasings is not None:
             return subject, phrasing in self.second_name_phrasings
         obj = drawn and fact.object.has_second_name
-        if subject and obj:  # one of the two or both
+        if subject and obj:  # a second name for either or for both
             choice = 1 + draw % 3
             return bool(choice & 1), bool(choice & 2)
         return subject, obj
 
 
 class ReplacedWording(Wording):
-    """Names follow phrasings: the first three have the usual name, the others the second one.
+    """The rule of ``replaced``: the first three phrasings have the usual name, others the second.
 
     Asked facts are stated in the others only, and asked in the first three; bridging facts are
     stated in all, which shows what an object of one phrasing is called in the other.

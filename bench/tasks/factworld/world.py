@@ -27,7 +27,7 @@ class Entity(NamedTuple):
     has_second_name: bool
 
 
-class Fact(NamedTuple):
+class WorldFact(NamedTuple):
     """One fact, made on demand from the world's arrays."""
 
     number: int
@@ -43,30 +43,31 @@ class Fact(NamedTuple):
 
 
 def zipf(n: int, exponent: float) -> np.ndarray:
-    """Zipf's law over ranks 1 to n: probabilities, float64 ``[n]``."""
+    """The probabilities of ranks 1 to n by Zipf's law, float64 ``[n]``."""
     weights = np.arange(1, n + 1, dtype=np.float64) ** -exponent
     return weights / weights.sum()
 
 
 def mean_frequency(max_frequency: int, exponent: float) -> float:
-    """Expected number of sentences that state a fact."""
+    """The expected number of sentences that state a fact."""
     return float(zipf(max_frequency, exponent) @ np.arange(1, max_frequency + 1))
 
 
 class World:
-    """Facts 0 to ``n_facts - 1``: first the location of each city, then subject by subject.
+    """A world of ``n_facts`` facts: first the location of each city, then subject by subject.
 
     Args:
         n_facts: at least ``MIN_FACTS``.
         n_objects: objects per kind at most; a twentieth of the facts in small worlds.
-        max_frequency: of a fact; frequencies and the popularity of objects follow Zipf's law.
-        zipf_exponent: of both.
+        max_frequency: the most sentences that state a fact; frequencies and the popularity of
+            objects follow Zipf's law.
+        zipf_exponent: the exponent of both laws.
         alias_rate: share of the entities that have a second name.
         near_name_rate: share of the subjects whose name nearly equals another subject's.
-        all_objects_have_second_name: as ``ReplacedWorld`` needs.
+        all_objects_have_second_name: whether ``alias_rate`` is for subjects alone.
 
     Attributes:
-        frequency: sentences that state the fact, int16 ``[n_facts]``.
+        frequency: number of sentences that state each fact, int16 ``[n_facts]``.
         variant: seeded numbers that spread the wordings of a fact, uint32 ``[n_facts]``.
 
     Raises:
@@ -92,7 +93,7 @@ class World:
         self._object_has_second = rng.random((len(OBJECT_KINDS), self.n_objects)) < rate
         self._draw_subjects(rng, alias_rate, near_name_rate)
         self._draw_objects(rng, zipf_exponent)
-        # Quantiles, not draws: the shape, and the number of sentences, do not depend on the seed.
+        # Quantiles and no draws: the number of sentences does not depend on the seed.
         quantiles = (np.arange(n_facts) + 0.5) / n_facts
         cumulative = np.cumsum(zipf(max_frequency, zipf_exponent))[:-1]
         frequency = (np.searchsorted(cumulative, quantiles) + 1).astype(np.int16)
@@ -102,8 +103,8 @@ class World:
     def _draw_subjects(
         self, rng: np.random.Generator, alias_rate: float, near_name_rate: float
     ) -> None:
-        """Who there is, and which relations they have. Near-duplicates follow their originals."""
-        n = self.n_facts  # more subjects than needed: each has at least two facts
+        """Draw the subjects and their relations; a near-duplicate follows its original."""
+        n = self.n_facts  # drawn for more subjects than needed, as each has at least two facts
         profile = rng.integers(len(PROFILES), size=n + n % 2).astype(np.int8)
         has_double = rng.random(len(profile) // 2) < near_name_rate
         # The double has the original's relations, so that the two are told apart by name only.
@@ -163,11 +164,11 @@ class World:
         self._object = drawn
         del self._behind
 
-    def fact(self, index: int) -> Fact:
-        """Fact ``index``."""
+    def fact(self, index: int) -> WorldFact:
+        """The fact of a number."""
         relation = RELATIONS[self._relation[index]]
         subject = int(self._subject[index])
-        return Fact(
+        return WorldFact(
             number=index,
             subject=self.city(subject) if relation.subject == "city" else self.subject(subject),
             relation=relation,
@@ -175,13 +176,13 @@ class World:
             frequency=int(self.frequency[index]),
         )
 
-    def other_object(self, fact: Fact, draw: int) -> Entity:
+    def other_object(self, fact: WorldFact, draw: int) -> Entity:
         """An object of the same kind that is not the fact's, chosen by ``draw``."""
         shift = 1 + draw % (self.n_objects - 1)
         return self.object(fact.object.kind, (fact.object.number + shift) % self.n_objects)
 
     def subject(self, index: int) -> Entity:
-        """Subject ``index``, of any kind but city."""
+        """The subject of a number, of any kind but city."""
         kind = _SUBJECT_KINDS[self._kind[index]]
         return Entity(
             f"{kind}:{index:06d}",
@@ -192,15 +193,15 @@ class World:
         )
 
     def object(self, kind: str, number: int) -> Entity:
-        """Object ``number`` of a pool; a city may be a subject too."""
+        """The object of a number in the pool of its kind; a city may be a subject too."""
         has_second = bool(self._object_has_second[OBJECT_KINDS.index(kind), number])
         return Entity(f"{kind}:{number:06d}", kind, number, Near.NONE, has_second)
 
     def city(self, number: int) -> Entity:
-        """City ``number``."""
+        """The city of a number."""
         return self.object("city", number)
 
-    def near(self, fact: Fact) -> list[str]:
+    def near(self, fact: WorldFact) -> list[str]:
         """Ids of the subjects whose name nearly equals that of the fact's subject."""
         if fact.relation.subject == "city":
             return []
@@ -211,7 +212,7 @@ class World:
             return [self.subject(index + 1).id]
         return []
 
-    def hops(self, fact: Fact) -> list[Fact]:
+    def hops(self, fact: WorldFact) -> list[WorldFact]:
         """The two facts from which a composed fact follows; none for others."""
         if not fact.relation.composed:
             return []

@@ -12,7 +12,9 @@ import torch
 
 from bench.core.errors import UserError
 from bench.models.dtypes import running_in
-from bench.models.language_model import LanguageModel, Tokens, load_directory
+from bench.models.language_model import LanguageModel, Tokens
+from bench.models.loading import load_directory
+from bench.tasks.base import Query
 from methods.gradient.encoder import GradientEncoder
 from methods.gradient.settings import Unsupported
 from methods.representation import hidden_states
@@ -159,7 +161,10 @@ def test_a_float64_step_on_a_mixture_equals_a_deep_copy(mixture: Path) -> None:
     """Tail-patch runs the model as it is with weights in float64."""
     model, wide = (loaded(mixture, torch.float64, own) for own in (torch.float32, torch.float64))
     chosen = model.module.config._experts_implementation
-    passage, query = texts(model)[0], model.query_tokens("q", "Al Grey plays the", "trombone")
+    passage, query = (
+        texts(model)[0],
+        model.query_tokens(Query("q", "Al Grey plays the", "trombone")),
+    )
     ((found,),) = OptimizerStep(model, 1e-2, None).log_probs_after([passage], [[query]])
     stepped = patched(wide.module, passage.ids, 1e-2, None, clip=False)
     prompt, target = query.ids[: query.loss_from], query.ids[query.loss_from :]

@@ -9,6 +9,7 @@ import torch
 
 from bench.core.errors import UserError
 from bench.models.language_model import LanguageModel, Tokens
+from bench.tasks.base import Query
 from methods.gradient.batching import encode_all
 from methods.gradient.encoder import GradientEncoder
 from methods.gradient.parameters import gradient_matrices
@@ -81,7 +82,7 @@ def test_dropout_stays_off(tmp_path):
 def test_query_gradient_counts_the_target_only(family):
     model = load(family)
     encoder = GradientEncoder(model, switches(projection_dim=DIM))
-    query = model.query_tokens("q", "Al Grey plays the", "trombone")
+    query = model.query_tokens(Query("q", "Al Grey plays the", "trombone"))
     whole = Tokens(query.ids, loss_from=1)
     prompt = Tokens(query.ids[: query.loss_from], loss_from=1)
     parts = encoder.encode([query]) + encoder.encode([prompt])

@@ -74,7 +74,7 @@ def doubt(model: LanguageModel, tokens) -> float:
 
 def both_sides(model, output=Output.loss, corrected=(False, False)):
     passages = [model.passage_tokens(text) for text in TEXTS]
-    queries = [model.query_tokens(q.query_id, q.prompt, q.target) for q in QUERIES]
+    queries = [model.query_tokens(q) for q in QUERIES]
     return (
         torch.stack([gradient(model, t, output, corrected=corrected[0]) for t in passages]),
         torch.stack([gradient(model, t, output, corrected=corrected[1]) for t in queries]),
@@ -171,7 +171,7 @@ def test_logra_has_one_hessian_a_matrix(tmp_path, model, task):
             torch.stack([gradient(model, t, Output.loss, [matrix.name]) for t in tokens])
             for tokens in (
                 [model.passage_tokens(text) for text in TEXTS],
-                [model.query_tokens(q.query_id, q.prompt, q.target) for q in QUERIES],
+                [model.query_tokens(q) for q in QUERIES],
             )
         )
         r = passages.T @ passages / len(passages)

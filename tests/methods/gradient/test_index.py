@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from bench.core.errors import UserError
-from bench.models import second_moments
 from bench.models.language_model import LanguageModel
+from bench.models.second_moments import load_moments
 from methods.gradient import index as index_module
 from methods.gradient.settings import Hessian, Storage
 from methods.gradient.shards import ShardWriter, read_sidecar
@@ -70,7 +70,7 @@ def test_another_epsilon_is_another_index(tmp_path, encoded):
     task = make_task(tmp_path / "task", many_texts(), QUERIES)
     ranked(make(task, model, tmp_path))
     path = tmp_path / "adam.safetensors"
-    model.second_moments = second_moments.load(path, model.module, adam_epsilon=1e-2)
+    model.second_moments = load_moments(path, model.module, adam_epsilon=1e-2)
     expected = ranked(make(task, model, tmp_path / "apart"))
     found = ranked(make(task, model, tmp_path))
     assert sum(encoded) == 3 * len(task.passages)

@@ -152,7 +152,7 @@ def passages_of(model: LanguageModel) -> list[tuple[int, Tokens]]:
 
 def scored_gradients(model: LanguageModel) -> tuple[list[Traced], dict[int, Traced]]:
     """Of the queries' targets, and of the passages that have a loss, by row."""
-    queries = [model.query_tokens(q.query_id, q.prompt, q.target) for q in QUERIES]
+    queries = [model.query_tokens(q) for q in QUERIES]
     return [traced(model, t, own_targets(t)) for t in queries], {
         row: traced(model, t, own_targets(t)) for row, t in passages_of(model)
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.core.errors import UserError
-from bench.models.language_model import LanguageModel, load_directory, pad, token_log_probs
+from bench.models.language_model import LanguageModel, pad, token_log_probs
+from bench.models.loading import load_directory
+from bench.tasks.base import Query
 from methods.gradient.encoder import GradientEncoder
 from methods.gradient.loss import backward_of
-from methods.gradient.parameters import gradient_matrices
+from methods.gradient.parameters import coverage, gradient_matrices
 from methods.gradient.projection import projection
 from methods.gradient.settings import Adapters, Output, Unsupported
 from tests.fixtures.models import TEXTS, load, make_model
@@ -165,6 +168,38 @@ def test_mixture_of_experts_is_skipped_if_asked(mixture: LanguageModel, capsys) 
     torch.testing.assert_close(encoder.encode(tokens_of(mixture)), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_what_is_left_out_is_told_by_share_and_name(mixture: LanguageModel) -> None:
+    """Fault: a run with unsupported=skip looked like one of the whole model."""
+    taken = sum(
+        parameter.numel()
+        for name, parameter in mixture.module.named_parameters()
+        if "self_attn" in name and parameter.ndim == 2
+    )
+    left = sum(
+        parameter.numel()
+        for name, parameter in mixture.module.named_parameters()
+        if ".mlp." in name and parameter.ndim > 1
+    )
+    found = coverage(mixture.module, switches())
+    assert found["share"] == pytest.approx(taken / (taken + left), abs=1e-6)
+    assert found["parameters"] == taken
+    assert found["left_out"] == [
+        f"model.layers.0-1.mlp.{name} (mixture-of-experts)"
+        for name in ("gate.weight", "experts.gate_up_proj", "experts.down_proj")
+    ]
+    one = coverage(mixture.module, switches(layers=[1]))
+    assert one["share"] == found["share"]
+    assert one["left_out"][0] == "model.layers.1.mlp.gate.weight (mixture-of-experts)"
+
+
+def test_a_model_that_is_taken_whole_says_so(model: LanguageModel) -> None:
+    found = coverage(model.module, switches())
+    assert (found["share"], found["left_out"]) == (1.0, [])
+    assert found["parameters"] == sum(
+        math.prod(matrix.shape) for matrix in gradient_matrices(model.module, switches())
+    )
+
+
 class Special(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).relu()
@@ -246,7 +281,7 @@ def test_the_head_runs_on_labelled_positions_only(model: LanguageModel) -> None:
     shapes = []
     head = model.module.get_output_embeddings()
     head.register_forward_hook(lambda *args: shapes.append(tuple(args[-1].shape[:-1])))
-    tokens = [*tokens_of(model), model.query_tokens("q", "Al Grey plays the", "trombone")]
+    tokens = [*tokens_of(model), model.query_tokens(Query("q", "Al Grey plays the", "trombone"))]
     encoder_of(model).encode(tokens)
     assert shapes == [(1, sum(t.n_loss for t in tokens))]
 
@@ -260,7 +295,7 @@ def test_a_head_that_is_no_layer(model: LanguageModel, monkeypatch) -> None:
 
 def test_the_loss_is_that_of_token_log_probs(model: LanguageModel) -> None:
     """The causal shift stands in two places: they must agree."""
-    tokens = [*tokens_of(model), model.query_tokens("q", "Al Grey plays the", "trombone")]
+    tokens = [*tokens_of(model), model.query_tokens(Query("q", "Al Grey plays the", "trombone"))]
     ids, labels = pad(tokens, model.device)
     found = []
     for cheap in (True, False):

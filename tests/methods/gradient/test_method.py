@@ -45,7 +45,7 @@ def test_equals_brute_force(tmp_path, model, correction, hessian, norm):
     ]
     module = load(tmp_path / "model").module.double().requires_grad_(True)
     tokens = [(model.passage_tokens(text).ids, 1) for text in TEXTS]
-    asked = [model.query_tokens(q.query_id, q.prompt, q.target) for q in QUERIES]
+    asked = [model.query_tokens(q) for q in QUERIES]
     moments = [
         (model.second_moments[n].row.double().numpy(), model.second_moments[n].col.double().numpy())
         for n in names

@@ -13,7 +13,8 @@ const DUELS = [
 ];
 
 const columnOf = (method, name) => method?.measures.columns.find((column) => column.name === name);
-const reciprocal = (method, query) => columnOf(method, "mrr")?.values[query] ?? null;
+const reciprocals = (method) => columnOf(method, catalog.reciprocal);
+const reciprocal = (method, query) => reciprocals(method)?.values[query] ?? null;
 
 // By reciprocal rank; null where one of the two was not scored.
 function difference(view, query) {

@@ -58,7 +58,7 @@ function showList(view, state) {
   const all = view.queries.id.length;
   byId("count").textContent = shown.length === all ? plural(all, "query", "queries")
     : `${count.format(shown.length)} of ${plural(all, "query", "queries")}`;
-  byId("duels").hidden = !view.other || !columnOf(view.method, "mrr") || !columnOf(view.other, "mrr");
+  byId("duels").hidden = !view.other || !reciprocals(view.method) || !reciprocals(view.other);
   if (byId("duels").hidden) return;
   byId("duel-title").replaceChildren(isolated(view.method.label), " against ", isolated(view.other.label));
   byId("duel-buttons").replaceChildren(...[...tallies(view, found)].map(([[name, sign], n]) =>
@@ -86,7 +86,7 @@ function fillControls(view, state) {
   byId("swap").hidden = !other;
   if (document.activeElement !== byId("search")) byId("search").value = state.search;
   fillSlices(queries, state);
-  const judged = Boolean(columnOf(method, "mrr"));
+  const judged = Boolean(reciprocals(method));
   const outcomes = [...OUTCOMES, ...(other ? DUELS.map(([name]) => [name, `${name} against ${other.label}`]) : [])];
   byId("filter").replaceChildren(option("", "any", state.filter),
     ...outcomes.map(([name, title]) => option(name, title, state.filter)));

@@ -1,0 +1,66 @@
+"""The formats of a report, each in a module of its own.
+
+A module with a ``ReportFormat`` that is put into this folder is one more: nothing lists them, all
+modules of the folder are imported where a report is written.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+
+from bench.report.board import Board
+from bench.report.figures.catalog import FigurePlan
+from bench.report.table import Table
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything that the formats of a report read.
+
+    Attributes:
+        boards: the boards, sorted by task and model.
+        folder: the folder of the files, to which addresses are relative.
+        figures: the figures that are drawn beside the files, and those that lack data; None where
+            none were asked for.
+        has_viewer: whether the rankings of the cells are shown in a viewer beside the files.
+        leaderboards, pairs, foresights, seeds: a table for each board, some without rows.
+        seeds_by_metric: ``seeds`` for programs, a row for each metric.
+        pictures: the SVG of figures that stand on the page, by the stem of their files.
+    """
+
+    boards: Sequence[Board]
+    folder: Path
+    figures: FigurePlan | None
+    has_viewer: bool
+    leaderboards: Sequence[Table]
+    pairs: Sequence[Table]
+    foresights: Sequence[Table]
+    seeds: Sequence[Table]
+    seeds_by_metric: Sequence[Table]
+    pictures: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class ReportFormat(ABC):
+    """One way of writing down a report."""
+
+    @abstractmethod
+    def files(self, content: Content) -> dict[str, str]:
+        """The text of its files by their names in the folder of the report."""
+
+
+def all_files(content: Content) -> dict[str, str]:
+    """The text of every file that any format writes, by its name."""
+    for module in sorted(one.name for one in iter_modules(__path__)):
+        import_module(f"{__name__}.{module}")
+    texts: dict[str, str] = {}
+    for form in ReportFormat.__subclasses__():
+        of_format = form().files(content)
+        taken = sorted(texts.keys() & of_format.keys())
+        assert not taken, f"two formats write {taken}"
+        texts.update(of_format)
+    return texts

@@ -1,0 +1,161 @@
+"""No code of a model's folder is run, also where somebody answers "y" to every question."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.models import make_model
+from tests.fixtures.sources import ROOT
+
+EVIL = "from pathlib import Path\nPath({marker!r}).touch()\n"
+AUTO_MAP = {
+    "AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model", "AutoModel": "evil.Model",
+    "AutoModelForSequenceClassification": "evil.Model", "AutoTokenizer": ["evil.T", "evil.T"],
+}  # fmt: skip
+
+
+def merge(path: Path, **changes: object) -> None:
+    record = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**record, **changes}))
+
+
+def of_an_own_family(folder: Path) -> None:
+    merge(folder / "config.json", model_type="evil", auto_map=AUTO_MAP)
+
+
+def of_a_known_family(folder: Path) -> None:
+    merge(folder / "config.json", auto_map=AUTO_MAP)
+
+
+def tokenizer(folder: Path) -> None:
+    merge(folder / "tokenizer_config.json", auto_map=AUTO_MAP, tokenizer_class="Evil")
+
+
+def old_tokenizer(folder: Path) -> None:
+    merge(folder / "tokenizer_config.json", auto_map=AUTO_MAP["AutoTokenizer"])
+
+
+def generation(folder: Path) -> None:
+    merge(
+        folder / "generation_config.json", auto_map=AUTO_MAP, custom_generate=str(folder),
+        trust_remote_code=True,
+    )  # fmt: skip
+    (folder / "custom_generate").mkdir()
+    shutil.copy(folder / "evil.py", folder / "custom_generate" / "generate.py")
+
+
+def adapter(folder: Path) -> None:
+    merge(
+        folder / "adapter_config.json", base_model_name_or_path=str(folder), peft_type="LORA",
+        auto_mapping={"base_model_class": "Model", "parent_library": "evil"},
+    )  # fmt: skip
+    merge(folder / "config.json", auto_map=AUTO_MAP)
+
+
+def sentence_encoder(folder: Path) -> None:
+    merge(folder / "config.json", auto_map=AUTO_MAP)
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "evil.Module"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+
+VARIANTS = (
+    of_an_own_family, of_a_known_family, tokenizer, old_tokenizer, generation, adapter,
+    sentence_encoder,
+)  # fmt: skip
+# Every way in which a folder is opened; what fails must fail as a user's mistake.
+OPENING = """
+import sys
+from pathlib import Path
+from bench.core.errors import UserError
+from bench.models.predictions import predictions
+from bench.tasks.base import Query
+from methods.encoders import _load_encoder
+from metrics.judges.nli import Nli, NliConfig
+from tests.fixtures.models import directory_source
+
+def tried(open):
+    try:
+        return open()
+    except UserError:
+        return None
+
+for folder in map(Path, sys.argv[1:]):
+    source = directory_source(folder)
+    tried(source.architecture)
+    source.tokenizer(None, folder)
+    model = tried(lambda: source.load(None, folder, "cpu"))
+    if model is not None:
+        list(predictions(model, [Query("q", "Al Grey plays the", "trombone")], 3))
+    for kind in ("SentenceTransformer", "SparseEncoder"):
+        tried(lambda: _load_encoder(folder, "cpu", None, kind))
+    judge = tried(lambda: Nli(NliConfig(model=str(folder)), "cpu"))
+    for part in ("_model_config", "_tokenizer", "_module"):
+        tried(lambda: getattr(judge, part))
+print("opened all")
+"""
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    return tmp_path / "exploded"
+
+
+def folder_with(tmp_path: Path, marker: Path, change: Callable[[Path], None]) -> Path:
+    folder = make_model(tmp_path / change.__name__, "llama", layers=1)
+    (folder / "evil.py").write_text(EVIL.format(marker=str(marker)))
+    change(folder)
+    return folder
+
+
+def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], input="y\n" * 1000, capture_output=True, text=True,
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300,
+    )  # fmt: skip
+
+
+def test_nothing_of_a_folder_is_run(tmp_path: Path, marker: Path) -> None:
+    folders = [folder_with(tmp_path, marker, change) for change in VARIANTS]
+    done = run(["-c", OPENING, *map(str, folders)], tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.endswith("opened all\n")
+    assert "[y/N]" not in done.stdout + done.stderr, "nobody is asked"
+    assert not marker.exists()
+
+
+def test_a_run_of_the_command(tmp_path: Path, marker: Path) -> None:
+    folder = folder_with(tmp_path, marker, of_an_own_family)
+    query = {"query_id": "q", "prompt": "Al Grey plays the", "target": "trombone", "gold": ["p"]}
+    (tmp_path / "queries.jsonl").write_text(json.dumps(query))
+    passage = {"passage_id": "p", "text": "Al Grey plays the trombone."}
+    (tmp_path / "passages.jsonl").write_text(json.dumps(passage))
+    done = run(
+        [
+            "-m", "bench", "run", "task=jsonl", "task.queries=queries.jsonl",
+            "task.passages=passages.jsonl", "model=hf", f"model.path={folder}", "method=grad_cos",
+            "metric=attribution",
+        ],
+        tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "cannot be loaded as a causal language model" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not marker.exists()
+
+
+def test_the_folder_would_run_if_it_were_trusted(tmp_path: Path, marker: Path) -> None:
+    """Else the tests above would pass without looking."""
+    folder = folder_with(tmp_path, marker, of_an_own_family)
+    code = (
+        "import sys; from transformers import AutoConfig; AutoConfig.from_pretrained(sys.argv[1])"
+    )
+    run(["-c", code, str(folder)], tmp_path)
+    assert marker.exists()
