@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.core.escape import clean
-from bench.importing.cells import Setting, import_ranking
+from bench.importing.cells import import_ranking
 from bench.importing.settings import parse
 from bench.importing.sources import find_sources
-from bench.run.cell import Outcome
-from bench.run.loggers import check_logger
+from bench.run.parts import Parts
 
 
 def main(words: Sequence[str]) -> int:
@@ -26,7 +25,6 @@ def main(words: Sequence[str]) -> int:
     """
     request = parse(words)
     progress.set_quiet(request.settings.quiet)
-    check_logger(request.settings.logger)
     sources = find_sources(request.files, request.format)
     if request.name is not None and len(sources) > 1:
         raise UserError(
@@ -34,11 +32,11 @@ def main(words: Sequence[str]) -> int:
             where="name",
             fix="leave it out (they are called as their files), or import them one by one",
         )
-    setting = Setting(request)
+    parts = Parts(request.settings)
     errors = []
     for source in sources:
         try:
-            _say_done(import_ranking(setting, source))
+            import_ranking(parts, request, source)
         except UserError as error:
             errors.append(error)
             if len(sources) > 1:
@@ -48,12 +46,3 @@ def main(words: Sequence[str]) -> int:
     if len(errors) > 1:
         raise UserError(f"none of {len(sources)} rankings could be imported", fix="see above")
     raise errors[0]
-
-
-def _say_done(outcome: Outcome) -> None:
-    cell = outcome.cell
-    if outcome.reused:
-        progress.say(f"already there: {cell.folder}")
-        return
-    values = ", ".join(f"{name} {value.value:.3f}" for name, value in cell.result.metrics.items())
-    progress.say(f"imported: {cell.folder}: {values}")

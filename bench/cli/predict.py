@@ -13,12 +13,12 @@ from bench.core.escape import clean
 from bench.core.typed import typed
 from bench.models.language_model import mean_probability
 from bench.models.predictions import predictions
-from bench.run.composing import composed, model_source, task_builder
+from bench.run.composing import composed
+from bench.run.parts import Parts
 from bench.run.settings import settings_from
 from bench.storage import jsonlines
 from bench.storage.files import refuse_address
 from bench.storage.whole_files import whole_file
-from bench.tasks import load_task
 
 _WHICH = ("wrong", "right", "all")
 
@@ -54,22 +54,22 @@ def main(out: str, words: Sequence[str]) -> int:
     own, overrides = _own(words)
     settings = settings_from(composed(overrides, "predict"))
     progress.set_quiet(settings.quiet)
-    source = model_source(settings)
-    source.check()
-    task = load_task(settings.task["name"], task_builder(settings), settings.cache_dir)
-    model = source.load(task, settings.cache_dir, settings.device)
+    parts = Parts(settings)
+    parts.source.check()
+    settings.cache.check()
+    queries = parts.task.queries
     counts: Counter[str] = Counter()
     log_probabilities = []
     with whole_file(path) as stream:
-        for one in predictions(model, task.queries, own.max_tokens):
+        for one in predictions(parts.model, queries, own.max_tokens):
             log_probabilities.append(one.target_log_probability)
             kind = "right" if one.right else "wrong" if one.answer else "empty"
             counts[kind] += 1
             if one.answer and own.which in (kind, "all"):
                 counts["written"] += 1
                 stream.write(jsonlines.dump(one.record()))
-    n = len(task.queries)
-    print(f"{n:,} queries: {counts['right']:,} right, {counts['wrong']:,} wrong by generation")
+    right, wrong = counts["right"], counts["wrong"]
+    print(f"{len(queries):,} queries: {right:,} right, {wrong:,} wrong by generation")
     mean = mean_probability(log_probabilities)
     print(f"mean probability of the annotated target: {mean:.3f}")
     if counts["empty"]:

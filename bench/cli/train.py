@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 from bench.core import progress
 from bench.core.escape import clean
 from bench.models.language_model import MOMENTS
-from bench.run.composing import composed, model_source, task_builder
+from bench.run.composing import composed
+from bench.run.parts import Parts
 from bench.run.settings import settings_from
-from bench.tasks import load_task
 
 
 def main(overrides: Sequence[str]) -> int:
@@ -29,15 +28,13 @@ def main(overrides: Sequence[str]) -> int:
     """
     settings = settings_from(composed(overrides, "train"))
     progress.set_quiet(settings.quiet)
-    source = model_source(settings)
-    source.check()
-    source.check_training()
+    parts = Parts(settings)
+    parts.source.check()
+    parts.source.check_training()
     settings.cache.check()
-    task = load_task(settings.task["name"], task_builder(settings), settings.cache_dir)
-    trained = source.trained_folder(task, settings.cache_dir)
-    with nullcontext() if trained is None else settings.cache.shared(trained):
-        folder = source.train(task, settings.cache_dir, settings.device)
-    model = source.load(task, settings.cache_dir, "cpu")
+    with parts.trained_model_shared():
+        folder = parts.source.train(parts.task, settings.cache_dir, settings.device)
+    model = parts.source.load(parts.task, settings.cache_dir, "cpu")
     print(f"model: {clean(folder)}")
     print(
         f"{model.n_params:,} parameters, {len(model.checkpoints)} earlier checkpoints, "

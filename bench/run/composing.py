@@ -19,13 +19,8 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.core.errors import UserError
-from bench.core.typed import typed
-from bench.models import SOURCES
-from bench.models.base import ModelSource
 from bench.run.config_errors import explain
 from bench.run.search_path import join_search_path
-from bench.run.settings import Settings
-from bench.tasks import TASKS, TaskBuilder
 
 
 def composed(overrides: Sequence[str], command: str) -> DictConfig:
@@ -93,16 +88,3 @@ def _hydra(overrides: Sequence[str]) -> Iterator[None]:
             yield
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explain(error, overrides) from error
-
-
-def model_source(settings: Settings) -> ModelSource:
-    """The source of the model; raises UserError for settings that are none of its own."""
-    kind = SOURCES.get(settings.model["source"])
-    config = typed(kind.Config, settings.model, "model", ("name", "source"))
-    return kind(settings.model["name"], config)
-
-
-def task_builder(settings: Settings) -> TaskBuilder:
-    """The builder of the task; raises UserError for settings that are none of its own."""
-    kind = TASKS.get(settings.task["name"])
-    return kind(typed(kind.Config, settings.task, "task", ("name",)))

@@ -20,16 +20,14 @@ import pandas as pd
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.core.typed import typed
-from bench.models.retraining import RETRAINING_VERSION
-from bench.run.settings import MetricConfig
 from bench.tasks.base import Query, Task
 from methods.base import Ranking
-from metrics.attribution import Judged, Metric, NoGold, parse_metric, score_rankings
+from metrics.attribution import Judged, Metric, parse_metric, score_rankings
 from metrics.judges import JUDGES
 from metrics.judges.base import Claim, Judge, Pair, make_claim
 from metrics.judges.cache import JudgementCache, Key, claim_digest, pair_key
+from metrics.settings import MetricConfig, NoGold
 from metrics.stats.agreement import compare
-from metrics.tail_patch import STEP_VERSION
 
 _AT_ONCE = 2048  # pairs between two writes of the cache: what a crash can lose
 _NAMED = 10  # queries without score that a result names
@@ -98,39 +96,6 @@ def claims_of(queries: Sequence[Query]) -> list[Claim]:
         make_claim(q.prompt, q.target, q.subject_names, q.answer_names, q.separator)
         for q in queries
     ]
-
-
-def checked_identity(config: MetricConfig, task: Task, device: str) -> list[Any]:
-    """Check, before any work, that a judge can judge this task, and say what its numbers depend on.
-
-    Returns:
-        empty without a judge, so that the keys of cells without one stay as they are.
-
-    Raises:
-        UserError: the judge cannot work here, or there is nothing that it could score.
-    """
-    if config.judge is None:
-        return []
-    judge = judge_of(config.judge, device)
-    judged_metrics(config)
-    claims = claims_of(task.queries)
-    judge.check(claims)
-    # The names are no part of the task's hash, which is older than they are.
-    digests = b"".join(map(claim_digest, claims))
-    return [judge.name, judge.identity(), judge.threshold, _digest(digests)]
-
-
-def metric_parts(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the metrics for a cell's key, and the versions of what they ask for.
-
-    The judge's identity stands for its settings.
-    """
-    parts = {key: value for key, value in resolved.items() if key != "judge"}
-    if resolved["tail_patch"]["enabled"]:
-        parts["step_version"] = STEP_VERSION
-    if resolved.get("retraining"):
-        parts["retraining_version"] = RETRAINING_VERSION
-    return parts
 
 
 def judge_rankings(
@@ -238,12 +203,6 @@ def _checked(judge: Judge, scores: np.ndarray, n: int) -> np.ndarray:
 
 def _has_hole(scores: Sequence[float]) -> bool:
     return any(map(math.isnan, scores))
-
-
-def _digest(data: bytes) -> str:
-    import hashlib
-
-    return hashlib.sha256(data).hexdigest()
 
 
 def _agreement(

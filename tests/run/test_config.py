@@ -20,11 +20,12 @@ from bench.core.typed import typed
 from bench.engines import ENGINES
 from bench.models import SOURCES
 from bench.run.config_errors import explain
-from bench.run.settings import LoggerConfig, MetricConfig, settings_from
+from bench.run.loggers import LoggerConfig
+from bench.run.settings import settings_from
 from bench.tasks import TASKS
 from methods import METHODS
 from methods.choosing import chosen, undescribed
-from metrics.attribution import NoGold
+from metrics.settings import MetricConfig, NoGold
 from tests.fixtures.composing import composed
 
 CONF = Path(conf.__file__).parent
@@ -112,13 +113,9 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.logger == LoggerConfig("none")
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
-    for name in ("judge", "retraining"):
-        assert resolved["metric"].pop(name) is None, "null is left out: keys stay as they were"
-    assert resolved["metric"]["tail_patch"].pop("opponents") is False, "and so is this"
-    assert resolved["metric"]["tail_patch"].pop("memory_mib") == 512, "it changes no value"
-    assert settings.metric.tail_patch.memory_mib == 512
     resolved["method"] = undescribed(resolved["method"])
-    assert settings.resolved == {key: resolved[key] for key in resolved if key != "plan"}
+    rest = {key: resolved[key] for key in resolved if key not in ("plan", "experiment")}
+    assert settings.resolved == rest
     again = OmegaConf.create({**settings.resolved, "quiet": True})
     assert settings_from(again).resolved == settings.resolved, "as a cell's own file has them"
     auto = "cuda" if torch.cuda.is_available() else "cpu"

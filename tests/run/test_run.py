@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.cli.main import main
 from bench.results.verify import verify
-from bench.run import cell, judging
+from bench.run import cell, identity
 from methods import METHODS as METHOD_CLASSES
 from tests.fixtures.models import load, make_model, with_moments
 from tests.fixtures.runs import cells, error_line, ranked, result, run
@@ -79,7 +79,7 @@ def test_a_finished_cell_is_never_run_twice(tmp_path: Path, cache: Path, monkeyp
     words = ("method=bm25", "metric=attribution")
     assert run(tmp_path, cache, *words) == 0
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
-    monkeypatch.setattr(cell._Run, "_work", lambda *_: pytest.fail("ran again"))
+    monkeypatch.setattr(cell.MethodCell, "work", lambda *_: pytest.fail("ran again"))
     assert run(tmp_path, cache, *words) == 0
     assert "already there" in capsys.readouterr().err
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
@@ -91,7 +91,7 @@ def test_a_cell_of_an_older_version_is_not_found(tmp_path: Path, cache: Path, mo
     for n, raise_version in enumerate(
         (
             lambda: None,
-            lambda: monkeypatch.setattr(judging, "STEP_VERSION", -1),
+            lambda: monkeypatch.setattr(identity, "STEP_VERSION", -1),
             lambda: monkeypatch.setattr(METHOD_CLASSES.get("bm25"), "version", -1),
         ),
         start=1,
@@ -223,7 +223,7 @@ def test_retraining_is_measured_like_any_metric(tmp_path: Path, cache: Path, cap
 def test_a_step_that_cannot_be_made_is_refused_before_any_work(
     tmp_path: Path, cache: Path, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setattr(cell._Run, "_work", lambda *_: pytest.fail("work has started"))
+    monkeypatch.setattr(cell.MethodCell, "work", lambda *_: pytest.fail("work has started"))
     path = make_model(tmp_path / "model")
     words = ("model=hf", f"model.path={path}", "method=bm25")
     assert run(tmp_path, cache, *words, small=False) == 2
