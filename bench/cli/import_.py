@@ -5,17 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from bench.cli.commands import parser_of
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.core.escape import clean
-from bench.importing.cells import import_ranking
 from bench.importing.settings import parse
 from bench.importing.sources import find_sources
 from bench.run.parts import Parts
 
 
 def main(words: Sequence[str]) -> int:
-    """Import every ranking that the words name.
+    """Import every ranking that is named.
 
     Returns:
         0 = all are in place; 1 = some are; the others' errors have been printed.
@@ -23,7 +23,18 @@ def main(words: Sequence[str]) -> int:
     Raises:
         UserError: wrong words, or nothing could be imported.
     """
-    request = parse(words)
+    parser = parser_of("import")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="FILE|KEY=VALUE",
+        help="files, globs or score folders of bergson; task=NAME whose queries and passages were "
+        "ranked, or task=none to believe the file's own judgement; name=NAME for the leaderboard, "
+        "format=release|trec|bergson (default: by content), missing=error|skip|empty for what "
+        "only one of file and task has, top_k=N to cut lists; model=NAME metric=default to "
+        "measure tail-patch; else as of `tdabench run`",
+    )
+    request = parse(parser.parse_args(words).words)
     progress.set_quiet(request.settings.quiet)
     sources = find_sources(request.files, request.format)
     if request.name is not None and len(sources) > 1:
@@ -32,6 +43,8 @@ def main(words: Sequence[str]) -> int:
             where="name",
             fix="leave it out (they are called as their files), or import them one by one",
         )
+    from bench.importing.cells import import_ranking  # slow to import
+
     parts = Parts(request.settings)
     errors = []
     for source in sources:

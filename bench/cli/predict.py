@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from bench.cli.commands import parser_of
 from bench.core import progress
 from bench.core.errors import UserError, at_least, did_you_mean
 from bench.core.escape import clean
 from bench.core.typed import typed
-from bench.models.language_model import mean_probability
-from bench.models.predictions import predictions
 from bench.run.composing import composed
 from bench.run.parts import Parts
 from bench.run.settings import settings_from
@@ -36,24 +35,34 @@ class PredictConfig:
     max_tokens: int = 12  # names are shorter
 
 
-def main(out: str, words: Sequence[str]) -> int:
-    """Write the answers as queries of ``task=jsonl``, and print how many are right.
-
-    Args:
-        out: a file that is not there yet.
-        words: ``which=…``, ``max_tokens=…``, and as of ``tdabench run``; what is of the method or
-            the metrics plays no part.
+def main(words: Sequence[str]) -> int:
+    """Write the answers as queries of ``task=jsonl``, and print how many are right; returns 0.
 
     Raises:
         UserError: wrong words, a model that cannot be had, or a file that is there already.
     """
+    parser = parser_of("predict")
+    parser.add_argument("out", metavar="OUT", help="the file to write: queries of task=jsonl")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="which=wrong|right|all (default: wrong), max_tokens=N of an answer (default: 12); "
+        "else as of `tdabench run`: task=… and model=…; what is of the method or the metrics plays "
+        "no part",
+    )
+    options = parser.parse_args(words)
+    out = options.out
     refuse_address(out, "OUT")
     path = Path(out)
     if path.exists():
         raise UserError("is there already", where=out, fix="name another file, or remove it")
-    own, overrides = _own(words)
+    own, overrides = _own(options.words)
     settings = settings_from(composed(overrides, "predict"))
     progress.set_quiet(settings.quiet)
+    from bench.models.language_model import mean_probability  # slow to import
+    from bench.models.predictions import predictions
+
     parts = Parts(settings)
     parts.source.check()
     settings.cache.check()

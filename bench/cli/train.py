@@ -9,23 +9,31 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.cli.commands import parser_of
 from bench.core import progress
 from bench.core.escape import clean
-from bench.models.language_model import MOMENTS
 from bench.run.composing import composed
 from bench.run.parts import Parts
 from bench.run.settings import settings_from
 
 
-def main(overrides: Sequence[str]) -> int:
-    """Train, and print where the model is and how to use it.
-
-    Args:
-        overrides: as of ``tdabench run``; what is of the method or the metrics plays no part.
+def main(words: Sequence[str]) -> int:
+    """Train, and print where the model is and how to use it; returns 0.
 
     Raises:
-        UserError: wrong overrides, a model that is not trained here, or a training that diverges.
+        UserError: wrong words, a model that is not trained here, or a training that diverges.
     """
+    parser = parser_of("train")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="as of `tdabench run`: model=… and task=…, of which a run makes and finds the same "
+        "model; what is of the method or the metrics plays no part. After each epoch all is saved "
+        "that the next needs: a training that is stopped or killed goes on from there, and ends in "
+        "the same weights",
+    )
+    overrides = parser.parse_args(words).overrides
     settings = settings_from(composed(overrides, "train"))
     progress.set_quiet(settings.quiet)
     parts = Parts(settings)
@@ -47,6 +55,8 @@ def main(overrides: Sequence[str]) -> int:
 
 def _elsewhere(folder: Path, learning_rate: float | None) -> str:
     """The command that takes the folder for any model."""
+    from bench.models.language_model import MOMENTS  # slow to import
+
     words = [
         f"model.path={folder}",
         f"model.optimizer_state={folder / MOMENTS}",

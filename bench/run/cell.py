@@ -60,7 +60,7 @@ class MethodCell(TaskLife):
 
     def ranking_identity(self) -> dict[str, Any]:
         """How the method makes the lists."""
-        return method_identity(self.method, self.settings.top_k)
+        return method_identity(self.method, self.settings.method, self.settings.top_k)
 
     def work(self) -> Work:
         """Let the method index the passages and search them, then measure what it found."""

@@ -7,7 +7,7 @@ is left out here. Where the cells lie and who is told of them moves no number ei
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +56,16 @@ def task_identity(task: Task) -> list[Any]:
     return [task.name, task.version, task.sha256]
 
 
-def method_identity(method: Method, top_k: int) -> dict[str, Any]:
-    """What the lists of a method depend on, beside the task and the model."""
+def method_identity(method: Method, settings: Mapping[str, Any], top_k: int) -> dict[str, Any]:
+    """What the lists of a method depend on, beside the task and the model.
+
+    Args:
+        settings: of the method, which name it and, where it is not the one registered by that name,
+            its class.
+    """
     return {
+        "name": settings["name"],
+        "target": settings.get("target"),
         "config": identifying(method.config),
         "identity": method.identity(),
         "top_k": top_k,

@@ -221,10 +221,10 @@ class TaskLife(CellLife):
         if not self.with_model:
             return
         parts.source.check()
-        if metric.tail_patch.enabled:
-            parts.source.check_step(metric.tail_patch.optimizer, metric.tail_patch.learning_rate)
         if metric.retraining is not None:
             parts.source.check_retraining()
+        if metric.tail_patch.enabled:
+            parts.source.check_step(metric.tail_patch.optimizer, metric.tail_patch.learning_rate)
 
     def check_task(self) -> None:
         """Refuse what the metrics cannot measure on this task."""

@@ -93,6 +93,10 @@ def settings_from(config: DictConfig) -> Settings:
     plain["metric"]["judge"] = _spelled_out(plain["metric"].get("judge"))
     metric = typed(MetricConfig, plain["metric"], "metric")
     metric.check(common.top_k)
+    from metrics.attribution import parse_metric  # imports pandas: not needed for a wrong key
+
+    for name in metric.attribution:
+        parse_metric(name)
     logger = typed(LoggerConfig, plain["logger"], "logger")
     check_logger(logger)
     results_dir = Path(common.results_dir).expanduser()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import get_type_hints
@@ -176,13 +177,37 @@ def test_a_wrong_setting_is_one_line(override: str, message: str) -> None:
         (["metod=bm25"], "unknown key 'metod'; did you mean method"),
         (["metod.seed=1"], "unknown key 'metod.seed'; did you mean method"),
         (["seed.x=1"], "unknown key 'seed.x'"),
-        (["seed=[1"], "command line: "),
-        (["method.damping"], "command line: Error parsing override 'method.damping'"),
-        (["~method.sed"], "command line: Could not delete from config. 'method.sed' does not"),
+        (["seed=[1"], "seed=[1: Hydra does not take this value as it is; quote it: 'seed=\"[1\"'"),
+        (["method.damping"], "method.damping: expected KEY=VALUE"),
+        (["~method.sed"], "unknown key 'method.sed'; did you mean seed?"),
+        (["+seed=1"], "seed: is there already; leave out the + before it"),
+        (["task=null"], "task=null: nothing is chosen; choose one, as in task=factworld"),
+        (["method=bm25,dense"], "method=bm25,dense: has several values; add -m to run a cell of"),
+        (
+            ["hydra/launcher=joblib"],
+            "hydra/launcher: launcher 'joblib' is not installed; pip install 'tdabench[joblib]'",
+        ),
+        (
+            ["hydra/launcher=submitit_slurm"],
+            "hydra/launcher: launcher 'submitit_slurm' is not "
+            "installed; pip install 'tdabench[slurm]'",
+        ),
+        (["hydra/launcher=joblb"], "unknown hydra/launcher 'joblb'; did you mean joblib?"),
     ],
 )
 def test_explain(overrides: list[str], message: str) -> None:
     assert explained(*overrides).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/b=0.4/x", "/a[1]/x", "/a,b", "/a{b}", "/a(b)", "~/x", "/it's", "/ä", '/a"b', "/a, b=c"],
+)
+def test_the_remedy_for_a_path_is_taken(path: str) -> None:
+    """What the message says to type is typed, and is the path that was meant."""
+    message = explained("task=jsonl", f"task.queries={path}")
+    (word,) = shlex.split(re.search(r"(?:quote it|part of one value): (.*)", message)[1])
+    assert composed("task=jsonl", word).task.queries == path
 
 
 def test_the_hint_follows_the_choice_of_group() -> None:

@@ -109,6 +109,26 @@ def test_more_opponents_than_proponents(tmp_path: Path, cache: Path) -> None:
     assert {len(json.loads(line)["opponent_ids"]) for line in lines} == {5}
 
 
+def test_an_experiment_that_sweeps_does_so_without_being_told(
+    tmp_path: Path, cache: Path, capsys
+) -> None:
+    """Fault: one cell of ten ran, and the command ended well."""
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/two.yaml").write_text(
+        "# @package _global_\nhydra:\n  sweeper:\n    params:\n      method: random,length\n"
+    )
+    words = (f"hydra.searchpath=[file://{tmp_path}/conf]", "experiment=two", "metric=attribution")
+    assert run(tmp_path / "all", cache, *words) == 0
+    assert sorted(cells(tmp_path / "all")) == ["length", "random"]
+    assert run(tmp_path / "one", cache, *words, "method=bm25") == 0
+    assert sorted(cells(tmp_path / "one")) == ["bm25"]
+    assert run(tmp_path / "same", cache, "-m", *words) == 0
+    assert sorted(cells(tmp_path / "same")) == ["length", "random"]
+    capsys.readouterr()
+    assert run(tmp_path / "bad", cache, *words, "top_k=5") == 2
+    assert "2 of 2 cells failed" in capsys.readouterr().err
+
+
 def test_a_failing_cell_does_not_stop_the_sweep(tmp_path: Path, cache: Path, capsys) -> None:
     words = ("method=bm25", "metric=attribution", "-m")
     assert run(tmp_path / "none", cache, *words, "top_k=5,6") == 2  # nothing could be done
@@ -133,7 +153,8 @@ def test_a_model_directory(tmp_path: Path, cache: Path, architecture: str, capsy
         "task.n_passages=400", "task.n_facts=40", "metric.tail_patch.n_queries=4",
         "task.n_queries=6",
     )  # fmt: skip
-    assert run(tmp_path / "no", cache, *words, "method=trackstar", small=False) == 2
+    alone = ("method=trackstar", "metric=attribution")
+    assert run(tmp_path / "no", cache, *words, *alone, small=False) == 2
     line = error_line(capsys)
     assert "model.optimizer_state=FILE" in line
     assert "optimizer_correction=false" in line
