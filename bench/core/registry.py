@@ -138,6 +138,22 @@ class Registry(Generic[T]):
             raise UserError(f"{self.kind} {target!r} is not a subclass of {self._base}")
         return cast("type[T]", kind)
 
+    def undescribed(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings alone, which results depend on; those of parts within them likewise.
+
+        What the YAML says of the class is left out. ``target`` stays where it is not that of the
+        class registered by this name: then it decides over the results.
+        """
+        name, target = settings.get("name"), settings.get("target")
+        is_part = isinstance(name, str)  # what holds parts under names of its own is described nowhere
+        registered = self._entries[name].target if is_part and name in self._entries else None
+        kept = {
+            key: self.undescribed(value) if isinstance(value, dict) else value
+            for key, value in settings.items()
+            if not (is_part and key in DESCRIPTION)
+        }
+        return kept if target in (None, registered) else {**kept, "target": target}
+
     def _base_class(self) -> type:
         module, _, attribute = self._base.partition(":")
         return getattr(importlib.import_module(module), attribute)

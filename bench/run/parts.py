@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from bench.core.registry import DESCRIPTION, Registry
 from bench.core.typed import typed
 from bench.engines import ENGINES
 from bench.models import SOURCES
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from bench.run.settings import Settings
     from bench.tasks.base import Task, TaskBuilder
 
+T = TypeVar("T")
+
 
 def model_source(settings: Settings) -> ModelSource:
     """The source of the model; raises UserError for settings that are none of its own."""
@@ -33,8 +36,14 @@ def model_source(settings: Settings) -> ModelSource:
 
 def task_builder(settings: Settings) -> TaskBuilder:
     """The builder of the task; raises UserError for settings that are none of its own."""
-    kind = TASKS.get(settings.task["name"])
-    return kind(typed(kind.Config, settings.task, "task", ("name",)))
+    return _made(TASKS, settings.task)
+
+
+def _made(registry: Registry[T], settings: Mapping[str, Any]) -> T:
+    """The task or the engine that settings name, or that their ``target`` is."""
+    kind: Any = registry.get(settings.get("target") or settings["name"])
+    made: T = kind(typed(kind.Config, settings, registry.kind, ("name", *DESCRIPTION)))
+    return made
 
 
 class Parts:
@@ -65,8 +74,7 @@ class Parts:
     @cached_property
     def engine(self) -> Engine:
         """The engine that runs independent jobs."""
-        kind = ENGINES.get(self.settings.engine["name"])
-        return kind(typed(kind.Config, self.settings.engine, "engine", ("name",)))
+        return _made(ENGINES, self.settings.engine)
 
     @cached_property
     def model(self) -> LanguageModel:

@@ -11,10 +11,12 @@ from omegaconf.errors import InterpolationResolutionError
 
 from bench.core.errors import UserError, at_least, first_line
 from bench.core.typed import typed
+from bench.engines import ENGINES
 from bench.run.loggers import LoggerConfig, check_logger
 from bench.storage.files import refuse_address
 from bench.storage.mirror import Mirror, mirrors
-from methods.choosing import undescribed
+from bench.tasks import TASKS
+from methods import METHODS
 from metrics.judges import JUDGES
 from metrics.settings import MetricConfig
 
@@ -84,7 +86,8 @@ def settings_from(config: DictConfig) -> Settings:
     for group in _NAMED:
         if not isinstance(plain[group].get("name"), str):
             raise UserError("has no name", where=group, fix=f"set {group}=NAME")
-    plain["method"] = undescribed(plain["method"])
+    for group, registry in (("task", TASKS), ("method", METHODS), ("engine", ENGINES)):
+        plain[group] = registry.undescribed(plain[group])
     common = typed(_Common, plain, "", drop=_GROUPS)
     for folder in ("results_dir", "cache_dir"):
         refuse_address(getattr(common, folder), folder)

@@ -25,7 +25,7 @@ from bench.run.loggers import LoggerConfig
 from bench.run.settings import settings_from
 from bench.tasks import TASKS
 from methods import METHODS
-from methods.choosing import chosen, undescribed
+from methods.choosing import chosen
 from metrics.settings import MetricConfig, NoGold
 from tests.fixtures.composing import composed
 
@@ -114,7 +114,8 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.logger == LoggerConfig("none")
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
-    resolved["method"] = undescribed(resolved["method"])
+    for group, registry in (("task", TASKS), ("method", METHODS), ("engine", ENGINES)):
+        resolved[group] = registry.undescribed(resolved[group])
     rest = {key: resolved[key] for key in resolved if key not in ("plan", "experiment")}
     assert settings.resolved == rest
     again = OmegaConf.create({**settings.resolved, "quiet": True})
@@ -269,7 +270,7 @@ def test_a_whole_number_is_a_float_where_one_is_asked_for() -> None:
 
 
 def test_every_registered_name_has_a_file() -> None:
-    for group, registry in (("task", TASKS), ("method", METHODS)):
+    for group, registry in (("task", TASKS), ("method", METHODS), ("engine", ENGINES)):
         assert list(registry) == [name for kind, name in FILES if kind == group]
 
 
