@@ -145,7 +145,7 @@ class Registry(Generic[T]):
         class registered by this name: then it decides over the results.
         """
         name, target = settings.get("name"), settings.get("target")
-        is_part = isinstance(name, str)  # what holds parts under names of its own is described nowhere
+        is_part = isinstance(name, str)  # a mapping of parts by name has no description of its own
         registered = self._entries[name].target if is_part and name in self._entries else None
         kept = {
             key: self.undescribed(value) if isinstance(value, dict) else value

@@ -66,7 +66,7 @@ def method_identity(method: Method, settings: Mapping[str, Any], top_k: int) -> 
     return {
         "name": settings["name"],
         "target": settings.get("target"),
-        "config": identifying(method.config),
+        "settings": method.identifying_settings(),
         "identity": method.identity(),
         "top_k": top_k,
     }

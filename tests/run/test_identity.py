@@ -67,6 +67,19 @@ def test_what_moves_no_number_leaves_the_key(cell, word: str) -> None:
     assert key(cell(word)) == key(cell())
 
 
+def test_a_part_of_a_method_counts_as_the_method_would(cell) -> None:
+    members = ("~method.members.dense", "+method@method.members.x=repsim", "metric=attribution")
+
+    def fused(*words: str) -> str:
+        return key(cell(*members, *words, method="fusion"))
+
+    assert fused("method.members.x.batch_size=3") == fused()
+    assert fused("method.members.trackstar.batch_size=3") == fused()
+    assert fused("method.members.x.pooling=last") != fused()
+    assert fused("method.members.bm25.k1=1") != fused()
+    assert fused("method.k=3") != fused()
+
+
 def test_settings_of_a_step_that_is_not_made_are_none(cell) -> None:
     words = ("metric=attribution", "metric.tail_patch.top=3")
     assert key(cell(*words)) == key(cell("metric=attribution"))
