@@ -10,7 +10,7 @@ from bench.core import progress
 from bench.core.errors import UserError
 from bench.core.escape import clean
 from bench.importing.settings import parse
-from bench.importing.sources import find_sources
+from bench.importing.sources import find_rankings
 from bench.run.parts import Parts
 
 
@@ -36,14 +36,14 @@ def main(words: Sequence[str]) -> int:
     )
     request = parse(parser.parse_args(words).words)
     progress.set_quiet(request.settings.quiet)
-    sources = find_sources(request.files, request.format)
+    sources = find_rankings(request.files, request.format)
     if request.name is not None and len(sources) > 1:
         raise UserError(
             f"is one name for {len(sources)} rankings",
             where="name",
             fix="leave it out (they are called as their files), or import them one by one",
         )
-    from bench.importing.cells import import_ranking  # slow to import
+    from bench.importing.cells import import_ranking  # imports torch: not needed for wrong words
 
     parts = Parts(request.settings)
     errors = []

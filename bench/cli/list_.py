@@ -15,7 +15,7 @@ from bench.core.escape import clean
 from bench.core.registry import Registry
 from metrics.measures import MEASURES
 
-# Columns of a terminal; together with the names they fill 120.
+# In columns of a terminal. With the names, a table is then at most 120 wide.
 _MAX_WIDTHS = {"what it does": 31, "needs": 15, "cost": 16, "source": 16}
 
 
@@ -45,7 +45,7 @@ def _methods() -> Table:
         entry = METHODS.entry(name)
         needs = ", ".join(entry.needs)
         rows.append((name, entry.family, entry.summary, needs, entry.cost, entry.source))
-    # Families together, each in the order of names.
+    # Families stand together, each in the order of its names.
     rows.sort(key=lambda row: (row[1], row[0]))
     return _table("methods", ("name", "family", "what it does", "needs", "cost", "source"), rows)
 

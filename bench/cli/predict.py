@@ -28,11 +28,11 @@ class PredictConfig:
 
     Attributes:
         which: the queries whose answer is ``wrong``, ``right``, or ``all`` of them.
-        max_tokens: of an answer, at most.
+        max_tokens: how many tokens an answer may have.
     """
 
-    which: str = "wrong"  # what attribution is asked for: right answers are the task's own queries
-    max_tokens: int = 12  # names are shorter
+    which: str = "wrong"  # right answers are the task's own queries
+    max_tokens: int = 12  # no name of a task is longer
 
 
 def main(words: Sequence[str]) -> int:

@@ -11,9 +11,12 @@ from typing import Any
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.core.escape import clean
-from bench.importing import bergson, judged, matching, release, trec
+from bench.importing import judged, matching
+from bench.importing.bergson import read_bergson
+from bench.importing.release import read_release
 from bench.importing.settings import Format, Request
-from bench.importing.sources import Source
+from bench.importing.sources import RankingFiles
+from bench.importing.trec import read_trec
 from bench.run.identity import Identity, metric_identity
 from bench.run.life import CellLife, Outcome, TaskLife, Work
 from bench.run.parts import Parts
@@ -24,7 +27,7 @@ from metrics.attribution import Metric, check_depth, parse_metric
 _NO_MODEL = "imported"  # what the leaderboard calls the model where none was named
 
 
-def import_ranking(parts: Parts, request: Request, source: Source) -> Outcome:
+def import_ranking(parts: Parts, request: Request, source: RankingFiles) -> Outcome:
     """Import one ranking, or find it imported.
 
     Args:
@@ -42,7 +45,7 @@ class _Imported(CellLife):
 
     imported = True
 
-    def __init__(self, parts: Parts, request: Request, source: Source) -> None:
+    def __init__(self, parts: Parts, request: Request, source: RankingFiles) -> None:
         super().__init__(parts, ["tdabench", "import", *request.words], "import")
         self.request = request
         self.source = source
@@ -75,7 +78,7 @@ class _Imported(CellLife):
 
     def ranking_identity(self) -> dict[str, Any]:
         """Which file the lists are from, and how they are read."""
-        # bergson's lists are made here, and have a default length; others are as they are.
+        # bergson's lists are made here and need a length; those of other formats have theirs.
         is_made_here = self.source.format is Format.bergson
         return {
             "format": self.source.format.value,
@@ -139,9 +142,9 @@ class _OfTask(_Imported, TaskLife):
     def _joined(self, task: Task) -> tuple[matching.Joined, dict[str, Any]]:
         paths = self.source.paths
         if self.source.format is Format.bergson:
-            rankings, facts = bergson.read(paths[0], task, self.settings.top_k)
+            rankings, facts = read_bergson(paths[0], task, self.settings.top_k)
             return _all_of(task, rankings), facts
-        read = release.read if self.source.format is Format.release else trec.read
+        read = read_release if self.source.format is Format.release else read_trec
         return matching.join(read(paths), task, self.request.missing, self.request.top_k), {}
 
 

@@ -20,9 +20,9 @@ def run_cell(settings: Settings, overrides: Sequence[str] = (), sweep: str = "si
     """Run one cell, or find it finished.
 
     Args:
-        settings: of this cell.
+        settings: the settings of this cell.
         overrides: the command-line words that make it, for the record.
-        sweep: name of the sweep, the default group of loggers.
+        sweep: the name of the sweep, by which loggers group cells.
 
     Raises:
         UserError: anything that the user can mend; nothing is then left in the cell's folder.

@@ -1,4 +1,4 @@
-"""What ``tdabench run`` would be configured with, for commands that are no Hydra application.
+"""The configuration that ``tdabench run`` would have, for commands that are no Hydra application.
 
 Hydra's own application would make a folder for the job.
 """
@@ -27,8 +27,8 @@ def composed(overrides: Sequence[str], command: str) -> DictConfig:
     """The configuration of one cell.
 
     Args:
-        overrides: as of ``tdabench run``.
-        command: whose they are, for messages.
+        overrides: words as ``tdabench run`` takes them.
+        command: the command that was given them, for messages.
 
     Raises:
         UserError: an unknown key or name, a faulty value, or a sweep.
@@ -42,7 +42,7 @@ def composed(overrides: Sequence[str], command: str) -> DictConfig:
             raise UserError(
                 f"{command} takes one value each, no sweep", where="command line"
             ) from error
-    HydraConfig.instance().set_config(config)  # where configurations lie, and files beside them
+    HydraConfig.instance().set_config(config)  # it says where files beside a YAML lie
     with open_dict(config):
         del config["hydra"]
     return config

@@ -1,4 +1,4 @@
-"""From rankings to numbers: attribution, influence, and both by group of queries."""
+"""The numbers of rankings: attribution, influence, and both by group of queries."""
 
 from __future__ import annotations
 

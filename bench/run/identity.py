@@ -36,7 +36,7 @@ class Identity:
         metric: how they are measured.
         task: queries, passages and annotation; None where the file of the lists stands for them.
         model: the model that is asked; None where none is.
-        seed: of the bootstrap, and of whatever has no seed of its own.
+        seed: the seed of the bootstrap, and of whatever has none of its own.
     """
 
     ranking: Any
@@ -60,8 +60,8 @@ def method_identity(method: Method, settings: Mapping[str, Any], top_k: int) -> 
     """What the lists of a method depend on, beside the task and the model.
 
     Args:
-        settings: of the method, which name it and, where it is not the one registered by that name,
-            its class.
+        settings: the settings of the method, which name it and, where that is not the class
+            registered by this name, its class.
     """
     return {
         "name": settings["name"],

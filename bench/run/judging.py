@@ -38,9 +38,10 @@ class Judgement:
     """What a judge said of every ranking.
 
     Attributes:
-        scores: of each query's listed passages, in their order; None = some could not be judged.
-        threshold: a passage is correct above it.
-        record: for the result: who judged, by which threshold, and what was counted.
+        scores: the scores of each query's listed passages, in their order; None for a query of
+            which some could not be judged.
+        threshold: the score above which a passage is correct.
+        record: what the result says: who judged, by which threshold, and what was counted.
     """
 
     scores: list[list[float] | None]
@@ -68,8 +69,8 @@ def metrics_without_gold(config: MetricConfig, why: str, fix: str) -> list[Metri
     """The metrics that need not know how many passages are correct.
 
     Args:
-        why: after "nothing to score: ", for the error message.
-        fix: what the user can do.
+        why: the reason, which the error message gives after "nothing to score: ".
+        fix: what the user can do about it.
 
     Raises:
         UserError: none is left.
@@ -82,7 +83,11 @@ def metrics_without_gold(config: MetricConfig, why: str, fix: str) -> list[Metri
 
 
 def judged_metrics(config: MetricConfig) -> list[Metric]:
-    """Those of ``metric.attribution`` that can be had from a judge; raises as above."""
+    """Those of ``metric.attribution`` that can be had from a judge.
+
+    Raises:
+        UserError: none is left.
+    """
     return metrics_without_gold(
         config,
         "with a judge, the number of correct passages in the corpus is not known",
@@ -124,8 +129,8 @@ def judge_rankings(
     for start in progress.track(starts, f"judge by {judge.name}", unit="blocks"):
         block = missing[start : start + _AT_ONCE]
         pairs = [Pair(task.passages[row].text, claims[number]) for _, (number, row) in block]
-        found = _checked(judge, judge.score(pairs), len(pairs))
-        new = dict(zip((key for key, _ in block), found.tolist(), strict=True))
+        judged = _checked(judge, judge.score(pairs), len(pairs))
+        new = dict(zip((key for key, _ in block), judged.tolist(), strict=True))
         cache.add(new)
         scores.update(new)
     lists = [[scores[key] for key, _ in places] for places in keys]
@@ -178,17 +183,17 @@ def score_judged(
 def _keys(
     task: Task, claims: Sequence[Claim], rankings: Sequence[Ranking]
 ) -> list[list[tuple[Key, tuple[int, int]]]]:
-    """Of each query's listed passages: what its score is kept under, and (query number, row)."""
+    """The key of each query's listed passages in the cache, with the query's number and the row."""
     digests: dict[int, bytes] = {}
-    found = []
+    keys = []
     for number, (claim, ranking) in enumerate(zip(claims, rankings, strict=True)):
         digest = claim_digest(claim)
         rows = ranking.rows.tolist()
         for row in rows:
             if row not in digests:
                 digests[row] = pair_key(Pair(task.passages[row].text, claim))[0]
-        found.append([((digests[row], digest), (number, row)) for row in rows])
-    return found
+        keys.append([((digests[row], digest), (number, row)) for row in rows])
+    return keys
 
 
 def _checked(judge: Judge, scores: np.ndarray, n: int) -> np.ndarray:
@@ -220,8 +225,9 @@ def _agreement(
             clusters += [query.query_id] * len(correct)
     if not truth:
         return None
-    found = compare(truth, said, clusters)
+    agreement = compare(truth, said, clusters)
     measures = {
-        name: None if math.isnan(one.value) else asdict(one) for name, one in found.measures.items()
+        name: None if math.isnan(one.value) else asdict(one)
+        for name, one in agreement.measures.items()
     }
-    return {"pairs": found.n, **measures}
+    return {"pairs": agreement.n, **measures}

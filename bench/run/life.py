@@ -263,10 +263,11 @@ class TaskLife(CellLife):
         """The numbers of lists, once it is sure that they are what a method promises.
 
         Args:
-            rankings: of the task's queries, in their order.
+            rankings: the lists of the task's queries, in their order.
             task: the task, perhaps with fewer queries.
             top_k: how long the lists may be.
-            facts, counts, index: of the lists, as of ``Work``; what measuring finds is added.
+            facts, counts, index: what is known of the lists, as in ``Work``; what measuring
+                learns is added.
         """
         settings, context = self.settings, self.context
         check_rankings(rankings, task.queries, len(task.passages), top_k)

@@ -15,7 +15,7 @@ _KNOWN = ("none", "wandb")
 
 @dataclass
 class LoggerConfig:
-    """Where finished cells are mirrored; reasons in ``conf/logger``."""
+    """Settings of the logger that is told of finished cells; reasons in ``conf/logger``."""
 
     name: str
     project: str = "tdabench"

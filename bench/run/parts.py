@@ -50,7 +50,7 @@ class Parts:
     """What cells of one task and model share. Making it makes nothing.
 
     Args:
-        settings: of one of the cells.
+        settings: the settings of one of the cells.
     """
 
     def __init__(self, settings: Settings) -> None:

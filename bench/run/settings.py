@@ -1,4 +1,4 @@
-"""From Hydra's composed configuration to typed, validated settings. Imports no model library."""
+"""Typed, validated settings, made of Hydra's composed configuration without a model library."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def _record(
     """One query's ranking in the release's format, with the one judgement that was scored by.
 
     Args:
-        annotated: whether that is the task's annotation.
+        annotated: whether the task's annotation is the judgement that was scored by.
         ais_scores: the judge's scores of the listed passages; None without a judge, or where it
             could not judge them all.
         changes: Δp of the step on each of the first proponents; None if it was not measured.
