@@ -20,10 +20,9 @@ from safetensors.numpy import save_file
 
 from bench.core.errors import UserError
 from bench.importing.bergson import read_layout, read_orientation
-from bench.models.second_moments import load_moments
 from bench.importing.release import read_release
 from bench.importing.trec import read_trec
-from bench.models import second_moments
+from bench.models.second_moments import load_moments
 from bench.report.annotate.read import read_answers
 from bench.report.reproduction.claims import read_claims
 from bench.results.per_query import read_per_query
