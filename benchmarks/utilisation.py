@@ -33,7 +33,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from bench.plan.model import architecture_of
 from bench.plan.planning import plan_settings
-from bench.run.composing import model_source
+from bench.run.parts import model_source
 from methods.gradient.cost import Architecture, backward_flops, forward_flops
 from tests.fixtures.switches import switches
 

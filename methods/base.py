@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.core.fields import check_ranges
+from bench.core.fields import check_ranges, identifying
 from bench.core.phases import Phases
 from bench.core.registry import file_sha256_of
 from bench.engines import Engine
@@ -158,6 +158,10 @@ class Method(ABC):
 
         The harness calls it after ``check_settings`` and before any passage is read.
         """
+
+    def identifying_settings(self) -> dict[str, Any]:
+        """The settings that rankings depend on, as plain values: part of the cell's key."""
+        return identifying(self.config)
 
     def identity(self) -> Any:
         """All that rankings depend on beside settings, task and model: part of the cell's key.

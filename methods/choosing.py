@@ -37,20 +37,3 @@ def chosen(settings: Mapping[str, Any], where: str = "method") -> tuple[type[Met
                 fix=f"rename it; {', '.join(_NOT_SETTINGS)} describe the method",
             )
     return method_class, typed(method_class.Config, settings, where, _NOT_SETTINGS)
-
-
-def undescribed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a method alone, which a cell's key is made of; its parts likewise.
-
-    What the YAML says of the method is left out. Its ``target`` stays where it is not that of the
-    method of this name: then it decides over the rankings.
-    """
-    name, target = settings.get("name"), settings.get("target")
-    registered = METHODS.entry(name).target if isinstance(name, str) and name in METHODS else None
-    is_part = isinstance(name, str)  # what holds parts under names of its own is described nowhere
-    kept = {
-        key: undescribed(value) if isinstance(value, dict) else value
-        for key, value in settings.items()
-        if not (is_part and key in DESCRIPTION)
-    }
-    return kept if target in (None, registered) else {**kept, "target": target}

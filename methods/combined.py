@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.core.fields import identity
+from bench.core.fields import identifying, identity
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.choosing import chosen
@@ -55,6 +55,16 @@ class _Combined(Method):
         for key, part in self._parts.items():
             with _naming(key):
                 part.check()
+
+    def identifying_settings(self) -> dict[str, Any]:
+        """Its own settings, and of each part its name and the settings that matter of it."""
+        parts = self.settings_of(self.config)
+        own = identifying(self.config)
+        kept = {name: value for name, value in own.items() if not isinstance(value, dict)}
+        named = {key: (part["name"], part.get("target")) for key, part in parts.items()}
+        return kept | {
+            key: [*named[key], part.identifying_settings()] for key, part in self._parts.items()
+        }
 
     def identity(self) -> Any:
         """The version of the combination and the identity of each part."""

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, ten times faster
 _SHA256 = "__tdabench_sha256__"  # of the file of a module that was loaded by its path
 
 
@@ -138,6 +137,22 @@ class Registry(Generic[T]):
             raise UserError(f"{self.kind} {target!r} is not a subclass of {self._base}")
         return cast("type[T]", kind)
 
+    def undescribed(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings alone, which results depend on; those of parts within them likewise.
+
+        What the YAML says of the class is left out. ``target`` stays where it is not that of the
+        class registered by this name: then it decides over the results.
+        """
+        name, target = settings.get("name"), settings.get("target")
+        is_part = isinstance(name, str)  # a mapping of parts by name has no description of its own
+        registered = self._entries[name].target if is_part and name in self._entries else None
+        kept = {
+            key: self.undescribed(value) if isinstance(value, dict) else value
+            for key, value in settings.items()
+            if not (is_part and key in DESCRIPTION)
+        }
+        return kept if target in (None, registered) else {**kept, "target": target}
+
     def _base_class(self) -> type:
         module, _, attribute = self._base.partition(":")
         return getattr(importlib.import_module(module), attribute)
@@ -239,7 +254,7 @@ def _entry(name: str, files: Mapping[str, Traversable]) -> Entry:
 def _description(name: str, files: Mapping[str, Traversable]) -> dict[str, Any]:
     """The descriptive keys of a YAML and, where it has none of its own, of those it builds on."""
     try:
-        values = yaml.load(files[name].read_text(encoding="utf-8"), _Loader) or {}  # noqa: S506
+        values = yaml.safe_load(files[name].read_text(encoding="utf-8")) or {}
         assert isinstance(values, dict)
         described: dict[str, Any] = {}
         for part in values.get("defaults") or ():

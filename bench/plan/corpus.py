@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.models.base import ModelSource
-from bench.run.composing import task_builder
+from bench.run.parts import task_builder
 from bench.run.settings import Settings
 from bench.tasks import Task, TaskBuilder, prepared_task
 from methods.gradient.cost import Architecture, tokens_per_word

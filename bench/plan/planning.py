@@ -22,7 +22,7 @@ from bench.engines import ENGINES
 from bench.plan.corpus import PASSAGES, QUERIES, TOKENS, Count, count_corpus
 from bench.plan.model import Speed, architecture_of, calibrate
 from bench.run import composing
-from bench.run.composing import model_source
+from bench.run.parts import model_source
 from bench.run.settings import Settings, settings_from
 from bench.storage.keys import content_key
 from methods.base import Method

@@ -1,4 +1,4 @@
-"""The command ``tdabench plan``: the plan of one cell, or of a sweep with its sum.
+"""The plan of one cell, or of a sweep with its sum.
 
 Cells of the same features share an index: the first to need it pays, as in a run.
 """
@@ -16,7 +16,6 @@ from bench.core.errors import UserError
 from bench.core.escape import clean
 from bench.plan.planning import Known, Plan, PlanConfig, is_planned, make_plan, plan_settings
 from bench.plan.table import hours, in_decimal, numbers_table, print_plan
-from bench.run.composing import sweep
 from bench.run.settings import Settings
 from methods.costs import CHECK_INDEX, ENCODE_CORPUS, Pass
 
@@ -42,16 +41,18 @@ class CellCost:
     shares_with: str | None
 
 
-def main(overrides: Sequence[str]) -> int:
-    """Print the plan of a cell or, of a sweep or an experiment, one table of all cells.
+def show_plan(cells: Sequence[Sequence[str]]) -> None:
+    """Print the plan of a cell or, of several, one table of all.
+
+    Args:
+        cells: the overrides of each.
 
     Raises:
         UserError: wrong overrides, or no method among them that is planned.
     """
-    cells = sweep(overrides)
     if len(cells) == 1:
         print_plan(make_plan(*plan_settings(cells[0])))
-        return 0
+        return
     labels = _labels(cells)
     settings = [plan_settings(cell) for cell in cells]
     planned = [is_planned(one) for one, _ in settings]
@@ -67,7 +68,6 @@ def main(overrides: Sequence[str]) -> int:
     chosen = [pair for pair, known in zip(settings, planned, strict=True) if known]
     kept = [label for label, known in zip(labels, planned, strict=True) if known]
     print_sweep(costs(kept, chosen), left_out)
-    return 0
 
 
 def costs(labels: Sequence[str], cells: Iterable[tuple[Settings, PlanConfig]]) -> list[CellCost]:

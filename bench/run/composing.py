@@ -1,4 +1,4 @@
-"""What ``tdabench run`` would be configured with, for commands that are no Hydra application.
+"""The configuration that ``tdabench run`` would have, for commands that are no Hydra application.
 
 Hydra's own application would make a folder for the job.
 """
@@ -19,21 +19,16 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.core.errors import UserError
-from bench.core.typed import typed
-from bench.models import SOURCES
-from bench.models.base import ModelSource
 from bench.run.config_errors import explain
 from bench.run.search_path import join_search_path
-from bench.run.settings import Settings
-from bench.tasks import TASKS, TaskBuilder
 
 
 def composed(overrides: Sequence[str], command: str) -> DictConfig:
     """The configuration of one cell.
 
     Args:
-        overrides: as of ``tdabench run``.
-        command: whose they are, for messages.
+        overrides: words as ``tdabench run`` takes them.
+        command: the command that was given them, for messages.
 
     Raises:
         UserError: an unknown key or name, a faulty value, or a sweep.
@@ -47,7 +42,7 @@ def composed(overrides: Sequence[str], command: str) -> DictConfig:
             raise UserError(
                 f"{command} takes one value each, no sweep", where="command line"
             ) from error
-    HydraConfig.instance().set_config(config)  # where configurations lie, and files beside them
+    HydraConfig.instance().set_config(config)  # it says where files beside a YAML lie
     with open_dict(config):
         del config["hydra"]
     return config
@@ -93,16 +88,3 @@ def _hydra(overrides: Sequence[str]) -> Iterator[None]:
             yield
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explain(error, overrides) from error
-
-
-def model_source(settings: Settings) -> ModelSource:
-    """The source of the model; raises UserError for settings that are none of its own."""
-    kind = SOURCES.get(settings.model["source"])
-    config = typed(kind.Config, settings.model, "model", ("name", "source"))
-    return kind(settings.model["name"], config)
-
-
-def task_builder(settings: Settings) -> TaskBuilder:
-    """The builder of the task; raises UserError for settings that are none of its own."""
-    kind = TASKS.get(settings.task["name"])
-    return kind(typed(kind.Config, settings.task, "task", ("name",)))

@@ -1,4 +1,4 @@
-"""From rankings to numbers: attribution, influence, and both by group of queries."""
+"""The numbers of rankings: attribution, influence, and both by group of queries."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pandas as pd
 
 from bench.core.errors import UserError
 from bench.run.judging import Judgement, judge_rankings, judged_metrics, score_judged
-from bench.run.settings import MetricConfig
 from bench.tasks.base import Query, Task
 from bench.tasks.support import Support
 from methods.base import Context, Ranking
 from metrics import measures
 from metrics.attribution import Judged, Metric, parse_metric, score_rankings
 from metrics.length import DEPTH, length_ratio
-from metrics.retraining import RetrainingConfig, RetrainingTruth
+from metrics.retraining import RetrainingTruth
+from metrics.settings import MetricConfig, RetrainingConfig
 from metrics.stats.bootstrap import Estimate, estimate
 from metrics.tail_patch import TailPatch
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import get_type_hints
@@ -20,11 +21,12 @@ from bench.core.typed import typed
 from bench.engines import ENGINES
 from bench.models import SOURCES
 from bench.run.config_errors import explain
-from bench.run.settings import LoggerConfig, MetricConfig, settings_from
+from bench.run.loggers import LoggerConfig
+from bench.run.settings import settings_from
 from bench.tasks import TASKS
 from methods import METHODS
-from methods.choosing import chosen, undescribed
-from metrics.attribution import NoGold
+from methods.choosing import chosen
+from metrics.settings import MetricConfig, NoGold
 from tests.fixtures.composing import composed
 
 CONF = Path(conf.__file__).parent
@@ -112,13 +114,10 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.logger == LoggerConfig("none")
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
-    for name in ("judge", "retraining"):
-        assert resolved["metric"].pop(name) is None, "null is left out: keys stay as they were"
-    assert resolved["metric"]["tail_patch"].pop("opponents") is False, "and so is this"
-    assert resolved["metric"]["tail_patch"].pop("memory_mib") == 512, "it changes no value"
-    assert settings.metric.tail_patch.memory_mib == 512
-    resolved["method"] = undescribed(resolved["method"])
-    assert settings.resolved == {key: resolved[key] for key in resolved if key != "plan"}
+    for group, registry in (("task", TASKS), ("method", METHODS), ("engine", ENGINES)):
+        resolved[group] = registry.undescribed(resolved[group])
+    rest = {key: resolved[key] for key in resolved if key not in ("plan", "experiment")}
+    assert settings.resolved == rest
     again = OmegaConf.create({**settings.resolved, "quiet": True})
     assert settings_from(again).resolved == settings.resolved, "as a cell's own file has them"
     auto = "cuda" if torch.cuda.is_available() else "cpu"
@@ -179,13 +178,37 @@ def test_a_wrong_setting_is_one_line(override: str, message: str) -> None:
         (["metod=bm25"], "unknown key 'metod'; did you mean method"),
         (["metod.seed=1"], "unknown key 'metod.seed'; did you mean method"),
         (["seed.x=1"], "unknown key 'seed.x'"),
-        (["seed=[1"], "command line: "),
-        (["method.damping"], "command line: Error parsing override 'method.damping'"),
-        (["~method.sed"], "command line: Could not delete from config. 'method.sed' does not"),
+        (["seed=[1"], "seed=[1: Hydra does not take this value as it is; quote it: 'seed=\"[1\"'"),
+        (["method.damping"], "method.damping: expected KEY=VALUE"),
+        (["~method.sed"], "unknown key 'method.sed'; did you mean seed?"),
+        (["+seed=1"], "seed: is there already; leave out the + before it"),
+        (["task=null"], "task=null: nothing is chosen; choose one, as in task=factworld"),
+        (["method=bm25,dense"], "method=bm25,dense: has several values; add -m to run a cell of"),
+        (
+            ["hydra/launcher=joblib"],
+            "hydra/launcher: launcher 'joblib' is not installed; pip install 'tdabench[joblib]'",
+        ),
+        (
+            ["hydra/launcher=submitit_slurm"],
+            "hydra/launcher: launcher 'submitit_slurm' is not "
+            "installed; pip install 'tdabench[slurm]'",
+        ),
+        (["hydra/launcher=joblb"], "unknown hydra/launcher 'joblb'; did you mean joblib?"),
     ],
 )
 def test_explain(overrides: list[str], message: str) -> None:
     assert explained(*overrides).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/b=0.4/x", "/a[1]/x", "/a,b", "/a{b}", "/a(b)", "~/x", "/it's", "/ä", '/a"b', "/a, b=c"],
+)
+def test_the_remedy_for_a_path_is_taken(path: str) -> None:
+    """What the message says to type is typed, and is the path that was meant."""
+    message = explained("task=jsonl", f"task.queries={path}")
+    (word,) = shlex.split(re.search(r"(?:quote it|part of one value): (.*)", message)[1])
+    assert composed("task=jsonl", word).task.queries == path
 
 
 def test_the_hint_follows_the_choice_of_group() -> None:
@@ -247,7 +270,7 @@ def test_a_whole_number_is_a_float_where_one_is_asked_for() -> None:
 
 
 def test_every_registered_name_has_a_file() -> None:
-    for group, registry in (("task", TASKS), ("method", METHODS)):
+    for group, registry in (("task", TASKS), ("method", METHODS), ("engine", ENGINES)):
         assert list(registry) == [name for kind, name in FILES if kind == group]
 
 
