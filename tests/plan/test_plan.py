@@ -200,7 +200,7 @@ def test_the_chosen_storage_decides() -> None:
             ["method.storage=none"],
             "method.memory_mib: storage=none takes a single pass, and 5,400 ",
         ),
-        (["--multi"], "unrecognized arguments: --multi; see `tdabench --help`"),
+        (["--multi"], "unrecognized arguments: --multi; see `tdabench plan --help`"),
     ],
 )
 def test_a_mistake_is_one_line(overrides: list[str], message: str, capsys: Capture) -> None:

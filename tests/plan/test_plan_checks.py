@@ -30,7 +30,8 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     original = hashes.stream_sha256
 
     def counted(stream: IO[bytes]) -> str:
-        found.append(np.load(stream.name, mmap_mode="r").nbytes)
+        if str(stream.name).endswith(".npy"):  # no task's or model's file
+            found.append(np.load(stream.name, mmap_mode="r").nbytes)
         return original(stream)
 
     monkeypatch.setattr(hashes, "stream_sha256", counted)
