@@ -43,11 +43,13 @@ _SQLITE = {
 
 
 @contextmanager
-def disk_errors(path: Path, folders: str = "results_dir / cache_dir") -> Iterator[None]:
+def disk_errors(
+    path: Path | None = None, folders: str = "results_dir / cache_dir"
+) -> Iterator[None]:
     """Turn what the disk refuses in the block into a one-line error; other errors pass.
 
     Args:
-        path: what is written, for the message.
+        path: what is written, for the message; None takes it from the error.
         folders: the setting or option that chooses its place, for the remedy.
 
     Raises:
@@ -62,7 +64,8 @@ def disk_errors(path: Path, folders: str = "results_dir / cache_dir") -> Iterato
         if number not in _REASONS:
             raise
         what, fix = _REASONS[number]
-        raise UserError(what, where=str(path), fix=fix.format(folders=folders)) from error
+        where = path or getattr(error, "filename", None) or ""
+        raise UserError(what, where=str(where), fix=fix.format(folders=folders)) from error
 
 
 def _error_number(error: Exception) -> int | None:

@@ -20,7 +20,7 @@ Json = dict[str, Any]
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 # JSON can hold such a character only as an escape; those of two surrogates that are one character
 # match as well, and are looked at again.
-_MAY_BE_NO_TEXT = re.compile(rb"\\u(?:[dD][89abAB]|0000)")
+_MAY_BE_NO_TEXT = re.compile(rb"\\u(?:[dD][89a-fA-F]|0000)")
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def seal(
     """
     follow_umask(folder)
     files = {}
-    for path in set(_files(folder, file)) - set(without):
+    for path in (path for path in _files(folder, file) if path not in without):
         keep_times_apart(path)
         size, sha256 = path.stat().st_size, file_sha256(path)
         files[_name(folder, path)] = {"bytes": size, "sha256": sha256}
