@@ -9,6 +9,7 @@ signatures. A file is hashed once in a process, and again only if it has changed
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ from bench.storage.whole_folders import follow_umask, whole_folder
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 _MOST_BYTES = 256 << 20  # of a manifest: about a million files
 
 
@@ -131,6 +133,7 @@ def open_sealed(
 
     Raises:
         DamagedError: a file is missing, foreign or changed; one line names it and the folder.
+        UserError: a file is there, and cannot be read.
     """
     try:
         record = _read(folder / file)
@@ -253,7 +256,7 @@ class _FaultError(Exception):
 
 def _check_files(folder: Path, listed: dict[str, Any]) -> None:
     for name, written in listed.items():
-        try:
+        with _reading(folder / name, name):
             state = (folder / name).stat()
             if not stat.S_ISREG(state.st_mode):
                 raise _FaultError(f"{name} is no file")
@@ -263,8 +266,20 @@ def _check_files(folder: Path, listed: dict[str, Any]) -> None:
                 )
             if file_sha256(folder / name) != written["sha256"]:
                 raise _FaultError(f"{name} holds other bytes than were written")
-        except OSError as error:
-            raise _FaultError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
+@contextmanager
+def _reading(path: Path, name: str) -> Iterator[None]:
+    """Tell what is missing from what is there and cannot be read, which may be sound."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in _MISSING:
+            raise _FaultError(f"{name} is missing: {reason}") from error
+        raise UserError(
+            f"cannot be read ({reason})", where=str(path), fix="check its owner and mode"
+        ) from error
 
 
 def _place(path: Path) -> str:
@@ -283,15 +298,15 @@ def _read(path: Path) -> dict[str, Any]:
 
     So whatever keys its writer gave it are there, with values of the right types.
     """
-    try:
+    with _reading(path, path.name):
         state = path.stat()
         if not stat.S_ISREG(state.st_mode) or state.st_size > _MOST_BYTES:
             raise _FaultError(f"{path.name} is no sealed file")
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+    try:
+        record: dict[str, Any] = json.loads(content.decode("utf-8"))
         sound = record.pop("seal") == content_key(record, length=64)
         version = record.pop("format")
-    except OSError as error:
-        raise _FaultError(f"{path.name} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _FaultError(f"{path.name} is no sealed file") from error
     if not sound:

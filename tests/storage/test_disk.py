@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from tokenizers.models import BPE
 from bench.core.errors import UserError
 from bench.storage.arrays import new_array
 from bench.storage.disk import disk_errors
+from tests.fixtures.helpers import files_below
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
@@ -59,15 +58,6 @@ def test_an_error_that_is_no_condition_of_the_disk_stays_itself(tmp_path):
 # ------------------------------------------------------------------ as libraries say it
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file may grow beyond 300 kB: a disk that is nearly full, for this process alone."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def write_safetensors(path: Path) -> None:
     save_file({"a": torch.zeros(200_000)}, path)
 
@@ -103,7 +93,6 @@ def write_figure(path: Path) -> None:
     figure.savefig(path, format="png")
 
 
-@pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize(
     "write",
     [
@@ -112,7 +101,7 @@ def write_figure(path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_the_disk_refuses_a_library_is_one_line(tmp_path: Path, write) -> None:
-    with pytest.raises(UserError) as caught, disk_errors(tmp_path / "x"):
+    with files_below(300_000), pytest.raises(UserError) as caught, disk_errors(tmp_path / "x"):
         write(tmp_path / "x")
     assert str(caught.value).startswith(f"{tmp_path / 'x'}: the ")
     assert caught.value.fix

@@ -11,6 +11,7 @@ import pytest
 
 from bench.core.errors import UserError
 from bench.storage.scores import ScoreFile
+from tests.fixtures.helpers import files_below
 
 KEYS = [(bytes([i]) * 16, bytes([i + 1]) * 16) for i in range(6)]
 SCORES = dict(zip(KEYS, (0.0, -1.5, 1e300, 0.1, -0.0, math.inf), strict=True))
@@ -75,3 +76,13 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.scores")
     with pytest.raises(UserError, match="is no file"):
         ScoreFile(tmp_path / "x.scores").known(KEYS)
+
+
+def test_a_full_disk_is_one_line_and_what_was_there_stays(file: ScoreFile) -> None:
+    more = {(b"?" * 16, bytes([i]) * 16): 1.0 for i in range(6)}
+    with files_below(300), pytest.raises(UserError, match=r"x\.scores: the file is larger than"):
+        file.add(more)
+    assert file.known(KEYS) == SCORES
+    file.add(more)
+    assert file.known(more) == more
+    assert file.damaged == 0

@@ -75,10 +75,10 @@ def test_the_manifest_is_written_last(tmp_path: Path) -> None:
     [
         (lambda f: (f / "a.bin").write_bytes(b"0123456788"), "a.bin holds other bytes"),
         (lambda f: (f / "a.bin").write_bytes(b"01234"), "a.bin has 5 bytes, and 10 were written"),
-        (lambda f: (f / "a.bin").unlink(), "a.bin cannot be read"),
+        (lambda f: (f / "a.bin").unlink(), "a.bin is missing"),
         (lambda f: (f / "more").touch(), "more is not in manifest.json"),
         (lambda f: (f / "deep/empty").write_bytes(b"x"), "deep/empty has 1 bytes"),
-        (lambda f: (f / MANIFEST).unlink(), "manifest.json cannot be read"),
+        (lambda f: (f / MANIFEST).unlink(), "manifest.json is missing"),
         (lambda f: (f / MANIFEST).write_text(""), "manifest.json is no sealed file"),
         (lambda f: (f / MANIFEST).write_text("[" * 5000), "manifest.json is no sealed file"),
         (lambda f: (f / MANIFEST).write_text("[1]"), "manifest.json is no sealed file"),
@@ -177,6 +177,22 @@ def test_a_folder_is_sealed_again_without_hashing_again(read: list[str], tmp_pat
     assert open_sealed(tmp_path, "training", None, others=True, **options) == {}  # type: ignore[arg-type]
     with pytest.raises(DamagedError, match="three is not in progress"):
         open_sealed(tmp_path, "training", None, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["a.bin", MANIFEST])
+def test_what_may_not_be_read_is_not_damaged(folder: Path, monkeypatch, name: str) -> None:
+    """Fault that it would be: a shared task that is closed to this user would be moved aside."""
+    original = Path.stat
+
+    def closed(self: Path, **options: Any) -> os.stat_result:
+        if self.name == name:
+            raise PermissionError(13, "Permission denied", str(self))
+        return original(self, **options)
+
+    monkeypatch.setattr(Path, "stat", closed)
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        opened(folder)
+    assert not isinstance(caught.value, DamagedError)
 
 
 # ------------------------------------------------------------------ made again
