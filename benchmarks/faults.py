@@ -41,7 +41,7 @@ SMALL = (
 )  # fmt: skip
 METHODS = "method=bm25,cos_optimizer,trackstar"
 # What is written once it is finished, and must not be written again.
-FINISHED = ("result.json", "training.json", "task.json", "shard-*.json", "words.json")
+FINISHED = ("result.json", "training.json", "manifest.json", "shard-*.json", "words.json")
 EXACT = ("retrievals.jsonl", "per_query.parquet", "shard-*.npy", "shard-*.json")
 VARYING = ("date", "phases", "env", "command", "peak_mib")  # and whatever is in seconds
 

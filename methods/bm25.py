@@ -101,7 +101,7 @@ class BM25(Method):
         key = content_key(
             {
                 "version": WORDS_VERSION,
-                "corpus": task.corpus_sha256,
+                "corpus": task.passages.sha256,
                 "tokenizer": config.tokenizer.value,
             }
         )

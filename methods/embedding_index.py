@@ -1,31 +1,27 @@
 """An index of one vector a passage: written once in chunks, then memory-mapped.
 
-A folder holds the files of one format of vectors and ``index.json``, their sidecar, written last.
-The folder is named by a key of everything that decides over a vector, the corpus included.
+A folder holds the files of one format of vectors, and is sealed (``bench.storage.sealed``). It is
+named by a key of everything that decides over a vector, the texts included.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
 from bench.core import progress
-from bench.core.errors import UserError
-from bench.storage.arrays import map_array
-from bench.storage.hashes import file_sha256
-from bench.storage.whole_folders import whole_folder
+from bench.storage.arrays import map_array, new_array
+from bench.storage.sealed import open_or_make
 from bench.tasks.passages import PassageStore
 
 CHUNK = 4096  # passages embedded together: sorted by length they need little padding
-_SIDECAR = "index.json"
 
 Vectors = TypeVar("Vectors")
 # Turns texts into vectors, and counts things on the way, such as texts that were cut.
@@ -36,7 +32,7 @@ class VectorFormat(ABC, Generic[Vectors]):
     """The files in which vectors of one kind are kept.
 
     Attributes:
-        files: names of all files but the sidecar.
+        files: the names of its files.
     """
 
     files: ClassVar[tuple[str, ...]]
@@ -60,12 +56,8 @@ class DenseVectors(VectorFormat[np.ndarray]):
         stored, start = None, 0
         for vectors in chunks:
             if stored is None:
-                stored = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-                    folder / self.files[0],
-                    mode="w+",
-                    dtype=np.float32,
-                    shape=(n_passages, vectors.shape[1]),
-                )
+                shape = (n_passages, vectors.shape[1])
+                stored = new_array(folder / self.files[0], np.float32, shape)
             stored[start : start + len(vectors)] = vectors
             start += len(vectors)
         assert stored is not None  # a corpus is never empty
@@ -110,15 +102,17 @@ def open_or_embed(
     Raises:
         UserError: the index is there, but its files are not what was written.
     """
-    if not folder.exists():
-        with whole_folder(folder) as partial:
-            _write(partial, passages, embed, form)
-    return _open(folder, len(passages), form)
+    made_from = {"passages": len(passages), "sha256": passages.sha256}
+    facts = open_or_make(
+        folder, "index of embeddings", made_from, lambda part: _write(part, passages, embed, form)
+    )
+    vectors = form.open(folder, len(passages))
+    return EmbeddingIndex(vectors, dict(facts["counts"]), facts["seconds"])
 
 
 def _write(
     folder: Path, passages: PassageStore, embed: Embed[Vectors], form: VectorFormat[Vectors]
-) -> None:
+) -> dict[str, Any]:
     began = time.perf_counter()
     counts: Counter[str] = Counter()
 
@@ -131,29 +125,5 @@ def _write(
             yield vectors
 
     form.write(folder, chunks(), len(passages))
-    sidecar = {
-        "counts": counts,
-        "seconds": round(time.perf_counter() - began, 3),
-        "sha256": _hashes(folder, form),
-    }
-    (folder / _SIDECAR).write_text(json.dumps(sidecar), encoding="utf-8")
-
-
-def _hashes(folder: Path, form: VectorFormat) -> dict[str, str]:
-    return {name: file_sha256(folder / name) for name in form.files}
-
-
-def _open(folder: Path, n_passages: int, form: VectorFormat[Vectors]) -> EmbeddingIndex[Vectors]:
-    try:
-        sidecar = json.loads((folder / _SIDECAR).read_text(encoding="utf-8"))
-        # A changed number is still a number, and would quietly be a wrong score.
-        if sidecar["sha256"] != _hashes(folder, form):
-            raise ValueError("other bytes than were written")
-        vectors = form.open(folder, n_passages)
-        return EmbeddingIndex(vectors, dict(sidecar["counts"]), float(sidecar["seconds"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            "damaged index of embeddings",
-            where=str(folder),
-            fix="delete this folder and run again",
-        ) from error
+    passages.check_unchanged()
+    return {"counts": counts, "seconds": round(time.perf_counter() - began, 3)}

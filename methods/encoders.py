@@ -104,7 +104,7 @@ class EncoderMethod(Method, Generic[Vectors]):
         key = content_key(
             {
                 "version": EMBEDDINGS_VERSION,
-                "corpus": context.task.corpus_sha256,
+                "corpus": context.task.passages.sha256,
                 "encoder": self._weights,
                 "passage_prompt": config.passage_prompt,
                 "max_length": config.max_length,

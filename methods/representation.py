@@ -110,7 +110,7 @@ class _ModelVectors(Method):
         key = content_key(
             {
                 "version": VECTORS_VERSION,
-                "corpus": context.task.corpus_sha256,
+                "corpus": context.task.passages.sha256,
                 **model_identity(model),
                 "normalize": self.config.normalize,
                 **self._settings(),

@@ -8,9 +8,9 @@ the postings (a passage that holds a word) sorted by word, then by row:
     rows.npy           the passage of each posting, int32 ``[postings]``
     frequencies.npy    how often the word is in it, int32 ``[postings]``
     lengths.npy        words of each passage, int32 ``[passages]``
-    index.json         hashes of the others, written last
 
-The folder's name says what was indexed: it is a key of everything that moves a number.
+The folder is sealed (``bench.storage.sealed``). Its name says what was indexed: it is a key of
+everything that moves a number, with the hash of the texts that were read.
 """
 
 from __future__ import annotations
@@ -26,15 +26,13 @@ from pathlib import Path
 import numpy as np
 
 from bench.core import progress
-from bench.core.errors import UserError
-from bench.storage.arrays import map_array
-from bench.storage.hashes import file_sha256
-from bench.storage.whole_folders import whole_folder
+from bench.storage.arrays import map_array, new_array
+from bench.storage.sealed import open_or_make
 from bench.tasks.passages import PassageStore
 
 # Words sorted together while writing: a hundred megabytes, however large the corpus.
 _WORDS_AT_ONCE = 1 << 21
-_WORDS, _SIDECAR = "words.json", "index.json"
+_WORDS = "words.json"
 _ARRAYS = {"starts": np.int64, "rows": np.int32, "frequencies": np.int32, "lengths": np.int32}
 
 
@@ -82,15 +80,22 @@ def open_or_build(
 
     Raises:
         NoWordsError: no passage holds a word.
-        UserError: the index is there, but its files are not what was written.
+        UserError: the index is there, but its files are not what was written, or are of other
+            passages.
     """
-    if not folder.exists():
-        with whole_folder(folder) as partial:
-            _write(partial, passages, tokenize)
-    return _open(folder, len(passages))
+    made_from = {"passages": len(passages), "sha256": passages.sha256}
+    facts = open_or_make(
+        folder, "index of words", made_from, lambda partial: _write(partial, passages, tokenize)
+    )
+    words = json.loads((folder / _WORDS).read_text(encoding="utf-8"))
+    arrays = {name: np.asarray(map_array(folder / f"{name}.npy")) for name in _ARRAYS}
+    numbers = {word: number for number, word in enumerate(words)}
+    return WordIndex(numbers, **arrays, seconds=facts["seconds"])
 
 
-def _write(folder: Path, passages: PassageStore, tokenize: Callable[[str], list[str]]) -> None:
+def _write(
+    folder: Path, passages: PassageStore, tokenize: Callable[[str], list[str]]
+) -> dict[str, float]:
     began = time.perf_counter()
     numbers: defaultdict[str, int] = defaultdict()
     numbers.default_factory = numbers.__len__  # a new word gets the next number
@@ -104,11 +109,8 @@ def _write(folder: Path, passages: PassageStore, tokenize: Callable[[str], list[
     np.save(folder / "lengths.npy", lengths, allow_pickle=False)
     _merge(runs, len(numbers), folder)
     (folder / _WORDS).write_text(json.dumps(list(numbers)), encoding="utf-8")
-    sidecar = {
-        "seconds": round(time.perf_counter() - began, 3),
-        "sha256": {path.name: file_sha256(path) for path in sorted(folder.iterdir())},
-    }
-    (folder / _SIDECAR).write_text(json.dumps(sidecar), encoding="utf-8")
+    passages.check_unchanged()
+    return {"seconds": round(time.perf_counter() - began, 3)}
 
 
 def _sorted_runs(
@@ -154,9 +156,7 @@ def _merge(runs: list[Path], n_words: int, folder: Path) -> None:
     starts.cumsum(out=starts)
     np.save(folder / "starts.npy", starts, allow_pickle=False)
     rows, frequencies = (
-        np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-            folder / f"{name}.npy", mode="w+", dtype=np.int32, shape=(int(starts[-1]),)
-        )
+        new_array(folder / f"{name}.npy", np.int32, (int(starts[-1]),))
         for name in ("rows", "frequencies")
     )
     free = starts[:-1]  # where each word's next posting goes
@@ -170,26 +170,3 @@ def _merge(runs: list[Path], n_words: int, folder: Path) -> None:
         path.unlink()
     rows.flush()
     frequencies.flush()
-
-
-def _open(folder: Path, n_passages: int) -> WordIndex:
-    try:
-        sidecar = json.loads((folder / _SIDECAR).read_text(encoding="utf-8"))
-        # A changed number is still a number, and would quietly be a wrong score.
-        sound = sidecar["sha256"] == {
-            name: file_sha256(folder / name)
-            for name in (_WORDS, *(f"{array_name}.npy" for array_name in _ARRAYS))
-        }
-        words = json.loads((folder / _WORDS).read_text(encoding="utf-8"))
-        arrays = {name: np.asarray(map_array(folder / f"{name}.npy")) for name in _ARRAYS}
-        sound = sound and all(arrays[name].dtype == dtype for name, dtype in _ARRAYS.items())
-        sound = sound and len(arrays["lengths"]) == n_passages
-        seconds = float(sidecar["seconds"])
-    except (OSError, ValueError, EOFError, KeyError, TypeError):
-        sound = False
-    if not sound:
-        raise UserError(
-            "damaged index of words", where=str(folder), fix="delete this folder and run again"
-        )
-    numbers = {word: number for number, word in enumerate(words)}
-    return WordIndex(numbers, **arrays, seconds=seconds)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sqlite3
+import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from bench.storage.disk import disk_errors
+from bench.storage.scores import Key, ScoreFile
 
 _SAVE_EVERY_SECONDS = 1.0  # what a killed run loses, at most; each passage would cost a tenth more
-_CHUNK = 500  # query ids a statement; sqlite allows 999 variables in its oldest builds
+
+Pair = tuple[int, str]  # row of a passage, id of a query
 
 
 class PatchCache:
@@ -20,42 +21,35 @@ class PatchCache:
     """
 
     def __init__(self, path: Path) -> None:
-        with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, timeout=60)
-            self._saved, self._unsaved = time.monotonic(), list[tuple[int, str, float]]()
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS patched "
-                "(passage INTEGER, query TEXT, log_probability REAL, PRIMARY KEY (passage, query))"
-            )
+        self._file = ScoreFile(path)
+        self._saved, self._unsaved = time.monotonic(), dict[Key, float]()
 
-    def known(self, passage: int, queries: Sequence[str]) -> dict[str, float]:
-        """What is already measured of one passage, by query id."""
-        found: dict[str, float] = {}
-        for start in range(0, len(queries), _CHUNK):
-            part = queries[start : start + _CHUNK]
-            marks = ",".join("?" * len(part))
-            statement = (
-                f"SELECT query, log_probability FROM patched WHERE passage = ? "  # noqa: S608
-                f"AND query IN ({marks})"
-            )
-            found.update(self._database.execute(statement, [passage, *part]))
-        return found
+    def known(self, pairs: Collection[Pair]) -> dict[Pair, float]:
+        """The log-probabilities of those of ``pairs`` that are already measured.
 
-    def add(self, passage: int, measured: Iterable[tuple[str, float]]) -> None:
-        """Keep new measurements of one passage, from the next moment of saving on."""
-        self._unsaved += [(passage, query, value) for query, value in measured]
+        Raises:
+            UserError: the file cannot be read.
+        """
+        keys = {_key(pair): pair for pair in pairs}
+        return {keys[key]: value for key, value in self._file.known(keys).items()}
+
+    def add(self, measured: Mapping[Pair, float]) -> None:
+        """Keep new measurements, from the next moment of saving on.
+
+        Raises:
+            UserError: the disk does not take them.
+        """
+        self._unsaved.update({_key(pair): value for pair, value in measured.items()})
         if time.monotonic() > self._saved + _SAVE_EVERY_SECONDS:
-            self._save()
+            self.close()
 
     def close(self) -> None:
-        """Save what is not saved yet, and close the file."""
-        self._save()
-        self._database.close()
-
-    def _save(self) -> None:
-        # One transaction, begun and ended here: other processes may have the same file.
-        self._database.executemany("INSERT OR REPLACE INTO patched VALUES (?, ?, ?)", self._unsaved)
-        self._database.commit()
+        """Save what is not saved yet."""
+        self._file.add(self._unsaved)
         self._unsaved.clear()
         self._saved = time.monotonic()
+
+
+def _key(pair: Pair) -> Key:
+    row, query_id = pair
+    return row.to_bytes(16, "little"), hashlib.sha256(query_id.encode()).digest()[:16]

@@ -113,7 +113,7 @@ class TailPatch:
         identity = [STEP_VERSION, task.sha256, learning_rate, *_identity(model), state]
         key = content_key(identity)
         self._step = OptimizerStep(model, learning_rate, moments, config.memory_mib)
-        self._cache_path = cache_dir / "tail_patch" / f"{key}.sqlite"
+        self._cache_path = cache_dir / "tail_patch" / f"{key}.scores"
 
     def measure(self, queries: Sequence[Query], proponents: Mapping[str, Sequence[int]]) -> Patched:
         """Step on the first ``top`` proponents of each query, one at a time.
@@ -149,20 +149,18 @@ class TailPatch:
         self, wanted: Mapping[int, list[str]], tokens: Mapping[str, Tokens]
     ) -> dict[tuple[int, str], float]:
         """Log-probability after the step for every (passage row, query id) asked for."""
-        found: dict[tuple[int, str], float] = {}
-        missing: dict[int, list[str]] = {}
         with closing(PatchCache(self._cache_path)) as cache:
+            patched = cache.known([(row, query_id) for row in wanted for query_id in wanted[row]])
+            missing: dict[int, list[str]] = {}
             for row in sorted(wanted):
-                known = cache.known(row, wanted[row])
-                found.update({(row, query_id): value for query_id, value in known.items()})
-                new = [query_id for query_id in wanted[row] if query_id not in known]
-                if new:
+                if new := [query_id for query_id in wanted[row] if (row, query_id) not in patched]:
                     missing[row] = new
             measured = self._measured(missing, tokens) if missing else ()
             for row, values in progress.track(measured, "tail-patch", len(missing), "passages"):
-                cache.add(row, [pair for pair in values.items() if math.isfinite(pair[1])])
-                found.update({(row, query_id): value for query_id, value in values.items()})
-        return found
+                pairs = {(row, query_id): value for query_id, value in values.items()}
+                cache.add({pair: value for pair, value in pairs.items() if math.isfinite(value)})
+                patched.update(pairs)
+        return patched
 
     def _measured(
         self, missing: Mapping[int, list[str]], tokens: Mapping[str, Tokens]

@@ -12,6 +12,7 @@ from bench.core import stopping
 from bench.core.environment import __version__
 from bench.core.errors import UserError, did_you_mean
 from bench.core.escape import clean
+from bench.storage.disk import disk_errors
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED, STOPPED = 0, 1, 2, 130, 143
 
@@ -29,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # tail-patch on a quiet machine. OpenMP reads it once, when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
-        with stopping.on_sigterm():
+        # The line of `disk_errors` is for what no command has caught for itself.
+        with stopping.on_sigterm(), disk_errors(folders="it"):
             return _dispatch(words)
     except SystemExit as stop:  # --help and --version have printed what was asked for
         return int(stop.code or DONE)

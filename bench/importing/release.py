@@ -21,7 +21,7 @@ def read_records(paths: Iterable[Path]) -> Iterator[tuple[Place, RetrievalRecord
         UserError: a missing field, a wrong type, NaN, or lists of unequal lengths.
     """
     for path in paths:
-        for place, record in jsonlines.read(path):
+        for place, record in jsonlines.read_texts(path):
             yield place, parse_retrieval(record, place)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from bench.core.errors import UserError
 from bench.importing.lists import Entries, FileList, places
 from bench.storage import jsonlines
-from bench.storage.jsonlines import Place
+from bench.storage.jsonlines import Place, check_characters
 
 FIELDS = ("qid", "Q0", "docid", "rank", "score", "tag")
 
@@ -77,6 +77,8 @@ def _fields(raw: bytes, place: Place) -> list[str]:
         raise UserError(
             f"not UTF-8 at byte {error.start} of the line", where=str(place), fix="re-encode it"
         ) from error
+    for name, word in zip(FIELDS, words, strict=False):
+        check_characters(word, name, place)
     if len(words) != len(FIELDS):
         raise UserError(
             f"{len(words)} fields where a TREC run has {len(FIELDS)}",

@@ -8,7 +8,6 @@ The loss is that of training: the mean over all predicted tokens of a batch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,13 +23,12 @@ from bench.models.language_model import MOMENTS, LanguageModel, Tokens, pad, tok
 from bench.models.moment_files import write_moments
 from bench.models.second_moments import load_moments
 from bench.storage.keys import content_key
-from bench.storage.whole_folders import whole_folder
+from bench.storage.sealed import open_or_make
 from bench.tasks.base import Task
 
 # The version is raised whenever a change of code moves an estimate.
 ESTIMATE_VERSION = 2
 ESTIMATED = "estimated"  # what a result's `model.training.second_moments` then says
-_FACTS = "estimate.json"
 # The most padded tokens of one forward pass. A batch's gradient is summed over such parts, so that
 # memory does not grow with the batch; a single passage may be longer.
 _TOKENS_AT_ONCE = 2048
@@ -58,26 +56,29 @@ def with_estimate(
     ``model.training`` then says that they are estimated, and from how much.
 
     Raises:
-        UserError: a gradient is not finite, or no passage has a token to predict.
+        UserError: a gradient is not finite, no passage has a token to predict, or the cached
+            moments are damaged.
     """
     dtypes = [str(next(model.module.parameters()).dtype), model.append_eos, model.context_length]
     corpus = task.corpus_sha256
-    key = content_key([ESTIMATE_VERSION, model.sha256, dtypes, corpus, asdict(config)])
-    folder = cache_dir / "moments" / key
-    if not folder.exists():
-        with whole_folder(folder) as partial:
-            rows = sampled_rows(len(task.passages), config)
-            tokens = (model.passage_tokens(task.passages[int(row)].text) for row in rows)
-            n_batches = -(-len(rows) // config.batch_size)
-            batches = progress.track(
-                _batches(tokens, config.batch_size),
-                "estimate second moments", total=n_batches, unit="batches",
-            )  # fmt: skip
-            state, facts = estimate(model, batches)
-            write_moments(state, partial / MOMENTS)
-            (partial / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
+    made_from = [ESTIMATE_VERSION, model.sha256, dtypes, corpus, asdict(config)]
+    folder = cache_dir / "moments" / content_key(made_from)
+
+    def make(partial: Path) -> dict[str, int]:
+        rows = sampled_rows(len(task.passages), config)
+        tokens = (model.passage_tokens(task.passages[int(row)].text) for row in rows)
+        batches = progress.track(
+            _batches(tokens, config.batch_size),
+            "estimate second moments",
+            total=-(-len(rows) // config.batch_size),
+            unit="batches",
+        )
+        state, facts = estimate(model, batches)
+        write_moments(state, partial / MOMENTS)
+        return facts
+
+    facts = open_or_make(folder, "second moments", made_from, make)
     model.second_moments = load_moments(folder / MOMENTS, model.module)
-    facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
     model.training = {**model.training, "second_moments": ESTIMATED, **facts}
     return model
 

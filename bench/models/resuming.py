@@ -1,29 +1,27 @@
 """Resuming: a stopped training goes on from its last epoch, to the same weights bit by bit.
 
 After each epoch but the last, the optimizer's whole state and that of the random numbers (for
-dropout) are written beside the epoch's checkpoint, then ``progress.json``: an epoch counts once
-that file names it. The order of the passages and the learning rates follow from seed and step.
+dropout) are written beside the epoch's checkpoint, then ``progress.json``, which seals all of it
+(``bench.storage.sealed``): an epoch counts once that file names it. The order of the passages and
+the learning rates follow from seed and step.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench.core import progress
-from bench.core.errors import UserError
 from bench.models.loading import load_module
 from bench.models.training import Training
-from bench.storage.whole_files import whole_file
+from bench.storage.sealed import DamagedError, open_sealed, seal
 
 Log = dict[str, float]  # the loss of an epoch, and what its model knows
+_KIND = "stopped training"
 _PROGRESS, _STATE = "progress.json", "resume-*.safetensors"
 _CPU_RANDOM, _CUDA_RANDOM = "random.cpu", "random.cuda"
 
@@ -81,12 +79,12 @@ def save(training: Training, log: list[Log], folder: Path) -> None:
                 tensors[f"{name}/{field}"] = value.detach().cpu().contiguous().clone()
             else:
                 numbers[f"{name}/{field}"] = value
-    before = list(folder.glob(_STATE))
     state = folder / _STATE.replace("*", f"{len(log):03}")
+    before = set(folder.glob(_STATE)) - {state}
     save_file(tensors, state)
-    with whole_file(folder / _PROGRESS) as stream:
-        json.dump({"epochs": log, "numbers": numbers}, stream)
-    for path in set(before) - {state}:
+    facts = {"epochs": log, "numbers": numbers}
+    seal(folder, _KIND, folder.parent.name, None, facts, file=_PROGRESS, without=before)
+    for path in before:
         path.unlink()
 
 
@@ -101,13 +99,15 @@ def stopped(folder: Path, checkpoints: Path, device: str) -> StoppedTraining | N
     if not (folder / _PROGRESS).is_file():
         return None
     try:
-        record: dict[str, Any] = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
+        record = open_sealed(
+            folder, _KIND, None, name=folder.parent.name, file=_PROGRESS, others=True
+        )
         epoch = len(record["epochs"])
         tensors = load_file(folder / _STATE.replace("*", f"{epoch:03}"))
         module = load_module(epoch_folder(checkpoints, epoch), torch.float32, torch.device(device))
-    except (UserError, SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except DamagedError as error:
         # After a power cut, for instance, the last writes may not have reached the disk.
-        progress.say(f"the training in {folder} cannot go on ({error}): it starts anew")
+        progress.say(f"the training in {folder} cannot go on ({error.fault}): it starts anew")
         return None
     placed = {
         name: tensor if name in (_CPU_RANDOM, _CUDA_RANDOM) else tensor.to(device)

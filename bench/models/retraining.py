@@ -6,10 +6,10 @@ of steps (``bench.models.training``). The retrained model is not kept, only its 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from bench.models.language_model import target_log_probs
 from bench.models.loading import load_tokenizer
 from bench.models.training import ScratchConfig, Training
 from bench.storage.keys import content_key
-from bench.storage.whole_files import whole_file
+from bench.storage.sealed import move_aside_if, read_record, write_record
 from bench.storage.whole_folders import scratch_folder
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # The version is raised whenever a change of code makes another model of the same removal.
 RETRAINING_VERSION = 1
-_LOG_PROBS = "log_probabilities"
+_KIND, _LOG_PROBS = "retrained output", "log_probabilities"
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ class Retrainings:
         """The log-probability of each query's target (nats), float64 ``[removals, queries]``."""
         distinct = dict.fromkeys(removals)
         jobs = {r: Job(_retrain, (self, r), self.folder / f"{r.key}.json") for r in distinct}
+        for job in jobs.values():
+            move_aside_if(job.target, partial(_read, job.target))
         engine.run(list(jobs.values()), "retrain", unit="models")
         outcomes = {removal: _read(job.target) for removal, job in jobs.items()}
         return np.stack([outcomes[removal] for removal in removals])
@@ -92,6 +94,7 @@ def _retrain(retrainings: Retrainings, removal: Removal) -> None:
     target = folder / f"{removal.key}.json"
     removed = np.asarray(removal.rows, dtype=np.int64)
     tokenizer = load_tokenizer(retrainings.tokenizer)
+    task.passages.check_unchanged()  # this may be another process than the one that opened it
     with one_thread(), torch.random.fork_rng(), scratch_folder(target) as scratch:
         training = Training(config, tokenizer, task, scratch, retrainings.device, removed)
         losses = list(training.epochs())
@@ -104,8 +107,7 @@ def _retrain(retrainings: Retrainings, removal: Removal) -> None:
         "losses": losses,
         _LOG_PROBS: log_probs,
     }
-    with whole_file(target) as stream:
-        json.dump(record, stream)
+    write_record(target, _KIND, record)
 
 
 @contextmanager
@@ -124,4 +126,4 @@ def one_thread() -> Iterator[None]:
 
 
 def _read(path: Path) -> np.ndarray:
-    return np.asarray(json.loads(path.read_text(encoding="utf-8"))[_LOG_PROBS], dtype=np.float64)
+    return np.asarray(read_record(path, _KIND)[_LOG_PROBS], dtype=np.float64)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ from bench.models.training import (
     train_tokenizer,
 )
 from bench.storage.keys import content_key
+from bench.storage.sealed import open_sealed, seal
 from bench.storage.whole_folders import resumable_folder
 from bench.tasks.base import Task
 
@@ -106,10 +107,14 @@ class Scratch(ModelSource):
         return content_key(parts if checkpoint is None else [*parts, checkpoint])
 
     def _training_key(self, task: Task) -> str:
+        return content_key(self._trained_from(task))
+
+    def _trained_from(self, task: Task) -> list[Any]:
+        """All that the trained weights depend on."""
         # The settings that a model is read with do not change what is trained.
         settings = asdict(self.config).items()
         trained_by = {key: value for key, value in settings if key not in _READ_WITH}
-        return content_key([TRAINING_VERSION, task.corpus_sha256, trained_by])
+        return [TRAINING_VERSION, task.corpus_sha256, trained_by]
 
     def trained_folder(self, task: Task, cache_dir: Path) -> Path:
         """The folder of the trained model, named by all that its weights depend on."""
@@ -144,20 +149,21 @@ class Scratch(ModelSource):
         )
 
     def train(self, task: Task, cache_dir: Path, device: str) -> Path:
-        """The folder of the whole model, trained now if there is none.
+        """The sealed folder of the whole model, trained now if there is none.
 
         It is a model directory with ``second_moments.safetensors``, ``checkpoints/`` of all epochs
         but the last, each such a directory less the tokenizer, and the log ``training.json``.
+
+        Raises:
+            UserError: the training diverges, the folder is damaged, or the disk is full.
         """
-        folder = self.trained_folder(task, cache_dir)
-        if not (folder / "training.json").exists():
-            if folder.exists():
-                raise UserError(
-                    "the cached model is damaged", where=str(folder), fix="delete this folder"
-                )
+        folder, made_from = self.trained_folder(task, cache_dir), self._trained_from(task)
+        if not folder.exists():
             with resumable_folder(folder) as unfinished:
                 if unfinished is not None:  # nobody else has trained it while we waited
                     self._train_in(unfinished, task, device)
+                    seal(unfinished, _KIND, folder.name, made_from, {})
+        open_sealed(folder, _KIND, made_from)
         return folder
 
     def _train_in(self, folder: Path, task: Task, device: str) -> None:
@@ -200,11 +206,13 @@ class Scratch(ModelSource):
     def tokenizer(self, task: Task | None, cache_dir: Path) -> PreTrainedTokenizerBase | None:
         """The tokenizer of the cached model; None if the model is not trained yet."""
         folder = None if task is None else self.trained_folder(task, cache_dir)
-        if folder is None or not (folder / "training.json").exists():
+        if task is None or folder is None or not folder.exists():
             return None
+        open_sealed(folder, _KIND, self._trained_from(task))
         return load_tokenizer(folder)
 
 
+_KIND = "trained model"
 _CHECKPOINTS, _RATE = "checkpoints", "learning_rate.json"
 _READ_WITH = ("gradient_dtype", "projection_dim", "checkpoint")
 _COUNTS = (

@@ -20,12 +20,13 @@ import pandas as pd
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.core.typed import typed
+from bench.storage.scores import Key
 from bench.tasks.base import Query, Task
 from methods.base import Ranking
 from metrics.attribution import Judged, Metric, parse_metric, score_rankings
 from metrics.judges import JUDGES
 from metrics.judges.base import Claim, Judge, Pair, make_claim
-from metrics.judges.cache import JudgementCache, Key, claim_digest, pair_key
+from metrics.judges.cache import JudgementCache, claim_digest, pair_key
 from metrics.settings import MetricConfig, NoGold
 from metrics.stats.agreement import compare
 
@@ -123,7 +124,6 @@ def judge_rankings(
     )
     if cache.damaged:
         counts["cache_records_damaged"] = cache.damaged
-        progress.say(f"{cache.path}: {cache.damaged:,} damaged records are judged again")
     missing = [(key, place) for key, place in wanted.items() if key not in scores]
     starts = range(0, len(missing), _AT_ONCE)
     for start in progress.track(starts, f"judge by {judge.name}", unit="blocks"):

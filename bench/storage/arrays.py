@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 
 def map_array(path: Path) -> np.ndarray:
@@ -21,3 +23,21 @@ def map_array(path: Path) -> np.ndarray:
     except Exception as error:
         raise ValueError(f"no array ({error})") from error
     return opened
+
+
+def new_array(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.memmap:
+    """A numpy file that is filled through a map into memory; ``flush`` it in the end.
+
+    Its room on the disk is taken at once: a write through the map for which there is none left
+    would end the process without a word.
+
+    Raises:
+        OSError: the disk has no room for it.
+    """
+    array: np.memmap = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+        path, mode="w+", dtype=dtype, shape=shape
+    )
+    if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+        with open(path, "r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
+    return array

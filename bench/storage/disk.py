@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import re
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,14 +30,26 @@ _REASONS = {
     errno.ENOTDIR: _IN_THE_WAY,
     errno.EISDIR: ("a folder is where a file should be", "move it away"),
 }
+# How libraries say it that raise no OSError, or one without its number: those written in Rust
+# (safetensors, tokenizers), numpy, and SQLite, whose errors have no number before Python 3.11.
+_RUST = re.compile(r"Os \{ code: (\d+)|\(os error (\d+)\)")
+_NUMPY = re.compile(r"^\d+ requested and \d+ written")
+_SQLITE = {
+    "disk is full": errno.ENOSPC,
+    "disk I/O error": errno.EIO,
+    "readonly database": errno.EACCES,
+    "unable to open database file": errno.EACCES,
+}
 
 
 @contextmanager
-def disk_errors(path: Path, folders: str = "results_dir / cache_dir") -> Iterator[None]:
+def disk_errors(
+    path: Path | None = None, folders: str = "results_dir / cache_dir"
+) -> Iterator[None]:
     """Turn what the disk refuses in the block into a one-line error; other errors pass.
 
     Args:
-        path: what is written, for the message.
+        path: what is written, for the message; None takes it from the error.
         folders: the setting or option that chooses its place, for the remedy.
 
     Raises:
@@ -43,8 +57,23 @@ def disk_errors(path: Path, folders: str = "results_dir / cache_dir") -> Iterato
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in _REASONS:
+    except UserError:
+        raise
+    except Exception as error:
+        number = _error_number(error)
+        if number not in _REASONS:
             raise
-        what, fix = _REASONS[error.errno]
-        raise UserError(what, where=str(path), fix=fix.format(folders=folders)) from error
+        what, fix = _REASONS[number]
+        where = path or getattr(error, "filename", None) or ""
+        raise UserError(what, where=str(where), fix=fix.format(folders=folders)) from error
+
+
+def _error_number(error: Exception) -> int | None:
+    """The system's number of an error that a library raised in its own way."""
+    if isinstance(error, OSError):
+        # numpy keeps silent about the reason; a full disk is the usual one.
+        return error.errno or (errno.ENOSPC if _NUMPY.match(str(error)) else None)
+    if isinstance(error, sqlite3.Error):
+        return next((number for words, number in _SQLITE.items() if words in str(error)), None)
+    by_rust = _RUST.search(str(error))
+    return int(by_rust[1] or by_rust[2]) if by_rust else None

@@ -77,12 +77,22 @@ def hashed_file(target: Path) -> Iterator[HashedStream]:
         yield hashed
         stream.flush()
         own = os.fstat(stream.fileno())
-        with suppress(OSError):  # without it the file is read again where it is asked for
-            os.utime(stream.name, ns=(own.st_atime_ns, own.st_mtime_ns - 1))
+        keep_times_apart(Path(stream.name))
     with suppress(OSError), open(target, "rb") as finished:
         state = _state(finished)
         if state[:2] == (own.st_dev, own.st_ino):  # else another process has written it since
             _keep(state, hashed.sha256)
+
+
+def keep_times_apart(path: Path) -> None:
+    """Date a file's last write before its last change, so that its hash can be kept.
+
+    Where times cannot be set, the file is read again where its hash is asked for.
+    """
+    with suppress(OSError), open(path, "rb") as stream:
+        times = os.fstat(stream.fileno())
+        if times.st_mtime_ns >= times.st_ctime_ns:
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns - 1))
 
 
 def _state(stream: IO[bytes]) -> tuple[int, ...]:

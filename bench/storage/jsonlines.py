@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +12,15 @@ from dataclasses import dataclass
 from typing import IO, Any, cast
 
 from bench.core.errors import UserError
+from bench.core.escape import clean
 from bench.storage.files import File, open_bytes
 
 Json = dict[str, Any]
+
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+# JSON can hold such a character only as an escape; those of two surrogates that are one character
+# match as well, and are looked at again.
+_MAY_BE_NO_TEXT = re.compile(rb"\\u(?:[dD][89a-fA-F]|0000)")
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,49 @@ def read(path: File) -> Iterator[tuple[Place, Json]]:
     """
     for place, raw in lines(path):
         yield place, _parse(raw, place)
+
+
+def read_texts(path: File) -> Iterator[tuple[Place, Json]]:
+    """Yield every record of a file whose texts and ids go to tokenizers, indexes and tables.
+
+    Some of these take a NUL or a lone surrogate, and some do not; so none is ever given one.
+
+    Raises:
+        UserError: as ``read``; or a text or a name in it holds such a character.
+    """
+    for place, raw in lines(path):
+        record = _parse(raw, place)
+        if _MAY_BE_NO_TEXT.search(raw):
+            for name, value in record.items():
+                _check_characters([name, value], name, place)
+        yield place, record
+
+
+def check_characters(text: str, field: str, place: Place) -> None:
+    """Refuse a text that holds NUL or a lone surrogate.
+
+    Raises:
+        UserError: names the character, file, line and field.
+    """
+    if wrong := _NO_TEXT.search(text):
+        character = "NUL" if wrong[0] == "\0" else "a lone surrogate"
+        raise place.error(
+            clean(field),
+            f"holds {character} (U+{ord(wrong[0]):04X}), which is no text",
+            "replace or delete the character",
+        )
+
+
+def _check_characters(value: Any, field: str, place: Place) -> None:
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            check_characters(one, field, place)
+        elif isinstance(one, dict):
+            waiting += [*one, *one.values()]
+        elif isinstance(one, list):
+            waiting += one
 
 
 def lines(path: File) -> Iterator[tuple[Place, bytes]]:

@@ -28,7 +28,7 @@ from bench.storage.hashes import HashedStream, file_sha256, hashed_file
 from bench.storage.whole_folders import whole_folder
 
 INVENTORY = "INVENTORY.json"
-_OF_THIS_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_OF_THIS_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 @dataclass(frozen=True)

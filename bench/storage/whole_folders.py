@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,17 +19,37 @@ def partial_folder(target: Path) -> Path:
     """An empty folder beside ``target``; the caller gives it that name, or removes it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_orphans(target)
-    return Path(tempfile.mkdtemp(prefix=partial_name(target), dir=target.parent))
+    folder = target.with_name(partial_name(target) + secrets.token_hex(4))
+    folder.mkdir()  # unlike `mkdtemp`, with the mode that the umask leaves
+    return folder
+
+
+def follow_umask(folder: Path) -> None:
+    """Let others read and write the files below a folder as far as its own mode lets them.
+
+    Libraries that write a file under another name first make it private, whatever the umask.
+    """
+    mode = folder.stat().st_mode & 0o666
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names):
+            state = path.lstat()
+            if stat.S_ISREG(state.st_mode) and state.st_mode & 0o777 != mode:
+                path.chmod(mode)
 
 
 @contextmanager
 def scratch_folder(beside: Path) -> Iterator[Path]:
-    """An empty folder beside a path, for the block; one that a killed process left is removed."""
-    folder = partial_folder(beside)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    """An empty folder beside a path, for the block; one that a killed process left is removed.
+
+    Raises:
+        UserError: the disk does not take what the block writes there.
+    """
+    with disk_errors(beside):
+        folder = partial_folder(beside)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -45,7 +66,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
         partial = partial_folder(target)
         try:
             yield partial
-            os.chmod(partial, 0o755)  # noqa: S103 - mkdtemp makes it private, results are shared
+            follow_umask(partial)
             try:
                 os.rename(partial, target)
             except OSError:
@@ -76,6 +97,7 @@ def resumable_folder(target: Path) -> Iterator[Path | None]:
             folder.mkdir(exist_ok=True)
             with disk_errors(target):
                 yield folder
+                follow_umask(folder)
                 os.rename(folder, target)
         finally:
             if target.exists() or not folder.exists():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,10 +16,11 @@ from bench.core.errors import UserError
 from bench.storage import jsonlines
 from bench.storage.hashes import file_sha256
 from bench.storage.keys import content_key
-from bench.storage.whole_folders import whole_folder
-from bench.tasks.passages import Passage, PassageStore, write_passages
+from bench.storage.sealed import open_or_make, open_sealed
+from bench.tasks.passages import TEXTS, Passage, PassageStore, write_passages
 from bench.tasks.support import Support, support
 
+_KIND, _QUERIES = "task", "queries.jsonl"
 # A part of the folder's name, raised whenever the files of a prepared task change.
 _LAYOUT_VERSION = 3
 # Fields of a query that are left out of the task's hash, and of its file where they are empty.
@@ -127,48 +127,49 @@ class TaskBuilder(ABC):
 
 
 def load_task(name: str, builder: TaskBuilder, cache_dir: Path) -> Task:
-    """Open the prepared task of ``builder``, preparing it first if the cache has none.
+    """Open the prepared task of ``builder``, preparing it first if the cache has no sound one.
 
     Raises:
         UserError: bad input files, no queries, or no passages.
     """
-    folder = _folder(name, builder, cache_dir)
-    if not folder.exists():
+
+    def prepare(partial: Path) -> dict[str, Any]:
         progress.say(f"prepare task {name} in {folder}")
-        with whole_folder(folder) as partial:
-            _prepare(name, builder, partial)
-    return _open(name, folder)
+        return _prepare(name, builder, partial)
+
+    folder, made_from = _folder(name, builder, cache_dir)
+    return _open(name, folder, open_or_make(folder, _KIND, made_from, prepare, replace=True))
 
 
 def prepared_task(name: str, builder: TaskBuilder, cache_dir: Path) -> Task | None:
-    """The prepared task of ``builder`` if the cache has it; prepares nothing."""
-    folder = _folder(name, builder, cache_dir)
-    return _open(name, folder) if folder.exists() else None
+    """The prepared task of ``builder`` if the cache has it; prepares nothing.
+
+    Raises:
+        UserError: the cached task is damaged.
+    """
+    folder, made_from = _folder(name, builder, cache_dir)
+    if not folder.exists():
+        return None
+    return _open(name, folder, open_sealed(folder, _KIND, made_from))
 
 
-def _folder(name: str, builder: TaskBuilder, cache_dir: Path) -> Path:
-    key = content_key([_LAYOUT_VERSION, name, builder.version, builder.fingerprint()])
-    return cache_dir / "tasks" / name / key
+def _folder(name: str, builder: TaskBuilder, cache_dir: Path) -> tuple[Path, list[Any]]:
+    """Where a prepared task is, and what it is made from."""
+    made_from = [_LAYOUT_VERSION, name, builder.version, builder.fingerprint()]
+    return cache_dir / "tasks" / name / content_key(made_from), made_from
 
 
-def _open(name: str, folder: Path) -> Task:
-    if not (folder / "task.json").exists():
-        raise UserError("the cached task is damaged", where=str(folder), fix="delete this folder")
-    manifest = json.loads((folder / "task.json").read_text(encoding="utf-8"))
-    queries = [_query(record) for _, record in jsonlines.read(folder / "queries.jsonl")]
+def _open(name: str, folder: Path, facts: dict[str, Any]) -> Task:
     return Task(
         name=name,
-        version=manifest["version"],
-        sha256=manifest["sha256"],
-        corpus_sha256=manifest["corpus_sha256"],
-        queries=queries,
-        passages=PassageStore(folder),
-        annotated=manifest["annotated"],
-        counts=manifest["counts"],
+        queries=[_query(record) for _, record in jsonlines.read(folder / _QUERIES)],
+        passages=PassageStore(folder, facts["corpus_sha256"]),
+        **facts,
     )
 
 
-def _prepare(name: str, builder: TaskBuilder, folder: Path) -> None:
+def _prepare(name: str, builder: TaskBuilder, folder: Path) -> dict[str, Any]:
+    """Write the files of a task; returns the fields of ``Task`` that are not in them."""
     characters = 0
 
     def counted() -> Iterator[Passage]:
@@ -178,9 +179,10 @@ def _prepare(name: str, builder: TaskBuilder, folder: Path) -> None:
             yield passage
 
     n_passages = write_passages(counted(), folder)
+    corpus_sha256 = file_sha256(folder / TEXTS)  # known since it was written
     n_queries = n_unseparated = 0
     digest = hashlib.sha256()
-    with open(folder / "queries.jsonl", "w", encoding="utf-8") as stream:
+    with open(folder / _QUERIES, "w", encoding="utf-8") as stream:
         for query in builder.queries():
             separator = getattr(builder.config, "separator", SPACE)
             query = _separated(query, separator)
@@ -200,11 +202,10 @@ def _prepare(name: str, builder: TaskBuilder, folder: Path) -> None:
         progress.say(
             f"prompts that end in white space get no separator: {n_unseparated:,} of {n_queries:,}"
         )
-    parts = [file_sha256(folder / "passages.jsonl"), digest.hexdigest()]
-    manifest = {
+    return {
         "version": builder.version,
-        "sha256": content_key(parts, length=64),
-        "corpus_sha256": parts[0],
+        "sha256": content_key([corpus_sha256, digest.hexdigest()], length=64),
+        "corpus_sha256": corpus_sha256,
         "annotated": builder.annotated,
         "counts": {
             **counts,
@@ -213,7 +214,6 @@ def _prepare(name: str, builder: TaskBuilder, folder: Path) -> None:
             "queries": n_queries,
         },
     }
-    (folder / "task.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
 def _separated(query: Query, separator: str) -> Query:

@@ -167,7 +167,7 @@ class C4(TaskBuilder):
         """Row key, id and text of every passage; counts the documents."""
         row = documents = empty = 0
         for shard, path in _named(self._files()):
-            for place, record in jsonlines.read(path):
+            for place, record in jsonlines.read_texts(path):
                 text = passage_text(record, place)
                 documents += 1
                 number = -1

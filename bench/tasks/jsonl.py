@@ -107,7 +107,7 @@ class JsonLines(TaskBuilder):
 
     def _read(self, kind: str) -> Iterator[tuple[Place, Json]]:
         for path in self._files(kind):
-            yield from jsonlines.read(path)
+            yield from jsonlines.read_texts(path)
 
     def _ask(self) -> list[_Asked]:
         """Sample the queries, and set ``annotated``: whether any query has gold."""

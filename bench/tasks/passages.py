@@ -20,8 +20,9 @@ import numpy as np
 from bench.core.errors import UserError
 from bench.storage import jsonlines
 from bench.storage.arrays import map_array
+from bench.storage.hashes import file_sha256, hashed_file
 
-_TEXTS, _OFFSETS = "passages.jsonl", "offsets.npy"
+TEXTS, _OFFSETS = "passages.jsonl", "offsets.npy"
 _RESIDENT = 8 << 20  # bytes of the map that reading may keep in the memory of the process
 _AROUND = 64 << 10  # bytes that Linux maps around one that is read
 
@@ -46,23 +47,28 @@ class Passage:
 
 
 class PassageStore:
-    """Row-addressed, re-iterable view of a corpus folder written by ``write_passages``.
+    """A row-addressed, re-iterable view of a corpus folder written by ``write_passages``.
+
+    Args:
+        folder: the corpus folder.
+        sha256: the hash of its texts where somebody has checked it; None where nobody has.
 
     Raises:
         UserError: a file is missing, cut short or altered; on opening, or when a row is read.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sha256: str | None = None) -> None:
         self.folder = folder
+        self._sha256 = sha256
         try:
             self._offsets = map_array(folder / _OFFSETS)
-            with open(folder / _TEXTS, "rb") as stream:  # the map outlives the descriptor
+            with open(folder / TEXTS, "rb") as stream:  # the map outlives the descriptor
                 self._bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError, EOFError) as error:  # missing, cut short, or no array at all
             raise self._damaged(str(error)) from error
         offsets = self._offsets
         if offsets.dtype != np.int64 or offsets.ndim != 1 or offsets[-1] != len(self._bytes):
-            raise self._damaged(f"{_OFFSETS} does not fit {_TEXTS}")
+            raise self._damaged(f"{_OFFSETS} does not fit {TEXTS}")
         self._end, self._touched = 0, 0
 
     def _note_touched(self, start: int, stop: int) -> None:
@@ -84,8 +90,24 @@ class PassageStore:
             fix="delete this folder and run again",
         )
 
-    def __reduce__(self) -> tuple[type[PassageStore], tuple[Path]]:
-        return PassageStore, (self.folder,)  # another process opens the files for itself
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the texts with their ids and annotation, as they were first hashed."""
+        if self._sha256 is None:
+            self._sha256 = file_sha256(self.folder / TEXTS)
+        return self._sha256
+
+    def check_unchanged(self) -> None:
+        """Make sure, after reading, that what was read is what ``sha256`` is of.
+
+        Raises:
+            UserError: the texts have changed since they were hashed.
+        """
+        if file_sha256(self.folder / TEXTS) != self.sha256:
+            raise self._damaged(f"{TEXTS} has changed while it was in use")
+
+    def __reduce__(self) -> tuple[type[PassageStore], tuple[Path, str | None]]:
+        return PassageStore, (self.folder, self._sha256)  # each process opens the files for itself
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -125,7 +147,7 @@ def write_passages(passages: Iterable[Passage], folder: Path) -> int:
         UserError: the stream is empty.
     """
     offsets = array("q", [0])  # 8 bytes a row: the only thing that grows while writing
-    with open(folder / _TEXTS, "wb") as stream:
+    with hashed_file(folder / TEXTS) as stream:
         for passage in passages:
             record: dict[str, Any] = {"id": passage.passage_id, "text": passage.text}
             if passage.fact_ids:

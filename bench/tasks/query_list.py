@@ -52,7 +52,9 @@ class QueryList:
         self._listed: dict[tuple[str, str], list[_Listed]] = {}
         seen: set[tuple[str, str, str | None]] = set()
         for path in paths:
-            for place, record in progress.track(jsonlines.read(path), "read queries", unit="lines"):
+            for place, record in progress.track(
+                jsonlines.read_texts(path), "read queries", unit="lines"
+            ):
                 prompt = text_field(record, place, "inputs_plaintext").strip()
                 target = text_field(record, place, "targets_plaintext").strip()
                 named = record.get("fact_id") is not None

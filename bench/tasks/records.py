@@ -312,14 +312,14 @@ def _same_length(value: list[Any], place: Place, field: str, length: int) -> Non
 def read_facts(paths: Iterable[File]) -> Iterator[tuple[Place, Fact]]:
     """Stream facts from one or several files."""
     for path in paths:
-        for place, record in jsonlines.read(path):
+        for place, record in jsonlines.read_texts(path):
             yield place, parse_fact(record, place)
 
 
 def read_sentences(paths: Iterable[File]) -> Iterator[tuple[Place, Sentence]]:
     """Stream sentences from one or several files."""
     for path in paths:
-        for place, record in jsonlines.read(path):
+        for place, record in jsonlines.read_texts(path):
             yield place, parse_sentence(record, place)
 
 

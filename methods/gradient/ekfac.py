@@ -20,16 +20,14 @@ corpus for each group of queries: queries are rotated there and back once, and p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -38,9 +36,8 @@ from bench.core.errors import UserError
 from bench.core.fields import identity
 from bench.models.dtypes import running_in
 from bench.models.language_model import IGNORE, Tokens, pad
-from bench.storage.hashes import file_sha256
 from bench.storage.keys import content_key
-from bench.storage.whole_folders import whole_folder
+from bench.storage.sealed import open_or_make
 from methods.base import IndexSize
 from methods.gradient.batching import batch_rows, token_budget
 from methods.gradient.collectors import Collector, formed_at_once
@@ -50,7 +47,7 @@ from methods.gradient.settings import InfluenceConfig
 # Raised whenever a change of code moves a factor; part of every key.
 FACTORS_VERSION = 1
 
-_FACTORS, _SIDECAR = "factors.safetensors", "factors.json"
+_FACTORS = "factors.safetensors"
 _TEXTS_AT_ONCE = 4096  # sorted by length together, they need little padding
 
 
@@ -101,17 +98,16 @@ class Ekfac(Influence):
 
     def estimate(self) -> IndexSize:
         """Open the factors of each matrix, or fit them in two passes over the passages."""
-        key = content_key(self._factor_settings())
-        folder = self.context.cache_dir / "index" / "ekfac" / key
+        settings = self._factor_settings()
+        folder = self.context.cache_dir / "index" / "ekfac" / content_key(settings)
         with self.context.mirror.shared(folder):
-            if not folder.exists():
-                with whole_folder(folder) as partial:
-                    _write(partial, self._fit())
-        shapes = [matrix.shape for matrix in self.encoder.matrices]
-        found = _open(folder, shapes, self.encoder.dtype)
+            open_or_make(
+                folder, "EK-FAC factors", settings, lambda partial: _write(partial, self._fit())
+            )
         device = self.encoder.device
         self._factors = [
-            Factors(*(part.to(device, self.dtype) for part in vars(one).values())) for one in found
+            Factors(*(part.to(device, self.dtype) for part in vars(one).values()))
+            for one in _read(folder, len(self.encoder.matrices))
         ]
         return IndexSize((folder / _FACTORS).stat().st_size, 1)
 
@@ -123,7 +119,7 @@ class Ekfac(Influence):
         return {
             **self.key_settings(),
             "version": FACTORS_VERSION,
-            "corpus": self.context.task.corpus_sha256,
+            "corpus": self.context.task.passages.sha256,
             "sample": None if whole else len(rows),
             "labels": config.labels.value,
             "seed": config.seed if seeded else None,
@@ -290,42 +286,21 @@ class _Eigenvalues(Collector):
 # ------------------------------------------------------------------ on disk
 
 
-def _write(folder: Path, factors: Sequence[Factors]) -> None:
-    """Tensors ``NUMBER.inputs`` and so on, in the order of the matrices; the sidecar last."""
+def _write(folder: Path, factors: Sequence[Factors]) -> dict[str, Any]:
+    """Write tensors ``NUMBER.inputs`` and so on, in the order of the matrices; no facts to note."""
     tensors = {
         f"{number}.{name}": part.contiguous().cpu()
         for number, one in enumerate(factors)
         for name, part in vars(one).items()
     }
     save_file(tensors, folder / _FACTORS)
-    sidecar = {"version": FACTORS_VERSION, "sha256": file_sha256(folder / _FACTORS)}
-    (folder / _SIDECAR).write_text(json.dumps(sidecar), encoding="utf-8")
+    return {}
 
 
-def _open(folder: Path, shapes: Sequence[tuple[int, int]], dtype: torch.dtype) -> list[Factors]:
-    """Read what ``_write`` wrote. Raises UserError if it is not that."""
-    try:
-        sidecar = json.loads((folder / _SIDECAR).read_text(encoding="utf-8"))
-        # A changed number is still a number, and would quietly be a wrong score.
-        sound = sidecar["sha256"] == file_sha256(folder / _FACTORS)
-        stored = load_file(folder / _FACTORS) if sound else {}
-        found = [
-            Factors(*(stored[f"{number}.{name}"] for name in Factors.__dataclass_fields__))
-            for number in range(len(shapes))
-        ]
-        sound = all(
-            one.inputs.shape == (n, n)
-            and one.outputs.shape == (m, m)
-            and one.eigenvalues.shape == (m, n)
-            and {part.dtype for part in vars(one).values()} == {dtype}
-            for one, (m, n) in zip(found, shapes, strict=True)
-        )
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
-        sound = False
-    if not sound:
-        raise UserError(
-            "damaged EK-FAC factors",
-            where=str(folder),
-            fix="delete this folder and run again",
-        )
-    return found
+def _read(folder: Path, n_matrices: int) -> list[Factors]:
+    """The factors that ``_write`` wrote, in a folder whose seal holds."""
+    stored = load_file(folder / _FACTORS)
+    return [
+        Factors(*(stored[f"{number}.{name}"] for name in Factors.__dataclass_fields__))
+        for number in range(n_matrices)
+    ]

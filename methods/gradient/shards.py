@@ -19,8 +19,10 @@ import numpy as np
 from bench.core.errors import UserError
 from bench.engines.base import Job
 from bench.storage.arrays import map_array
+from bench.storage.disk import disk_errors
 from bench.storage.hashes import file_sha256, hashed_file
 from bench.storage.keys import content_key
+from bench.storage.sealed import DamagedError, read_record, write_record
 from bench.storage.whole_files import whole_file
 from methods.gradient.codecs import Codec, make_codec
 from methods.gradient.features import Features
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from bench.tasks.passages import PassageStore
 
 COUNTED = ("passages_truncated", "passages_without_loss")
-_SEAL = "seal"  # of a sidecar: a hash of all that it says
+_KIND = "shard of an index"
 _SECONDS = "seconds.jsonl"
 
 
@@ -102,7 +104,7 @@ class ShardWriter:
 
     def path(self, texts: list[str]) -> Path:
         """Where the shard of these passages is, or will be."""
-        return self._folder(self.storage) / f"shard-{_texts_sha256(texts)[:32]}.npy"
+        return self._folder(self.storage) / _file_name(_texts_sha256(texts))
 
     def job(self, path: Path, rows: range) -> Job:
         """The job that makes a shard. Its sidecar is written last: without it there is no shard."""
@@ -111,14 +113,21 @@ class ShardWriter:
     def write(self, path: Path, rows: range) -> None:
         """Encode some passages, or translate them from full precision; the sidecar comes last."""
         began = time.perf_counter()
+        texts = [p.text for p in self.recipe.passages.slice(rows.start, rows.stop)]
+        texts_sha256 = _texts_sha256(texts)
+        if _file_name(texts_sha256) != path.name:
+            raise UserError(
+                "the passages have changed since the run began",
+                where=str(self.recipe.passages.folder),
+                fix="delete this folder and run again",
+            )
         codec, exact_path = self._codec(self.storage), self._folder(Storage.fp32) / path.name
         exact = read_sidecar(exact_path, self.key) if exact_path != path else None
         if exact is not None:
             features = self._codec(Storage.fp32).decode(map_array(exact_path))
             counted = {name: exact[name] for name in COUNTED}
         else:
-            source = self.source or _opened(self.recipe)
-            features, counted = source.encode(source.texts(rows))
+            features, counted = (self.source or _opened(self.recipe)).encode(texts)
         stored = codec.encode(features)
         with hashed_file(path) as hashed:
             np.save(hashed, stored, allow_pickle=False)  # type: ignore[arg-type] # asks for write
@@ -128,14 +137,14 @@ class ShardWriter:
             "storage": self.storage.value,
             "dim": codec.dim,
             "rows": len(rows),
+            "texts_sha256": texts_sha256,
             "dtype": str(stored.dtype),
             "bytes_per_row": codec.bytes_per_row,
             "sha256": hashed.sha256,
             **counted,
         }
         _log_seconds(path, time.perf_counter() - began)
-        with whole_file(path.with_suffix(".json")) as stream:
-            json.dump({**sidecar, _SEAL: content_key(sidecar)}, stream)
+        write_record(path.with_suffix(".json"), _KIND, sidecar)
         self._keep(path)
 
     def shared(self, path: Path, held: frozenset[str]) -> dict[str, Any] | None:
@@ -221,11 +230,11 @@ def read_sidecar(path: Path, key: str) -> dict[str, Any] | None:
     if not sidecar_path.exists():
         return None
     try:
-        sidecar: dict[str, Any] = json.loads(sidecar_path.read_text(encoding="utf-8"))
-        seal = sidecar.pop(_SEAL)
-        sound = seal == content_key(sidecar) and sidecar["key"] == key
+        sidecar = read_record(sidecar_path, _KIND)
+        # The name says which texts the rows are of.
+        sound = sidecar["key"] == key and _file_name(sidecar["texts_sha256"]) == path.name
         sound = sound and file_sha256(path) == sidecar["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (DamagedError, OSError):
         sound = False
     if not sound:
         raise UserError(
@@ -237,22 +246,29 @@ def read_sidecar(path: Path, key: str) -> dict[str, Any] | None:
 
 
 def read_seconds(folder: Path) -> dict[str, float]:
-    """What each shard took; lines that a killed run left half written do not count."""
+    """Seconds that each shard took; lines that are damaged or half written do not count."""
     seconds = {}
     path = folder / _SECONDS
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines():
         try:
             record = json.loads(line)
-            seconds[record["file"]] = float(record["seconds"])
-        except (ValueError, TypeError, KeyError):
+            if record.pop("check") == content_key(record):
+                seconds[record["file"]] = float(record["seconds"])
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
     return seconds
 
 
 def _log_seconds(path: Path, seconds: float) -> None:
     """One short write at the end of the file, so that lines of several processes do not mix."""
-    with open(path.with_name(_SECONDS), "a", encoding="utf-8") as stream:
-        stream.write(json.dumps({"file": path.name, "seconds": round(seconds, 3)}) + "\n")
+    log, record = path.with_name(_SECONDS), {"file": path.name, "seconds": round(seconds, 3)}
+    with disk_errors(log), open(log, "a", encoding="utf-8") as stream:
+        stream.write(json.dumps({**record, "check": content_key(record)}) + "\n")
+
+
+def _file_name(texts_sha256: str) -> str:
+    return f"shard-{texts_sha256[:32]}.npy"
 
 
 def _texts_sha256(texts: list[str]) -> str:

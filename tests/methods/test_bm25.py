@@ -105,11 +105,11 @@ def test_every_setting_shares_one_index_on_disk(tmp_path):
     queries = [Query("q", "Al Grey!", "trombone")]
     first = search(tmp_path, texts, queries)[0]
     (index,) = (tmp_path / "index" / "words").iterdir()
-    before = (index / "index.json").stat().st_mtime_ns
+    before = (index / "manifest.json").stat().st_mtime_ns
     other = search(tmp_path, texts, queries, k1=0.9, b=0.4, variant=Variant.lucene)[0]
     assert other.scores[0] != first.scores[0]
     assert [path.name for path in index.parent.iterdir()] == [index.name]
-    assert (index / "index.json").stat().st_mtime_ns == before
+    assert (index / "manifest.json").stat().st_mtime_ns == before
     search(tmp_path, texts, queries, tokenizer=Tokenizer.whitespace)
     assert len(list(index.parent.iterdir())) == 2
 

@@ -231,9 +231,9 @@ def flip(index):
 
 
 def lose_counts(index):
-    sidecar = json.loads((index / "index.json").read_text())
-    del sidecar["counts"]
-    (index / "index.json").write_text(json.dumps(sidecar))
+    sidecar = json.loads((index / "manifest.json").read_text())
+    del sidecar["facts"]["counts"]
+    (index / "manifest.json").write_text(json.dumps(sidecar))
 
 
 @pytest.mark.parametrize(
@@ -242,9 +242,9 @@ def lose_counts(index):
         truncate,
         flip,
         lose_counts,
-        lambda index: (index / "index.json").unlink(),
-        lambda index: (index / "index.json").write_text("{"),
-        lambda index: (index / "index.json").write_text("[]"),
+        lambda index: (index / "manifest.json").unlink(),
+        lambda index: (index / "manifest.json").write_text("{"),
+        lambda index: (index / "manifest.json").write_text("[]"),
         lambda index: (index / "embeddings.npy").write_bytes(b"\x93NUMPY"),
         lambda index: (index / "embeddings.npy").unlink(),
     ],

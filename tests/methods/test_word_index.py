@@ -63,7 +63,7 @@ def test_an_index_is_opened_not_made_again(tmp_path):
     assert postings(again) == postings(made) == counted(TEXTS)
     assert again.seconds == made.seconds
     assert sorted(path.name for path in (tmp_path / "words").iterdir()) == [
-        "frequencies.npy", "index.json", "lengths.npy", "rows.npy", "starts.npy", "words.json",
+        "frequencies.npy", "lengths.npy", "manifest.json", "rows.npy", "starts.npy", "words.json",
     ]  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def test_nothing_is_left_of_a_corpus_without_words_or_a_run_that_dies(tmp_path):
         ("rows.npy", 12),
         ("frequencies.npy", -1),
         ("words.json", 3),
-        ("index.json", 0),
+        ("manifest.json", 0),
     ],
 )
 def test_a_changed_byte_is_noticed(tmp_path, name, place):

@@ -224,5 +224,5 @@ def test_estimates_are_near_what_a_training_saves(task: Task, tmp_path: Path) ->
 
 def test_the_cache_holds_facts(task: Task, tmp_path: Path) -> None:
     opened(make_model(tmp_path / "model", layers=1), task)
-    (path,) = (task.passages.folder / "cache" / "moments").glob("*/estimate.json")
-    assert set(json.loads(path.read_text())) == {"moment_passages", "moment_batches"}
+    (path,) = (task.passages.folder / "cache" / "moments").glob("*/manifest.json")
+    assert set(json.loads(path.read_text())["facts"]) == {"moment_passages", "moment_batches"}

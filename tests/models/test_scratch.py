@@ -319,7 +319,7 @@ def test_a_damaged_model_is_named(task: Task) -> None:
     trained(task, "a")
     (log,) = (task.passages.folder / "a").rglob("training.json")
     log.unlink()
-    with pytest.raises(UserError, match="the cached model is damaged; delete this folder"):
+    with pytest.raises(UserError, match="damaged trained model; delete this folder"):
         trained(task, "a")
 
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from bench.core.errors import UserError
+from bench.storage.hashes import hashed_file
+from bench.storage.scores import ScoreFile
+from bench.storage.whole_files import whole_file
 from bench.storage.whole_folders import resumable_folder, whole_folder
 from tests.fixtures.helpers import full_disk
 
@@ -111,3 +117,41 @@ def test_one_at_a_time_has_a_resumable_folder(tmp_path: Path) -> None:
     other.join()
     assert order == ["done", "there"]
     assert names_in(tmp_path) == ["target"]
+
+
+# ------------------------------------------------------------------ modes
+
+
+@pytest.fixture(params=[0o022, 0o002, 0o077, 0o000])
+def umask(request) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def modes(folder: Path) -> dict[str, int]:
+    paths = [folder, *folder.rglob("*")]
+    return {path.relative_to(folder).as_posix(): path.stat().st_mode & 0o777 for path in paths}
+
+
+@pytest.mark.parametrize("writer", [whole_folder, resumable_folder])
+def test_modes_follow_the_umask(tmp_path: Path, umask: int, writer) -> None:
+    """Fault: safetensors files were private, so that a shared cache was not shared."""
+    with writer(tmp_path / "x") as folder:
+        assert folder is not None
+        (folder / "deep").mkdir()
+        save_file({"a": torch.zeros(3)}, folder / "deep" / "a.safetensors")
+        (folder / "b").touch()
+    files = 0o666 & ~umask
+    assert modes(tmp_path / "x") == {
+        ".": 0o777 & ~umask, "deep": 0o777 & ~umask, "b": files, "deep/a.safetensors": files
+    }  # fmt: skip
+
+
+def test_modes_of_single_files_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    with whole_file(tmp_path / "a") as stream:
+        stream.write("x")
+    with hashed_file(tmp_path / "b") as stream:
+        stream.write(b"x")
+    ScoreFile(tmp_path / "c").add({(b"1" * 16, b"2" * 16): 1.0})
+    assert {modes(tmp_path)[name] for name in "abc"} == {0o666 & ~umask}

@@ -271,3 +271,9 @@ def test_real_data_with_a_judge(tmp_path):
     zero = result.slices["frequency"]["0"]["mrr"].value
     assert zero == 0, "what no passage names, by the counter's rule, the judge finds in none"
     assert main(["verify", "--quiet", str(tmp_path / "runs")]) == 0
+
+
+def test_a_document_that_is_no_text_is_refused(tmp_path):
+    world = World(tmp_path, [fact(0)], [document("a fine text"), document("bad \ud800 Paris")])
+    message = world.refusal()
+    assert "00000-of-00002.json.gz:2, field 'text': holds a lone surrogate (U+D800)" in message

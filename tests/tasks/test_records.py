@@ -71,7 +71,6 @@ def parse(kind, tmp_path, **changes):
         ("fact", "c4_frequency", None, None),
         ("fact", "is_repetition", True, True),
         ("fact", "is_repetition", None, False),
-        ("fact", "entity1", "  \ud800", "  \ud800"),
         ("sentence", "text", "", ""),
         ("sentence", "text", "a\u2028b\nc", "a\u2028b\nc"),
         ("sentence", "fact_triples", [3, {"fact_id": "f2"}], ("3", "f2")),

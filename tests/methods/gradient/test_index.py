@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -236,3 +237,32 @@ def test_damaged_or_foreign_shards_are_refused(tmp_path, model, fault):
         sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "key": "another"}))
     with pytest.raises(UserError, match="foreign or damaged"):
         ranked(make(task, model, tmp_path))
+
+
+def test_a_shard_that_was_copied_over_another_is_refused(tmp_path, model, monkeypatch):
+    """Both are whole, of this model and these settings; the texts are others."""
+    monkeypatch.setattr(index_module, "SHARD_ROWS", 20)
+    task = make_task(tmp_path / "task", many_texts(40), QUERIES)
+    expected = ranked(make(task, model, tmp_path))
+    one, other = sorted((tmp_path / "cache").rglob("shard-*.npy"))
+    for suffix in (".npy", ".json"):
+        shutil.copyfile(one.with_suffix(suffix), other.with_suffix(suffix))
+    with pytest.raises(UserError, match="foreign or damaged index shard"):
+        ranked(make(task, model, tmp_path))
+    for suffix in (".npy", ".json"):
+        other.with_suffix(suffix).unlink()
+    again = ranked(make(task, model, tmp_path))
+    assert [r.rows.tolist() for r in again] == [r.rows.tolist() for r in expected]
+
+
+def test_times_that_were_damaged_do_not_count(tmp_path, model):
+    task = make_task(tmp_path / "task", many_texts(3), QUERIES)
+    method = make(task, model, tmp_path)
+    method.index()
+    assert method.context.facts["encoding_seconds"] is not None
+    (log,) = (tmp_path / "cache").rglob("seconds.jsonl")
+    whole = log.read_bytes()
+    for place in range(len(whole) - 1):  # the last byte is the line's end
+        log.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        method.index()
+        assert method.context.facts["encoding_seconds"] is None

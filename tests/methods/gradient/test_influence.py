@@ -314,7 +314,7 @@ def test_factors_are_fitted_once(tmp_path, neox, task, monkeypatch):
 def test_damaged_factors_are_refused(tmp_path, neox, task, damage):
     ekfac(task, neox, tmp_path).index()
     (folder,) = (tmp_path / "cache/index/ekfac").iterdir()
-    factors, sidecar = folder / "factors.safetensors", folder / "factors.json"
+    factors, sidecar = folder / "factors.safetensors", folder / "manifest.json"
     stored = factors.read_bytes()
     if damage == "flip":
         factors.write_bytes(stored[:-1] + bytes([stored[-1] ^ 1]))
