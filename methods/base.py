@@ -34,6 +34,8 @@ class Ranking:
 
     Attributes:
         rows: passage rows, strongest first, int64 ``[k]``; equal scores in ascending row order.
+            Fewer than were asked for, or none, where no more passages have anything to do with the
+            query.
         scores: the method's scores, higher = stronger, float64 ``[k]``.
         opponent_rows, opponent_scores: likewise the lowest scores, lowest first, equal ones in
             ascending row order; empty where a method has none.
@@ -110,10 +112,13 @@ class Method(ABC):
 
     Attributes:
         version: raised whenever a change of code moves a ranking; part of every cell's key.
+        zero_is_no_match: whether a score of 0 says that passage and query have nothing in common.
+            Such passages are not listed.
     """
 
     Config: ClassVar[type]
     version: ClassVar[int | tuple[int, ...]] = 1
+    zero_is_no_match: ClassVar[bool] = False
 
     def __init__(self, config: Any, context: Context) -> None:
         self.config = config

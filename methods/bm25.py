@@ -29,7 +29,7 @@ from bench.tasks.base import Query
 from methods.base import IndexSize, Method, Ranking
 from methods.bm25_scoring import DECIMALS, InvertedIndexScorer, Variant
 from methods.query_text import QueryPart, query_text
-from methods.topk import TopK
+from methods.topk import MATCHES_VERSION, TopK
 from methods.word_index import NoWordsError, open_or_build
 from methods.words import TOKENIZERS, WORDS_VERSION, Tokenizer
 
@@ -54,10 +54,15 @@ class BM25Config:
 
 
 class BM25(Method):
-    """Lexical match. Every passage has a score; those that share no word with the query have 0."""
+    """Lexical match.
+
+    Listed are passages that score above 0: those that share a word with the query which counts. (A
+    word that is in more than half of the passages weighs nothing in the default variant.)
+    """
 
     Config = BM25Config
-    version = WORDS_VERSION
+    version = (WORDS_VERSION, MATCHES_VERSION)
+    zero_is_no_match = True
     config: BM25Config
     _scorer: _Scorer | None = None
 
@@ -134,7 +139,7 @@ class BM25(Method):
 
 class _Scorer(Protocol):
     def search(self, words: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The ``k`` best rows, int64, and their scores, float64, of a query of these words."""
+        """The ``k`` best rows that match, int64, and their scores, float64, of these words."""
 
     def scores(self, words: Sequence[str], rows: np.ndarray) -> np.ndarray:
         """Scores of some passages: float64 ``[rows]``."""
@@ -153,10 +158,10 @@ class RankBm25:
         self._rows = np.arange(self._index.corpus_size)
 
     def search(self, words: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Score all passages, and keep the best."""
+        """Score all passages, and keep the best of those that match."""
         best = TopK(1, k)
         best.push(self.scores(words, self._rows)[np.newaxis], self._rows)
-        return best.rows[0], best.scores[0]
+        return next(best.matches())
 
     def scores(self, words: Sequence[str], rows: np.ndarray) -> np.ndarray:
         """Score all passages, and look some up."""

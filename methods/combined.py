@@ -77,7 +77,8 @@ class Hybrid(_Combined):
     """The first method finds ``depth`` passages a query, the second one puts them in order.
 
     score = s · u(first) + (1 - s) · u(second), where u maps a method's scores over a query's
-    candidates to 0 … 1 and s is ``first_share``. With s = 0 the order is the second one's.
+    candidates to 0 … 1 and s is ``first_share``. With s = 0 the order is the second one's, and what
+    matches nothing there is not listed.
     """
 
     Config = HybridConfig
@@ -110,9 +111,12 @@ class Hybrid(_Combined):
         rows = _rectangle(found)
         for ranking, again in zip(found, self._second.rescore(queries, rows), strict=True):
             n, share = len(ranking.rows), self.config.first_share
-            scores = share * _to_unit(ranking.scores) + (1 - share) * _to_unit(again[:n])
-            best = order(scores, ranking.rows)[:top_k]
-            yield Ranking(ranking.query_id, ranking.rows[best], scores[best])
+            candidates, rescored = ranking.rows, again[:n]
+            scores = share * _to_unit(ranking.scores) + (1 - share) * _to_unit(rescored)
+            if share == 0 and self._second.zero_is_no_match:
+                candidates, scores = candidates[rescored > 0], scores[rescored > 0]
+            best = order(scores, candidates)[:top_k]
+            yield Ranking(ranking.query_id, candidates[best], scores[best])
         self._note()
 
 

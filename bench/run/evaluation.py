@@ -52,8 +52,13 @@ class Evaluation:
 def evaluate(
     config: MetricConfig, context: Context, rankings: Sequence[Ranking], seed: int, top_k: int
 ) -> Evaluation:
-    """Score the rankings, patch the model with them, and put error bars on both."""
+    """Score the rankings, patch the model with them, and put error bars on both.
+
+    Queries whose list is empty are counted: by attribution they are a failure, and there is no
+    proponent to step on, so that their tail-patch is not measured.
+    """
     task = context.task
+    _count(context, "queries_with_an_empty_list", sum(not len(one.rows) for one in rankings))
     judgement = None
     changes: dict[str, list[float]] = {}
     if config.judge is not None:
@@ -75,8 +80,10 @@ def evaluate(
             rows = {ranking.query_id: ranking.rows.tolist() for ranking in rankings}
             steps = patch.measure(chosen, rows)
             changes = steps.changes()
+            without = sum(not after for after in steps.after.values())
+            _count(context, "tail_patch_queries_without_proponents", without)
+            _count(context, "tail_patch_passages_not_finite", len(steps.not_finite))
             if steps.not_finite:
-                context.counts["tail_patch_passages_not_finite"] += len(steps.not_finite)
                 context.facts["tail_patch_not_finite"] = steps.not_finite[:_NAMED]
             frame = frame.merge(steps.table(), on="query_id", how="left")
             if config.tail_patch.opponents:
@@ -109,6 +116,12 @@ def evaluate(
 def _averaged(frame: pd.DataFrame) -> list[str]:
     """The columns that a result holds the means of."""
     return [name for name in measures.in_order(map(str, frame)) if measures.of(name).is_averaged]
+
+
+def _count(context: Context, name: str, n: int) -> None:
+    """Note a count in the result; what never happened is not mentioned."""
+    if n:
+        context.counts[name] += n
 
 
 def _retrained(
