@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.storage.disk import disk_errors
 
@@ -13,8 +14,22 @@ _SAVE_EVERY_SECONDS = 1.0  # what a killed run loses, at most; each passage woul
 _CHUNK = 500  # query ids a statement; sqlite allows 999 variables in its oldest builds
 
 
+class Outcome(NamedTuple):
+    """What a step on one passage did, and what the model then said of one query.
+
+    Attributes:
+        log_probability: of the query's target after the step, in nats; NaN where there was none.
+        clipped: share of the parameter tensors whose update was clipped.
+        rms: root mean square of what the step adds to the parameters.
+    """
+
+    log_probability: float
+    clipped: float
+    rms: float
+
+
 class PatchCache:
-    """(passage row, query id) → log-probability of the target after the step.
+    """(passage row, query id) → what came of the step.
 
     One file holds one setting: its name must be a hash of model, corpus and step.
     """
@@ -23,28 +38,30 @@ class PatchCache:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, timeout=60)
-            self._saved, self._unsaved = time.monotonic(), list[tuple[int, str, float]]()
+            self._saved = time.monotonic()
+            self._unsaved: list[tuple[int, str, float, float, float]] = []
             self._database.execute(
-                "CREATE TABLE IF NOT EXISTS patched "
-                "(passage INTEGER, query TEXT, log_probability REAL, PRIMARY KEY (passage, query))"
+                "CREATE TABLE IF NOT EXISTS patched (passage INTEGER, query TEXT, "
+                "log_probability REAL, clipped REAL, rms REAL, PRIMARY KEY (passage, query))"
             )
 
-    def known(self, passage: int, queries: Sequence[str]) -> dict[str, float]:
+    def known(self, passage: int, queries: Sequence[str]) -> dict[str, Outcome]:
         """What is already measured of one passage, by query id."""
-        found: dict[str, float] = {}
+        known: dict[str, Outcome] = {}
         for start in range(0, len(queries), _CHUNK):
             part = queries[start : start + _CHUNK]
             marks = ",".join("?" * len(part))
             statement = (
-                f"SELECT query, log_probability FROM patched WHERE passage = ? "  # noqa: S608
-                f"AND query IN ({marks})"
+                f"SELECT query, log_probability, clipped, rms FROM patched "  # noqa: S608
+                f"WHERE passage = ? AND query IN ({marks})"
             )
-            found.update(self._database.execute(statement, [passage, *part]))
-        return found
+            for query, *numbers in self._database.execute(statement, [passage, *part]):
+                known[query] = Outcome(*numbers)
+        return known
 
-    def add(self, passage: int, measured: Iterable[tuple[str, float]]) -> None:
+    def add(self, passage: int, measured: Iterable[tuple[str, Outcome]]) -> None:
         """Keep new measurements of one passage, from the next moment of saving on."""
-        self._unsaved += [(passage, query, value) for query, value in measured]
+        self._unsaved += [(passage, query, *outcome) for query, outcome in measured]
         if time.monotonic() > self._saved + _SAVE_EVERY_SECONDS:
             self._save()
 
@@ -55,7 +72,9 @@ class PatchCache:
 
     def _save(self) -> None:
         # One transaction, begun and ended here: other processes may have the same file.
-        self._database.executemany("INSERT OR REPLACE INTO patched VALUES (?, ?, ?)", self._unsaved)
+        self._database.executemany(
+            "INSERT OR REPLACE INTO patched VALUES (?, ?, ?, ?, ?)", self._unsaved
+        )
         self._database.commit()
         self._unsaved.clear()
         self._saved = time.monotonic()

@@ -80,6 +80,7 @@ def evaluate(
             rows = {ranking.query_id: ranking.rows.tolist() for ranking in rankings}
             steps = patch.measure(chosen, rows)
             changes = steps.changes()
+            context.facts["tail_patch_step"] = patch.settings
             without = sum(not after for after in steps.after.values())
             _count(context, "tail_patch_queries_without_proponents", without)
             _count(context, "tail_patch_passages_not_finite", len(steps.not_finite))

@@ -35,8 +35,9 @@ ROWS = {"q0": [2, 3], "q1": [0, 1], "q2": [5, 1], "q3": [7, 6]}  # mrr 1/2, -, 1
 
 def config(tail_patch: bool = False, **settings: Any) -> MetricConfig:
     patch = TailPatchConfig(
-        tail_patch, 2, settings.pop("n_queries", None), "sgd", 0.1, settings.pop("opponents", False)
-    )
+        enabled=tail_patch, top=2, n_queries=settings.pop("n_queries", None), optimizer="sgd",
+        learning_rate=0.1, clip=1, opponents=settings.pop("opponents", False), memory_mib=512,
+    )  # fmt: skip
     defaults = {
         "attribution": ["mrr", "recall@2"],
         "no_gold": NoGold.skip,
