@@ -153,6 +153,11 @@ MEASURES = (
         "probability in a model trained again without the top proponents of a group of queries",
     ),
     MetricRecord(
+        "removal_effect_token", "removal effect", "removal effect as a change of the "
+        "log-probability, in nats a token of the target", MetricKind.retraining,
+        unit="log p a token", signed=True, needs_model=True, variant_of="removal_effect",
+    ),
+    MetricRecord(
         "lds", "LDS", "linear datamodelling score: over models trained on random parts of the "
         "corpus, rank correlation of a part's summed scores and the target's log-probability",
         MetricKind.retraining, signed=True, needs_model=True,
@@ -169,6 +174,15 @@ MEASURES = (
     MetricRecord(
         "base_log_probability", "target log p", "log-probability of the target before any step "
         "(nats)", MetricKind.query, higher_is_better=None, needs_model=True,
+    ),
+    MetricRecord(
+        "tail_patch_clipped", "clipped", "share of the parameter tensors whose update the clip of "
+        "tail-patch shortened: at 1, every step is as long as the learning rate, whatever the "
+        "passage's gradient", MetricKind.diagnostic, higher_is_better=None, needs_model=True,
+    ),
+    MetricRecord(
+        "tail_patch_step", "step", "root mean square of what a step of tail-patch adds to a "
+        "parameter", MetricKind.diagnostic, higher_is_better=None, needs_model=True,
     ),
     MetricRecord(
         "length_ratio", "length ratio", "mean length of the top 10 proponents over that of all "

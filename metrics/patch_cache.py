@@ -14,7 +14,7 @@ _SAVE_EVERY_SECONDS = 1.0  # what a killed run loses, at most; each passage woul
 _CHUNK = 500  # query ids a statement; sqlite allows 999 variables in its oldest builds
 
 
-class Outcome(NamedTuple):
+class StepOutcome(NamedTuple):
     """What a step on one passage did, and what the model then said of one query.
 
     Attributes:
@@ -45,9 +45,9 @@ class PatchCache:
                 "log_probability REAL, clipped REAL, rms REAL, PRIMARY KEY (passage, query))"
             )
 
-    def known(self, passage: int, queries: Sequence[str]) -> dict[str, Outcome]:
+    def known(self, passage: int, queries: Sequence[str]) -> dict[str, StepOutcome]:
         """What is already measured of one passage, by query id."""
-        known: dict[str, Outcome] = {}
+        known: dict[str, StepOutcome] = {}
         for start in range(0, len(queries), _CHUNK):
             part = queries[start : start + _CHUNK]
             marks = ",".join("?" * len(part))
@@ -56,10 +56,10 @@ class PatchCache:
                 f"WHERE passage = ? AND query IN ({marks})"
             )
             for query, *numbers in self._database.execute(statement, [passage, *part]):
-                known[query] = Outcome(*numbers)
+                known[query] = StepOutcome(*numbers)
         return known
 
-    def add(self, passage: int, measured: Iterable[tuple[str, Outcome]]) -> None:
+    def add(self, passage: int, measured: Iterable[tuple[str, StepOutcome]]) -> None:
         """Keep new measurements of one passage, from the next moment of saving on."""
         self._unsaved += [(passage, query, *outcome) for query, outcome in measured]
         if time.monotonic() > self._saved + _SAVE_EVERY_SECONDS:

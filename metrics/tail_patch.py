@@ -27,7 +27,7 @@ from bench.models.language_model import LanguageModel, Tokens
 from bench.storage.keys import content_key
 from bench.tasks.base import Query, Task
 from metrics.optimizer_step import QUERIES_AT_ONCE, OptimizerStep, Stepped
-from metrics.patch_cache import Outcome, PatchCache
+from metrics.patch_cache import PatchCache, StepOutcome
 
 # Raised whenever a change of code moves a measurement; part of the cache's name.
 STEP_VERSION = 5
@@ -96,7 +96,7 @@ class Patched:
     """
 
     before: dict[str, float]
-    after: dict[str, list[Outcome]]
+    after: dict[str, list[StepOutcome]]
     not_finite: list[str]
 
     def changes(self) -> dict[str, list[float]]:
@@ -210,9 +210,9 @@ class TailPatch:
 
     def _patch(
         self, wanted: Mapping[int, list[str]], tokens: Mapping[str, Tokens]
-    ) -> dict[tuple[int, str], Outcome]:
+    ) -> dict[tuple[int, str], StepOutcome]:
         """What came of the step for every (passage row, query id) asked for."""
-        patched: dict[tuple[int, str], Outcome] = {}
+        patched: dict[tuple[int, str], StepOutcome] = {}
         missing: dict[int, list[str]] = {}
         with closing(PatchCache(self._cache_path)) as cache:
             for row in sorted(wanted):
@@ -230,7 +230,7 @@ class TailPatch:
 
     def _measured(
         self, missing: Mapping[int, list[str]], tokens: Mapping[str, Tokens]
-    ) -> Iterator[tuple[int, dict[str, Outcome]]]:
+    ) -> Iterator[tuple[int, dict[str, StepOutcome]]]:
         """Each passage's row, and by query id what came of the step on it."""
         rows = list(missing)
         for start in range(0, len(rows), _WINDOW):
@@ -251,10 +251,10 @@ class TailPatch:
                     yield job.row, self._outcomes(job, one)
                 waiting = waiting[len(batch) :]
 
-    def _outcomes(self, job: _Job, stepped: Stepped) -> dict[str, Outcome]:
+    def _outcomes(self, job: _Job, stepped: Stepped) -> dict[str, StepOutcome]:
         values = self._rounded(stepped.log_probs)
         (rms,) = self._rounded([stepped.rms], significant=True)
-        outcomes = [Outcome(value, stepped.clipped, rms) for value in values]
+        outcomes = [StepOutcome(value, stepped.clipped, rms) for value in values]
         return dict(zip(job.query_ids, outcomes, strict=True))
 
     def _rounded(self, values: Sequence[float], significant: bool = False) -> list[float]:
@@ -313,7 +313,7 @@ def _identity(model: LanguageModel) -> list[Any]:
     return [model.sha256, model.append_eos, model.context_length, dtypes]
 
 
-def _record(query_id: str, base: float, after: Sequence[Outcome]) -> dict[str, object]:
+def _record(query_id: str, base: float, after: Sequence[StepOutcome]) -> dict[str, object]:
     log_probs, clipped, rms = zip(*after, strict=True) if after else ((), (), ())
     return {
         "query_id": query_id,

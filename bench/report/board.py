@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bench.report.telling_apart import hash_of, labels_of, measured_alike, name_of
-from bench.results.per_query import read_per_query
+from bench.results.per_query import clusters_of, read_per_query, subsets_of
 from bench.results.schema import ENTAILED, PER_QUERY, Cell, Result
 from methods import METHODS
 from metrics import measures
 from metrics.stats.bootstrap import Estimate
-from metrics.stats.pairs import Pair, compare
+from metrics.stats.pairs import Pair, Scored, compare_methods
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,12 @@ def _compared(metric: str, rivals: Sequence[tuple[Row, _Table]]) -> list[Pair]:
     tested = [(row, table) for row, table in measured if _has_numbers(table, metric)]
     if len(tested) < 2:
         return []
-    comparison = compare(
-        metric, [row.label for row, _ in tested], [_by_query(table, metric) for _, table in tested]
+    comparison = compare_methods(
+        metric,
+        [row.label for row, _ in tested],
+        [_scored(table, metric) for _, table in tested],
+        clusters_of(tested[0][1]),
+        always=tested[0][0].cell.measured_by.get("cluster", "auto") != "auto",
     )
     for (row, _), letters in zip(tested, comparison.letters, strict=True):
         row.letters[metric] = letters
@@ -164,8 +168,10 @@ def _has_numbers(table: _Table, metric: str) -> bool:
     return metric in table and table[metric].dtype.kind == "f"
 
 
-def _by_query(table: _Table, metric: str) -> dict[str, float]:
-    return dict(zip(table["query_id"].tolist(), table[metric].tolist(), strict=True))
+def _scored(table: _Table, metric: str) -> Scored:
+    queries = table["query_id"].tolist()
+    by_query = dict(zip(queries, table[metric].tolist(), strict=True))
+    return Scored(by_query, dict(zip(queries, subsets_of(table, metric), strict=False)))
 
 
 # ------------------------------------------------------------------ fields of a result

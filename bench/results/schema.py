@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from bench.core.errors import UserError
-from metrics.stats.bootstrap import Estimate
+from metrics.stats.bootstrap import QUERIES, Estimate, Interval
 
 SCHEMA_VERSION = 1
 ENTAILED = 0.5  # the release calls a passage correct above this entailment score
@@ -33,7 +33,8 @@ class Result:
         model: name, n_params, sha256, what is known of its training, and how it reads texts: the
             tokens that stand around one, and its context length.
         method: name, config, key, facts found on the way (such as the λ in use), counts.
-        metrics: name → Estimate.
+        metrics: name → Estimate: the mean, its interval, over how many queries, and what was
+            resampled for the interval (``over``), with the others that it was chosen from.
         slices: slice → group → metric → Estimate, e.g. ``slices["relation"]["instrument"]["mrr"]``.
         phases: ``[{name, seconds, peak_mib}]``.
         index: bytes, bytes_per_passage, shards.
@@ -147,14 +148,23 @@ def read_result(path: Path) -> Result:
 
 
 def _estimates(record: dict[str, Any]) -> dict[str, Estimate]:
-    return {
-        name: Estimate(
-            float(values["value"]),
-            (float(values["ci95"][0]), float(values["ci95"][1])),
-            int(values["n"]),
-        )
-        for name, values in record.items()
+    return {name: _estimate(values) for name, values in record.items()}
+
+
+def _estimate(record: dict[str, Any]) -> Estimate:
+    intervals = {
+        str(name): Interval(_bounds(interval["ci95"]), int(interval["units"]))
+        for name, interval in record.get("intervals", {}).items()
     }
+    value, n, over = float(record["value"]), int(record["n"]), record.get("over", QUERIES)
+    if not isinstance(over, str):
+        raise TypeError(f"over is no text: {over!r:.40}")
+    return Estimate(value, _bounds(record["ci95"]), n, over, intervals)
+
+
+def _bounds(values: list[Any]) -> tuple[float, float]:
+    low, high = values
+    return float(low), float(high)
 
 
 def read_cells(results_dir: Path) -> list[Cell]:

@@ -18,6 +18,7 @@ from bench.storage.mirror import Mirror, mirrors
 from metrics.attribution import NoGold
 from metrics.judges import JUDGES
 from metrics.retraining import RetrainingConfig
+from metrics.stats.sampling import Cluster
 from metrics.tail_patch import TailPatchConfig
 
 _GROUPS = ("task", "model", "method", "metric", "logger", "engine")
@@ -38,6 +39,7 @@ class MetricConfig:
     attribution: list[str]
     no_gold: NoGold
     bootstrap_samples: int
+    cluster: Cluster
     tail_patch: TailPatchConfig
     judge: Optional[dict[str, Any]] = None  # noqa: UP045 - omegaconf reads it at run time
     retraining: Optional[RetrainingConfig] = None  # noqa: UP045

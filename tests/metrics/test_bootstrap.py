@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metrics.stats import bootstrap
-from metrics.stats.bootstrap import estimate, estimate_columns
+from metrics.stats.bootstrap import estimate
 
 VALUES = np.random.default_rng(1).exponential(size=80)
 
@@ -61,13 +61,13 @@ def test_memory_bound_changes_no_number(monkeypatch):
     assert estimate(VALUES) == whole
 
 
-def test_columns_have_the_estimates_of_each_alone():
+def test_columns_have_the_resamples_of_each_alone():
     columns = np.random.default_rng(5).normal(size=(70, 4))
-    for found, column in zip(estimate_columns(columns, seed=2), columns.T, strict=True):
-        alone = estimate(column, seed=2)
-        assert found.value == pytest.approx(alone.value, abs=1e-12)
-        assert found.ci95 == pytest.approx(alone.ci95, abs=1e-12)
-        assert found.n == 70
+    together = bootstrap.resampled_columns(columns, None, 300, 2)
+    for means, column in zip(together.T, columns.T, strict=True):
+        alone = estimate(column, samples=300, seed=2)
+        low, high = bootstrap.percentiles(means)
+        assert (low, high) == pytest.approx(alone.ci95, abs=1e-12)
 
 
 def test_equals_scipys_percentile_bootstrap():

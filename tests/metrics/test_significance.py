@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from metrics.stats.bootstrap import estimate
 from metrics.stats.letters import compact_letters
-from metrics.stats.pairs import Comparison, compare
+from metrics.stats.pairs import Comparison, Scored, compare_methods
 from metrics.stats.significance import EXACT, holm, sign_flip_p
 
 
@@ -181,6 +181,10 @@ def test_more_methods_than_letters() -> None:
 def compared(**scores: list[float]) -> Comparison:
     tables = [{f"q{i:03}": value for i, value in enumerate(own)} for own in scores.values()]
     return compare("mrr", list(scores), tables)
+
+
+def compare(metric: str, labels: list[str], tables: list[dict[str, float]]) -> Comparison:
+    return compare_methods(metric, labels, [Scored(table) for table in tables])
 
 
 def test_pairs_hold_difference_interval_and_both_p_values() -> None:

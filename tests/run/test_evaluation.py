@@ -19,6 +19,7 @@ from methods.base import Context, Ranking
 from methods.controls import Gold, GoldConfig
 from metrics.attribution import NoGold
 from metrics.measures import LENGTH_RATIO, MEASURES
+from metrics.stats.sampling import Cluster
 from metrics.tail_patch import TailPatchConfig
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import load, make_model
@@ -42,6 +43,7 @@ def config(tail_patch: bool = False, **settings: Any) -> MetricConfig:
         "attribution": ["mrr", "recall@2"],
         "no_gold": NoGold.skip,
         "bootstrap_samples": 50,
+        "cluster": Cluster.none,
     }
     return MetricConfig(**{**defaults, **settings}, tail_patch=patch)
 
