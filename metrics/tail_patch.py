@@ -48,8 +48,8 @@ class TailPatchConfig:
     optimizer: str
     learning_rate: Optional[float]  # noqa: UP045
     clip: Any
-    opponents: bool
-    memory_mib: int
+    opponents: bool = False  # left out of a cell's settings where it is false
+    memory_mib: int = 512  # likewise, and always
 
     @property
     def clip_at(self) -> float | None:

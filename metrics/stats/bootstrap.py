@@ -87,9 +87,13 @@ def estimate(
 
 
 def percentiles(means: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """The lower and the upper bound of ``[samples, ...]`` resampled means: ``[...]`` each."""
+    """The lower and the upper bound of ``[samples, ...]`` resampled means: ``[...]`` each.
+
+    A mean that is NaN is none; a bound is NaN where all are.
+    """
     tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(means, [tail, 100 - tail], axis=0)
+    percentile = np.nanpercentile if np.isnan(means).any() else np.percentile
+    low, high = percentile(means, [tail, 100 - tail], axis=0)
     return low, high
 
 

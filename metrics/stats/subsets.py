@@ -38,14 +38,16 @@ def resampled_scores(
     Returns:
         float64 ``[samples]``. A query whose measured values are equal in a resample takes no part
         in it; where no query is left, the mean is NaN.
+
+    Raises:
+        ValueError: fewer than two subsets.
     """
     n_queries, n_subsets = predicted.shape
     codes = np.arange(n_queries)
     if labels is not None:
         codes = np.unique(labels, return_inverse=True)[1]
     of_units = np.concatenate(list(unit_counts(int(codes.max()) + 1, samples, seed)))
-    # Another stream than that of the queries, or as many subsets as queries would be drawn alike.
-    of_subsets = np.concatenate(list(unit_counts(n_subsets, samples, [seed, 1])))
+    of_subsets = _drawn_subsets(n_subsets, samples, seed)
     sums, sizes = np.zeros(samples), np.zeros(samples)
     at_once = max(1, _RANKS_AT_ONCE // (samples * n_subsets))
     for start in range(0, n_queries, at_once):
@@ -56,6 +58,20 @@ def resampled_scores(
         sizes += np.where(np.isnan(scores), 0.0, times).sum(axis=1)
     with np.errstate(invalid="ignore"):
         return sums / sizes
+
+
+def _drawn_subsets(n: int, samples: int, seed: int) -> np.ndarray:
+    """How often each subset is drawn, ``[samples, n]``; one subset alone has no ranks, and is drawn
+    again."""
+    if n < 2:
+        raise ValueError(f"{n} subsets")
+    # Another stream than that of the queries, or as many subsets as queries would be drawn alike.
+    times = np.concatenate(list(unit_counts(n, samples, [seed, 1])))
+    again = 1
+    while (alone := times.max(axis=1) == n).any():
+        again += 1
+        times[alone] = np.concatenate(list(unit_counts(n, int(alone.sum()), [seed, again])))
+    return times
 
 
 def weighted_rank_correlations(

@@ -211,6 +211,26 @@ def test_lds_resamples_subsets_with_the_queries(clustered: bool) -> None:
     assert fast.std() == pytest.approx(np.std(slow), rel=0.1)
 
 
+def test_one_subset_drawn_alone_is_drawn_again() -> None:
+    """Of three, a ninth of the resamples would have no ranks; of one and the same value, all."""
+    rng = np.random.default_rng(9)
+    measured = rng.normal(size=(4, 3))
+    means = resampled_scores(measured, measured, None, 2000, 0)
+    assert means.tolist() == pytest.approx([1] * 2000)
+    assert np.isnan(resampled_scores(measured, np.ones((4, 3)), None, 9, 0)).all()
+    with pytest.raises(ValueError, match="1 subsets"):
+        resampled_scores(measured[:, :1], measured[:, :1], None, 9, 0)
+
+
+def test_a_query_whose_answers_are_equal_takes_no_part() -> None:
+    """[0, 0, 1]: a resample without the third subset says nothing of it."""
+    measured = np.array([[0.0, 0.0, 1.0]])
+    sampling = Sampling(samples=400, subsets={"lds": (measured, measured)})
+    found = sampling.estimate("lds", np.array([1.0]))
+    assert found is not None
+    assert (found.value, found.ci95) == (1, (1, 1))
+
+
 def lds_sampling(n_subsets: int, n_queries: int, seed: int = 0) -> tuple[Sampling, np.ndarray]:
     """A method that foresees what all queries have in common: no query says more than another."""
     rng = np.random.default_rng(seed)

@@ -133,7 +133,7 @@ def test_without_a_judge_no_key_changes(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     assert settings.metric.judge is None
     assert sorted(settings.resolved["metric"]) == [
-        "attribution", "bootstrap_samples", "no_gold", "tail_patch"
+        "attribution", "bootstrap_samples", "cluster", "no_gold", "tail_patch"
     ]  # fmt: skip
 
 
