@@ -47,6 +47,7 @@ class MetricRecord:
         needs_model: whether a query's value takes a model: nobody can recompute it from rankings.
         depth: number of a list's first passages that it looks at; None for all of them, or where a
             setting says.
+        tests_controls: whether controls are tested like any method: they are no bounds of it.
         variant_of: the metric that this one states in another unit; empty where it is none.
         of_one: the title of a single query's value, where that is no mean.
     """
@@ -61,6 +62,7 @@ class MetricRecord:
     higher_is_better: bool | None = True
     needs_model: bool = False
     depth: int | None = None
+    tests_controls: bool = False
     variant_of: str = ""
     of_one: str = ""
 
@@ -160,7 +162,7 @@ MEASURES = (
     MetricRecord(
         "lds", "LDS", "linear datamodelling score: over models trained on random parts of the "
         "corpus, rank correlation of a part's summed scores and the target's log-probability",
-        MetricKind.retraining, signed=True, needs_model=True,
+        MetricKind.retraining, signed=True, needs_model=True, tests_controls=True,
     ),
     MetricRecord(
         "qld", "QLD",

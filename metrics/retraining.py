@@ -26,6 +26,7 @@ import pandas as pd
 from bench.core.errors import UserError
 from bench.models.retraining import Removal
 from metrics.stats.correlation import rank_correlation
+from metrics.stats.subsets import MOST_SUBSETS
 
 if TYPE_CHECKING:
     from bench.tasks.base import Query
@@ -63,6 +64,8 @@ class RetrainingConfig:
                 _refuse(name, f"expected at least {low}, found {getattr(self, name)}")
         if 0 < self.lds_subsets < 3:
             _refuse("lds_subsets", "a rank correlation takes at least 3 subsets")
+        if self.lds_subsets > MOST_SUBSETS:
+            _refuse("lds_subsets", f"expected at most {MOST_SUBSETS:,}, found {self.lds_subsets:,}")
         for name in ("lds_share", "qld_share"):
             if not 0 < getattr(self, name) < 1:
                 _refuse(name, f"expected a share between 0 and 1, found {getattr(self, name)}")

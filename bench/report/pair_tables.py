@@ -16,7 +16,7 @@ LEGEND = (
     "Mean difference over the queries that both were scored on, with its 95% bootstrap interval, "
     "and the p-value of the paired sign-flip test (exact where few queries differ, else at least "
     f"{FLIPS:,} flips), before and after Holm's correction for all pairs of a metric. "
-    "Bold: significant after it."
+    "Bold: significant after it, with an interval that leaves out 0."
 )
 
 
@@ -28,6 +28,7 @@ def pair_table(board: Board, pairs: Sequence[Pair]) -> Table:
         Column(lambda pair: pair.a, "a", ("method_a",), is_text=True),
         Column(lambda pair: pair.b, "b", ("method_b",), is_text=True),
         Column(_difference, "a − b", ("difference", "difference_low", "difference_high")),
+        Column(lambda pair: pair.difference.over, fields=("difference_over",)),
         Column(_interval, "95% interval"),
         Column(lambda pair: Value(display.p_value(pair.p), (pair.p,)), "p", ("p",)),
         Column(
@@ -35,7 +36,8 @@ def pair_table(board: Board, pairs: Sequence[Pair]) -> Table:
         ),
         Column(lambda pair: pair.difference.n, "queries", ("n",)),
     ]
-    return Table(f"Pairs: {board.task} × {board.model}", columns, pairs, LEGEND)
+    note = " ".join(display.legend_of_intervals(pair.difference for pair in pairs))
+    return Table(f"Pairs: {board.task} × {board.model}", columns, pairs, LEGEND, note)
 
 
 def _metric(pair: Pair) -> Value:

@@ -14,6 +14,7 @@ import numpy as np
 
 from bench.core.errors import UserError
 from bench.results.schema import PER_QUERY
+from metrics.stats.subsets import MOST_SUBSETS
 
 CLUSTER = "cluster="
 
@@ -46,7 +47,8 @@ def subsets_of(table: Mapping[str, np.ndarray], metric: str) -> list[tuple[np.nd
     """What was foreseen and what was measured, a pair a query; empty for metrics without subsets.
 
     Raises:
-        UserError: the lists are of unequal length, or hold something else than numbers.
+        UserError: the lists are of unequal length, too short or too long, or hold something else
+            than numbers.
     """
     names = subset_columns(metric)
     if not all(name in table for name in names):
@@ -57,6 +59,8 @@ def subsets_of(table: Mapping[str, np.ndarray], metric: str) -> list[tuple[np.nd
         raise UserError(f"{names[0]}: no lists of numbers", where=PER_QUERY) from error
     if any(column.ndim != 2 for column in columns) or columns[0].shape != columns[1].shape:
         raise UserError(f"{names[0]}: no lists of equal length", where=PER_QUERY)
+    if not 2 <= columns[0].shape[1] <= MOST_SUBSETS:
+        raise UserError(f"{names[0]}: lists of {columns[0].shape[1]} subsets", where=PER_QUERY)
     return list(zip(*columns, strict=True))
 
 

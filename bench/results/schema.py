@@ -80,6 +80,13 @@ class Result:
             raise UserError(what, where="task.judge.threshold")
         return float(threshold)
 
+    @property
+    def repeated_texts(self) -> int:
+        """How many passages have the text of an earlier one; 0 where nobody has counted."""
+        counts = self.task.get("counts")
+        repeated = counts.get("repeated_texts") if isinstance(counts, dict) else 0
+        return repeated if isinstance(repeated, int) else 0
+
     def to_json(self) -> dict[str, Any]:
         """As written to ``result.json``."""
         return asdict(self)
@@ -106,6 +113,11 @@ class Cell:
         """Settings of its metrics; empty if they are damaged."""
         found = self.config.get("metric")
         return found if isinstance(found, dict) else {}
+
+    @property
+    def clusters_always(self) -> bool:
+        """Whether its intervals are over clusters of queries in any case (``metric.cluster``)."""
+        return self.measured_by.get("cluster", "auto") not in ("auto", "none")
 
 
 def is_finished(folder: Path) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,8 @@ import yaml
 
 from bench.core.errors import UserError
 from bench.core.escape import clean
-from bench.results.per_query import labels_of, read_per_query, subsets_of
+from bench.results.intervals import numbers_beside, stored_sampling
+from bench.results.per_query import read_per_query
 from bench.results.rankings import correct_of
 from bench.results.schema import (
     CONFIG,
@@ -39,7 +40,7 @@ from metrics.length import length_ratio
 from metrics.measures import LENGTH_RATIO, MetricKind
 from metrics.stats.bootstrap import Estimate
 from metrics.stats.correlation import rank_correlation
-from metrics.stats.sampling import Cluster, Sampling, cluster_labels
+from metrics.stats.sampling import Cluster
 
 _TOLERANCE = 1e-9  # relative: sums in another order differ in the last bits
 
@@ -149,7 +150,11 @@ class _Check:
             ordered = [by_id[query] for query in table["query_id"]]
             self._check_n_scored(result, table)
             self._check_judge(ordered)
-            self.sampling = self._sampling(ordered, table)
+            cluster = self.settings.cluster
+            sampling, complaints = stored_sampling(ordered, table, cluster, result.metrics)
+            for complaint in complaints:
+                self.add(*complaint)
+            self.sampling = replace(sampling, samples=self.settings.samples, seed=result.seed)
             if self._check_gold(ordered, table):
                 for name, stored in result.metrics.items():
                     self._check_metric(name, stored, ordered, table)
@@ -256,35 +261,6 @@ class _Check:
             self._check_queries(name, values, self._expected(name, records, table), records)
         self._check_estimate(name, stored, self.sampling.estimate(name, values))
 
-    def _sampling(
-        self, records: Sequence[RetrievalRecord], table: dict[str, np.ndarray]
-    ) -> Sampling:
-        """How the intervals are made: clusters follow from the rankings, subsets are believed."""
-        cluster = self.settings.cluster
-        relations = [record.relation or "" for record in records]
-        answers = [record.targets_plaintext for record in records]
-        labels = cluster_labels(cluster, relations, answers)
-        stored = labels_of(table)
-        for name in sorted({*labels, *stored}):
-            if not np.array_equal(stored.get(name, []), labels.get(name, [])):
-                self.add(f"clusters by {name}", f"{PER_QUERY} has others than {RETRIEVALS}")
-        always = cluster not in (Cluster.none, Cluster.auto)
-        samples, seed = self.settings.samples, self.result.seed
-        return Sampling(samples, seed, labels, always, self._subsets(table))
-
-    def _subsets(self, table: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Of each metric that is a rank correlation over subsets, what it is the correlation of."""
-        found = {}
-        for name in self.result.metrics:
-            try:
-                pairs = subsets_of(table, name)
-            except UserError as error:
-                self.add(name, error.what)
-                continue
-            if pairs:
-                found[name] = (np.stack([a for a, _ in pairs]), np.stack([b for _, b in pairs]))
-        return found
-
     def _correlations(self, name: str) -> list[float]:
         return [rank_correlation(*pair) for pair in zip(*self.sampling.subsets[name], strict=True)]
 
@@ -338,18 +314,10 @@ class _Check:
         if expected is None:
             self.add(name, f"stored {stored.value:.6g}", "nothing: no query was scored")
             return
-        numbers = {"": (stored.value, expected.value), " n": (stored.n, expected.n)}
-        pairs = {"": (stored.ci95, expected.ci95)}
         if stored.over != expected.over or set(stored.intervals) != set(expected.intervals):
             self.add(f"{name} interval", f"stored over {stored.over}", expected.over)
             return
-        for over, interval in expected.intervals.items():
-            pairs[f" over {over}"] = (stored.intervals[over].ci95, interval.ci95)
-            numbers[f" {over}"] = (stored.intervals[over].units, interval.units)
-        for over, bounds in pairs.items():
-            for end, old, new in zip(("low", "high"), *bounds, strict=True):
-                numbers[f" interval{over}, {end}"] = (old, new)
-        for part, (old, new) in numbers.items():
+        for part, (old, new) in numbers_beside(stored, expected).items():
             self.n_numbers += 1
             if not _same(old, new):
                 self.add(f"{name}{part}", f"stored {old:.8g}", f"{new:.8g}")

@@ -13,6 +13,7 @@ import numpy as np
 
 from metrics.stats.bootstrap import unit_counts
 
+MOST_SUBSETS = 1000  # ranks are counted pair by pair; each subset is a training
 _RANKS_AT_ONCE = 1 << 21  # 16 MiB of them, and some times that on the way
 
 

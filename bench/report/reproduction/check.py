@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -11,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from bench.report import display
-from bench.report.board import Board, Row, table_of
+from bench.report.board import Board, Row, scores_of, table_of
 from bench.report.reproduction.claims import ClaimKind, PaperClaim
 from bench.report.telling_apart import measured_alike
 from bench.results.per_query import clusters_of
@@ -98,14 +97,15 @@ def _above(
     if measured_alike(metric, above.cell) != measured_alike(metric, below.cell):
         return
     tables = table_of(above.cell), table_of(below.cell)
-    one, other = (_scores(table, metric) for table in tables)
+    one, other = (scores_of(table, metric) for table in tables)
     queries = sorted(set(one) & set(other))
     differences = np.array([one[query] - claim.times * other[query] for query in queries])
     labels = {
         name: np.array([of_query[query] for query in queries])
         for name, of_query in clusters_of(tables[0]).items()
     }
-    difference = Sampling(labels=labels).estimate(metric, differences)
+    sampling = Sampling(labels=labels, always=above.cell.clusters_always)
+    difference = sampling.estimate(metric, differences)
     if difference is None:
         return
     factor = "" if claim.times == 1 else f"{claim.times:g} × "
@@ -194,15 +194,6 @@ def _rows(board: Board) -> dict[str, Row]:
     """The row of each method that has only one: of several, none is what the paper means."""
     names = [row.method for row in board.rows]
     return {row.method: row for row in board.rows if names.count(row.method) == 1}
-
-
-def _scores(table: dict[str, np.ndarray], metric: str) -> dict[str, float]:
-    """The scores of the queries that have one, by query id."""
-    values = table.get(metric)
-    if values is None or values.dtype.kind != "f":
-        return {}
-    pairs = zip(table["query_id"].tolist(), values.tolist(), strict=True)
-    return {query: value for query, value in pairs if not math.isnan(value)}
 
 
 def _name(board: Board) -> str:
