@@ -75,7 +75,9 @@ def test_overlap_and_scores_of_three_seeds(tmp_path: Path) -> None:
     score = row.scores["tail_patch"].spread
     assert score.mean == pytest.approx(np.mean(values))
     assert (score.least, score.greatest) == (min(values), max(values))
-    tables = [pd.read_parquet(folder / "per_query.parquet") for folder in folders]
+    (board,) = make_boards(read_cells(tmp_path))
+    seeds = [row.cell.folder for row in board.rows if row.method == "trackstar"]
+    tables = [pd.read_parquet(folder / "per_query.parquet") for folder in seeds]
     ordered = [table.sort_values("query_id")["tail_patch"] for table in tables]
     scored = np.array([values.dropna() for values in ordered])
     estimate = row.scores["tail_patch"].estimate
