@@ -143,7 +143,7 @@ def _retrained(
     task, model = context.task, context.model
     sizes = {"removal": config.removal_queries, "qld": config.qld_queries}
     groups = {name: [q.query_id for q in spread(task.queries, n)] for name, n in sizes.items()}
-    n_tokens = [model.query_tokens(q.query_id, q.prompt, q.target).n_loss for q in task.queries]
+    n_tokens = [model.query_tokens(query).n_loss for query in task.queries]
     truth = RetrainingTruth(
         config, task.queries, n_tokens, len(task.passages), top_k, seed, context.retrain
     )
