@@ -14,7 +14,7 @@ from bench.results.schema import ENTAILED, PER_QUERY, Cell, Result
 from methods import METHODS
 from metrics import measures
 from metrics.stats.bootstrap import Estimate
-from metrics.stats.pairs import Pair, Scored, compare_methods
+from metrics.stats.pairs import MethodPair, Scored, compare_methods
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Board:
     metrics: list[str]
     main: str | None
     rows: list[Row]
-    pairs: list[Pair] = field(default_factory=list)
+    pairs: list[MethodPair] = field(default_factory=list)
 
     @property
     def samples(self) -> str:
@@ -138,7 +138,7 @@ def _board(task: str, model: str, cells: list[Cell]) -> Board:
 _Table = dict[str, np.ndarray]
 
 
-def _compared(metric: str, tables: Sequence[tuple[Row, _Table]]) -> list[Pair]:
+def _compared(metric: str, tables: Sequence[tuple[Row, _Table]]) -> list[MethodPair]:
     """Note the best of a column and everyone's letters in the rows; the pairs behind them."""
     with_controls = measures.of(metric).tests_controls
     rivals = [(row, own) for row, own in tables if with_controls or not row.is_control]

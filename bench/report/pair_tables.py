@@ -9,7 +9,7 @@ from bench.report.board import Board
 from bench.report.leaderboard import of_board, raw_of
 from bench.report.table import Column, Table, Value
 from metrics import measures
-from metrics.stats.pairs import Pair
+from metrics.stats.pairs import MethodPair
 from metrics.stats.significance import FLIPS
 
 LEGEND = (
@@ -20,7 +20,7 @@ LEGEND = (
 )
 
 
-def pair_table(board: Board, pairs: Sequence[Pair]) -> Table:
+def pair_table(board: Board, pairs: Sequence[MethodPair]) -> Table:
     """A row for each of a board's pairs; readers are told the metric by its title."""
     columns = [
         *of_board(board),
@@ -40,14 +40,14 @@ def pair_table(board: Board, pairs: Sequence[Pair]) -> Table:
     return Table(f"Pairs: {board.task} × {board.model}", columns, pairs, LEGEND, note)
 
 
-def _metric(pair: Pair) -> Value:
+def _metric(pair: MethodPair) -> Value:
     return Value(measures.of(pair.metric).head, (pair.metric,))
 
 
-def _difference(pair: Pair) -> Value:
+def _difference(pair: MethodPair) -> Value:
     text = display.difference(pair.metric, pair.difference.value)
     return Value(text, raw_of(pair.difference), is_best=pair.significant)
 
 
-def _interval(pair: Pair) -> str:
+def _interval(pair: MethodPair) -> str:
     return display.interval(pair.metric, pair.difference, display.difference)

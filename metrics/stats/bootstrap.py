@@ -61,39 +61,13 @@ class Estimate:
         return self.ci95[0] <= 0 <= self.ci95[1]
 
 
-def estimate(
-    values: np.ndarray, samples: int = 1000, confidence: float = 0.95, seed: int = 0
-) -> Estimate | None:
-    """The mean of ``values`` with its percentile interval over resampled queries.
-
-    Args:
-        values: one score a query, float ``[n_queries]``. NaN is a query that was not scored: it is
-            left out, and not counted in ``n``.
-        samples: resamples; the interval's ends then lie between their order statistics.
-        confidence: coverage of the interval.
-        seed: the same seed and values give the same interval.
-
-    Returns:
-        None if no query was scored: there is no mean to report. A single query's interval is its
-        value.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    values = values[~np.isnan(values)]
-    n = len(values)
-    if n == 0:
-        return None
-    low, high = percentiles(_resampled_means(values, samples, seed), confidence)
-    return Estimate(value=float(values.mean()), ci95=(float(low), float(high)), n=n)
-
-
-def percentiles(means: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """The lower and the upper bound of ``[samples, ...]`` resampled means: ``[...]`` each.
+def percentiles(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds of the 95% interval of ``[samples, ...]`` resampled means: ``[...]`` each.
 
     A mean that is NaN is none; a bound is NaN where all are.
     """
-    tail = 100 * (1 - confidence) / 2
     percentile = np.nanpercentile if np.isnan(means).any() else np.percentile
-    low, high = percentile(means, [tail, 100 - tail], axis=0)
+    low, high = percentile(means, [2.5, 97.5], axis=0)
     return low, high
 
 
@@ -125,7 +99,7 @@ def resampled_columns(
     Args:
         values: float ``[n_queries, n_columns]`` without NaN, at least one query.
         labels: the cluster of each query, of any sortable kind, ``[n_queries]``; None = each query
-            is its own, which gives the resamples of ``estimate``.
+            is its own.
         samples: how many means.
         seed: of the draws, which all columns share.
     """
@@ -148,7 +122,7 @@ def resampled_columns(
 def unit_counts(n: int, samples: int, seed: int | list[int]) -> Iterator[np.ndarray]:
     """How often each of ``n`` units is drawn in each resample: float64 blocks ``[block, n]``.
 
-    A matrix product then does for any number of columns. The draws are those of ``estimate``.
+    A matrix product then does for any number of columns.
     """
     rng = np.random.default_rng(seed)
     at_once = max(1, _DRAWS_AT_ONCE // n)

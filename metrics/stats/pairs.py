@@ -29,7 +29,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Pair:
+class MethodPair:
     """Two methods on one metric.
 
     Attributes:
@@ -66,7 +66,7 @@ class Comparison:
         letters: one text a method; two methods that share no letter differ significantly.
     """
 
-    pairs: list[Pair]
+    pairs: list[MethodPair]
     letters: list[str]
 
 
@@ -100,7 +100,7 @@ def compare_methods(
     sampling = Sampling(labels=known, always=always)
     estimates = _estimates(metric, scored, places, queries, differences, sampling)
     pairs = {
-        i: Pair(metric, labels[a], labels[b], estimates[i], float(p[i]), float(p_holm[i]))
+        i: MethodPair(metric, labels[a], labels[b], estimates[i], float(p[i]), float(p_holm[i]))
         for i, (a, b) in enumerate(places)
         if i in estimates
     }

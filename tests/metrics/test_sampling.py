@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metrics.stats import bootstrap
-from metrics.stats.bootstrap import QUERIES, Interval, chosen, estimate, resampled_columns
+from metrics.stats.bootstrap import QUERIES, Interval, chosen, resampled_columns
 from metrics.stats.pairs import Scored, compare_methods
 from metrics.stats.sampling import Cluster, Sampling, cluster_labels
 from metrics.stats.seeds import estimate_over_seeds
 from metrics.stats.subsets import resampled_scores, weighted_rank_correlations
+from tests.fixtures.estimates import estimate_mean
 
 stats = pytest.importorskip("scipy.stats")  # comes with sentence-transformers
 
@@ -55,7 +56,7 @@ def test_an_interval_over_clusters_is_that_of_every_draw_of_clusters() -> None:
     assert low == pytest.approx(percentile_of(exact, 0.025), abs=0.01)
     assert high == pytest.approx(percentile_of(exact, 0.975), abs=0.01)
     assert found.intervals["relation"] == Interval(found.ci95, 6)
-    assert found.intervals[QUERIES].ci95 == estimate(values, samples=40_000).ci95
+    assert found.intervals[QUERIES].ci95 == estimate_mean(values, samples=40_000).ci95
 
 
 def test_queries_that_are_each_their_own_cluster_have_the_interval_over_queries() -> None:
@@ -116,7 +117,7 @@ def test_one_cluster_alone_is_no_sample() -> None:
     for labels in ([0, 0, 0, 0], [0, 0, 1, 0]):  # the other one's only query was not scored
         sampling = Sampling(labels={"relation": np.array(labels)}, always=True)
         found = sampling.estimate("mrr", values)
-        assert found == estimate(values)
+        assert found == estimate_mean(values)
 
 
 def test_what_clusters_are_made_by() -> None:
@@ -249,7 +250,7 @@ def test_the_interval_of_lds_knows_of_the_subsets() -> None:
         assert found is not None
         assert found.over == "queries and subsets"
         assert found.value == pytest.approx(scores.mean())
-        alone = estimate(scores, samples=500)
+        alone = estimate_mean(scores, samples=500)
         assert alone is not None
         inside["queries"] += alone.holds_zero
         inside["queries and subsets"] += found.holds_zero
@@ -327,7 +328,7 @@ def test_coverage_over_models_that_differ() -> None:
     for seed in range(200):
         values = rng.normal(size=(10, 1)) + rng.normal(size=30) + 0.3 * rng.normal(size=(10, 30))
         found = estimate_over_seeds(values, Sampling(samples=300, seed=seed))
-        alone = estimate(values[0], samples=300, seed=seed)
+        alone = estimate_mean(values[0], samples=300, seed=seed)
         assert found is not None
         assert alone is not None
         inside["all"] += found.holds_zero
@@ -340,7 +341,7 @@ def test_one_seed_is_the_interval_over_its_queries() -> None:
     values = np.random.default_rng(8).random((1, 40))
     values[0, 3] = np.nan
     found = estimate_over_seeds(values, Sampling(seed=5))
-    alone = estimate(values[0], seed=5)
+    alone = estimate_mean(values[0], seed=5)
     assert found is not None
     assert alone is not None
     assert (found.value, found.ci95, found.n) == (alone.value, pytest.approx(alone.ci95), 39)

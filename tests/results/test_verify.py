@@ -17,10 +17,10 @@ from bench.results.per_query import read_per_query
 from bench.results.schema import CONFIG, PER_QUERY, RESULT, RETRIEVALS
 from bench.results.verify import lines, verify
 from metrics.attribution import parse_metric
-from metrics.stats.bootstrap import estimate
 from metrics.stats.correlation import rank_correlation
 from metrics.stats.sampling import Sampling
 from tests.fixtures.cells import SAMPLES, edit_result, edit_retrievals, edit_table, write_cell
+from tests.fixtures.estimates import estimate_mean
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def add_metric(cell: Path, name: str) -> None:
         for record, n in zip(records, n_gold, strict=True)
     ]
     edit_table(cell, lambda columns: columns.update({name: values}))
-    found = estimate(np.array(values), SAMPLES, seed=0)
+    found = estimate_mean(np.array(values), SAMPLES, seed=0)
     assert found is not None
     edit_result(cell, lambda record: record["metrics"].update({name: asdict(found)}))
 
