@@ -20,15 +20,15 @@ from metrics import measures
 
 
 class NoGold(Enum):
-    """What a query counts that has no annotated passage in the corpus."""
+    """The score of a query that has no annotated passage in the corpus."""
 
-    skip = "skip"  # left out of every mean: NaN
-    zero = "zero"  # a failure of the method
+    skip = "skip"  # NaN: the query is left out of every mean
+    zero = "zero"  # 0: the query is a failure of the method
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One ranked list, judged.
+    """One judged list of passages.
 
     Attributes:
         correct: whether each listed passage is annotated, strongest first, bool ``[list length]``.
@@ -53,11 +53,11 @@ class Metric(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What ``parse_metric`` reads, e.g. ``"hit@10"``."""
+        """The name that ``parse_metric`` reads, e.g. ``"hit@10"``."""
 
     @property
     def depth(self) -> int:
-        """How long the stored list must be at least for the number to mean what its name says."""
+        """The least length of the stored list with which the number means what its name says."""
         return measures.of(self.name).depth or 1
 
     @abstractmethod
@@ -75,7 +75,7 @@ class Metric(ABC):
 
 @dataclass(frozen=True)
 class MRR(Metric):
-    """1 / rank of the first correct passage, 0 if the stored list holds none.
+    """Reciprocal rank of the first correct passage, 0 if the stored list holds none.
 
     The mean over queries is the mean reciprocal rank. It cannot see past the list, whose length is
     therefore part of every result.
@@ -104,7 +104,7 @@ class _AtK(Metric):
 
 @dataclass(frozen=True)
 class Hit(_AtK):
-    """Any correct among the ``k`` strongest: Success@k. The paper calls this "recall@10"."""
+    """Whether any of the ``k`` strongest is correct: Success@k. The paper says "recall@10"."""
 
     kind = "hit"
 
@@ -178,9 +178,9 @@ class NDCG(_AtK):
 
     def score(self, correct: np.ndarray, n_gold: int) -> float:
         """See ``Metric.score``."""
-        found = np.flatnonzero(correct[: self.k]) + 1
+        ranks = np.flatnonzero(correct[: self.k]) + 1
         ideal = np.arange(1, min(n_gold, self.k) + 1)
-        return float(_discounts(found).sum() / _discounts(ideal).sum())
+        return float(_discounts(ranks).sum() / _discounts(ideal).sum())
 
 
 def _discounts(ranks: np.ndarray) -> np.ndarray:

@@ -27,9 +27,10 @@ from bench.models.dtypes import experts_for
 from bench.models.language_model import IGNORE, LanguageModel, Tokens, pad, token_log_probs
 from bench.models.second_moments import Factored, SecondMoments
 
-QUERIES_AT_ONCE = 64  # of one passage, in one forward pass
-_MOST_PASSAGES = 32  # side by side; more gain nothing on a CPU
-# The one kind that vmap can batch; for single passages, too, so that both ways round alike.
+QUERIES_AT_ONCE = 64  # queries that are asked after one passage in one forward pass
+_MOST_PASSAGES = 32  # passages side by side; more gain nothing on a CPU
+# The one kind of attention that vmap can batch. Single passages use it, too, so that they round as
+# those side by side do.
 _ATTENTION = SDPBackend.MATH
 
 Weights = dict[str, Tensor]
@@ -103,7 +104,7 @@ class OptimizerStep:
 
     @cached_property
     def _scales(self) -> Weights | None:
-        """1 / sqrt(V) of every parameter."""
+        """The factor 1 / sqrt(V) of every parameter; None without second moments."""
         if self._moments is None:
             return None
         return {
@@ -119,7 +120,7 @@ class OptimizerStep:
         """
         if passages == 1:
             return True
-        # The gradient and what it becomes; of a token, its logits and their gradient.
+        # A passage takes its gradient and the stepped weights.
         size = 2 * sum(weight.nbytes for weight in self._weights.values())
         needed = passages * (size + tokens * _bytes_a_token(self._model))
         return passages <= self.most and needed <= self._memory
@@ -155,8 +156,12 @@ class OptimizerStep:
     def _stepped(
         self, passages: Sequence[Tokens]
     ) -> tuple[Weights, list[float], list[float], list[float]]:
-        """Weights after each step, ``[passages, *shape]``, and of each passage the loss before it,
-        the share of parameter tensors that were clipped and the step's root mean square."""
+        """The weights after a step on each passage, and what is known of the steps.
+
+        Returns:
+            weights ``[passages, *shape]``; of each passage the loss before its step, the share of
+            parameter tensors that were clipped, and the step's root mean square.
+        """
         ids, labels = pad(passages, self._model.device)
         with sdpa_kernel(_ATTENTION):
             if len(passages) > 1:
@@ -176,7 +181,7 @@ class OptimizerStep:
         return weights, losses.tolist(), (clipped / len(weights)).tolist(), lengths.tolist()
 
     def _plain_gradients(self, ids: Tensor, labels: Tensor) -> tuple[Weights, Tensor]:
-        """As under ``vmap``, of one passage: for models that ``vmap`` cannot run, or too large."""
+        """Gradients and loss of one passage, for models that are large or that vmap cannot run."""
         weights = {name: weight.detach().requires_grad_() for name, weight in self._weights.items()}
         with torch.enable_grad():
             loss = self._loss(weights, ids, labels)
@@ -202,7 +207,7 @@ class OptimizerStep:
 
     @torch.no_grad()
     def _ask(self, stepped: Weights, queries: Sequence[Sequence[Tokens]]) -> list[list[float]]:
-        """Log-probabilities, as many for each passage as the most that one is asked."""
+        """Log-probabilities of targets: as many for each passage as any passage has queries."""
         most = max(map(len, queries))
         filler = next(query for of_one in queries for query in of_one)
         filled = [[*of_one, *[filler] * (most - len(of_one))] for of_one in queries]
@@ -217,12 +222,12 @@ class OptimizerStep:
         return scores.double().sum(-1).tolist()
 
     def _loss(self, weights: Weights, ids: Tensor, labels: Tensor) -> Tensor:
-        """Mean over the tokens of one passage; ``ids`` and ``labels`` are ``[tokens]``."""
+        """Mean loss over the tokens of one passage; ``ids`` and ``labels`` are ``[tokens]``."""
         total = -self._log_probs(weights, ids[None], labels[None]).sum()
         return total / (labels[1:] != IGNORE).sum()
 
     def _log_probs(self, weights: Weights, ids: Tensor, labels: Tensor) -> Tensor:
-        """Of every token, ``[batch, tokens - 1]``."""
+        """Log-probability of every token, ``[batch, tokens - 1]``."""
         with experts_for(self._model.module, self._model.gradient_dtype):
             return token_log_probs(self._module_with(weights), ids, labels)
 
@@ -231,11 +236,12 @@ class OptimizerStep:
 
 
 def _bytes_a_token(model: LanguageModel) -> int:
-    """About what a forward and backward pass keeps of a token: logits, and each layer's inputs."""
+    """Bytes that a forward and backward pass keeps of a token, about: logits and layers' inputs."""
     config = getattr(model.module, "config", None)
     vocabulary, hidden, layers = (
         int(getattr(config, name, None) or 0)
         for name in ("vocab_size", "hidden_size", "num_hidden_layers")
     )
-    # Logits, their exponentials and both gradients; of a layer, some twenty vectors.
+    # Four numbers a word of the vocabulary: logits, exponentials and both gradients. A layer keeps
+    # some twenty vectors.
     return model.gradient_dtype.itemsize * (4 * vocabulary + 20 * hidden * layers)

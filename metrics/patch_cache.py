@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from bench.storage.disk import disk_errors
 
-_SAVE_EVERY_SECONDS = 1.0  # what a killed run loses, at most; each passage would cost a tenth more
+_SAVE_EVERY_SECONDS = 1.0  # the most that a killed run loses; saving each passage costs a tenth
 _CHUNK = 500  # query ids a statement; sqlite allows 999 variables in its oldest builds
 
 
@@ -29,7 +29,7 @@ class StepOutcome(NamedTuple):
 
 
 class PatchCache:
-    """(passage row, query id) → what came of the step.
+    """Outcomes of steps by passage row and query id.
 
     One file holds one setting: its name must be a hash of model, corpus and step.
     """
@@ -46,7 +46,7 @@ class PatchCache:
             )
 
     def known(self, passage: int, queries: Sequence[str]) -> dict[str, StepOutcome]:
-        """What is already measured of one passage, by query id."""
+        """Known outcomes of the step on one passage, by query id."""
         known: dict[str, StepOutcome] = {}
         for start in range(0, len(queries), _CHUNK):
             part = queries[start : start + _CHUNK]

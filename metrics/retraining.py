@@ -80,7 +80,7 @@ class RetrainingConfig:
                 _refuse(name, f"needs lists of {n} passages, and top_k is {top_k}", "raise top_k")
 
     def n_qld_passages(self, n_passages: int) -> int:
-        """How many passages are removed for one query."""
+        """Number of passages that are removed for one query."""
         return max(1, round(self.qld_share * n_passages))
 
 
@@ -207,8 +207,11 @@ class RetrainingTruth:
         return (np.exp(before) - np.exp(after)).mean(0), (before - after).mean(0)
 
     def _subsets(self) -> tuple[np.ndarray, np.ndarray]:
-        """Which passages each subset holds, bool ``[subsets, passages]``, and what models trained
-        on it say, ``[seeds, subsets, queries]``."""
+        """The passages of each subset, and what models say that were trained on them alone.
+
+        Returns:
+            bool ``[subsets, passages]``, and float64 ``[seeds, subsets, queries]``.
+        """
         config, n = self._config, self._n_passages
         kept = np.zeros((config.lds_subsets, n), dtype=bool)
         for number, subset in enumerate(kept):
@@ -220,7 +223,7 @@ class RetrainingTruth:
 
 
 def _shared(tops: Sequence[np.ndarray], size: int) -> list[tuple[int, ...]]:
-    """For each query, what is removed for it and the others of its group of ``size``.
+    """The rows that are removed for each query and the others of its group of ``size``.
 
     Groups are every n-th query, so that each is a sample of all.
     """
@@ -232,7 +235,7 @@ def _shared(tops: Sequence[np.ndarray], size: int) -> list[tuple[int, ...]]:
 def summed_scores(
     rows: np.ndarray, scores: np.ndarray, kept: np.ndarray, *, is_cut: bool
 ) -> np.ndarray:
-    """What the scores of each subset's passages add up to: what a method foresees of it.
+    """Sums of the scores of each subset's passages: what a method foresees of the subset.
 
     The linear datamodelling score is the rank correlation of these sums with what was measured. All
     subsets are of one size, so that only differences to the unlisted passages matter. Where a list

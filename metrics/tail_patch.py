@@ -35,7 +35,7 @@ STEP_VERSION = 5
 # Digits that are kept in float64: which passages were stepped on side by side moves the fifteenth,
 # and would tell a run that was killed and went on from one that was not.
 _DIGITS = 8
-_WINDOW = 512  # passages tokenised ahead, so that those of one length go together
+_WINDOW = 512  # passages that are tokenised ahead, so that those of one length go together
 
 
 @dataclass
@@ -211,7 +211,7 @@ class TailPatch:
     def _patch(
         self, wanted: Mapping[int, list[str]], tokens: Mapping[str, Tokens]
     ) -> dict[tuple[int, str], StepOutcome]:
-        """What came of the step for every (passage row, query id) asked for."""
+        """Outcomes of the steps for every (passage row, query id) that is asked for."""
         patched: dict[tuple[int, str], StepOutcome] = {}
         missing: dict[int, list[str]] = {}
         with closing(PatchCache(self._cache_path)) as cache:
@@ -231,14 +231,14 @@ class TailPatch:
     def _measured(
         self, missing: Mapping[int, list[str]], tokens: Mapping[str, Tokens]
     ) -> Iterator[tuple[int, dict[str, StepOutcome]]]:
-        """Each passage's row, and by query id what came of the step on it."""
+        """The row of each passage, with the outcomes of the step on it by query id."""
         rows = list(missing)
         for start in range(0, len(rows), _WINDOW):
             window = [
                 _Job(row, self._model.passage_tokens(self._task.passages[row].text), missing[row])
                 for row in rows[start : start + _WINDOW]
             ]
-            # Queries are of about one length, passages are not.
+            # Passages of one length go together; queries are of about one length anyway.
             waiting = sorted(window, key=lambda job: (len(job.query_ids), len(job.passage.ids)))
             while waiting:
                 batch = self._side_by_side(waiting, tokens)
@@ -258,7 +258,10 @@ class TailPatch:
         return dict(zip(job.query_ids, outcomes, strict=True))
 
     def _rounded(self, values: Sequence[float], significant: bool = False) -> list[float]:
-        """Without the digits of float64 that batching moves: behind the point, or significant."""
+        """Values without the digits of float64 that batching moves.
+
+        ``_DIGITS`` are kept behind the point, or significant ones.
+        """
         if self._model.gradient_dtype != torch.float64:
             return list(values)
         if significant:
@@ -301,13 +304,13 @@ class _Job:
     query_ids: list[str]
 
     def tokens(self, queries: Mapping[str, Tokens]) -> int:
-        """Padded tokens that are asked at once after the step."""
+        """Number of padded tokens that are asked at once after the step."""
         lengths = [len(queries[query_id].ids) for query_id in self.query_ids]
         return max(lengths) * min(len(lengths), QUERIES_AT_ONCE)
 
 
 def _identity(model: LanguageModel) -> list[Any]:
-    """What the model's numbers depend on beside its files."""
+    """The settings that the model's numbers depend on beside its files."""
     weights = next(model.module.parameters()).dtype
     dtypes = [str(weights), str(model.gradient_dtype)]
     return [model.sha256, model.append_eos, model.context_length, dtypes]

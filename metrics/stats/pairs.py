@@ -148,8 +148,8 @@ def _estimates(
             resampled = _over_subsets(metric, scored, [places[i] for i in columns], asked, own)
         else:
             resampled = own.resampled(metric, values)
-        found = estimates_from(values, resampled, sampling.always)
-        estimates.update(zip(columns, found, strict=True))
+        of_columns = estimates_from(values, resampled, sampling.always)
+        estimates.update(zip(columns, of_columns, strict=True))
     return estimates
 
 
@@ -160,7 +160,10 @@ def _over_subsets(
     queries: Sequence[str],
     sampling: Sampling,
 ) -> dict[str, tuple[np.ndarray, int]]:
-    """As ``Sampling.resampled``, of differences of methods that were measured on equal subsets."""
+    """Resampled differences of methods that were measured on equal subsets, by what was resampled.
+
+    See ``Sampling.resampled``.
+    """
     of_methods = {}
     for method in {method for pair in places for method in pair}:
         pairs = [scored[method].subsets[query] for query in queries]

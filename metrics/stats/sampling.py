@@ -105,8 +105,8 @@ class Sampling:
         if not len(values):
             return None
         resampled = own.resampled(metric, values[:, None])
-        (found,) = estimates_from(values[:, None], resampled, self.always)
-        return found
+        (one,) = estimates_from(values[:, None], resampled, self.always)
+        return one
 
     def resampled(self, metric: str, values: np.ndarray) -> dict[str, tuple[np.ndarray, int]]:
         """Means of resamples by what was resampled, the usual one first, and the units drawn from.
