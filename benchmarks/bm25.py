@@ -42,8 +42,8 @@ import numpy as np
 
 from bench.core.progress import set_quiet
 from bench.tasks.passages import Passage, PassageStore, write_passages
-from methods.bm25 import RankBm25
 from methods.bm25_scoring import DECIMALS, InvertedIndexScorer, Variant
+from methods.rank_bm25 import RankBm25
 from methods.topk import TopK
 from methods.word_index import open_or_build
 from methods.words import TOKENIZERS, Tokenizer

@@ -51,6 +51,7 @@ from bench.models.scratch import train_tokenizer
 from bench.models.second_moments import ADAM_EPSILON, Factored, Full, SecondMoments
 from methods.gradient.batching import encode_all
 from methods.gradient.encoder import GradientEncoder
+from tests.fixtures.switches import switches
 
 OURS = ("none", "adafactor", "adam")
 PEERS = (
@@ -175,11 +176,7 @@ def features_of(
         gradient_dtype=module.dtype,
     )  # fmt: skip
     encoder = GradientEncoder(
-        model,
-        projection_dim=projection_dim,
-        layer_blocks=8,
-        seed=0,
-        second_moments=moments_like(module, moments),
+        model, switches(projection_dim=projection_dim), moments_like(module, moments)
     )
     tokens = [Tokens(row, 1) for row in ids]
     return lambda: encode_all(encoder, tokens, NO_ROW_CAP, batch_tokens)

@@ -47,8 +47,7 @@ from bench.tasks.base import Task
 from methods.base import Context
 from methods.gradient.datainf import DataInf
 from methods.gradient.ekfac import Ekfac, EkfacConfig, Labels
-from methods.gradient.influence import InfluenceConfig
-from methods.gradient.parameters import Adapters, Unsupported
+from methods.gradient.settings import Adapters, InfluenceConfig, Unsupported
 
 SETTINGS = {
     "damping": 0.1, "sample": None, "opponents": 0, "memory_mib": 512, "batch_size": 32,

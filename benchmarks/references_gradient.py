@@ -46,10 +46,12 @@ from references_workload import describe, make_model, make_task, report, scores_
 
 import conf
 from bench.core.progress import set_quiet
+from bench.core.registry import DESCRIPTION
 from bench.models.language_model import LanguageModel
 from bench.tasks.base import Task
 from methods.base import Context
-from methods.gradient.method import Gradient, GradientConfig
+from methods.gradient.method import Gradient
+from methods.gradient.settings import GradientConfig
 
 PRESETS = Path(conf.__path__[0]) / "method"
 PAIRS = (
@@ -118,7 +120,7 @@ def _preset(name: str, **changes: object) -> GradientConfig:
     """What ``conf/method/NAME.yaml`` says, with exact gradients."""
     files = [OmegaConf.load(PRESETS / f"{part}.yaml") for part in ("_gradient", name)]
     settings = OmegaConf.merge(*files, {"projection_dim": None, "seed": 0, **changes})
-    for key in ("defaults", "name"):
+    for key in ("defaults", "name", *DESCRIPTION):
         settings.pop(key)
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(GradientConfig), settings))
 

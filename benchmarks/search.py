@@ -45,10 +45,11 @@ from contenders import Peer, interleave, timed
 
 from methods import vector_search
 from methods.gradient.checkpoints import FeatureLayout
-from methods.gradient.codecs import Storage, make_codec
+from methods.gradient.codecs import make_codec
 from methods.gradient.index import GradientIndex
 from methods.gradient.search import Finish, MemoryPlan, Search
-from methods.vector_search import as_tensor, products, scan, search_rows
+from methods.gradient.settings import Storage
+from methods.vector_search import as_tensor, scan, scored_blocks, search_rows
 
 PRODUCTS = ("product", "product, transposed", "product, blocks")
 ROWS_MADE_AT_ONCE = 4096
@@ -122,9 +123,9 @@ def _contenders(
         "product": lambda: rows @ asked.T,
         "product, transposed": lambda: asked @ rows.T,
         "product, blocks": product_in_blocks,
-        "scan": lambda: _lists(*scan(len(asked), products(asked, blocks()), top_k, 0)),
+        "scan": lambda: _lists(*scan(len(asked), scored_blocks(asked, blocks()), top_k, 0)),
         "scan, both ends": lambda: _lists(
-            *scan(len(asked), products(asked, blocks()), top_k, top_k)
+            *scan(len(asked), scored_blocks(asked, blocks()), top_k, top_k)
         ),
         "search_rows": lambda: list(search_rows(queries, stored, top_k)),
     }

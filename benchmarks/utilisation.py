@@ -32,9 +32,10 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from bench.plan.model import architecture_of
-from bench.plan.planning import composed
-from bench.run.composing import model_source
+from bench.plan.planning import plan_settings
+from bench.run.parts import model_source
 from methods.gradient.cost import Architecture, backward_flops, forward_flops
+from tests.fixtures.switches import switches
 
 
 def main() -> None:
@@ -102,7 +103,7 @@ def _finished(run: Callable[[], object], device: str) -> Callable[[], float]:
 
 def _measure(name: str, options: argparse.Namespace, measured: float) -> Iterator[str]:
     config = _config(name, options.layers)
-    architecture = architecture_of(config, 8)
+    architecture = architecture_of(config, switches())
     with torch.device(options.device):
         torch.manual_seed(0)
         module = AutoModelForCausalLM.from_config(
@@ -140,7 +141,7 @@ def _measure(name: str, options: argparse.Namespace, measured: float) -> Iterato
 
 def _config(name: str, layers: int | None) -> PretrainedConfig:
     words = [f"model={name}", *([f"model.geometry.num_layers={layers}"] if layers else [])]
-    settings, _ = composed(words)
+    settings, _ = plan_settings(words)
     return model_source(settings).architecture()
 
 

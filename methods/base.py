@@ -1,4 +1,4 @@
-"""What a method is: it indexes the passages once and ranks them for each query."""
+"""The interface of a method: it indexes the passages once and ranks them for each query."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bench.core.errors import UserError
+from bench.core.fields import check_ranges, identifying
 from bench.core.phases import Phases
+from bench.core.registry import file_sha256_of
 from bench.engines import Engine
 from bench.engines.serial import Serial, SerialConfig
 from bench.storage.mirror import Mirror
@@ -22,6 +24,8 @@ from bench.tasks.base import Query, Task
 if TYPE_CHECKING:
     from bench.models.language_model import LanguageModel
     from bench.models.retraining import Removal
+    from methods.costs import Costs, Job
+    from methods.gradient.cost import Architecture
 
 # In a method's facts, where matrices may be left out: what `methods.gradient.parameters.coverage`
 # says of it. A method of several parts puts its parts' names before it.
@@ -33,12 +37,12 @@ class Ranking:
     """The strongest passages for one query.
 
     Attributes:
-        rows: passage rows, strongest first, int64 ``[k]``; equal scores in ascending row order.
+        rows: rows of the passages, strongest first, int64 ``[k]``; equal scores by ascending row.
             Fewer than were asked for, or none, where no more passages have anything to do with the
             query.
-        scores: the method's scores, higher = stronger, float64 ``[k]``.
-        opponent_rows, opponent_scores: likewise the lowest scores, lowest first, equal ones in
-            ascending row order; empty where a method has none.
+        scores: the method's scores of these, higher = stronger, float64 ``[k]``.
+        opponent_rows, opponent_scores: rows and scores of the weakest passages, lowest score first,
+            equal scores by ascending row; empty where a method lists none.
     """
 
     query_id: str
@@ -50,7 +54,7 @@ class Ranking:
 
 @dataclass
 class IndexSize:
-    """What the index costs on disk. ``bytes`` is 0 for methods that store nothing."""
+    """Bytes and files that an index takes on disk; both are 0 for methods that store nothing."""
 
     bytes: int = 0
     shards: int = 0
@@ -73,16 +77,16 @@ class Context:
     """What the harness lends a method for one cell.
 
     Attributes:
-        task: the queries and candidates.
+        task: queries and passages.
         cache_dir: root of all caches; a method writes below ``cache_dir/index``.
-        device: torch device name, e.g. ``"cpu"``.
-        phases: wall time and memory by named phase, written into the result.
-        counts: anything counted on the way (truncated passages, skipped queries), likewise.
-        facts: values found on the way that a reader of the result needs, e.g. the λ in use.
-        load_model: brings the model under study; called at most once, on first use.
-        retrain: what models trained without some passages say, for the metrics.
+        load_model: loads or trains the model under study; called at most once, on first use.
+        device: name of the torch device, e.g. ``"cpu"``.
+        phases: wall time and memory of each named phase, written into the result.
+        counts: numbers of truncated passages, skipped queries and the like, for the result.
+        facts: values that a reader of the result needs, e.g. the λ in use.
+        retrain: trains models without some passages and asks them the queries, for the metrics.
         engine: runs independent jobs, perhaps in other processes.
-        model_recipe: brings the same model there: unlike ``load_model``, it can be sent.
+        model_recipe: loads the same model in another process, to which it can be sent.
         mirror: the copy of ``cache_dir`` in a store, for what others need not make again.
     """
 
@@ -105,18 +109,19 @@ class Context:
 
 
 class Method(ABC):
-    """One way of ranking passages; a subclass is one entry of ``METHODS``.
-
-    Subclasses set ``Config``: a dataclass whose fields are the keys of ``conf/method/NAME.yaml``,
-    without defaults, since the YAML file holds each default and the reason for it.
+    """One way of ranking passages; ``conf/method/NAME.yaml`` names the class as its ``target``.
 
     Attributes:
+        Config: a dataclass whose fields are the settings of the YAML, without defaults: the YAML
+            holds each default and the reason for it.
+        planned: whether ``plan`` answers.
         version: raised whenever a change of code moves a ranking; part of every cell's key.
         zero_is_no_match: whether a score of 0 says that passage and query have nothing in common.
             Such passages are not listed.
     """
 
     Config: ClassVar[type]
+    planned: ClassVar[bool] = False
     version: ClassVar[int | tuple[int, ...]] = 1
     zero_is_no_match: ClassVar[bool] = False
 
@@ -124,20 +129,71 @@ class Method(ABC):
         self.config = config
         self.context = context
 
+    @classmethod
+    def check_settings(cls, config: Any) -> None:
+        """Refuse settings that cannot work, by nothing but the settings themselves.
+
+        The harness calls it before a task is prepared or a model is loaded. The base class refuses
+        numbers outside the range of their field (``bench.core.fields``).
+
+        Args:
+            config: a value of ``Config``; messages say ``method.KEY``.
+
+        Raises:
+            UserError: names the key and what may be set.
+        """
+        check_ranges(config, "method")
+
+    @classmethod
+    def plan(cls, config: Any, architecture: Architecture, job: Job) -> Costs:
+        """The costs of a run, known before a model is loaded; only where ``planned`` is set.
+
+        Args:
+            config: a value of ``Config`` that ``check_settings`` has passed.
+            architecture: the sizes of the model.
+            job: what is to be done.
+
+        Raises:
+            UserError: a run would refuse these settings for this model or this job.
+        """
+        raise NotImplementedError(f"{cls.__name__} does not say what a run takes")
+
     def check(self) -> None:  # noqa: B027 - most methods have nothing to check
-        """Raise UserError, before any work starts, if the method cannot run in this setting."""
+        """Refuse, with a UserError, what only the task, the model or a file can show to be wrong.
+
+        The harness calls it after ``check_settings`` and before any passage is read.
+        """
+
+    def identifying_settings(self) -> dict[str, Any]:
+        """The settings that rankings depend on, as plain values: part of the cell's key."""
+        return identifying(self.config)
 
     def identity(self) -> Any:
-        """What rankings depend on beside settings, task and model: part of the cell's key."""
-        return self.version
+        """All that rankings depend on beside settings, task and model: part of the cell's key.
 
-    @abstractmethod
+        It is the version; a class that is not of this package adds its name, and its module's name
+        or, where it was loaded from a file by its path, the hash of that file.
+        """
+        kind = type(self)
+        if kind.__module__.startswith(f"{__package__}."):
+            return self.version
+        return [self.version, kind.__qualname__, file_sha256_of(kind) or kind.__module__]
+
     def index(self) -> IndexSize:
-        """Read the passages once and keep what searching needs."""
+        """Read the passages once and keep what searching needs; the base class reads nothing."""
+        return IndexSize()
 
     @abstractmethod
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
-        """Rank the passages for each query, in the order given."""
+        """Rank the passages for each query.
+
+        Args:
+            queries: queries of the task.
+            top_k: length of a list, where there are as many passages.
+
+        Yields:
+            one ranking a query, in the order of ``queries``.
+        """
 
     def rescore(
         self,
@@ -147,14 +203,14 @@ class Method(ABC):
         """Score given passages instead of searching for them; call ``index`` first.
 
         Args:
-            queries: in any order.
-            rows: passages of each query, int64 ``[queries, candidates]``.
+            queries: queries of the task, in any order.
+            rows: rows of the passages to score for each query, int64 ``[queries, candidates]``.
 
         Yields:
-            float64 ``[candidates]`` for each query, on the scale of ``search``.
+            scores of one query's candidates, float64 ``[candidates]``, on the scale of ``search``.
 
         Raises:
-            UserError: this method cannot.
+            UserError: the method can only rank all passages.
         """
         raise UserError(
             f"{type(self).__name__} ranks all passages and cannot score chosen ones",

@@ -1,4 +1,4 @@
-"""Okapi BM25 over passages (Robertson & Zaragoza 2009), by either of two engines.
+"""Okapi BM25 (Robertson & Zaragoza 2009), by either of two engines.
 
 The default variant weighs a word that occurs in df of N passages by
 ``idf = max(0, log((N - df + 0.5) / (df + 0.5)))`` and sums, over the query's words (a repeated
@@ -15,7 +15,7 @@ content words.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -24,33 +24,35 @@ import numpy as np
 
 from bench.core import progress
 from bench.core.errors import UserError
+from bench.core.fields import identity
 from bench.storage.keys import content_key
 from bench.tasks.base import Query
 from methods.base import IndexSize, Method, Ranking
-from methods.bm25_scoring import DECIMALS, InvertedIndexScorer, Variant
+from methods.bm25_scoring import InvertedIndexScorer, Variant
 from methods.query_text import QueryPart, query_text
-from methods.topk import MATCHES_VERSION, TopK
+from methods.rank_bm25 import RankBm25
+from methods.topk import MATCHES_VERSION
 from methods.word_index import NoWordsError, open_or_build
 from methods.words import TOKENIZERS, WORDS_VERSION, Tokenizer
 
 
-class Engine(Enum):
-    """What scores."""
+class Scoring(Enum):
+    """Which implementation scores: both give the same scores, where both know the formula."""
 
-    inverted_index = "inverted_index"  # on disk, best passages first
+    inverted_index = "inverted_index"  # our index on disk, which skips hopeless passages
     rank_bm25 = "rank_bm25"
 
 
 @dataclass
 class BM25Config:
-    """See ``conf/method/bm25.yaml``."""
+    """Settings of ``conf/method/bm25.yaml``."""
 
-    variant: Variant
-    k1: float
-    b: float
-    tokenizer: Tokenizer
-    query: QueryPart
-    engine: Engine
+    variant: Variant = identity()
+    k1: float = identity(above=0)  # at 0 rank_bm25 divides 0 by 0
+    b: float = identity(at_least=0, at_most=1)
+    tokenizer: Tokenizer = identity()
+    query: QueryPart = identity()
+    engine: Scoring = identity()
 
 
 class BM25(Method):
@@ -66,14 +68,11 @@ class BM25(Method):
     config: BM25Config
     _scorer: _Scorer | None = None
 
-    def check(self) -> None:
+    @classmethod
+    def check_settings(cls, config: BM25Config) -> None:
         """Refuse constants that BM25 does not define, and a formula that the engine lacks."""
-        config = self.config
-        if not config.k1 > 0:  # 0 / 0 in rank_bm25
-            raise UserError(f"expected more than 0, found {config.k1}", where="method.k1")
-        if not 0 <= config.b <= 1:
-            raise UserError(f"expected 0 to 1, found {config.b}", where="method.b")
-        if config.engine is Engine.rank_bm25 and config.variant is not Variant.atire_robertson:
+        super().check_settings(config)
+        if config.engine is Scoring.rank_bm25 and config.variant is not Variant.atire_robertson:
             raise UserError(
                 f"rank_bm25 has no variant {config.variant.name}",
                 where="method.engine",
@@ -83,7 +82,7 @@ class BM25(Method):
     def index(self) -> IndexSize:
         """Stream the passages' words into an index on disk, or open the one made before.
 
-        Every variant, k1 and b shares it. rank_bm25 keeps what it needs in memory.
+        Every variant, k1 and b shares one index. rank_bm25 holds its own in memory.
 
         Raises:
             UserError: no passage holds a word.
@@ -101,7 +100,7 @@ class BM25(Method):
     def _indexed(self) -> tuple[IndexSize, _Scorer]:
         config, task = self.config, self.context.task
         tokenize = TOKENIZERS[config.tokenizer]
-        if config.engine is Engine.rank_bm25:
+        if config.engine is Scoring.rank_bm25:
             passages = progress.track(task.passages, "index words", unit="passages")
             words = (tokenize(passage.text) for passage in passages)
             return IndexSize(), RankBm25(words, config.k1, config.b)
@@ -120,14 +119,14 @@ class BM25(Method):
         return IndexSize(bytes=index.nbytes, shards=1), scorer
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
-        """One query at a time."""
+        """Rank the passages for one query after the other."""
         if self._scorer is None:
             raise ValueError("call index() before search()")
         for query in progress.track(queries, "search bm25", unit="queries"):
             yield Ranking(query.query_id, *self._scorer.search(self._words(query), top_k))
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
-        """The scores of ``search``, of some passages: float64 ``[candidates]`` for each query."""
+        """Score chosen passages: float64 ``[candidates]`` for each query."""
         if self._scorer is None:
             raise ValueError("call index() before rescore()")
         for query, chosen in zip(queries, rows, strict=True):
@@ -138,33 +137,10 @@ class BM25(Method):
 
 
 class _Scorer(Protocol):
+    """What either engine offers."""
+
     def search(self, words: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
         """The ``k`` best rows that match, int64, and their scores, float64, of these words."""
 
     def scores(self, words: Sequence[str], rows: np.ndarray) -> np.ndarray:
         """Scores of some passages: float64 ``[rows]``."""
-
-
-class RankBm25:
-    """The plain reference: a Python dictionary a passage, every passage visited for every word."""
-
-    def __init__(self, passages: Iterable[list[str]], k1: float, b: float) -> None:
-        from rank_bm25 import BM25Okapi
-
-        try:
-            self._index = BM25Okapi(passages, k1=k1, b=b, epsilon=0)
-        except ZeroDivisionError as error:
-            raise NoWordsError from error
-        self._rows = np.arange(self._index.corpus_size)
-
-    def search(self, words: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Score all passages, and keep the best of those that match."""
-        best = TopK(1, k)
-        best.push(self.scores(words, self._rows)[np.newaxis], self._rows)
-        return next(best.matches())
-
-    def scores(self, words: Sequence[str], rows: np.ndarray) -> np.ndarray:
-        """Score all passages, and look some up."""
-        # With b = 1 it divides 0 by 0 in passages without words, which match nothing.
-        with np.errstate(invalid="ignore"):
-            return np.nan_to_num(self._index.get_scores(words)).round(DECIMALS)[rows]

@@ -1,76 +1,116 @@
-"""Methods made of methods: one re-ranks what another found, or several lists become one."""
+"""Methods made of methods: one re-ranks the list of another, or several lists become one."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from bench.core.errors import UserError, at_least
-from bench.core.typed import typed
+from bench.core.errors import UserError
+from bench.core.fields import identifying, identity
 from bench.tasks.base import Query
-from methods import METHODS
 from methods.base import Context, IndexSize, Method, Ranking
+from methods.choosing import chosen
 from methods.topk import order
 
 
 class _Combined(Method):
-    """Holds parts: whole methods, each with its own settings, on the same task and model."""
+    """A method of parts: whole methods, each with its own settings, on the same task and model."""
 
     def __init__(self, config: Any, context: Context) -> None:
         super().__init__(config, context)
-        self._parts: dict[str, Method] = {}
+        self._parts = {
+            key: self._part(key, settings) for key, settings in self.settings_of(config).items()
+        }
 
-    def _add(self, key: str, settings: dict[str, Any]) -> Method:
-        """Make a part from the settings at ``method.KEY``."""
-        where = f"method.{key}"
-        if not isinstance(settings.get("name"), str):
-            raise UserError("is no method", where=where, fix=f"set method@{where}=NAME")
-        method_class = METHODS.get(settings.get("target") or settings["name"])
-        config = typed(method_class.Config, settings, where, ("name", "target"))
+    @staticmethod
+    @abstractmethod
+    def settings_of(config: Any) -> dict[str, dict[str, Any]]:
+        """Settings of each part, by the part's key below ``method``."""
+
+    def _part(self, key: str, settings: dict[str, Any]) -> Method:
+        part_class, config = _chosen(key, settings)
         # One model for all parts, loaded when the first of them asks.
         own = replace(
             self.context, counts=Counter(), facts={}, load_model=lambda: self.context.model
         )
-        self._parts[key] = method_class(config, own)
-        return self._parts[key]
+        return part_class(config, own)
 
-    def identity(self) -> Any:
-        """Its own version, and what each part depends on."""
-        return [self.version, {key: part.identity() for key, part in self._parts.items()}]
+    @classmethod
+    def check_settings(cls, config: Any) -> None:
+        """Refuse settings out of range, and what a part refuses."""
+        super().check_settings(config)
+        for key, settings in cls.settings_of(config).items():
+            part_class, own = _chosen(key, settings)
+            with _naming(key):
+                part_class.check_settings(own)
 
     def check(self) -> None:
         """Refuse what a part refuses."""
         for key, part in self._parts.items():
-            try:
+            with _naming(key):
                 part.check()
-            except UserError as error:
-                place = error.where.replace("method.", f"method.{key}.", 1)
-                raise UserError(error.what, where=place, fix=error.fix) from error
+
+    def identifying_settings(self) -> dict[str, Any]:
+        """Its own settings, and of each part its name and the settings that matter of it."""
+        parts = self.settings_of(self.config)
+        own = identifying(self.config)
+        kept = {name: value for name, value in own.items() if not isinstance(value, dict)}
+        named = {key: (part["name"], part.get("target")) for key, part in parts.items()}
+        return kept | {
+            key: [*named[key], part.identifying_settings()] for key, part in self._parts.items()
+        }
+
+    def identity(self) -> Any:
+        """The version of the combination and the identity of each part."""
+        return [
+            super().identity(), {key: part.identity() for key, part in self._parts.items()}
+        ]  # fmt: skip
 
     def index(self) -> IndexSize:
-        """Index each part; sizes add up, counts and facts are kept by part."""
+        """Index each part, and add up their sizes."""
         sizes = [part.index() for part in self._parts.values()]
         return IndexSize(sum(size.bytes for size in sizes), sum(size.shards for size in sizes))
 
     def _note(self) -> None:
+        """Take over the facts and counts of the parts, each under its part's key."""
         for key, part in self._parts.items():
             facts, counts = part.context.facts, part.context.counts
             self.context.facts |= {f"{key}.{name}": value for name, value in facts.items()}
             self.context.counts |= Counter({f"{key}.{k}": n for k, n in counts.items()})
 
 
+def _chosen(key: str, settings: dict[str, Any]) -> tuple[type[Method], Any]:
+    """Class and configuration of the part at ``method.KEY``."""
+    where = f"method.{key}"
+    if not isinstance(settings.get("name"), str):
+        raise UserError("is no method", where=where, fix=f"set method@{where}=NAME")
+    return chosen(settings, where)
+
+
+@contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """Within this context, an error at ``method.…`` is one at ``method.KEY.…``."""
+    try:
+        yield
+    except UserError as error:
+        where = error.where.replace("method.", f"method.{key}.", 1)
+        raise UserError(error.what, where=where, fix=error.fix) from error
+
+
 @dataclass
 class HybridConfig:
-    """See ``conf/method/hybrid.yaml``."""
+    """Settings of ``conf/method/hybrid.yaml``."""
 
-    first: dict[str, Any]
-    second: dict[str, Any]
-    depth: int
-    first_share: float
+    first: dict[str, Any] = identity()
+    second: dict[str, Any] = identity()
+    depth: int = identity(at_least=1)
+    first_share: float = identity(at_least=0, at_most=1)
 
 
 class Hybrid(_Combined):
@@ -84,37 +124,33 @@ class Hybrid(_Combined):
     Config = HybridConfig
     config: HybridConfig
 
-    def __init__(self, config: HybridConfig, context: Context) -> None:
-        super().__init__(config, context)
-        self._first = self._add("first", config.first)
-        self._second = self._add("second", config.second)
+    @staticmethod
+    def settings_of(config: HybridConfig) -> dict[str, dict[str, Any]]:
+        """Settings of both parts."""
+        return {"first": config.first, "second": config.second}
 
-    def check(self) -> None:
-        """Refuse settings out of range, and what either part refuses."""
-        config = self.config
-        at_least(1, "method.depth", config.depth)
-        if not 0 <= config.first_share <= 1:
-            raise UserError(
-                f"expected 0 to 1, found {config.first_share}", where="method.first_share"
-            )
-        if type(self._second).rescore is Method.rescore:
+    @classmethod
+    def check_settings(cls, config: HybridConfig) -> None:
+        """Refuse settings out of range, a second part that only searches, what a part refuses."""
+        super().check_settings(config)
+        if _chosen("second", config.second)[0].rescore is Method.rescore:
             raise UserError(
                 f"{config.second['name']} ranks all passages and cannot score chosen ones",
                 where="method.second",
                 fix="use a gradient method, bm25 or dense",
             )
-        super().check()
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
-        """Re-rank the first method's lists; lists are at most ``depth`` long."""
-        found = list(self._first.search(queries, max(self.config.depth, top_k)))
-        rows = _rectangle(found)
-        for ranking, again in zip(found, self._second.rescore(queries, rows), strict=True):
-            n, share = len(ranking.rows), self.config.first_share
-            candidates, rescored = ranking.rows, again[:n]
-            scores = share * _to_unit(ranking.scores) + (1 - share) * _to_unit(rescored)
-            if share == 0 and self._second.zero_is_no_match:
-                candidates, scores = candidates[rescored > 0], scores[rescored > 0]
+        """Re-rank the first method's lists, which are at most ``depth`` long."""
+        first, second = self._parts["first"], self._parts["second"]
+        listed = list(first.search(queries, max(self.config.depth, top_k)))
+        rescored = second.rescore(queries, _rectangle(listed))
+        for ranking, again in zip(listed, rescored, strict=True):
+            candidates, share = ranking.rows, self.config.first_share
+            again = again[: len(candidates)]
+            scores = share * _to_unit(ranking.scores) + (1 - share) * _to_unit(again)
+            if share == 0 and second.zero_is_no_match:
+                candidates, scores = candidates[again > 0], scores[again > 0]
             best = order(scores, candidates)[:top_k]
             yield Ranking(ranking.query_id, candidates[best], scores[best])
         self._note()
@@ -122,11 +158,11 @@ class Hybrid(_Combined):
 
 @dataclass
 class FusionConfig:
-    """See ``conf/method/fusion.yaml``."""
+    """Settings of ``conf/method/fusion.yaml``."""
 
-    members: dict[str, Any]
-    depth: int
-    k: float
+    members: dict[str, Any] = identity()
+    depth: int = identity(at_least=1)
+    k: float = identity(at_least=1)
 
 
 class Fusion(_Combined):
@@ -138,18 +174,17 @@ class Fusion(_Combined):
     Config = FusionConfig
     config: FusionConfig
 
-    def __init__(self, config: FusionConfig, context: Context) -> None:
-        super().__init__(config, context)
-        for name, settings in config.members.items():
-            self._add(f"members.{name}", settings)
+    @staticmethod
+    def settings_of(config: FusionConfig) -> dict[str, dict[str, Any]]:
+        """Settings of all members."""
+        return {f"members.{name}": settings for name, settings in config.members.items()}
 
-    def check(self) -> None:
+    @classmethod
+    def check_settings(cls, config: FusionConfig) -> None:
         """Refuse settings out of range, fewer than two members, and what a member refuses."""
-        for field in ("depth", "k"):
-            at_least(1, f"method.{field}", getattr(self.config, field))
-        if len(self._parts) < 2:
+        super().check_settings(config)
+        if len(config.members) < 2:
             raise UserError("needs at least two members", where="method.members")
-        super().check()
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
         """Search with each member in turn, then fuse query by query."""
@@ -162,6 +197,7 @@ class Fusion(_Combined):
         self._note()
 
     def _fuse(self, rankings: Sequence[Ranking]) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of all lists of a query, ascending int64 ``[n]``, and scores, float64 ``[n]``."""
         rows = np.unique(np.concatenate([ranking.rows for ranking in rankings]))
         scores = np.zeros(len(rows))
         for ranking in rankings:
@@ -171,7 +207,7 @@ class Fusion(_Combined):
 
 
 def _to_unit(scores: np.ndarray) -> np.ndarray:
-    """Scores mapped to 0 … 1, lowest and highest; all equal ones to 0."""
+    """Scores mapped linearly, the lowest to 0, the highest to 1; equal scores all to 0."""
     if len(scores) == 0:
         return scores
     span = scores.max() - scores.min()
@@ -179,7 +215,7 @@ def _to_unit(scores: np.ndarray) -> np.ndarray:
 
 
 def _rectangle(rankings: Sequence[Ranking]) -> np.ndarray:
-    """Rows of all lists, int64 ``[queries, longest]``; shorter ones repeat their first row."""
+    """Rows of all lists, int64 ``[queries, longest]``; a shorter list repeats its first row."""
     longest = max((len(ranking.rows) for ranking in rankings), default=0)
     rows = np.zeros((len(rankings), longest), dtype=np.int64)
     for line, ranking in zip(rows, rankings, strict=True):

@@ -1,4 +1,4 @@
-"""Controls: what no method should fall below, and what none can exceed."""
+"""Controls: rankings that no method should fall below, and one that none can exceed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DRAWS_AT_ONCE = 1024
 
 @dataclass
 class RandomConfig:
-    """See ``conf/method/random.yaml``."""
+    """Settings of ``conf/method/random.yaml``."""
 
     seed: int
 
@@ -31,19 +31,15 @@ class RandomConfig:
 class Random(Method):
     """A uniformly random order of the corpus for each query: the floor.
 
-    The order depends on the seed, the query's id and the corpus size only; not on the other
-    queries, and a shorter list is the head of a longer one.
+    The order depends only on the seed, the query's id and the size of the corpus. A shorter list is
+    the head of a longer one.
     """
 
     Config = RandomConfig
     config: RandomConfig
 
-    def index(self) -> IndexSize:
-        """Nothing to read."""
-        return IndexSize()
-
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
-        """Lists with scores ``1, 1 - 1/n, ...``, n the corpus size."""
+        """Yield lists with the scores ``1, 1 - 1/n, …``, where n is the size of the corpus."""
         n = len(self.context.task.passages)
         scores = 1 - np.arange(min(top_k, n)) / n
         for query in queries:
@@ -54,7 +50,7 @@ class Random(Method):
 def _random_rows(entropy: int, n: int, k: int) -> np.ndarray:
     """The first ``k`` entries of a random permutation of ``range(n)``.
 
-    First occurrences among uniform draws are one, and cost O(k) where a permutation costs O(n).
+    They are the first occurrences among uniform draws, at a cost of O(k) instead of O(n).
     """
     rng = np.random.default_rng(entropy)
     seen: dict[int, None] = {}
@@ -65,13 +61,13 @@ def _random_rows(entropy: int, n: int, k: int) -> np.ndarray:
 
 @dataclass
 class GoldConfig:
-    """The annotation has no settings."""
+    """Settings of ``conf/method/gold.yaml``: there are none."""
 
 
 class Gold(Method):
-    """The annotated passages themselves: the ceiling, and the T-REx gold row of the paper.
+    """The annotated passages themselves: the ceiling, as in the paper's row of gold passages.
 
-    A list holds nothing else, so it may be shorter than ``top_k``, or empty.
+    A list holds no other passage, so it may be shorter than ``top_k``, or empty.
     """
 
     Config = GoldConfig
@@ -86,19 +82,15 @@ class Gold(Method):
                 fix="choose another method, or a task with gold passages",
             )
 
-    def index(self) -> IndexSize:
-        """Nothing to read."""
-        return IndexSize()
-
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
-        """Lists of the annotated rows, ascending, each with score 1."""
+        """Yield the annotated rows in ascending order, each with score 1."""
         for query in queries:
             rows = np.array(sorted(query.gold_rows)[:top_k], dtype=np.int64)
             yield Ranking(query.query_id, rows, np.ones(len(rows)))
 
 
 class _Prior(Method):
-    """One ranking for every query: what a metric gives to a method that never looks at a query."""
+    """One ranking for every query, to see what a method gets that never looks at the query."""
 
     def __init__(self, config: Any, context: Context) -> None:
         super().__init__(config, context)
@@ -114,7 +106,7 @@ class _Prior(Method):
         return IndexSize()
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
-        """The same list again and again: highest score, then lowest row."""
+        """Yield the same list for each query: highest score first, ties by row."""
         if self._scores is None:
             raise ValueError("call index() before search()")
         rows = order(self._scores, np.arange(len(self._scores)))[:top_k]
@@ -124,13 +116,13 @@ class _Prior(Method):
 
 @dataclass
 class LengthConfig:
-    """The length of a text has no settings."""
+    """Settings of ``conf/method/length.yaml``: there are none."""
 
 
 class Length(_Prior):
-    """The longest passages first. The score is the number of characters (code points).
+    """The longest passages first; the score is the number of characters (code points).
 
-    A method that favours long passages shares some of what this control gets.
+    Whatever this control gets, a method may owe to a preference for long passages.
     """
 
     Config = LengthConfig
@@ -144,13 +136,13 @@ class Length(_Prior):
 
 @dataclass
 class PopularityConfig:
-    """See ``conf/method/popularity.yaml``."""
+    """Settings of ``conf/method/popularity.yaml``."""
 
     tokenizer: Tokenizer
 
 
 class Popularity(_Prior):
-    """Passages of common words first: what a ranking by sheer typicality gets.
+    """Passages of common words first: a ranking by sheer typicality.
 
     The score is the mean, over the different words w of a passage, of df(w) / N: the share of the
     N passages that hold w. It is 0 without a word, and 1 if every word is in every passage.
@@ -168,7 +160,7 @@ class Popularity(_Prior):
         scores = np.zeros(n)
         for row, types in enumerate(self._types("index popularity")):
             if types:
-                # One division of whole numbers: no order of summation can part equal scores.
+                # A single division of whole numbers rounds equal scores equally.
                 scores[row] = sum(frequency[word] for word in types) / (len(types) * n)
         return scores
 

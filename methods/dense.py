@@ -1,7 +1,7 @@
 """Dense retrieval: cosine of sentence embeddings (Reimers & Gurevych 2019).
 
-It stands in for the paper's Gecko, a larger encoder that is not public: compare its place among
-the methods, not its numbers, with the paper's.
+The encoder stands in for the paper's Gecko, which is larger and not public: compare its place among
+the methods with the paper's, not its numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from methods.vector_search import search_rows
 
 
 class Dense(EncoderMethod[np.ndarray]):
-    """Any sentence-transformers model; the embeddings of a corpus are kept and used again."""
+    """Retrieval by any model of sentence-transformers; a corpus is embedded once."""
 
     name = "dense"
     library_class = "SentenceTransformer"
@@ -27,19 +27,19 @@ class Dense(EncoderMethod[np.ndarray]):
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
         """Embed the queries, and scan the stored embeddings block by block."""
         stored = self._stored
-        found = search_rows(self._embed_queries(queries), stored, top_k)
-        for query, (rows, scores) in zip(queries, found, strict=True):
+        ranked = search_rows(self._embed_queries(queries), stored, top_k)
+        for query, (rows, scores) in zip(queries, ranked, strict=True):
             yield Ranking(query.query_id, rows, scores)
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Cosines with some passages: float64 ``[candidates]`` for each query."""
+        """Compute cosines with chosen passages: float64 ``[candidates]`` for each query."""
         stored = self._stored
         for asked, chosen in zip(self._embed_queries(queries), rows, strict=True):
             vectors = stored[chosen].astype(np.float64)
             yield (vectors * asked.astype(np.float64)).sum(axis=1)
 
     def _embed(self, texts: list[str], prompt: str | None, role: str) -> np.ndarray:  # noqa: ARG002
-        """Unit vectors: float32 ``[texts, dim]``."""
+        """Unit vectors of texts, float32 ``[texts, dim]``."""
         vectors, places = self._encode(
             texts, prompt, normalize_embeddings=True, convert_to_numpy=True
         )

@@ -1,7 +1,7 @@
-"""One vector a passage on disk: written once in chunks, then memory-mapped by whoever asks again.
+"""An index of one vector a passage: written once in chunks, then memory-mapped.
 
-An index folder holds the files of one form of vectors and ``index.json``, their sidecar, written
-last. The folder's name says what the vectors are of: it is a key of everything that moves them.
+A folder holds the files of one format of vectors and ``index.json``, their sidecar, written last.
+The folder is named by a key of everything that decides over a vector, the corpus included.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ CHUNK = 4096  # passages embedded together: sorted by length they need little pa
 _SIDECAR = "index.json"
 
 Vectors = TypeVar("Vectors")
-# Texts to vectors, and what was counted on the way, such as cut texts.
+# Turns texts into vectors, and counts things on the way, such as texts that were cut.
 Embed = Callable[[list[str]], tuple[Vectors, Mapping[str, int]]]
 
 
-class Form(ABC, Generic[Vectors]):
-    """How vectors of one kind are kept in a folder.
+class VectorFormat(ABC, Generic[Vectors]):
+    """The files in which vectors of one kind are kept.
 
     Attributes:
         files: names of all files but the sidecar.
@@ -47,16 +47,16 @@ class Form(ABC, Generic[Vectors]):
 
     @abstractmethod
     def open(self, folder: Path, n_passages: int) -> Vectors:
-        """What was written, memory-mapped; raises OSError or ValueError if it cannot be that."""
+        """Map the vectors that were written; raises OSError or ValueError if they are not there."""
 
 
-class DenseVectors(Form[np.ndarray]):
-    """``embeddings.npy``, float32 ``[passages, dim]``."""
+class DenseVectors(VectorFormat[np.ndarray]):
+    """Dense vectors in ``embeddings.npy``, float32 ``[passages, dim]``."""
 
     files = ("embeddings.npy",)
 
     def write(self, folder: Path, chunks: Iterator[np.ndarray], n_passages: int) -> None:
-        """The first vectors say how long one is."""
+        """Write a matrix as wide as the first vectors, chunk by chunk."""
         stored, start = None, 0
         for vectors in chunks:
             if stored is None:
@@ -72,7 +72,7 @@ class DenseVectors(Form[np.ndarray]):
         stored.flush()
 
     def open(self, folder: Path, n_passages: int) -> np.ndarray:
-        """The whole matrix."""
+        """Map the matrix."""
         stored = map_array(folder / self.files[0])
         if len(stored) != n_passages or stored.dtype != np.float32:
             raise ValueError("other vectors")
@@ -84,9 +84,9 @@ class EmbeddingIndex(Generic[Vectors]):
     """The vectors of a corpus.
 
     Attributes:
-        vectors: as their form opens them, memory-mapped and read-only.
-        counts: what was counted while embedding, over the whole corpus.
-        seconds: what embedding took, in the run that did it.
+        vectors: memory-mapped and read-only, as their format opens them.
+        counts: counts of the whole corpus, such as texts that were cut.
+        seconds: time that embedding took in the run that did it.
     """
 
     vectors: Vectors
@@ -95,17 +95,17 @@ class EmbeddingIndex(Generic[Vectors]):
 
 
 def open_or_embed(
-    folder: Path, passages: PassageStore, embed: Embed[Vectors], form: Form[Vectors]
+    folder: Path, passages: PassageStore, embed: Embed[Vectors], form: VectorFormat[Vectors]
 ) -> EmbeddingIndex[Vectors]:
-    """The index in ``folder``, which is embedded first if there is none.
+    """The index in ``folder``; where there is none, the corpus is embedded first.
 
     A run that dies leaves nothing behind: the folder appears when it is finished.
 
     Args:
-        folder: named by a key of whatever moves a vector, the corpus included.
+        folder: folder of the index, named by a key of everything that decides over a vector.
         passages: the corpus.
-        embed: called with at most ``CHUNK`` texts, in the order of rows.
-        form: of the vectors.
+        embed: embeds at most ``CHUNK`` texts; called in the order of rows.
+        form: format of the vectors.
 
     Raises:
         UserError: the index is there, but its files are not what was written.
@@ -117,7 +117,7 @@ def open_or_embed(
 
 
 def _write(
-    folder: Path, passages: PassageStore, embed: Embed[Vectors], form: Form[Vectors]
+    folder: Path, passages: PassageStore, embed: Embed[Vectors], form: VectorFormat[Vectors]
 ) -> None:
     began = time.perf_counter()
     counts: Counter[str] = Counter()
@@ -139,11 +139,11 @@ def _write(
     (folder / _SIDECAR).write_text(json.dumps(sidecar), encoding="utf-8")
 
 
-def _hashes(folder: Path, form: Form) -> dict[str, str]:
+def _hashes(folder: Path, form: VectorFormat) -> dict[str, str]:
     return {name: file_sha256(folder / name) for name in form.files}
 
 
-def _open(folder: Path, n_passages: int, form: Form[Vectors]) -> EmbeddingIndex[Vectors]:
+def _open(folder: Path, n_passages: int, form: VectorFormat[Vectors]) -> EmbeddingIndex[Vectors]:
     try:
         sidecar = json.loads((folder / _SIDECAR).read_text(encoding="utf-8"))
         # A changed number is still a number, and would quietly be a wrong score.

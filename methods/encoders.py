@@ -1,4 +1,4 @@
-"""Retrieval by an encoder of sentence-transformers: what dense and sparse-neural have in common.
+"""Retrieval by an encoder of sentence-transformers: the common part of dense and sparse.
 
 An embedding depends in its last digits (about 1e-7) on the texts that it is batched with, since
 padding changes the order of summation. Passages whose scores are closer than that, such as equal
@@ -14,74 +14,80 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Optional, TypeVar
 
-from bench.core.errors import UserError, at_least
+from bench.core.errors import UserError
+from bench.core.fields import identity, speed
 from bench.storage.keys import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method
-from methods.embedding_index import EmbeddingIndex, Form, open_or_embed
+from methods.embedding_index import EmbeddingIndex, VectorFormat, open_or_embed
 from methods.encoder_files import encoder_sha256, find_encoder
 from methods.query_text import QueryPart, query_text
 
 # Raised whenever a change of code moves an embedding, or the files of an index; part of every key.
 EMBEDDINGS_VERSION = 3
 
-Vectors = TypeVar("Vectors")  # of several texts, side by side
+Vectors = TypeVar("Vectors")  # the vectors of several texts
 
 
 @dataclass
 class EncoderConfig:
-    """See ``conf/method/dense.yaml`` and ``conf/method/sparse.yaml``."""
+    """Settings of ``conf/method/dense.yaml`` and ``conf/method/sparse.yaml``."""
 
-    model: Optional[str]  # noqa: UP045 - omegaconf reads the annotation at run time
-    batch_size: int
-    query_prompt: Optional[str]  # noqa: UP045
-    passage_prompt: Optional[str]  # noqa: UP045
-    query: QueryPart
-    max_length: Optional[int]  # noqa: UP045
+    # omegaconf reads the annotations at run time
+    model: Optional[str] = identity()  # noqa: UP045
+    batch_size: int = speed(at_least=1)
+    query_prompt: Optional[str] = identity()  # noqa: UP045
+    passage_prompt: Optional[str] = identity()  # noqa: UP045
+    query: QueryPart = identity()
+    max_length: Optional[int] = identity(at_least=1)  # noqa: UP045
 
 
 class EncoderMethod(Method, Generic[Vectors]):
-    """Embeds passages once and keeps them; a subclass says of which kind, and searches.
+    """Embeds passages once and keeps the vectors; a subclass makes and searches them.
 
     Attributes:
-        name: of the method, and of the folder of its indexes.
-        library_class: of sentence-transformers.
-        form: how its vectors are kept.
+        name: name of the method, and of the folder of its indexes.
+        library_class: class of sentence-transformers that loads the encoder.
+        form: format in which the vectors are kept.
     """
 
     Config = EncoderConfig
     config: EncoderConfig
     name: ClassVar[str]
     library_class: ClassVar[str]
-    form: ClassVar[Form]
+    form: ClassVar[VectorFormat]
     version: ClassVar[int | tuple[int, ...]] = EMBEDDINGS_VERSION
 
     def __init__(self, config: EncoderConfig, context: Context) -> None:
         super().__init__(config, context)
         self._index: EmbeddingIndex[Vectors] | None = None
 
-    def check(self) -> None:
-        """Find the model, and refuse sizes that cannot work."""
-        for field in ("batch_size", "max_length"):
-            at_least(1, f"method.{field}", getattr(self.config, field))
-        self._check_folder(self._folder)
-
-    def _check_folder(self, folder: Path) -> None:
-        """Refuse an encoder of another kind; the library may not."""
-
-    @cached_property
-    def _folder(self) -> Path:
-        if self.config.model is None:
+    @classmethod
+    def check_settings(cls, config: EncoderConfig) -> None:
+        """Refuse sizes that cannot work, and a missing model."""
+        super().check_settings(config)
+        if config.model is None:
             raise UserError(
-                f"method {self.name} needs a model",
+                f"method {cls.name} needs a model",
                 where="method.model",
                 fix="set method.model to a folder with one, or to a Hub id",
             )
+
+    def check(self) -> None:
+        """Refuse an encoder that is not there, or is of another kind."""
+        self._check_folder(self._folder)
+
+    def _check_folder(self, folder: Path) -> None:
+        """Refuse an encoder of another kind, which the library might load all the same."""
+
+    @cached_property
+    def _folder(self) -> Path:
+        assert self.config.model is not None  # check_settings has refused it
         return find_encoder(self.config.model)
 
     def identity(self) -> Any:
-        """Version and files: a model that is trained again keeps its path."""
-        return [self.version, self._weights]
+        """The version and a hash of the encoder's files, which its path does not tell."""
+        return [super().identity(), self._weights]
 
     @cached_property
     def _weights(self) -> str:
@@ -131,15 +137,15 @@ class EncoderMethod(Method, Generic[Vectors]):
 
     @abstractmethod
     def _embed(self, texts: list[str], prompt: str | None, role: str) -> Vectors:
-        """Vectors of texts; ``role`` is ``"query"`` or ``"document"``."""
+        """Vectors of texts whose role is ``"query"`` or ``"document"``."""
 
     def _encode(
         self, texts: list[str], prompt: str | None, **options: Any
     ) -> tuple[Any, list[int]]:
-        """What the library makes of the distinct texts, and where each text is among them."""
+        """The library's vectors of the distinct texts, and the place of each text among these."""
         number: dict[str, int] = {}
         places = [number.setdefault(text, len(number)) for text in texts]
-        # encode() sorts the texts by length before it batches them.
+        # The library sorts the texts by length before it batches them.
         encoded = self._encoder.encode(
             list(number),
             prompt=prompt,
@@ -151,11 +157,11 @@ class EncoderMethod(Method, Generic[Vectors]):
 
 
 def _load_encoder(folder: Path, device: str, max_length: int | None, kind: str) -> Any:
-    """A sentence encoder in float32, without network and without code from the model's folder.
+    """Load a sentence encoder in float32, without network and without code of the model's folder.
 
     Args:
-        kind: the library's class, ``SentenceTransformer`` or ``SparseEncoder``.
-        max_length: tokens after which a text is cut; None is the model's own limit.
+        kind: class of the library, ``SentenceTransformer`` or ``SparseEncoder``.
+        max_length: tokens after which a text is cut; None stands for the model's own limit.
 
     Raises:
         UserError: the files are no model that the library can load, or ``max_length`` is beyond
@@ -164,7 +170,7 @@ def _load_encoder(folder: Path, device: str, max_length: int | None, kind: str) 
     import sentence_transformers
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # one line a weight matrix says nothing to a user
+    logging.disable_progress_bar()  # a line for each weight matrix says nothing to a user
     try:
         encoder = getattr(sentence_transformers, kind)(
             str(folder), device=device, trust_remote_code=False, local_files_only=True
@@ -175,7 +181,7 @@ def _load_encoder(folder: Path, device: str, max_length: int | None, kind: str) 
             where=str(folder),
             fix="set method.model to another folder, package or Hub id",
         ) from error
-    encoder.default_prompt_name = None  # only the prompts of our config
+    encoder.default_prompt_name = None  # prompts are those of our settings alone
     if max_length is not None:
         inner = getattr(encoder[0], "auto_model", None)
         limit = getattr(getattr(inner, "config", None), "max_position_embeddings", max_length)
@@ -186,7 +192,7 @@ def _load_encoder(folder: Path, device: str, max_length: int | None, kind: str) 
 
 
 def _n_truncated(encoder: Any, texts: list[str], prompt: str | None) -> int:
-    """How many texts are longer than what the encoder reads; 0 where that cannot be told."""
+    """Number of texts that the encoder cuts; 0 where that cannot be told."""
     from transformers import PreTrainedTokenizerBase
 
     tokenizer, limit = encoder.tokenizer, encoder.max_seq_length

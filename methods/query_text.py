@@ -1,4 +1,4 @@
-"""What a retrieval method reads of a query."""
+"""The text of a query that a retrieval method searches with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bench.tasks.base import Query
 
 
 class QueryPart(Enum):
-    """With the answer, a method looks for the fact; without it, for what the model was asked."""
+    """The part of a query that is read: the whole fact, or only what the model was asked."""
 
     prompt_and_target = "prompt_and_target"
     prompt = "prompt"

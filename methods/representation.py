@@ -1,16 +1,16 @@
-"""Similarity of what the model under study makes of two texts: hidden states, output embeddings.
+"""Similarity of two texts in the model under study: hidden states, or output embeddings.
 
 ``repsim`` compares hidden states h of one layer, pooled over the tokens of a text,
 
     cos(pool h(passage), pool h(query))
 
-which are the cosine and dot metrics of Hanawa et al. 2021 (2006.04528) on hidden states. They
-compare the one vector that a classifier reads; a causal language model has one a token, so pooling
-is a setting. ``output_embedding`` needs no forward pass: the mean of the output head's rows of a
-passage's tokens against that of the target's tokens. It is a plain baseline for how much of a
-ranking comes from words near the answer alone.
+as the cosine metric of Hanawa et al. 2021 (2006.04528) does; without ``normalize`` it is their dot
+metric. They compare the one vector that a classifier reads. A causal language model has a vector
+for each token, so pooling is a setting here. ``output_embedding`` needs no forward pass: it
+compares the mean row of the output head over a passage's tokens with the mean over the target's. It
+is a plain baseline for how much of a ranking comes from words near the answer alone.
 
-Vectors are stored as float32, unit length if ``normalize`` is set. States are computed in
+Vectors are stored as float32, with unit length if ``normalize`` is set. States are computed in
 ``model.gradient_dtype``: in float64, rankings do not depend on batches; in float32, a vector moves
 by about 1e-7 with the texts that it is batched with, and only equal texts within a chunk are sure
 to tie.
@@ -29,13 +29,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.core.errors import UserError, at_least
+from bench.core.errors import UserError
+from bench.core.fields import identity, speed
 from bench.models.dtypes import in_dtype, running_in
 from bench.models.language_model import LanguageModel, Tokens, pad
 from bench.storage.keys import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.embedding_index import DenseVectors, EmbeddingIndex, open_or_embed
+from methods.model_identity import model_identity
 from methods.query_text import QueryPart
 from methods.vector_search import search_rows
 
@@ -44,35 +46,42 @@ VECTORS_VERSION = 3
 
 
 class Pooling(Enum):
-    """How the states of a text's tokens become one vector."""
+    """How the states of a text's tokens become one vector.
+
+    ``mean`` averages them; ``last`` takes the last token's, the only one that saw the whole text.
+    """
 
     mean = "mean"
-    last = "last"  # the last token's: the only one that has seen the whole text
+    last = "last"
 
 
 @dataclass
 class RepresentationConfig:
-    """See ``conf/method/repsim.yaml``."""
+    """Settings of ``conf/method/repsim.yaml``."""
 
-    layer: int
-    pooling: Pooling
-    normalize: bool
-    query: QueryPart
-    batch_size: int
+    layer: int = identity()
+    pooling: Pooling = identity()
+    normalize: bool = identity()
+    query: QueryPart = identity()
+    batch_size: int = speed(at_least=1)
 
 
 @dataclass
 class OutputEmbeddingConfig:
-    """See ``conf/method/output_embedding.yaml``."""
+    """Settings of ``conf/method/output_embedding.yaml``."""
 
     normalize: bool
 
 
 class _ModelVectors(Method):
-    """One vector a text, made by the model under study; passages' vectors are kept on disk."""
+    """A method with one vector a text, made by the model under study; those of passages are kept.
+
+    Attributes:
+        kind: name of the folder of its indexes.
+    """
 
     config: Any
-    kind: ClassVar[str]  # folder of the indexes
+    kind: ClassVar[str]
 
     def __init__(self, config: Any, context: Context) -> None:
         super().__init__(config, context)
@@ -89,23 +98,20 @@ class _ModelVectors(Method):
 
     @abstractmethod
     def _settings(self) -> dict[str, Any]:
-        """The settings that move a raw vector."""
+        """The settings that decide over a raw vector, as JSON values."""
 
     @abstractmethod
     def _asked(self, tokens: Tokens) -> list[int]:
-        """The ids that stand for a query, of its prompt's and target's."""
+        """The token ids that stand for a query, out of those of prompt and target."""
 
     def index(self) -> IndexSize:
-        """Embed the passages, or open what was embedded before: float32 ``[passages, dim]``."""
+        """Embed the passages, or open the index made before: float32 ``[passages, dim]``."""
         context, model = self.context, self.context.model
         key = content_key(
             {
                 "version": VECTORS_VERSION,
                 "corpus": context.task.corpus_sha256,
-                "model": model.sha256,
-                "append_eos": model.append_eos,
-                "context_length": model.context_length,
-                "loaded_dtype": str(next(model.module.parameters()).dtype),
+                **model_identity(model),
                 "normalize": self.config.normalize,
                 **self._settings(),
             }
@@ -129,7 +135,7 @@ class _ModelVectors(Method):
     def _embed(self, tokens: Sequence[Tokens]) -> np.ndarray:
         """Finished vectors, float32 ``[texts, dim]``; zero for a text without tokens.
 
-        Equal texts are embedded once, so that they tie whatever they would be batched with.
+        Equal texts are embedded once, so that they tie.
         """
         number: dict[tuple[int, ...], int] = {}
         places = [number.setdefault(tuple(t.ids), len(number)) for t in tokens]
@@ -154,8 +160,8 @@ class _ModelVectors(Method):
         model = self.context.model
         tokens = [model.query_tokens(q) for q in queries]
         asked = self._embed([Tokens(self._asked(t), loss_from=1) for t in tokens])
-        found = search_rows(asked, self._index.vectors, top_k)
-        for query, (rows, scores) in zip(queries, found, strict=True):
+        ranked = search_rows(asked, self._index.vectors, top_k)
+        for query, (rows, scores) in zip(queries, ranked, strict=True):
             yield Ranking(query.query_id, rows, scores)
 
 
@@ -167,19 +173,18 @@ class RepresentationSimilarity(_ModelVectors):
     kind = "repsim"
 
     def check(self) -> None:
-        """Refuse a batch without texts, and a layer that the model does not have."""
-        at_least(1, "method.batch_size", self.config.batch_size)
+        """Refuse a layer that the model does not have."""
         _ = self._layer
 
     @cached_property
     def _states(self) -> Callable[[Tensor], tuple[Tensor, ...]]:
-        """Token ids ``[batch, tokens]`` to the states of every layer ``[batch, tokens, dim]``."""
+        """What ``hidden_states`` gives for the model under study."""
         return hidden_states(self.context.model)
 
     @cached_property
     def _layer(self) -> tuple[int, int]:
-        """The layer counted from 0, the embeddings' output, and the width of its states."""
-        # One token says both, also for families whose layers differ in width.
+        """Number of the layer, where 0 is the embeddings' output, and the width of its states."""
+        # A run on one token shows both, also for families whose layers differ in width.
         probe = self._states(torch.zeros(1, 1, dtype=torch.int64, device=self.context.model.device))
         layer, n_states = self.config.layer, len(probe)
         if not -n_states <= layer < n_states:
@@ -195,11 +200,10 @@ class RepresentationSimilarity(_ModelVectors):
         return self._layer[1]
 
     def _settings(self) -> dict[str, Any]:
-        # Not the layer as it was written: -1 and the last layer's number are one index.
+        # The layer is counted from 0: -1 and the last layer's number name one index.
         return {
             "layer": self._layer[0],
             "pooling": self.config.pooling.value,
-            "dtype": str(self.context.model.gradient_dtype),
         }
 
     def _asked(self, tokens: Tokens) -> list[int]:
@@ -215,7 +219,7 @@ class RepresentationSimilarity(_ModelVectors):
             rows = waiting[start : start + size]
             ids, _ = pad([tokens[row] for row in rows], device)
             states = self._states(ids)[self._layer[0]]
-            # Text by text: a sum over padded rows would be one over other numbers of terms.
+            # Each text is pooled alone: a sum over padded rows would round otherwise.
             pooled = [
                 self._pool(state[: len(tokens[row].ids)])
                 for row, state in zip(rows, states, strict=True)
@@ -224,12 +228,12 @@ class RepresentationSimilarity(_ModelVectors):
         return vectors
 
     def _pool(self, states: Tensor) -> Tensor:
-        """States ``[tokens, dim]`` of one text to float64 ``[dim]``."""
+        """One vector, float64 ``[dim]``, of the states ``[tokens, dim]`` of a text."""
         return states[-1].double() if self.config.pooling is Pooling.last else _mean(states)
 
 
 class OutputEmbedding(_ModelVectors):
-    """Mean output embedding of a passage's tokens against that of the target's tokens."""
+    """Similarity of the mean output embeddings of a passage's tokens and of the target's."""
 
     Config = OutputEmbeddingConfig
     config: OutputEmbeddingConfig
@@ -241,7 +245,7 @@ class OutputEmbedding(_ModelVectors):
 
     @cached_property
     def _head(self) -> Tensor:
-        """A row of output weights a token: ``[vocabulary, dim]``, as loaded."""
+        """Weights of the output head as loaded, ``[vocabulary, dim]``."""
         model = self.context.model
         head = model.module.get_output_embeddings()  # type: ignore[operator]
         if head is None:
@@ -278,7 +282,7 @@ def hidden_states(model: LanguageModel) -> Callable[[Tensor], tuple[Tensor, ...]
 
     It returns ``layers + 1`` tensors ``[batch, tokens, dim]`` in ``model.gradient_dtype``: the
     embeddings' output, then each layer's, as transformers gives them (the last one usually after
-    the final norm). The output head is left out, since nothing asks for its logits. It raises
+    the final norm). The output head does not run, since nothing asks for its logits. It raises
     UserError if the model does not run in that dtype.
     """
     module = model.module
@@ -288,9 +292,8 @@ def hidden_states(model: LanguageModel) -> Callable[[Tensor], tuple[Tensor, ...]
     @torch.no_grad()
     def states(ids: Tensor) -> tuple[Tensor, ...]:
         with running_in(model.gradient_dtype, model.name):
-            found: tuple[Tensor, ...] = body(
-                input_ids=ids, use_cache=False, output_hidden_states=True
-            ).hidden_states
-        return found
+            output = body(input_ids=ids, use_cache=False, output_hidden_states=True)
+        layers: tuple[Tensor, ...] = output.hidden_states
+        return layers
 
     return states

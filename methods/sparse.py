@@ -1,7 +1,7 @@
 """Sparse-neural retrieval: dot product of vectors over a vocabulary (SPLADE, 2107.05720).
 
-A masked language model says for every word of its vocabulary how much a text is about it; few are
-above 0. Passages are kept as those few, and are scored block by block.
+A masked language model gives every word of its vocabulary a weight for how much a text is about it.
+Few weights are above 0; an index keeps these, and passages are scored block by block.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PASSAGES_AT_ONCE = 4096
 
 
 class Sparse(EncoderMethod[SparseRows]):
-    """Any SPLADE model; the embeddings of a corpus are kept and used again.
+    """Retrieval by any SPLADE model; a corpus is embedded once.
 
     Its weights are never below 0, so that a passage scores 0 where it shares no dimension with the
     query, and is then not listed.
@@ -43,7 +43,7 @@ class Sparse(EncoderMethod[SparseRows]):
         _refuse_dense(folder)
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
-        """One pass over the passages for each group of queries."""
+        """Score all passages in one pass for each group of queries."""
         rows, n_passages = self._stored, len(self.context.task.passages)
         for first in range(0, len(queries), _QUERIES_AT_ONCE):
             group = queries[first : first + _QUERIES_AT_ONCE]
@@ -57,30 +57,30 @@ class Sparse(EncoderMethod[SparseRows]):
                 yield Ranking(query.query_id, *matches)
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Dot products with some passages: float64 ``[candidates]`` for each query."""
+        """Compute dot products with chosen passages: float64 ``[candidates]`` for each query."""
         stored = self._stored
         for asked, chosen in zip(self._asked(queries), rows, strict=True):
             vectors = (stored.block(row, row + 1, len(asked)) for row in chosen.tolist())
             yield np.array([float(vector @ asked) for vector in vectors])
 
     def _asked(self, queries: Sequence[Query]) -> Tensor:
-        """The queries' vectors, dense float64 ``[queries, vocabulary]``."""
+        """Vectors of the queries, dense float64 ``[queries, vocabulary]``."""
         width = self._encoder.get_sentence_embedding_dimension()
         return self._embed_queries(queries).block(0, len(queries), width).to_dense()
 
     def _embed(self, texts: list[str], prompt: str | None, role: str) -> SparseRows:
-        """The vectors' entries that are not 0, text by text."""
-        # ``task`` is for models that read queries otherwise than passages.
+        """The entries of each text's vector that are not 0."""
+        # Some models read queries otherwise than passages: ``task`` tells them which these are.
         encoded, places = self._encode(texts, prompt, task=role, save_to_cpu=True)
-        found = encoded.index_select(0, torch.tensor(places)).coalesce()
+        entries = encoded.index_select(0, torch.tensor(places)).coalesce()
+        rows, dims = entries.indices().numpy()
         starts = np.zeros(len(texts) + 1, dtype=np.int64)
-        np.cumsum(np.bincount(found.indices()[0].numpy(), minlength=len(texts)), out=starts[1:])
-        dims = found.indices()[1].numpy().astype(np.int32)
-        return SparseRows(starts, dims, found.values().numpy())
+        np.cumsum(np.bincount(rows, minlength=len(texts)), out=starts[1:])
+        return SparseRows(starts, dims.astype(np.int32), entries.values().numpy())
 
 
 def _refuse_dense(folder: Path) -> None:
-    """The library would give a dense encoder random weights for words, and rank by them."""
+    """Refuse a dense encoder, which the library would give random weights for words."""
     modules, config = folder / "modules.json", folder / "config.json"
     try:
         if modules.is_file():

@@ -1,4 +1,4 @@
-"""One sparse vector a passage on disk, for ``methods.embedding_index``."""
+"""Sparse vectors, and the files in which ``methods.embedding_index`` keeps them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from bench.storage.arrays import map_array
-from methods.embedding_index import Form
+from methods.embedding_index import VectorFormat
 
 
 @dataclass(frozen=True)
 class SparseRows:
-    """Vectors side by side.
+    """Sparse vectors, whose entries stand one after the other.
 
     Attributes:
-        starts: where each begins, int64 ``[vectors + 1]``.
-        dims, weights: int32 and float32 ``[entries]``.
+        starts: place at which the entries of each vector begin, int64 ``[vectors + 1]``.
+        dims: dimension of each entry, int32 ``[entries]``.
+        weights: value of each entry, float32 ``[entries]``.
     """
 
     starts: np.ndarray
@@ -34,7 +35,7 @@ class SparseRows:
         return self.starts.nbytes + self.dims.nbytes + self.weights.nbytes
 
     def block(self, start: int, stop: int, width: int) -> Tensor:
-        """Vectors ``start`` to ``stop``: sparse float64 ``[stop - start, width]``."""
+        """Vectors ``start`` to ``stop`` as a sparse float64 tensor ``[stop - start, width]``."""
         entries = slice(int(self.starts[start]), int(self.starts[stop]))
         row = np.repeat(np.arange(stop - start), np.diff(self.starts[start : stop + 1]))
         places = torch.from_numpy(np.stack([row, self.dims[entries].astype(np.int64)]))
@@ -44,13 +45,13 @@ class SparseRows:
         )
 
 
-class SparseVectors(Form[SparseRows]):
-    """``starts.npy``, and ``dims.bin`` and ``weights.bin``: the entries that are not 0."""
+class SparseVectors(VectorFormat[SparseRows]):
+    """Sparse vectors in ``starts.npy``, ``dims.bin`` and ``weights.bin``."""
 
     files = ("starts.npy", "dims.bin", "weights.bin")
 
     def write(self, folder: Path, chunks: Iterator[SparseRows], n_passages: int) -> None:
-        """Entries are appended; only where each passage begins is held, 8 bytes each."""
+        """Append the entries; memory holds the places where vectors begin, 8 bytes each."""
         starts = array("q", [0])
         paths = [folder / name for name in self.files]
         with open(paths[1], "wb") as dims, open(paths[2], "wb") as weights:
@@ -62,7 +63,7 @@ class SparseVectors(Form[SparseRows]):
         np.save(paths[0], np.array(starts, dtype=np.int64), allow_pickle=False)
 
     def open(self, folder: Path, n_passages: int) -> SparseRows:
-        """All rows."""
+        """Map all vectors."""
         starts = np.asarray(map_array(folder / self.files[0]))
         if len(starts) != n_passages + 1:
             raise ValueError("other vectors")

@@ -1,4 +1,4 @@
-"""Running top-k over a stream of score blocks, with ties broken by passage row."""
+"""Running top-k over a stream of blocks of scores, with ties broken by passage row."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-# Scores looked at together: their mask and, where a list is not full yet, their partition take
-# some tens of megabytes, however wide a block is.
+# Scores that are looked at together. Their mask and, where a list is not full yet, their partition
+# take some tens of megabytes, however wide a block is.
 _SCORES_AT_ONCE = 1 << 22
 # Raised whenever a change of code lists other passages among those that match; part of the version
 # of every method that asks ``TopK.matches``.
@@ -15,7 +15,7 @@ MATCHES_VERSION = 1
 
 
 def order(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Positions that sort by (highest score, lowest row). The only tie rule of the project."""
+    """Positions that sort by highest score, then lowest row: the only tie rule of the project."""
     return np.lexsort((rows, -scores))
 
 
@@ -23,23 +23,24 @@ class TopK:
     """The ``k`` best rows of each query, from blocks that arrive in any order.
 
     Merging is associative: one block or a thousand give the same lists, ties included. Memory is
-    ``queries × (k + block)``, never queries × passages. A score that cannot enter its query's list
-    is left out by one comparison, so the cost of a long stream is that of reading it once. Those
+    ``queries × (k + block)``, never queries × passages. One comparison leaves out a score that
+    cannot enter its query's list, so the cost of a long stream is that of reading it once. Scores
     that may enter wait until there are as many as the lists are long, and are sorted in together:
-    a list then changes with the logarithm of the stream's length, not with every block.
+    the number of merges grows with the logarithm of the stream's length.
 
     Args:
-        n_queries: how many queries are searched together.
-        k: list length; lists are shorter only if fewer rows were pushed.
+        n_queries: number of queries that are searched together.
+        k: length of a list; lists are shorter only if fewer rows were pushed.
     """
 
     def __init__(self, n_queries: int, k: int) -> None:
         self.k = k
         self._scores = np.empty((n_queries, 0), dtype=np.float64)
         self._rows = np.empty((n_queries, 0), dtype=np.int64)
-        self._waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # query, score, row
+        # Query, score and row of each entry that waits.
+        self._waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._n_waiting = 0
-        self._n_pushed = 0  # columns
+        self._n_pushed = 0  # rows, which are columns of the blocks
 
     @property
     def scores(self) -> np.ndarray:
@@ -49,7 +50,7 @@ class TopK:
 
     @property
     def rows(self) -> np.ndarray:
-        """Their rows, the lowest first among equal scores: int64 ``[queries, min(k, rows)]``."""
+        """Rows of ``scores``, the lowest first among equals: int64 ``[queries, min(k, rows)]``."""
         self._merge()
         return self._rows
 
@@ -66,12 +67,12 @@ class TopK:
             yield rows[matching], scores[matching]
 
     def push(self, scores: np.ndarray, rows: np.ndarray) -> None:
-        """Take in a block; nothing of it is referred to afterwards.
+        """Take in a block; no reference to it is kept.
 
         Args:
-            scores: ``[queries, block]``, in memory by query or by column; float32 blocks are read
-                as they are, not copied.
-            rows: row of each column, int64 ``[block]``, or ``[queries, block]`` if they differ.
+            scores: scores ``[queries, block]``, laid out in memory by query or by column; blocks
+                of float32 are not copied.
+            rows: row of each column, int64 ``[block]``, or ``[queries, block]`` if queries differ.
         """
         if scores.dtype not in (np.float32, np.float64):
             scores = scores.astype(np.float64)
@@ -83,7 +84,7 @@ class TopK:
             self._admit(scores[:, start : start + width], rows[..., start : start + width])
 
     def _admit(self, scores: np.ndarray, rows: np.ndarray) -> None:
-        """Let those wait that may enter a list; which ones may is told by the lists as they are."""
+        """Let the scores wait that may enter a list, by what the lists hold now."""
         entering = ~(scores < self._least(scores.dtype, rows)[:, np.newaxis])  # NaN enters, last
         if rows.ndim == 1 and np.count_nonzero(entering) > 2 * self.k * len(scores):
             entering = _shortlist(scores, self.k)
@@ -96,7 +97,7 @@ class TopK:
             self._merge()
 
     def _merge(self) -> None:
-        """Sort those that wait into the lists."""
+        """Sort the entries that wait into the lists."""
         if not self._n_waiting:
             self._waiting.clear()
             return
@@ -106,7 +107,7 @@ class TopK:
         ranked = np.lexsort((rows, -scores, queries))
         ends = np.cumsum(np.bincount(queries, minlength=n_queries))
         starts = np.concatenate([[0], ends[:-1]])
-        kept = min(self.k, self._n_pushed)  # the same for all: who was left out was beaten
+        kept = min(self.k, self._n_pushed)  # the same for all queries: what was left out is beaten
         best = ranked[starts[:, np.newaxis] + np.arange(kept)]
         self._scores, self._rows = scores[best], rows[best]
         self._waiting.clear()
@@ -120,7 +121,7 @@ class TopK:
         with np.errstate(over="ignore"):
             least = last.astype(dtype)
         infinity = dtype.type(np.inf)
-        # Rows beyond the last of the list lose ties with it, and must be above it.
+        # A row beyond the last of the list loses ties with it, so its score must be higher.
         beaten = (least < last) | ((least == last) & (rows.min() > self._rows[:, -1]))
         return np.where(beaten, np.nextafter(least, infinity), least)
 
@@ -128,7 +129,7 @@ class TopK:
 def _marked(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Query and column of each mark of ``[queries, block]``, in the order of memory.
 
-    Ten times faster than ``nonzero`` of two dimensions, where marks are few.
+    Where marks are few, this is ten times faster than ``nonzero`` of two dimensions.
     """
     by_column = mask.flags.f_contiguous
     places = np.flatnonzero(mask.ravel(order="F" if by_column else "C"))
@@ -140,10 +141,10 @@ def _shortlist(scores: np.ndarray, k: int) -> np.ndarray:
     """Mark the ``k`` best columns of each query, the first ones among ties at the cut: bool."""
     if scores.shape[1] <= k:
         return np.ones(scores.shape, dtype=bool)
-    falling = np.negative(scores, order="C")  # partition wants each query's scores side by side
+    falling = np.negative(scores, order="C")  # partition works along memory
     cut = -np.partition(falling, k - 1, axis=1)[:, k - 1 : k]
     above, tied = scores > cut, scores == cut
     room = k - np.count_nonzero(above, axis=1)[:, np.newaxis]
     if (np.count_nonzero(tied, axis=1)[:, np.newaxis] > room).any():
         tied &= np.cumsum(tied, axis=1, dtype=np.int32) <= room
-    return above | tied | np.isnan(cut)  # fewer than k numbers: keep all
+    return above | tied | np.isnan(cut)  # with fewer than k numbers, all are kept

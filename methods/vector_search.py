@@ -1,10 +1,10 @@
 """Exact search by dot product over rows of vectors that stay on disk.
 
-Two stages. A scan in float32 streams the rows once and keeps, for each query, a few more candidates
-than asked for: rounding may swap rows whose scores differ by about 1e-6 of their size. The
-candidates' final scores are float64 sums over two vectors and nothing else, so they do not depend
-on how the rows were cut into blocks. (Of more than ``MARGIN`` rows so near each other at the end of
-a list, which ones are candidates is up to rounding.)
+The search has two stages. A scan in float32 streams the rows once and keeps, for each query, a few
+more candidates than asked for: rounding may swap rows whose scores differ by about 1e-6 of their
+size. The candidates' final scores are float64 sums over two vectors and nothing else, so they do
+not depend on how the rows were cut into blocks. (Of more than ``MARGIN`` rows so near each other at
+the end of a list, rounding decides which are candidates.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from bench.core import progress
 from methods.topk import TopK, order
 
 MARGIN = 32  # candidates kept beyond the list's length
-# Fixed, so that no setting changes which candidates the scan finds. A block's scores take 16 MiB.
+# Sizes of a block, fixed so that no setting changes which candidates the scan finds. The scores of
+# a block take 16 MiB.
 _QUERIES_AT_ONCE = 1024
 _ROWS_AT_ONCE = 4096
 _FETCHED_AT_ONCE = 2048  # candidates brought from disk together
@@ -33,17 +34,17 @@ def search_rows(
     """The ``top_k`` rows with the highest dot product, for each query in turn.
 
     Args:
-        queries: float32 ``[queries, dim]``.
-        stored: float32 ``[rows, dim]``, usually memory-mapped; read block by block.
+        queries: vectors of the queries, float32 ``[queries, dim]``.
+        stored: vectors to search, float32 ``[rows, dim]``, usually memory-mapped.
 
     Yields:
-        rows, int64 ``[k]``, and scores, float64 ``[k]``, by (highest score, lowest row), with
+        rows, int64 ``[k]``, and scores, float64 ``[k]``, by highest score, then lowest row, with
         ``k = min(top_k, rows)``.
     """
     starts = range(0, len(queries), _QUERIES_AT_ONCE)
     for start in progress.track(starts, "search vectors", unit=f"times {_QUERIES_AT_ONCE} queries"):
         asked = queries[start : start + _QUERIES_AT_ONCE]
-        scored = products(torch.from_numpy(asked), blocks_of(stored))
+        scored = scored_blocks(torch.from_numpy(asked), blocks_of(stored))
         best, _ = scan(len(asked), scored, top_k + MARGIN, 0)
         candidates = best.rows
         scores = rescore(
@@ -58,21 +59,21 @@ def search_rows(
 
 
 def blocks_of(stored: np.ndarray) -> Iterator[tuple[int, Tensor]]:
-    """Number of the first row, and vectors ``[rows, dim]``, of one block after the other."""
+    """Stream the number of the first row and the vectors ``[rows, dim]`` of each block."""
     for start in range(0, len(stored), _ROWS_AT_ONCE):
         yield start, as_tensor(stored[start : start + _ROWS_AT_ONCE])
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
-    """A tensor over the array's own memory, also of a read-only map: it must not be written to."""
+    """A tensor over the array's own memory; where that is a read-only map, never write to it."""
     if array.flags.writeable:
         return torch.from_numpy(array)
-    # torch has no read-only tensors and would warn; the interface dictionary says it is writable.
+    # torch has no read-only tensors and would warn of one.
     return torch.from_numpy(np.asarray(_Writable(array)))
 
 
 class _Writable:
-    """An array's memory, presented as writable."""
+    """The memory of an array, presented to torch as writable."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array  # keeps the memory alive
@@ -80,14 +81,16 @@ class _Writable:
         self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
 
 
-def products(queries: Tensor, blocks: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:
-    """Scores ``[rows, queries]`` of blocks of vectors.
+def scored_blocks(
+    queries: Tensor, blocks: Iterable[tuple[int, Tensor]]
+) -> Iterator[tuple[int, Tensor]]:
+    """Stream the number of the first row and the scores ``[rows, queries]`` of each block.
 
-    The long side first: this product is a quarter faster than its transpose, and TopK reads either
-    way round.
+    The long side comes first: this product is a quarter faster than its transpose, and ``TopK``
+    reads either.
 
     Args:
-        queries: ``[queries, dim]``.
+        queries: vectors of the queries, ``[queries, dim]``.
         blocks: number of the first row, and vectors ``[rows, dim]`` in the queries' dtype.
     """
     for first_row, block in blocks:
@@ -97,15 +100,16 @@ def products(queries: Tensor, blocks: Iterable[tuple[int, Tensor]]) -> Iterator[
 def scan(
     n_queries: int, scored: Iterable[tuple[int, Tensor]], n_highest: int, n_lowest: int
 ) -> tuple[TopK, TopK]:
-    """Stream blocks of scores once and keep the best and the worst rows of each query.
+    """Stream blocks of scores once, and keep the best and the worst rows of each query.
 
     Args:
+        n_queries: number of queries.
         scored: number of the first row, and scores ``[rows, queries]``, which are written over.
-        n_highest: rows with the highest scores to keep.
-        n_lowest: rows with the lowest scores to keep, 0 for none.
+        n_highest: number of rows with the highest scores to keep.
+        n_lowest: number of rows with the lowest scores to keep.
 
     Returns:
-        both lists; the scores of the second are negated, so that lowest comes first.
+        the highest and the lowest; scores of the latter are negated, so that lowest comes first.
     """
     highest, lowest = TopK(n_queries, n_highest), TopK(n_queries, n_lowest)
     for first_row, block in scored:
@@ -117,7 +121,8 @@ def scan(
     return highest, lowest
 
 
-Fetched = tuple[np.ndarray, np.ndarray | None]  # vectors [n, dim], and a factor of each: [n]
+# Vectors [n, dim], and the number [n] that products with each are to be multiplied by, if any.
+Fetched = tuple[np.ndarray, np.ndarray | None]
 
 
 def rescore(
@@ -128,17 +133,16 @@ def rescore(
 ) -> np.ndarray:
     """Dot products of each query with its own candidates, summed in float64.
 
-    A sum per pair, not a matrix product, whose rounding depends on a row's place in the matrix.
+    Each pair is summed alone: the rounding of a matrix product depends on a row's place in it.
 
     Args:
-        queries: float64 ``[queries, dim]``.
-        candidates: int64 rows ``[queries, candidates]``.
-        fetch: gives the vectors ``[n, dim]`` of ``n`` ascending rows, and what their products are
-            to be multiplied by, float64 ``[n]``, if anything; asked once for each row.
-        rows_at_once: the most rows fetched together.
+        queries: vectors of the queries, float64 ``[queries, dim]``.
+        candidates: rows to score for each query, int64 ``[queries, candidates]``.
+        fetch: brings the vectors of ascending rows; asked once for each row.
+        rows_at_once: number of rows that are fetched together, at most.
 
     Returns:
-        float64 ``[queries, candidates]``.
+        scores, float64 ``[queries, candidates]``.
     """
     distinct, place = np.unique(candidates, return_inverse=True)
     place = place.reshape(candidates.shape)
@@ -157,23 +161,29 @@ def _fill(
     fetched: Fetched,
     pool: ThreadPoolExecutor,
 ) -> None:
-    """Write the scores of those candidates whose place is among the fetched."""
+    """Write the scores of the candidates that were fetched.
+
+    Args:
+        scores: all scores, float64 ``[queries, candidates]``.
+        place: place of each candidate among the fetched, int64 ``[queries, candidates]``; others
+            are out of range.
+    """
     vectors, factors = fetched
     inside = (place >= 0) & (place < len(vectors))
 
     def score(query: int) -> None:
         rows = place[query, inside[query]]
-        found = _dot_products(vectors, rows, queries[query])
-        scores[query, inside[query]] = found if factors is None else found * factors[rows]
+        sums = _dot_products(vectors, rows, queries[query])
+        scores[query, inside[query]] = sums if factors is None else sums * factors[rows]
 
     list(pool.map(score, np.flatnonzero(inside.any(axis=1))))
 
 
 def _dot_products(vectors: np.ndarray, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Of some rows with a query, float64 ``[rows]``, in parts that stay in the cache."""
+    """Dot products of some rows with a query, float64 ``[rows]``, in parts that fit the cache."""
     step = max(1, _PRODUCTS_AT_ONCE // len(query))
-    found = np.empty(len(rows))
+    sums = np.empty(len(rows))
     for start in range(0, len(rows), step):
         part = vectors[rows[start : start + step]].astype(np.float64, copy=False)
-        found[start : start + step] = np.multiply(part, query, out=part).sum(axis=1)
-    return found
+        sums[start : start + step] = np.multiply(part, query, out=part).sum(axis=1)
+    return sums

@@ -1,7 +1,7 @@
-"""Exact match: which passages hold the longest piece of a query word for word?
+"""Exact match: the longest n-gram that a passage shares with a query, word for word.
 
-In the spirit of infini-gram (Liu et al. 2024, 2401.17377) and OLMoTrace (Liu et al. 2025,
-2504.07096), which find verbatim n-grams of any length in a training corpus. A passage's score is
+The method is in the spirit of infini-gram (Liu et al. 2024, 2401.17377) and OLMoTrace (Liu et al.
+2025, 2504.07096), which find n-grams of any length in a training corpus. A passage's score is
 
     longest + 0.5 · shared / (1 + shared)
 
@@ -10,9 +10,9 @@ In the spirit of infini-gram (Liu et al. 2024, 2401.17377) and OLMoTrace (Liu et
 with ``shared`` and stays below 0.5, clear of the next whole number: it orders passages of equal
 ``longest`` and no others.
 
-They index the corpus with a suffix array, to answer any query in milliseconds; here the queries are
-known, so their n-grams are the index (a trie) and the corpus streams past it once. They count, or
-show, what matches; here it is a ranking.
+The sources index the corpus with a suffix array, to answer any query in milliseconds, and count or
+show what matches. Here the queries are known and a ranking is wanted: the queries' n-grams are the
+index (a trie), and the corpus streams past it once.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.core import progress
-from bench.core.errors import at_least
+from bench.core.fields import identity
 from bench.tasks.base import Query
-from methods.base import Context, IndexSize, Method, Ranking
+from methods.base import Context, Method, Ranking
 from methods.query_text import QueryPart, query_text
 from methods.topk import MATCHES_VERSION, TopK
 from methods.words import TOKENIZERS, WORDS_VERSION, Tokenizer
 
-_SCORES_AT_ONCE = 1 << 20  # queries × passages scored together: 8 MiB of scores
-_PASSAGES_AT_ONCE = 4096  # however few the queries are
+_SCORES_AT_ONCE = 1 << 20  # queries × passages of a block: 8 MiB of scores
+_PASSAGES_AT_ONCE = 4096  # passages of a block, at most
 
 
 @dataclass
 class VerbatimConfig:
-    """See ``conf/method/verbatim.yaml``."""
+    """Settings of ``conf/method/verbatim.yaml``."""
 
-    tokenizer: Tokenizer
-    query: QueryPart
-    require_answer: bool
-    max_n: int
+    tokenizer: Tokenizer = identity()
+    query: QueryPart = identity()
+    require_answer: bool = identity()
+    max_n: int = identity(at_least=1)
 
 
 class Verbatim(Method):
@@ -58,18 +58,10 @@ class Verbatim(Method):
         super().__init__(config, context)
         self._tokenize = TOKENIZERS[config.tokenizer]
 
-    def check(self) -> None:
-        """Refuse n-grams without a word."""
-        at_least(1, "method.max_n", self.config.max_n)
-
-    def index(self) -> IndexSize:
-        """Nothing to read: the corpus is read while searching."""
-        return IndexSize()
-
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
-        """One pass over the passages for all queries; what is held does not grow with the corpus.
+        """Score all passages in one pass; memory does not grow with the corpus.
 
-        Counts ``answers_without_words``: queries of which ``require_answer`` can ask nothing.
+        The count ``answers_without_words`` is of queries whose answer cannot be required.
         """
         grams = self._grams(queries)
         passages = self.context.task.passages
@@ -93,12 +85,12 @@ class Verbatim(Method):
 
 
 class _QueryGrams:
-    """Every n-gram of the queries in one trie: a node is an n-gram, its children add a word.
+    """All n-grams of the queries in one trie: a node is an n-gram, and its children add a word.
 
     Args:
         texts: words of each query.
         answers: words of each query that a passage must hold in a row to have a score; an answer
-            without words is in every passage. None requires nothing.
+            without words is in every passage. With None, nothing is required.
         max_n: words of the longest n-gram that counts.
     """
 
@@ -107,13 +99,13 @@ class _QueryGrams:
     ) -> None:
         self._n_queries = len(texts)
         self._children: dict[tuple[int, str], int] = {}
-        self._lengths = [0]  # words of each node's n-gram
-        holds = _Pairs()  # (n-gram, query that holds it)
+        self._lengths = [0]  # number of words of each node's n-gram
+        holds = _Pairs()  # n-grams and the queries that hold them
         for query, words in enumerate(texts):
             starts = range(len(words))
             holds.add({n for i in starts for n in self._path(words[i : i + max_n])}, query)
-        ends = _Pairs()  # (n-gram, query whose answer it is)
-        self._free = np.ones(self._n_queries, dtype=bool)  # queries that require no answer
+        ends = _Pairs()  # n-grams and the queries whose answer they are
+        self._free = np.ones(self._n_queries, dtype=bool)  # whether a query requires no answer
         for query, words in enumerate(answers or ()):
             if words:
                 ends.add(self._path(words)[-1:], query)
@@ -122,7 +114,7 @@ class _QueryGrams:
         self._ending = ends.grouped(len(self._lengths))
 
     def _path(self, words: Sequence[str]) -> list[int]:
-        """The nodes of all beginnings of ``words``, shortest first; made where missing."""
+        """Nodes of all beginnings of ``words``, shortest first; missing ones are made."""
         node, path = 0, []
         for word in words:
             child = self._children.setdefault((node, word), len(self._lengths))
@@ -133,11 +125,11 @@ class _QueryGrams:
         return path
 
     def scores(self, texts: Sequence[list[str]]) -> np.ndarray:
-        """Scores of passages, given as words: float64 ``[queries, passages]``."""
+        """Scores of passages, each given as its words: float64 ``[queries, passages]``."""
         shape = (self._n_queries, len(texts))
         longest, shared = np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=np.int32)
         allowed = np.repeat(self._free[:, np.newaxis], len(texts), axis=1)
-        # By n-gram, not by passage: the common ones, which all queries hold, are one step each.
+        # One step an n-gram, not a passage: the common n-grams are in all queries.
         for node, columns in self._matches(texts).items():
             if len(queries := self._holding.of(node)):
                 cells = np.ix_(queries, np.array(columns))
@@ -148,28 +140,29 @@ class _QueryGrams:
         return np.where(allowed, longest + 0.5 * shared / (1 + shared), 0.0)
 
     def _matches(self, texts: Sequence[list[str]]) -> dict[int, list[int]]:
-        """Each n-gram that is in a passage, with the passages that hold it, each once."""
-        found: dict[int, list[int]] = defaultdict(list)
+        """The passages that hold each n-gram, by node."""
+        holders: dict[int, list[int]] = defaultdict(list)
         for column, words in enumerate(texts):
             for node in self._grams_in(words):
-                found[node].append(column)
-        return found
+                holders[node].append(column)
+        return holders
 
     def _grams_in(self, words: list[str]) -> set[int]:
-        children, found = self._children, set()
+        """Nodes of the n-grams that a passage holds."""
+        children, held = self._children, set()
         for start in range(len(words)):
             node = 0
             for place in range(start, len(words)):
                 child = children.get((node, words[place]))
-                if child is None:  # every beginning of an n-gram of the queries is one too
+                if child is None:  # no longer n-gram of the queries begins so
                     break
-                found.add(child)
+                held.add(child)
                 node = child
-        return found
+        return held
 
 
 class _Pairs:
-    """(Node, query) pairs as they come, 8 bytes each."""
+    """Pairs of a node and a query in the order of ``add``, 8 bytes each."""
 
     def __init__(self) -> None:
         self._nodes, self._queries = array("i"), array("i")
@@ -187,7 +180,7 @@ class _Pairs:
 
 @dataclass(frozen=True)
 class _Groups:
-    """The queries of each node, side by side."""
+    """The queries of each node, one node's after the other's."""
 
     queries: np.ndarray
     bounds: np.ndarray

@@ -122,21 +122,21 @@ def _sorted_runs(
     Yields:
         word, row, frequency: int32 ``[3, postings]``, sorted by word, then row.
     """
-    found, first = array("i"), 0
+    numbered, first = array("i"), 0
     for passage in progress.track(passages, "index words", len(passages), unit="passages"):
         words = tokenize(passage.text)
-        found.extend(map(numbers.__getitem__, words))
+        numbered.extend(map(numbers.__getitem__, words))
         lengths[passage.row] = len(words)
-        if len(found) >= _WORDS_AT_ONCE:
-            yield _postings(found, lengths[first : passage.row + 1], first)
-            found, first = array("i"), passage.row + 1
-    if found:
-        yield _postings(found, lengths[first:], first)
+        if len(numbered) >= _WORDS_AT_ONCE:
+            yield _postings(numbered, lengths[first : passage.row + 1], first)
+            numbered, first = array("i"), passage.row + 1
+    if numbered:
+        yield _postings(numbered, lengths[first:], first)
 
 
-def _postings(found: array[int], lengths: np.ndarray, first: int) -> np.ndarray:
+def _postings(numbered: array[int], lengths: np.ndarray, first: int) -> np.ndarray:
     """Count the words of the passages from row ``first`` on: int32 ``[3, postings]``."""
-    pairs = np.array(found, dtype=np.int64) * len(lengths)
+    pairs = np.array(numbered, dtype=np.int64) * len(lengths)
     pairs += np.repeat(np.arange(len(lengths)), lengths)
     pairs.sort()
     starts = np.flatnonzero(np.diff(pairs, prepend=-1))

@@ -9,27 +9,32 @@ from enum import Enum
 
 import regex
 
-# Raised whenever the same text would give other words, or a word index other files; part of keys.
+# Raised whenever a text would give other words, or a word index other files; part of their keys.
 WORDS_VERSION = 3
 
 
 class Tokenizer(Enum):
-    """How text becomes words."""
+    """How text becomes words.
 
-    words = "words"  # lower-case runs of letters, marks, digits and underscores of any script
+    ``words``: lower-case runs of letters, marks, digits and underscores of any script.
+    ``whitespace``: pieces between white space, as they are.
+    """
+
+    words = "words"
     whitespace = "whitespace"
 
 
 _ASCII_WORD = re.compile(r"\w+")
-# re's own \w breaks words at the vowel signs of many scripts; regex's knows no superscript digits.
+# The module re would break words at the vowel signs of many scripts; \w of regex alone lacks
+# superscript digits.
 _WORD = regex.compile(r"[\w\p{M}\p{N}]+")
 
 
 def _words(text: str) -> list[str]:
     lower = text.lower()
-    if lower.isascii():  # most English text, in half the time
+    if lower.isascii():  # most English text is, and takes half the time
         return _ASCII_WORD.findall(lower)
-    # Composed, so that an accent typed apart from its letter makes no other word.
+    # Normalised, so that an accent typed apart from its letter makes no other word.
     return _WORD.findall(unicodedata.normalize("NFC", lower))
 
 

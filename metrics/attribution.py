@@ -10,20 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 import pandas as pd
 
 from bench.core.errors import UserError, did_you_mean
 from metrics import measures
-
-
-class NoGold(Enum):
-    """The score of a query that has no annotated passage in the corpus."""
-
-    skip = "skip"  # NaN: the query is left out of every mean
-    zero = "zero"  # 0: the query is a failure of the method
+from metrics.settings import NoGold
 
 
 @dataclass(frozen=True)

@@ -23,69 +23,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bench.core.errors import UserError
 from bench.models.retraining import Removal
+from metrics.settings import RetrainingConfig
 from metrics.stats.correlation import rank_correlation
-from metrics.stats.subsets import MOST_SUBSETS
 
 if TYPE_CHECKING:
     from bench.tasks.base import Query
 
 Ranked = tuple[np.ndarray, np.ndarray]  # rows and scores of one query, strongest first
 Retrain = Callable[[Sequence[Removal]], np.ndarray]  # removals → [removals, queries]
-
-
-@dataclass
-class RetrainingConfig:
-    """Settings; defaults and reasons in ``conf/metric/retraining.yaml``."""
-
-    seeds: int
-    removal_queries: int
-    removal_group: int
-    removal_top: int
-    lds_subsets: int
-    lds_share: float
-    qld_queries: int
-    qld_share: float
-
-    def check(self, top_k: int, n_passages: int) -> None:
-        """Refuse what cannot be measured.
-
-        Args:
-            top_k: the stored list length, beyond which nothing is known of a ranking.
-
-        Raises:
-            UserError: a value out of range, or lists that are too short.
-        """
-        least = {"seeds": 1, "removal_queries": 0, "removal_group": 1, "removal_top": 1,
-                 "lds_subsets": 0, "qld_queries": 0}  # fmt: skip
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                _refuse(name, f"expected at least {low}, found {getattr(self, name)}")
-        if 0 < self.lds_subsets < 3:
-            _refuse("lds_subsets", "a rank correlation takes at least 3 subsets")
-        if self.lds_subsets > MOST_SUBSETS:
-            _refuse("lds_subsets", f"expected at most {MOST_SUBSETS:,}, found {self.lds_subsets:,}")
-        for name in ("lds_share", "qld_share"):
-            if not 0 < getattr(self, name) < 1:
-                _refuse(name, f"expected a share between 0 and 1, found {getattr(self, name)}")
-        if self.lds_subsets and not 0 < round(self.lds_share * n_passages) < n_passages:
-            _refuse("lds_share", f"leaves none or all of {n_passages} passages in each part")
-        needed = {
-            "removal_top": self.removal_top if self.removal_queries else 0,
-            "qld_share": self.n_qld_passages(n_passages) if self.qld_queries else 0,
-        }
-        for name, n in needed.items():
-            if n > top_k:
-                _refuse(name, f"needs lists of {n} passages, and top_k is {top_k}", "raise top_k")
-
-    def n_qld_passages(self, n_passages: int) -> int:
-        """Number of passages that are removed for one query."""
-        return max(1, round(self.qld_share * n_passages))
-
-
-def _refuse(name: str, what: str, fix: str = "") -> None:
-    raise UserError(what, where=f"metric.retraining.{name}", fix=fix)
 
 
 @dataclass(frozen=True)

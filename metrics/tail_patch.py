@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import pandas as pd
 import torch
 
 from bench.core import progress
-from bench.core.errors import UserError, first_line
+from bench.core.errors import first_line
 from bench.models.base import no_moments_to_step_with, unknown_learning_rate
 from bench.models.dtypes import running_in
 from bench.models.language_model import LanguageModel, Tokens
@@ -28,6 +28,7 @@ from bench.storage.keys import content_key
 from bench.tasks.base import Query, Task
 from metrics.optimizer_step import QUERIES_AT_ONCE, OptimizerStep, Stepped
 from metrics.patch_cache import PatchCache, StepOutcome
+from metrics.settings import TailPatchConfig
 
 # Raised whenever a change of code moves a measurement; part of the cache's name.
 STEP_VERSION = 5
@@ -36,51 +37,6 @@ STEP_VERSION = 5
 # and would tell a run that was killed and went on from one that was not.
 _DIGITS = 8
 _WINDOW = 512  # passages that are tokenised ahead, so that those of one length go together
-
-
-@dataclass
-class TailPatchConfig:
-    """Settings of the step; defaults and reasons in ``conf/metric/default.yaml``."""
-
-    enabled: bool
-    top: int
-    n_queries: Optional[int]  # noqa: UP045 - omegaconf reads the annotation at run time
-    optimizer: str
-    learning_rate: Optional[float]  # noqa: UP045
-    clip: Any
-    opponents: bool = False  # left out of a cell's settings where it is false
-    memory_mib: int = 512  # likewise, and always
-
-    @property
-    def clip_at(self) -> float | None:
-        """The greatest root mean square of one parameter tensor's update; None clips none."""
-        return None if self.clip == "none" else float(self.clip)
-
-    def check(self) -> None:
-        """Refuse what no step can be made with.
-
-        Raises:
-            UserError: an unknown optimizer, or a learning rate or clip that is not finite and
-                above 0.
-        """
-        if self.optimizer not in ("saved", "sgd"):
-            raise UserError(
-                f"unknown optimizer {self.optimizer!r}",
-                where="metric.tail_patch.optimizer",
-                fix="known: saved, sgd",
-            )
-        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
-            raise UserError(
-                f"expected a number above 0, found {self.learning_rate}",
-                where="metric.tail_patch.learning_rate",
-            )
-        number = isinstance(self.clip, int | float) and not isinstance(self.clip, bool)
-        if self.clip != "none" and not (number and 0 < self.clip < math.inf):
-            raise UserError(
-                f"expected a number above 0 or none, found {self.clip!r:.40}",
-                where="metric.tail_patch.clip",
-                fix="set it to 1, as Adafactor clips, or to none",
-            )
 
 
 @dataclass(frozen=True)
@@ -160,7 +116,6 @@ class TailPatch:
             learning_rate = model.learning_rate
         if learning_rate is None:
             raise unknown_learning_rate()
-        config.check()
         moments = model.second_moments if config.optimizer == "saved" else None
         if config.optimizer == "saved" and moments is None:
             raise no_moments_to_step_with(model.name)

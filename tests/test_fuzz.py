@@ -19,8 +19,9 @@ from omegaconf import OmegaConf
 from safetensors.numpy import save_file
 
 from bench.core.errors import UserError
-from bench.importing import release, trec
 from bench.importing.bergson import read_layout, read_orientation
+from bench.importing.release import read_release
+from bench.importing.trec import read_trec
 from bench.models.second_moments import load_moments
 from bench.report.annotate.read import read_answers
 from bench.report.reproduction.claims import read_claims
@@ -96,12 +97,12 @@ def _(path: Path) -> Any:
 
 @reader("release", "r.jsonl", lines(RETRIEVAL, {**RETRIEVAL, "example_id": "q1"}))
 def _(path: Path) -> Any:
-    return list(release.read([path]))
+    return list(read_release([path]))
 
 
 @reader("trec", "run.trec", lambda p: p.write_text("q0 Q0 d1 1 2.5 tag\nq0 Q0 d2 2 1e-3 tag\n"))
 def _(path: Path) -> Any:
-    return list(trec.read([path]))
+    return list(read_trec([path]))
 
 
 @reader(

@@ -20,6 +20,7 @@ FLOORS = (
     ("bench.run",),
     ("bench.importing", "bench.plan", "bench.report"),
     ("bench.cli",),
+    ("tdabench",),
     ("bench.__main__",),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

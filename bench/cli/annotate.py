@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from bench.cli.commands import Parser, parser_of
 from bench.core.escape import clean
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of both actions."""
+def _parser() -> Parser:
+    """The parser of both actions."""
+    parser = parser_of("annotate")
     actions = parser.add_subparsers(dest="action", required=True, metavar="export|import")
     help_text = "write a blinded sheet (CSV) and a page to answer it on"
     export = actions.add_parser("export", help=help_text, description=help_text)
@@ -30,14 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answers = actions.add_parser("import", help=help_text, description=help_text)
     answers.add_argument("sheet", type=Path, metavar="SHEET.csv", help="answered: y, n or unsure")
     answers.add_argument("results", type=Path, metavar="RESULTS", help="folder of finished cells")
+    return parser
 
 
-def main(options: argparse.Namespace) -> int:
+def main(words: Sequence[str]) -> int:
     """Run one action; returns 0.
 
     Raises:
         UserError: anything that the user can mend.
     """
+    options = _parser().parse_args(words)
     if options.action == "export":
         from bench.report.annotate.sheet import make_sheet
         from bench.report.annotate.write import write

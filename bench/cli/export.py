@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from bench.cli.commands import Parser, parser_of
 from bench.core.escape import clean
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of both formats."""
+def _parser() -> Parser:
+    """The parser of both formats."""
+    parser = parser_of("export")
     formats = parser.add_subparsers(dest="format", required=True, metavar="trec|card")
     summaries = {
         "trec": "write a TREC run a cell and qrels a task, for trec_eval, ir_measures and the "
@@ -30,14 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 help="the Hub's identifier of the licence that you publish under, such as "
                 "cc-by-4.0; the rankings quote the corpora, whose own licences hold, too",
             )
+    return parser
 
 
-def main(options: argparse.Namespace) -> int:
+def main(words: Sequence[str]) -> int:
     """Write one format; returns 0.
 
     Raises:
         UserError: anything that the user can mend.
     """
+    options = _parser().parse_args(words)
     if options.format == "trec":
         from bench.report.export.trec import export_trec
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from bench.cli.commands import Parser, parser_of
 from bench.core.errors import UserError, did_you_mean
 from bench.core.escape import clean
 from bench.fetch.releases import BASE, RELEASES, chosen_files
@@ -14,8 +16,8 @@ from bench.fetch.releases import BASE, RELEASES, chosen_files
 _RESULTS = "results"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The words of the command."""
+def _parser() -> Parser:
+    parser = parser_of("fetch")
     parser.add_argument(
         "release",
         metavar="trex|c4|results",
@@ -57,14 +59,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--revision", metavar="NAME", help="a commit of the data set, with --stream"
     )
     parser.add_argument("--yes", action="store_true", help="download without asking")
+    return parser
 
 
-def main(options: argparse.Namespace) -> int:
+def main(words: Sequence[str]) -> int:
     """Say what would be downloaded, ask, and download; returns 0.
 
     Raises:
         UserError: anything that the user can mend, and a download that nobody has agreed to.
     """
+    options = _parser().parse_args(words)
     if options.release == _RESULTS:
         return _results(options)
     if options.release not in RELEASES:

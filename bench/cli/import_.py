@@ -5,18 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from bench.cli.commands import parser_of
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.core.escape import clean
-from bench.importing.cells import Setting, import_ranking
 from bench.importing.settings import parse
-from bench.importing.sources import find_sources
-from bench.run.cell import Outcome
-from bench.run.loggers import check_logger
+from bench.importing.sources import find_rankings
+from bench.run.parts import Parts
 
 
 def main(words: Sequence[str]) -> int:
-    """Import every ranking that the words name.
+    """Import every ranking that is named.
 
     Returns:
         0 = all are in place; 1 = some are; the others' errors have been printed.
@@ -24,21 +23,33 @@ def main(words: Sequence[str]) -> int:
     Raises:
         UserError: wrong words, or nothing could be imported.
     """
-    request = parse(words)
+    parser = parser_of("import")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="FILE|KEY=VALUE",
+        help="files, globs or score folders of bergson; task=NAME whose queries and passages were "
+        "ranked, or task=none to believe the file's own judgement; name=NAME for the leaderboard, "
+        "format=release|trec|bergson (default: by content), missing=error|skip|empty for what "
+        "only one of file and task has, top_k=N to cut lists; model=NAME metric=default to "
+        "measure tail-patch; else as of `tdabench run`",
+    )
+    request = parse(parser.parse_args(words).words)
     progress.set_quiet(request.settings.quiet)
-    check_logger(request.settings.logger)
-    sources = find_sources(request.files, request.format)
+    sources = find_rankings(request.files, request.format)
     if request.name is not None and len(sources) > 1:
         raise UserError(
             f"is one name for {len(sources)} rankings",
             where="name",
             fix="leave it out (they are called as their files), or import them one by one",
         )
-    setting = Setting(request)
+    from bench.importing.cells import import_ranking  # imports torch: not needed for wrong words
+
+    parts = Parts(request.settings)
     errors = []
     for source in sources:
         try:
-            _say_done(import_ranking(setting, source))
+            import_ranking(parts, request, source)
         except UserError as error:
             errors.append(error)
             if len(sources) > 1:
@@ -48,12 +59,3 @@ def main(words: Sequence[str]) -> int:
     if len(errors) > 1:
         raise UserError(f"none of {len(sources)} rankings could be imported", fix="see above")
     raise errors[0]
-
-
-def _say_done(outcome: Outcome) -> None:
-    cell = outcome.cell
-    if outcome.reused:
-        progress.say(f"already there: {cell.folder}")
-        return
-    values = ", ".join(f"{name} {value.value:.3f}" for name, value in cell.result.metrics.items())
-    progress.say(f"imported: {cell.folder}: {values}")

@@ -8,27 +8,33 @@ from importlib import resources
 from rich.table import Table
 from rich.text import Text
 
+from bench.cli.commands import parser_of
 from bench.core import console
 from bench.core.errors import UserError, did_you_mean
 from bench.core.escape import clean
 from bench.core.registry import Registry
 from metrics.measures import MEASURES
 
-# Columns of a terminal; together with the names they fill 120.
+# In columns of a terminal. With the names, a table is then at most 120 wide.
 _MAX_WIDTHS = {"what it does": 31, "needs": 15, "cost": 16, "source": 16}
 
 
-def show(group: str | None = None) -> None:
-    """Print one group, or all of them.
+def main(words: Sequence[str]) -> int:
+    """Print one group, or all of them; returns 0.
 
     Raises:
         UserError: there is no such group.
     """
+    parser = parser_of("list")
+    names = ", ".join(GROUPS)
+    parser.add_argument("group", nargs="?", metavar="GROUP", help=f"{names} (default: all)")
+    group = parser.parse_args(words).group
     if group is not None and group not in GROUPS:
         raise UserError(f"nothing to list called {group!r}", fix=did_you_mean(group, GROUPS))
     screen = console.stdout()
     for name in GROUPS if group is None else [group]:
         screen.print(GROUPS[name]())
+    return 0
 
 
 def _methods() -> Table:
@@ -39,7 +45,7 @@ def _methods() -> Table:
         entry = METHODS.entry(name)
         needs = ", ".join(entry.needs)
         rows.append((name, entry.family, entry.summary, needs, entry.cost, entry.source))
-    # Families together, each in the order of names.
+    # Families stand together, each in the order of its names.
     rows.sort(key=lambda row: (row[1], row[0]))
     return _table("methods", ("name", "family", "what it does", "needs", "cost", "source"), rows)
 

@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from bench.cli.commands import parser_of
 from bench.core import progress
 from bench.core.errors import UserError, at_least, did_you_mean
 from bench.core.escape import clean
 from bench.core.typed import typed
-from bench.models.language_model import mean_probability
-from bench.models.predictions import predictions
-from bench.run.composing import composed, model_source, task_builder
+from bench.run.composing import composed
+from bench.run.parts import Parts
 from bench.run.settings import settings_from
 from bench.storage import jsonlines
 from bench.storage.files import refuse_address
 from bench.storage.whole_files import whole_file
-from bench.tasks import load_task
 
 _WHICH = ("wrong", "right", "all")
 
@@ -29,47 +28,57 @@ class PredictConfig:
 
     Attributes:
         which: the queries whose answer is ``wrong``, ``right``, or ``all`` of them.
-        max_tokens: of an answer, at most.
+        max_tokens: how many tokens an answer may have.
     """
 
-    which: str = "wrong"  # what attribution is asked for: right answers are the task's own queries
-    max_tokens: int = 12  # names are shorter
+    which: str = "wrong"  # right answers are the task's own queries
+    max_tokens: int = 12  # no name of a task is longer
 
 
-def main(out: str, words: Sequence[str]) -> int:
-    """Write the answers as queries of ``task=jsonl``, and print how many are right.
-
-    Args:
-        out: a file that is not there yet.
-        words: ``which=…``, ``max_tokens=…``, and as of ``tdabench run``; what is of the method or
-            the metrics plays no part.
+def main(words: Sequence[str]) -> int:
+    """Write the answers as queries of ``task=jsonl``, and print how many are right; returns 0.
 
     Raises:
         UserError: wrong words, a model that cannot be had, or a file that is there already.
     """
+    parser = parser_of("predict")
+    parser.add_argument("out", metavar="OUT", help="the file to write: queries of task=jsonl")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="which=wrong|right|all (default: wrong), max_tokens=N of an answer (default: 12); "
+        "else as of `tdabench run`: task=… and model=…; what is of the method or the metrics plays "
+        "no part",
+    )
+    options = parser.parse_args(words)
+    out = options.out
     refuse_address(out, "OUT")
     path = Path(out)
     if path.exists():
         raise UserError("is there already", where=out, fix="name another file, or remove it")
-    own, overrides = _own(words)
+    own, overrides = _own(options.words)
     settings = settings_from(composed(overrides, "predict"))
     progress.set_quiet(settings.quiet)
-    source = model_source(settings)
-    source.check()
-    task = load_task(settings.task["name"], task_builder(settings), settings.cache_dir)
-    model = source.load(task, settings.cache_dir, settings.device)
+    from bench.models.language_model import mean_probability  # slow to import
+    from bench.models.predictions import predictions
+
+    parts = Parts(settings)
+    parts.source.check()
+    settings.cache.check()
+    queries = parts.task.queries
     counts: Counter[str] = Counter()
     log_probabilities = []
     with whole_file(path) as stream:
-        for one in predictions(model, task.queries, own.max_tokens):
+        for one in predictions(parts.model, queries, own.max_tokens):
             log_probabilities.append(one.target_log_probability)
             kind = "right" if one.right else "wrong" if one.answer else "empty"
             counts[kind] += 1
             if one.answer and own.which in (kind, "all"):
                 counts["written"] += 1
                 stream.write(jsonlines.dump(one.record()))
-    n = len(task.queries)
-    print(f"{n:,} queries: {counts['right']:,} right, {counts['wrong']:,} wrong by generation")
+    right, wrong = counts["right"], counts["wrong"]
+    print(f"{len(queries):,} queries: {right:,} right, {wrong:,} wrong by generation")
     mean = mean_probability(log_probabilities)
     print(f"mean probability of the annotated target: {mean:.3f}")
     if counts["empty"]:

@@ -11,6 +11,7 @@ from jinja2 import Environment
 from rich.table import Table
 from rich.text import Text
 
+from bench.cli.commands import add_results, parser_of
 from bench.core import console
 from bench.core.escape import clean
 from bench.report.board import make_boards
@@ -25,14 +26,18 @@ _STYLES = {
 }  # fmt: skip
 
 
-def main(results: Path, claims_file: Path | None = None) -> int:
+def main(words: Sequence[str]) -> int:
     """Print the verdicts and write ``RESULTS/report/reproduction.html``; returns 0.
 
     Raises:
         UserError: no cells, a damaged one, or a claims file that is not well formed.
     """
-    checked = check(read_claims(claims_file), make_boards(read_cells(results)))
-    path = results / "report" / "reproduction.html"
+    parser = parser_of("reproduce")
+    add_results(parser)
+    parser.add_argument("--claims", type=Path, metavar="FILE", help="a YAML of claims of your own")
+    options = parser.parse_args(words)
+    checked = check(read_claims(options.claims), make_boards(read_cells(options.results)))
+    path = options.results / "report" / "reproduction.html"
     with whole_file(path) as stream:
         stream.write(page(checked))
     console.stdout().print(_table(checked))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -20,6 +21,7 @@ from bench.core import progress
 from bench.core.errors import UserError, did_you_mean, first_line
 from bench.core.escape import clean
 from bench.run.config_errors import explain
+from bench.run.search_path import join_search_path
 from bench.run.settings import settings_from
 from bench.storage.files import refuse_address
 
@@ -31,15 +33,20 @@ _OPTIONS = (
     "--package", "-r", "--run", "-i", "--info", "-cd", "--config-dir", "-sc", "--shell-completion",
 )  # fmt: skip
 
-_failures: list[UserError] = []  # of a single run, for main to report
+# What a single run raised, for `main`: Hydra would print a line of its own before ours.
+_raised: list[UserError | _IsSweep] = []
+
+
+class _IsSweep(Exception):  # noqa: N818 - no error: the experiment is run as a sweep
+    """What was asked for as one cell is several."""
 
 
 class CellError(Exception):
     """A cell failed by a fault of the code; its traceback has been printed."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run one cell or a sweep of them.
+def main(words: Sequence[str]) -> int:
+    """Run one cell or a sweep of them; an experiment that sweeps does so without ``-m``, too.
 
     Returns:
         0 = all cells are done; 1 = some cell failed; 2 = nothing could be done with this input.
@@ -47,33 +54,43 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: an unknown option, or results at an address.
     """
-    for word in arguments:
+    for word in words:
         name, _, value = word.partition("=")
         if name.startswith("-") and name not in _OPTIONS:
             raise UserError(f"unknown option {name!r}", fix=did_you_mean(name, _OPTIONS))
         if name == "results_dir":  # before Hydra makes a folder of that name
             refuse_address(value.strip("'\""), name)
+    join_search_path()
     # Hydra takes its options before the overrides only.
-    arguments = sorted(arguments, key=lambda word: word not in _SWEEP)
+    ordered = sorted(words, key=lambda word: word not in _SWEEP)
     with tempfile.NamedTemporaryFile(prefix="tdabench-sweep-") as journal:
         os.environ[_JOURNAL] = journal.name
         os.environ["HYDRA_FULL_ERROR"] = "1"  # hand exceptions over; we print them as one line
-        sys.argv = ["tdabench run", *arguments]
         try:
-            _job()
-            if _failures:
-                raise _failures.pop()
+            try:
+                _start(ordered)
+            except _IsSweep:
+                _start(["-m", *ordered])
         except UserError as error:
             return _report(error, journal.name)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             # A ValueError is Hydra's, of a group without a choice: those of cells are CellErrors.
-            return _report(explain(error, arguments), journal.name)
+            return _report(explain(error, ordered), journal.name)
         except OSError as error:
             # Hydra's, of the folder in which it keeps its own files: those of cells are CellErrors.
             return _report(_unwritable(error), journal.name)
         except CellError:
             return 1
     return 0
+
+
+def _start(words: Sequence[str]) -> None:
+    """Give the words to Hydra, and raise what a single run has raised."""
+    sys.argv = ["tdabench run", *words]
+    _raised.clear()
+    _job()
+    if _raised:
+        raise _raised.pop()
 
 
 def _unwritable(error: OSError) -> UserError:
@@ -85,7 +102,7 @@ def _unwritable(error: OSError) -> UserError:
 
 
 def _report(error: UserError, journal: str) -> int:
-    """One line for the user; in a sweep each failing cell has printed its own already."""
+    """Print one line for the user; in a sweep each failing cell has printed its own already."""
     outcomes = Path(journal).read_text(encoding="utf-8").split()
     if not outcomes:
         print(f"error: {clean(error)}", file=sys.stderr)
@@ -99,33 +116,36 @@ def _report(error: UserError, journal: str) -> int:
 
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
 def _job(config: DictConfig) -> None:
-    from bench.run.cell import run_cell  # imports torch: not needed to print help
-
     hydra_config = HydraConfig.get()
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     overrides = list(hydra_config.overrides.task)
+    if not in_sweep and _is_sweep(hydra_config, overrides):
+        _raised.append(_IsSweep())
+        return
     try:
         settings = settings_from(config)
         progress.set_quiet(settings.quiet)
-        sweep = Path(hydra_config.sweep.dir).name if in_sweep else "single"
-        outcome = run_cell(settings, overrides, sweep)
+        from bench.run.cell import run_cell  # imports torch: not needed for a wrong word
+
+        run_cell(settings, overrides, Path(hydra_config.sweep.dir).name if in_sweep else "single")
     except UserError as error:
         if in_sweep:
             print(f"error: {clean(' '.join(overrides))}: {clean(error)}", file=sys.stderr)
             _note("failed")
             raise
-        # Not raised: Hydra would print a line of its own before ours.
-        _failures.append(error)
+        _raised.append(error)
         return
     except Exception as error:
         traceback.print_exc()
         _note("failed")
         raise CellError(f"{' '.join(overrides)}: {error}") from error
     _note("done")
-    values = ", ".join(
-        f"{name} {value.value:.3f}" for name, value in outcome.cell.result.metrics.items()
-    )
-    progress.say(f"done: {outcome.cell.folder}: {values}")
+
+
+def _is_sweep(hydra_config: HydraConf, overrides: Sequence[str]) -> bool:
+    """Whether the experiment gives several values to a key that the command line does not set."""
+    swept = hydra_config.sweeper.get("params") or {}
+    return not set(map(str, swept)) <= {word.partition("=")[0] for word in overrides}
 
 
 def _note(outcome: str) -> None:

@@ -7,37 +7,42 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
+from bench.cli.commands import parser_of
 from bench.core import progress
 from bench.core.escape import clean
-from bench.models.language_model import MOMENTS
-from bench.run.composing import composed, model_source, task_builder
+from bench.run.composing import composed
+from bench.run.parts import Parts
 from bench.run.settings import settings_from
-from bench.tasks import load_task
 
 
-def main(overrides: Sequence[str]) -> int:
-    """Train, and print where the model is and how to use it.
-
-    Args:
-        overrides: as of ``tdabench run``; what is of the method or the metrics plays no part.
+def main(words: Sequence[str]) -> int:
+    """Train, and print where the model is and how to use it; returns 0.
 
     Raises:
-        UserError: wrong overrides, a model that is not trained here, or a training that diverges.
+        UserError: wrong words, a model that is not trained here, or a training that diverges.
     """
+    parser = parser_of("train")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="as of `tdabench run`: model=… and task=…, of which a run makes and finds the same "
+        "model; what is of the method or the metrics plays no part. After each epoch all is saved "
+        "that the next needs: a training that is stopped or killed goes on from there, and ends in "
+        "the same weights",
+    )
+    overrides = parser.parse_args(words).overrides
     settings = settings_from(composed(overrides, "train"))
     progress.set_quiet(settings.quiet)
-    source = model_source(settings)
-    source.check()
-    source.check_training()
+    parts = Parts(settings)
+    parts.source.check()
+    parts.source.check_training()
     settings.cache.check()
-    task = load_task(settings.task["name"], task_builder(settings), settings.cache_dir)
-    trained = source.trained_folder(task, settings.cache_dir)
-    with nullcontext() if trained is None else settings.cache.shared(trained):
-        folder = source.train(task, settings.cache_dir, settings.device)
-    model = source.load(task, settings.cache_dir, "cpu")
+    with parts.trained_model_shared():
+        folder = parts.source.train(parts.task, settings.cache_dir, settings.device)
+    model = parts.source.load(parts.task, settings.cache_dir, "cpu")
     print(f"model: {clean(folder)}")
     print(
         f"{model.n_params:,} parameters, {len(model.checkpoints)} earlier checkpoints, "
@@ -50,6 +55,8 @@ def main(overrides: Sequence[str]) -> int:
 
 def _elsewhere(folder: Path, learning_rate: float | None) -> str:
     """The command that takes the folder for any model."""
+    from bench.models.language_model import MOMENTS  # slow to import
+
     words = [
         f"model.path={folder}",
         f"model.optimizer_state={folder / MOMENTS}",

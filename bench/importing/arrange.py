@@ -14,7 +14,8 @@ class Arranger:
     """Orders lists and counts those whose ranks say otherwise.
 
     Args:
-        counts: is counted in: ``lists_out_of_score_order``, ``lists_with_ties_reordered``.
+        counts: the counter to which ``lists_out_of_score_order`` and ``lists_with_ties_reordered``
+            are added.
     """
 
     def __init__(self, counts: Counter[str]) -> None:
@@ -27,7 +28,7 @@ class Arranger:
         """Rows and scores, highest score first, equal ones by rising row.
 
         Args:
-            rows, scores, ranks: of one list ``[n]``, in the order of the file.
+            rows, scores, ranks: the entries of one list ``[n]`` each, in the order of the file.
         """
         chosen = order(scores, rows)
         as_ranked = np.argsort(ranks, kind="stable")

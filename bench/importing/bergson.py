@@ -33,12 +33,12 @@ _FLAGS = ("bool", "|b1", "?")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the numbers of one record are.
+    """The places of the numbers of one record.
 
     Attributes:
-        num_items: records, one a passage.
-        num_scores: queries.
-        dtype: of a score.
+        num_items: how many records there are, one a passage.
+        num_scores: how many queries each record has a score for.
+        dtype: the type of a score.
         stride: bytes from one query's score to the next one's.
         itemsize: bytes of a record.
     """
@@ -50,7 +50,7 @@ class Layout:
     itemsize: int
 
 
-def read(folder: Path, task: Task, top_k: int) -> tuple[list[Ranking], dict[str, Any]]:
+def read_bergson(folder: Path, task: Task, top_k: int) -> tuple[list[Ranking], dict[str, Any]]:
     """The ``top_k`` best passages of each of the task's queries.
 
     Memory is ``queries × (top_k + block)``, never queries × passages.
@@ -64,14 +64,14 @@ def read(folder: Path, task: Task, top_k: int) -> tuple[list[Ranking], dict[str,
     layout = read_layout(folder / _INFO)
     higher_is_better = read_orientation(folder / _CONFIG)
     _check_size(folder / SCORES, layout)
-    for what, found, expected in (
+    for what, number, expected in (
         ("num_scores", layout.num_scores, len(task.queries)),
         ("num_items", layout.num_items, len(task.passages)),
     ):
-        if found != expected:
+        if number != expected:
             noun = "queries" if what == "num_scores" else "passages"
             raise UserError(
-                f"{what} is {found:,}, but the task has {expected:,} {noun}",
+                f"{what} is {number:,}, but the task has {expected:,} {noun}",
                 where=str(folder / _INFO),
                 fix=f"score exactly the task's {noun}, in their order",
             )
@@ -120,13 +120,13 @@ def _refuse(path: Path, task: Task, start: int, bad: np.ndarray, what: str, fix:
 
 def _check_size(path: Path, layout: Layout) -> None:
     try:
-        found = os.stat(path).st_size
+        size = os.stat(path).st_size
     except OSError as error:
         raise UserError(f"cannot read it ({error.strerror})", where=str(path)) from error
     expected = layout.num_items * layout.itemsize
-    if found != expected:
+    if size != expected:
         raise UserError(
-            f"has {found:,} bytes where {_INFO} says {expected:,}",
+            f"has {size:,} bytes where {_INFO} says {expected:,}",
             where=str(path),
             fix="copy the folder again",
         )
@@ -136,7 +136,7 @@ def _check_size(path: Path, layout: Layout) -> None:
 
 
 def read_layout(path: Path) -> Layout:
-    """Where the numbers are, by ``info.json``.
+    """The places of the numbers, as ``info.json`` gives them.
 
     Raises:
         UserError: no such file, no JSON, scores by token, a number that is no count, or another
@@ -216,15 +216,15 @@ def read_orientation(path: Path) -> bool:
         raise UserError(f"cannot read it ({error.strerror})", where=str(path)) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError("is no YAML", where=str(path), fix="copy the folder again") from error
-    found = list(_values(config))
-    if not found or not all(isinstance(value, bool) for value in found) or len(set(found)) > 1:
-        what = f"found {', '.join(map(str, found))[:60]}" if found else "it is not there"
+    answers = list(_values(config))
+    if not all(isinstance(value, bool) for value in answers) or len(set(answers)) != 1:
+        what = f"found {', '.join(map(str, answers))[:60]}" if answers else "it is not there"
         raise UserError(
             f"expected one of true and false, {what}",
             where=f"{path}, field {_ORIENTATION!r}",
             fix="say whether a higher score is a stronger one",
         )
-    return found[0]
+    return answers[0]
 
 
 def _values(config: Any) -> Iterator[Any]:

@@ -12,14 +12,14 @@ from bench.tasks.passages import PassageStore
 
 @dataclass(frozen=True)
 class Match:
-    """What is known of one entry.
+    """What the corpus knows of one entry of a list.
 
     Attributes:
-        row: None if there is none to take.
-        by: ``"id"`` or ``"text"``.
-        used: it is there, but its list has it already.
-        ambiguous: how many passages have its id, where nothing tells which is meant.
-        other_text: a passage has its id, but not its text.
+        row: the row of its passage; None if there is none to take.
+        by: what it was known by, ``"id"`` or ``"text"``.
+        used: whether its passage is there, but taken by an earlier entry of the list.
+        ambiguous: how many passages have its id, where nothing tells which is meant; else 0.
+        other_text: whether a passage has its id, but not its text.
     """
 
     row: int | None = None
@@ -36,7 +36,7 @@ class CorpusRows:
 
     Args:
         passages: the corpus.
-        lists: all that will be looked up.
+        lists: the lists whose entries will be looked up.
     """
 
     def __init__(self, passages: PassageStore, lists: Sequence[FileList]) -> None:
@@ -70,8 +70,8 @@ class CorpusRows:
         if same:
             return _first(same, "id", used)
         # Identical texts are as good as each other: each is taken once, the first one first.
-        found = _first(self._by_text.get(text, []), "text", used)
-        return found if found.row is not None or found.used else Match(other_text=bool(named))
+        match = _first(self._by_text.get(text, []), "text", used)
+        return match if match.row is not None or match.used else Match(other_text=bool(named))
 
 
 def _first(rows: Sequence[int], by: str, used: Collection[int]) -> Match:

@@ -49,8 +49,8 @@ class FileList:
     """One query's list.
 
     Attributes:
-        place: where it starts.
-        query_ids: ids that may be the task's, the first one that is one counts.
+        place: the line on which it starts.
+        query_ids: ids that may be the task's; the first one that is counts.
         prompt, target: None where the format has none.
         correct: the file's own judgement of each proponent, None if it has none.
         field: what the file calls a query's id, for messages.

@@ -24,8 +24,8 @@ class Joined:
     """What could be joined.
 
     Attributes:
-        queries: of the task, in its order; all of them unless some were skipped.
-        rankings: one each.
+        queries: the task's queries, in its order; all of them unless some were skipped.
+        rankings: the ranking of each of them.
         counts: what was joined by what, and what was left out.
         notes: what a reader of the numbers should know, a line each.
     """
@@ -42,7 +42,7 @@ def join(lists: Iterable[FileList], task: Task, missing: Missing, top_k: int | N
     Memory grows with the lists; the corpus is read once, as a stream.
 
     Args:
-        lists: of one ranking.
+        lists: the lists of one ranking.
         missing: what becomes of what does not match.
         top_k: lists are cut to it, None to keep them whole.
 
@@ -124,11 +124,11 @@ class _Join:
     def _ranking(self, query: Query, ranked: FileList | None, rows: CorpusRows) -> Ranking:
         if ranked is None:
             return Ranking(query.query_id, np.empty(0, dtype=np.int64), np.empty(0))
-        found = self._rows(ranked, ranked.proponents, rows)
-        kept = np.flatnonzero(found >= 0)
-        self._compare_labels(query, ranked, found)
+        high = self._rows(ranked, ranked.proponents, rows)
+        kept = np.flatnonzero(high >= 0)
+        self._compare_labels(query, ranked, high)
         side = ranked.proponents
-        best, scores = self.arranger.strongest(found[kept], side.scores[kept], side.ranks[kept])
+        best, scores = self.arranger.strongest(high[kept], side.scores[kept], side.ranks[kept])
         other = ranked.opponents
         low = self._rows(ranked, other, rows)
         kept = np.flatnonzero(low >= 0)
@@ -140,12 +140,12 @@ class _Join:
     def _rows(self, ranked: FileList, side: Entries, rows: CorpusRows) -> np.ndarray:
         """The task's row of each entry, -1 for one that is left out: int64 ``[n]``."""
         used: set[int] = set()
-        found = np.full(len(side.ids), -1, dtype=np.int64)
+        chosen = np.full(len(side.ids), -1, dtype=np.int64)
         for i, name in enumerate(side.ids):
             match = rows.find(name, side.text(i), used)
             if match.row is not None:
                 used.add(match.row)
-                found[i] = match.row
+                chosen[i] = match.row
                 self.counts[f"passages_joined_by_{match.by}"] += 1
             elif match.used:
                 raise ranked.entry_error(
@@ -166,14 +166,14 @@ class _Join:
                         + (" or this text" if side.texts else "")
                     )
                     raise ranked.entry_error(side, i, what, _OTHER_TASK)
-        return found
+        return chosen
 
-    def _compare_labels(self, query: Query, ranked: FileList, found: np.ndarray) -> None:
+    def _compare_labels(self, query: Query, ranked: FileList, chosen: np.ndarray) -> None:
         """Count where the file's judgement is not the task's: the task's is what is scored."""
         if ranked.correct is None or not self.task.annotated:
             return
-        kept = found >= 0
-        task_says = self.task.correct(query, found[kept].tolist())
+        kept = chosen >= 0
+        task_says = self.task.correct(query, chosen[kept].tolist())
         self.counts["labels_unlike_the_task"] += int(
             (task_says != np.array(ranked.correct, dtype=bool)[kept]).sum()
         )
@@ -220,15 +220,15 @@ class _QueryFinder:
             self._counts["queries_with_another_prompt"] += other
             self._counts["queries_joined_by_id"] += 1
             return by_id
-        found = self._by_text.get((prompt or "", target or ""), [])
-        if len(found) > 1:
+        same = self._by_text.get((prompt or "", target or ""), [])
+        if len(same) > 1:
             raise ranked.query_error(
-                f"{len(found)} queries of the task have this prompt and target",
+                f"{len(same)} queries of the task have this prompt and target",
                 "give the file the task's ids",
             )
-        if found:
+        if same:
             self._counts["queries_joined_by_text"] += 1
-            return found[0]
+            return same[0]
         if by_id:
             return f"query {by_id.query_id!r} of the task has another target, {by_id.target!r:.40}"
         what = f"no query of the task has the id {' or '.join(map(repr, ranked.query_ids))}"

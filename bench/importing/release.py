@@ -25,7 +25,7 @@ def read_records(paths: Iterable[Path]) -> Iterator[tuple[Place, RetrievalRecord
             yield place, parse_retrieval(record, place)
 
 
-def read(paths: Iterable[Path]) -> Iterator[FileList]:
+def read_release(paths: Iterable[Path]) -> Iterator[FileList]:
     """The lists of one or several shards; texts are kept as digests.
 
     Raises:

@@ -37,7 +37,7 @@ class Missing(str, Enum):
 _OWN = ("name", "format", "missing")
 # A file's path has a slash before any `=`, or no `=`; a key never has a slash.
 _KEY = re.compile(r"[+~]{0,2}[A-Za-z_][\w.@]*")
-_LONGEST_NAME = 200  # bytes: it becomes a folder
+_LONGEST_NAME = 200  # bytes; it becomes the name of a folder
 _Choice = TypeVar("_Choice", bound=Enum)
 
 
@@ -46,13 +46,14 @@ class Request:
     """What is to be imported.
 
     Attributes:
-        words: the command line's, for the record.
+        words: the words of the command line, for the record.
         files: paths, globs and folders, in the order given.
-        name: what the leaderboard calls the ranking, None for the file's name.
-        format: None = by content.
-        top_k: lists are cut to it; None = as long as they are.
-        settings: of the cell. Its method is that of ``tdabench run`` and means nothing here.
-        has_task: False for ``task=none``: the file's own judgement is the ground truth.
+        name: what the leaderboard calls the ranking; None for the file's name.
+        format: the format of the files; None to tell it from their content.
+        missing: what becomes of queries and passages that only one of file and task has.
+        top_k: the length that lists are cut to; None to leave them as they are.
+        settings: the settings of the cell, of which those of the method mean nothing here.
+        has_task: False for ``task=none``, where the file's own judgement is the ground truth.
         has_model: whether ``model=…`` was given.
     """
 

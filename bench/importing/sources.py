@@ -22,13 +22,13 @@ _ENDINGS = (".gz", ".jsonl", ".json", ".trec", ".run", ".txt")
 
 
 @dataclass(frozen=True)
-class Source:
+class RankingFiles:
     """The files of one ranking.
 
     Attributes:
-        name: of the files, without what says their format.
-        format: of each of them.
-        paths: in the order of their shards; the folder itself for ``Format.bergson``.
+        name: what they are called, without what says their format.
+        format: the format of each of them.
+        paths: their paths in the order of their shards; the folder itself for ``Format.bergson``.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Source:
             raise UserError(f"cannot read it ({reason})", where=str(error.filename)) from error
 
 
-def find_sources(files: Sequence[str], chosen: Format | None) -> list[Source]:
+def find_rankings(files: Sequence[str], chosen: Format | None) -> list[RankingFiles]:
     """The rankings that files and folders hold: shards of one name are one ranking.
 
     Args:
@@ -59,7 +59,7 @@ def find_sources(files: Sequence[str], chosen: Format | None) -> list[Source]:
         UserError: a file that does not exist, is given twice, or is in no known format; a shard
             that lacks its siblings.
     """
-    found: list[Source] = []
+    rankings: list[RankingFiles] = []
     groups: dict[tuple[Path, str, str], list[Path]] = {}
     seen: set[Path] = set()
     for word in files:
@@ -73,7 +73,7 @@ def find_sources(files: Sequence[str], chosen: Format | None) -> list[Source]:
                 whole = f"{shard['base']}{shard['rest']}"
                 groups.setdefault((path.parent, whole, shard["of"]), []).append(path)
             else:
-                found.append(Source(_stem(path.name), _format(path, chosen), (path,)))
+                rankings.append(RankingFiles(_stem(path.name), _format(path, chosen), (path,)))
     for (_, whole, of), paths in groups.items():
         if len(paths) != int(of):
             raise UserError(
@@ -85,15 +85,15 @@ def find_sources(files: Sequence[str], chosen: Format | None) -> list[Source]:
         formats = {_format(path, chosen) for path in ordered}
         if len(formats) > 1:
             raise UserError("its shards are in different formats", where=str(ordered[0]))
-        found.append(Source(_stem(whole), formats.pop(), ordered))
-    return found
+        rankings.append(RankingFiles(_stem(whole), formats.pop(), ordered))
+    return rankings
 
 
 def _folder(word: str) -> Path | None:
     try:
         path = Path(word).expanduser()
         return path if path.is_dir() else None
-    except (OSError, RuntimeError):  # `expand` says what is wrong with it
+    except (OSError, RuntimeError):  # `expand_local` says what is wrong with it
         return None
 
 

@@ -20,7 +20,7 @@ FIELDS = ("qid", "Q0", "docid", "rank", "score", "tag")
 
 @dataclass
 class _Lines:
-    """The lines of one query so far."""
+    """The lines of one query that have been read so far."""
 
     place: Place
     ids: list[str] = field(default_factory=list)
@@ -29,7 +29,7 @@ class _Lines:
     lines: array = field(default_factory=places)
 
 
-def read(paths: Iterable[Path]) -> Iterator[FileList]:
+def read_trec(paths: Iterable[Path]) -> Iterator[FileList]:
     """The lists of one or several shards, in the order in which their queries first occur.
 
     A query's lines may lie apart. Memory grows with the lines: an id and three numbers each.
@@ -87,7 +87,7 @@ def _fields(raw: bytes, place: Place) -> list[str]:
 
 
 def _rank(word: str, place: Place) -> int:
-    # By hand: int() also takes signs, underscores and numbers of any length.
+    # Checked by hand, for int() also takes signs, underscores and numbers of any length.
     if not (word.isascii() and word.isdigit() and len(word) <= 18):
         raise place.error("rank", f"expected a whole number, found {word[:40]!r}")
     return int(word)

@@ -1,1 +1,1 @@
-"""What a run will cost: passes, operations, bytes, hours, before anything is done."""
+"""What a run will cost in passes, operations, bytes and hours, before anything is done."""

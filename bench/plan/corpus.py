@@ -1,4 +1,4 @@
-"""How many passages, tokens and queries there are, without preparing a task or training a model."""
+"""Numbers of passages, tokens and queries, without preparing a task or training a model."""
 
 from __future__ import annotations
 
@@ -8,48 +8,48 @@ from dataclasses import dataclass
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.models.base import ModelSource
-from bench.run.composing import task_builder
+from bench.run.parts import task_builder
 from bench.run.settings import Settings
 from bench.tasks import Task, TaskBuilder, prepared_task
 from methods.gradient.cost import Architecture, tokens_per_word
 
 PASSAGES, TOKENS, QUERIES = "passages", "tokens a passage", "queries"
-_SAMPLE = 1000  # passages whose tokens are counted: the mean is then within a few percent
+_SAMPLE = 1000  # passages whose tokens are counted, for a mean within a few percent
 
 
 @dataclass(frozen=True)
-class Fact:
-    """A number and where it is from."""
+class Count:
+    """A number and its source, in words."""
 
     value: float
     source: str
 
 
-def count(
+def count_corpus(
     settings: Settings,
     source: ModelSource,
     architecture: Architecture,
-    given: Mapping[str, Fact],
-) -> dict[str, Fact]:
-    """Passages, tokens a passage and queries; the task is touched only for what is not given.
+    given: Mapping[str, Count],
+) -> dict[str, Count]:
+    """Count passages, tokens a passage and queries; the task is asked only for what is not given.
 
     Raises:
         UserError: bad input files, no queries, or no passages.
     """
     names = (PASSAGES, TOKENS, QUERIES)
-    found = dict(given)
-    if len(found) < len(names):
-        found = _measure(settings, source, architecture, given) | found
-    tokens, limit = found[TOKENS], architecture.context_length
+    counts = dict(given)
+    if len(counts) < len(names):
+        counts = _measure(settings, source, architecture, given) | counts
+    tokens, limit = counts[TOKENS], architecture.context_length
     if tokens.value > limit:
-        found[TOKENS] = Fact(limit, f"{tokens.source}, cut at the context length")
-    return {name: found[name] for name in names}
+        counts[TOKENS] = Count(limit, f"{tokens.source}, cut at the context length")
+    return {name: counts[name] for name in names}
 
 
 def _measure(
-    settings: Settings, source: ModelSource, architecture: Architecture, given: Mapping[str, Fact]
-) -> dict[str, Fact]:
-    """From the prepared task or, if the cache has none, from its builder's streams."""
+    settings: Settings, source: ModelSource, architecture: Architecture, given: Mapping[str, Count]
+) -> dict[str, Count]:
+    """Count the prepared task or, if the cache has none, the streams of its builder."""
     name, builder = settings.task["name"], task_builder(settings)
     task = prepared_task(name, builder, settings.cache_dir)
     if task is None:
@@ -62,8 +62,8 @@ def _measure(
     if not n_passages or not (n_queries or QUERIES in given):
         raise UserError("there is no passage or no query", where="task", fix="check its files")
     return {
-        PASSAGES: Fact(n_passages, f"task {name}"),
-        QUERIES: Fact(n_queries, f"task {name}"),
+        PASSAGES: Count(n_passages, f"task {name}"),
+        QUERIES: Count(n_queries, f"task {name}"),
         TOKENS: _tokens(texts, settings, source, architecture, task),
     }
 
@@ -86,15 +86,15 @@ def _tokens(
     source: ModelSource,
     architecture: Architecture,
     task: Task | None,
-) -> Fact:
-    """The mean of the first passages, each cut at the context length."""
+) -> Count:
+    """Mean number of tokens of the first passages, each cut at the context length."""
     limit, end = architecture.context_length, bool(settings.model.get("append_eos"))
     tokenizer = source.tokenizer(task, settings.cache_dir)
     first = f"the first {len(texts):,} passages"
     if tokenizer is not None:
         lengths = [len(tokenizer(text, verbose=False)["input_ids"]) + end for text in texts]
-        return Fact(sum(min(n, limit) for n in lengths) / len(lengths), f"tokenizer on {first}")
+        return Count(sum(min(n, limit) for n in lengths) / len(lengths), f"tokenizer on {first}")
     factor = tokens_per_word(architecture.vocab_size)
     words = [min(limit, factor * len(text.split()) + end) for text in texts]
     how = f"words × {factor:.2f} on {first}: the tokenizer is not here"
-    return Fact(max(1.0, sum(words) / len(words)), how)
+    return Count(max(1.0, sum(words) / len(words)), how)

@@ -1,4 +1,4 @@
-"""A model's numbers without its weights, and how fast this machine computes such a model."""
+"""The sizes of a model without its weights, and how fast this machine computes such a model."""
 
 from __future__ import annotations
 
@@ -18,45 +18,58 @@ from bench.core.errors import UserError, first_line
 from bench.models.context import declared_context
 from bench.models.dtypes import in_dtype
 from methods.gradient.cost import Architecture, backward_flops, forward_flops
-from methods.gradient.parameters import Unsupported, gradient_matrices
+from methods.gradient.parameters import gradient_matrices
+from methods.gradient.settings import (
+    Adapters,
+    EncodingSettings,
+    FeatureSettings,
+    Unsupported,
+    exact_gradients,
+)
 
-# Of the calibration: large enough that products are as fast as in the real model, small enough that
-# it is over within seconds. On an accelerator small products would not show what it can do.
+# Parameters of the layer that is timed: so many that products are as fast as in the real model, and
+# so few that it takes seconds. On an accelerator, small products would not show what it can do.
 _LAYER_PARAMETERS = {"cpu": 2**25, "cuda": 2**28}
-_RUN_FLOPS = {"cpu": 3e10, "cuda": 2e13}  # of one timed run, about half a second
+_RUN_FLOPS = {"cpu": 3e10, "cuda": 2e13}  # FLOPs of one timed run, about half a second
 _SECONDS, _MOST_RUNS = 1.0, 20
-# The names that configurations of transformers give to one number.
+# Names that configurations of transformers give to the number of experts a token is sent to.
 _EXPERTS_A_TOKEN = ("num_experts_per_tok", "top_k_experts", "moe_topk")
 _VOCABULARY = 512  # the head is a product like any other; a small one leaves room for the layer
+_EVERY_MATRIX = exact_gradients(
+    EncodingSettings(
+        layers=None,
+        adapters=Adapters.base,
+        unsupported=Unsupported.skip,
+        batch_size=1,
+        batch_tokens=None,
+    )
+)
 
 
 @dataclass(frozen=True)
 class Speed:
-    """FLOP/s of a device, and how that is known."""
+    """FLOP/s of a device, and how they are known, in words."""
 
     flops_per_second: float
     how: str
 
 
 def architecture_of(
-    config: PretrainedConfig,
-    layer_blocks: int,
-    context_length: int | None = None,
-    **options: Any,
+    config: PretrainedConfig, settings: FeatureSettings, context_length: int | None = None
 ) -> Architecture:
-    """Build the model without memory for its weights, and look at it.
+    """The sizes of a model, which is built without memory for its weights.
 
     Args:
-        config: of transformers.
-        layer_blocks, options: as of ``gradient_matrices``.
-        context_length: tokens that are read at most; None for what the configuration says.
+        config: configuration of transformers.
+        settings: which matrices carry the gradient, and in which blocks.
+        context_length: number of tokens that are read at most; None for what ``config`` says.
 
     Raises:
         UserError: the configuration is not of a causal language model whose gradients can be taken,
             or it does not say how many tokens are read, or how many experts a token is sent to.
     """
     module = _on_meta(config)
-    matrices = gradient_matrices(module, layer_blocks, **options)
+    matrices = gradient_matrices(module, settings)
     below = _below(module, [matrix.name for matrix in matrices])
     decoder: Any = config.get_text_config()
     heads = decoder.num_attention_heads
@@ -88,9 +101,9 @@ def _declared(config: PretrainedConfig) -> int:
 
 def _below(module: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     """The decoder layers below the lowest of some parameters: ``PREFIX.NUMBER.…``."""
-    found = [re.match(r"(.*?)\.(\d+)\.", name) for name in names]
-    numbers = [int(match[2]) for match in found if match]
-    prefix = next((match[1] for match in found if match), "")
+    matches = [re.match(r"(.*?)\.(\d+)\.", name) for name in names]
+    numbers = [int(match[2]) for match in matches if match]
+    prefix = next((match[1] for match in matches if match), "")
     layers: Any = module.get_submodule(prefix)
     return [layers[number] for number in range(min(numbers, default=0))]
 
@@ -109,58 +122,58 @@ def _on_meta(config: PretrainedConfig) -> nn.Module:
 
 
 def _multiplied(module: nn.Module, decoder: Any) -> int:
-    """Parameters in matrices that a token is multiplied by, a tied head included.
+    """Number of parameters in matrices that a token is multiplied by, a tied head included.
 
-    Embeddings are looked up. Of a layer's experts a token meets as many as it is sent to.
+    Embeddings are looked up. Of a layer's experts, a token meets as many as it is sent to.
 
     Args:
-        decoder: the configuration.
+        decoder: configuration of the decoder.
     """
     mixtures = _mixtures(module)
     inside = {id(parameter) for mixture in mixtures for parameter in mixture.parameters()}
-    found = sum(parameter.numel() for parameter in _matrices(module) if id(parameter) not in inside)
+    total = sum(parameter.numel() for parameter in _matrices(module) if id(parameter) not in inside)
     for mixture, n_experts in mixtures.items():
-        # All biases of such a layer are one parameter, of two dimensions.
+        # All biases of such a layer are one parameter with two dimensions.
         named = mixture.named_parameters()
         stacked = sum(p.numel() for name, p in named if p.ndim > 1 and not name.endswith("bias"))
-        found += stacked * _experts_a_token(decoder) // n_experts
-    return found
+        total += stacked * _experts_a_token(decoder) // n_experts
+    return total
 
 
 def _matrices(module: nn.Module) -> Iterator[nn.Parameter]:
-    """What is not looked up but multiplied by, all experts included."""
+    """Parameters that are multiplied by, not looked up, those of all experts included."""
     for part in module.modules():
         if not isinstance(part, nn.Embedding):
             yield from (p for p in part.parameters(recurse=False) if p.ndim > 1)
 
 
 def _mixtures(module: nn.Module) -> dict[nn.Module, int]:
-    """The modules that hold the experts of a layer and compute some for each token; how many.
+    """Modules that hold the experts of a layer and compute some for each token → their number.
 
     transformers stacks the weights of all experts of a layer. A module that is given nothing but
-    the hidden states, as Llama 4's, computes every expert for every token.
+    the hidden states, as Llama 4's, computes every expert for every token, and is left out.
     """
-    found = {}
+    experts = {}
     for path, part in module.named_modules():
         stacks = [len(p) for p in part.parameters(recurse=False) if p.ndim == 3]
         n_experts = getattr(part, "num_experts", None)
         if not isinstance(n_experts, int) and type(part).__name__.endswith("Experts"):
-            n_experts = max(stacks, default=None)  # some families have names of their own for it
+            n_experts = max(stacks, default=None)  # some families name the number otherwise
         some = len(inspect.signature(part.forward).parameters) > 1
         if isinstance(n_experts, int) and (stacks or path.endswith("experts")) and some:
-            found[part] = n_experts
-    return found
+            experts[part] = n_experts
+    return experts
 
 
 def _experts_a_token(decoder: Any) -> int:
-    found = next((n for name in _EXPERTS_A_TOKEN if (n := getattr(decoder, name, None))), None)
-    if found is None:
+    number = next((n for name in _EXPERTS_A_TOKEN if (n := getattr(decoder, name, None))), None)
+    if number is None:
         raise UserError(
             "its configuration does not say how many experts a token is sent to",
             where="model",
             fix=f"add {_EXPERTS_A_TOKEN[0]} to config.json",
         )
-    return int(found)
+    return int(number)
 
 
 def calibrate(
@@ -176,12 +189,12 @@ def calibrate(
     The layer is the model's own, narrowed if it is too large for a few seconds.
 
     Raises:
-        UserError: it does not run here, or not in this dtype.
+        UserError: the layer does not run here, or not in this dtype.
     """
     kind = "cuda" if device.startswith("cuda") else "cpu"
     small = _reduced(config, _LAYER_PARAMETERS[kind])
     limit = None if declared_context(small) else batch_tokens  # no table of positions ends
-    measured = architecture_of(small, 1, limit, unsupported=Unsupported.skip)
+    measured = architecture_of(small, _EVERY_MATRIX, limit)
     budget = int(_RUN_FLOPS[kind] / (4 * measured.multiplied))
     budget = max(1, min(budget, batch_tokens, measured.context_length * 64))
     width = max(1, min(round(tokens), budget, measured.context_length))
@@ -203,30 +216,30 @@ def calibrate(
 
 
 def _reduced(config: PretrainedConfig, most_parameters: int) -> PretrainedConfig:
-    """One layer, a small vocabulary, and half the width until the layer is small enough."""
-    found = copy.deepcopy(config)
-    decoder: Any = found.get_text_config()
+    """A model of one layer and a small vocabulary, its width halved until it is small enough."""
+    reduced = copy.deepcopy(config)
+    decoder: Any = reduced.get_text_config()
     decoder.num_hidden_layers = 1
     decoder.vocab_size = min(decoder.vocab_size, _VOCABULARY)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(decoder, name, None)
     if getattr(decoder, "layer_types", None):
         decoder.layer_types = decoder.layer_types[:1]
-    # All experts are held in memory, whether a token is sent to them or not.
-    while sum(p.numel() for p in _matrices(_on_meta(found))) > most_parameters:
-        narrow = copy.deepcopy(found)
+    # Experts are held in memory, whether a token is sent to them or not.
+    while sum(p.numel() for p in _matrices(_on_meta(reduced))) > most_parameters:
+        narrow = copy.deepcopy(reduced)
         if not _halve(narrow.get_text_config()):
             break
         try:
             _on_meta(narrow)
-        except UserError:  # a family whose widths hang together in another way stays as it is
+        except UserError:  # this family's widths depend on each other in another way
             break
-        found = narrow
-    return found
+        reduced = narrow
+    return reduced
 
 
 def _halve(decoder: Any) -> bool:
-    """Half of the heads, and of the widths with them; False if there is a single head left."""
+    """Halve the heads, and the widths with them; False if their number is odd."""
     if decoder.num_attention_heads % 2:
         return False
     for name in (
@@ -242,7 +255,7 @@ def _halve(decoder: Any) -> bool:
 def _seconds_a_run(
     config: PretrainedConfig, rows: int, width: int, dtype: torch.dtype, device: str
 ) -> float:
-    """The median of a second's worth of runs, after one that does not count."""
+    """Median time of a run over about a second, after a first run that does not count."""
     made = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     module = in_dtype(made.to(device), dtype)
     size = config.get_text_config().hidden_size
@@ -260,6 +273,6 @@ def _seconds_a_run(
 
 
 def run_once(module: nn.Module, inputs: torch.Tensor) -> None:
-    """Forward from embeddings ``[rows, tokens, hidden]``, and backward to them; weights frozen."""
+    """Run forward from embeddings ``[rows, tokens, hidden]`` and backward to them."""
     logits = module(inputs_embeds=inputs, use_cache=False).logits
     logits.backward(torch.ones_like(logits))

@@ -1,4 +1,4 @@
-"""The command ``tdabench plan``: the plan of one cell, or of a sweep with its sum.
+"""The plan of one cell, or of a sweep with its sum.
 
 Cells of the same features share an index: the first to need it pays, as in a run.
 """
@@ -14,14 +14,12 @@ from rich.text import Text
 from bench.core import console
 from bench.core.errors import UserError
 from bench.core.escape import clean
-from bench.plan import table as plan_table
-from bench.plan.planning import Known, Plan, PlanConfig, composed, is_planned, make_plan
-from bench.plan.table import hours, in_decimal, numbers_table
-from bench.run.composing import sweep
+from bench.plan.planning import Known, Plan, PlanConfig, is_planned, make_plan, plan_settings
+from bench.plan.table import hours, in_decimal, numbers_table, print_plan
 from bench.run.settings import Settings
-from methods.gradient.cost import CHECK_INDEX, ENCODE_CORPUS, Pass
+from methods.costs import CHECK_INDEX, ENCODE_CORPUS, Pass
 
-_EXACT = "fp32"  # an index of which one of any other format is made without encoding
+_EXACT = "fp32"  # the format from which an index of any other is made without encoding
 
 
 @dataclass(frozen=True)
@@ -29,9 +27,10 @@ class CellCost:
     """What one cell adds to a sweep.
 
     Attributes:
-        label: what tells it from the other cells.
-        passes: those that it makes itself.
-        index_bytes: of an index that no cell before it has made.
+        label: the words that tell it from the other cells.
+        plan: its plan as if it were alone.
+        passes: the steps that it takes itself.
+        index_bytes: bytes of its index, 0 if a cell before it has made that.
         shares_with: label of the cell whose features it takes; None if it encodes its own.
     """
 
@@ -42,18 +41,20 @@ class CellCost:
     shares_with: str | None
 
 
-def main(overrides: Sequence[str]) -> int:
-    """Print the plan of a cell or, of a sweep or an experiment, one table of all cells.
+def show_plan(cells: Sequence[Sequence[str]]) -> None:
+    """Print the plan of a cell or, of several, one table of all.
+
+    Args:
+        cells: the overrides of each.
 
     Raises:
         UserError: wrong overrides, or no method among them that is planned.
     """
-    cells = sweep(overrides)
     if len(cells) == 1:
-        plan_table.show(make_plan(*composed(cells[0])))
-        return 0
+        print_plan(make_plan(*plan_settings(cells[0])))
+        return
     labels = _labels(cells)
-    settings = [composed(cell) for cell in cells]
+    settings = [plan_settings(cell) for cell in cells]
     planned = [is_planned(one) for one, _ in settings]
     left_out = [
         one.method["name"] for (one, _), known in zip(settings, planned, strict=True) if not known
@@ -66,45 +67,46 @@ def main(overrides: Sequence[str]) -> int:
         )
     chosen = [pair for pair, known in zip(settings, planned, strict=True) if known]
     kept = [label for label, known in zip(labels, planned, strict=True) if known]
-    show(costs(kept, chosen), left_out)
-    return 0
+    print_sweep(costs(kept, chosen), left_out)
 
 
 def costs(labels: Sequence[str], cells: Iterable[tuple[Settings, PlanConfig]]) -> list[CellCost]:
-    """What each cell adds, in the order in which they run.
+    """The cost that each cell adds, in the order in which they run.
 
     Raises:
         UserError: as ``make_plan``, with the cell's label.
     """
     known = Known()
     made: dict[tuple[str, str], str] = {}  # features and format → who made the index
-    found = []
+    cell_costs = []
     for label, (settings, config) in zip(labels, cells, strict=True):
         try:
             plan = make_plan(settings, config, known)
         except UserError as error:
             raise UserError(f"{label}: {error.what}", where=error.where, fix=error.fix) from error
-        found.append(_cost(label, plan, made))
+        cell_costs.append(_cost(label, plan, made))
         if plan.index_bytes:
-            made.setdefault((plan.features, plan.chosen), label)
-    return found
+            made.setdefault((plan.index_key, plan.chosen), label)
+    return cell_costs
 
 
 def _cost(label: str, plan: Plan, made: dict[tuple[str, str], str]) -> CellCost:
-    same = made.get((plan.features, plan.chosen))
-    donor = same or made.get((plan.features, _EXACT))
+    same = made.get((plan.index_key, plan.chosen))
+    donor = same or made.get((plan.index_key, _EXACT))
     if not plan.index_bytes or donor is None:
         return CellCost(label, plan, plan.passes, plan.index_bytes, None)
     later = [step for step in plan.passes if step.name != ENCODE_CORPUS]
-    if same:  # which this process has written or checked already
+    if same:  # this process has written or checked it already
         own = [step for step in later if step.name != CHECK_INDEX]
         return CellCost(label, plan, own, 0, same)
     return CellCost(label, plan, [_translation(plan), *later], plan.index_bytes, donor)
 
 
 def _translation(plan: Plan) -> Pass:
-    """Another format of a full-precision index. Workers that check a shard of that first read it
-    from disk once for both: it fits into memory."""
+    """The step that makes an index of another format from one in full precision.
+
+    Workers check a shard before they translate it; they read it from disk once for both.
+    """
     read = plan.storage[_EXACT] * plan.passages
     name = f"translate the index from {_EXACT}"
     return Pass(name, plan.passages, 0.0, read, plan.index_bytes, spread=True)
@@ -126,7 +128,7 @@ def _labels(cells: Sequence[Sequence[str]]) -> list[str]:
 # ------------------------------------------------------------------ tables
 
 
-def show(cells: Sequence[CellCost], left_out: Sequence[str]) -> None:
+def print_sweep(cells: Sequence[CellCost], left_out: Sequence[str]) -> None:
     """Print the cells, the passes of all together, and what is not counted."""
     screen = console.stdout()
     title = f"plan: {len(cells)} cells with gradients"
@@ -144,25 +146,25 @@ def show(cells: Sequence[CellCost], left_out: Sequence[str]) -> None:
 
 def _of_cells(cells: Sequence[CellCost]) -> Table:
     heads = ("", "passages", "FLOPs", "read", "index", "device-hours", "features")
-    found = numbers_table("cells, each without what one above it has made", heads)
+    table = numbers_table("cells, each without what one above it has made", heads)
     for cell in cells:
         flops, read, spent = _sums([cell])
         index = in_decimal(cell.index_bytes) if cell.index_bytes else ""
         features = f"of {cell.shares_with}" if cell.shares_with else "own"
-        found.add_row(
+        table.add_row(
             clean(cell.label), f"{cell.plan.passages:,}", f"{flops:.3g}", in_decimal(read), index,
             hours(spent), clean(features),
         )  # fmt: skip
-    found.add_section()
+    table.add_section()
     flops, read, spent = _sums(cells)
     index = in_decimal(sum(cell.index_bytes for cell in cells))
-    found.add_row("all", "", f"{flops:.3g}", in_decimal(read), index, hours(spent), "",
+    table.add_row("all", "", f"{flops:.3g}", in_decimal(read), index, hours(spent), "",
                   style="bold")  # fmt: skip
-    return found
+    return table
 
 
 def _of_passes(cells: Sequence[CellCost]) -> Table:
-    found = numbers_table(
+    table = numbers_table(
         "passes of all cells", ("", "cells", "rows", "FLOPs", "read", "device-hours")
     )
     names = dict.fromkeys(step.name for cell in cells for step in cell.passes)
@@ -171,12 +173,12 @@ def _of_passes(cells: Sequence[CellCost]) -> Table:
         read = sum(step.bytes_read for _, step in steps)
         flops = sum(step.flops for _, step in steps)
         spent = sum(plan.device_hours(step) for plan, step in steps)
-        found.add_row(
+        table.add_row(
             name, f"{len(steps)}", f"{sum(step.rows for _, step in steps):,}",
             f"{flops:.3g}" if flops else "", in_decimal(read) if read else "",
             hours(spent) if flops else "",
         )  # fmt: skip
-    return found
+    return table
 
 
 def _sums(cells: Sequence[CellCost]) -> tuple[float, int, float]:

@@ -1,4 +1,4 @@
-"""A plan as tables: rich on a terminal, plain lines in a pipe."""
+"""A plan as tables, which are plain lines in a pipe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB")
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
-def show(plan: Plan) -> None:
+def print_plan(plan: Plan) -> None:
     """Print the plan on standard output."""
     screen = console.stdout()
     screen.print(Text(f"plan: {clean(plan.title)}", style="bold"), "", sep="\n")
@@ -113,7 +113,7 @@ def _memory(plan: Plan) -> Table:
 
 
 def numbers_table(title: str, heads: Sequence[str]) -> Table:
-    """A table whose first column is words, as are those named so; the others are numbers."""
+    """A table of numbers, whose first column holds words, as do ``from`` and ``storage``."""
     table = console.titled_table(title)
     for place, head in enumerate(heads):
         words = head in ("", "from", "storage") or place == 0

@@ -10,8 +10,9 @@ from bench.core.errors import UserError
 from bench.results.per_query import labels_of, subsets_of
 from bench.results.schema import PER_QUERY, RETRIEVALS
 from bench.tasks.records import RetrievalRecord
+from metrics.settings import Cluster
 from metrics.stats.bootstrap import Estimate
-from metrics.stats.sampling import Cluster, Sampling, cluster_labels
+from metrics.stats.sampling import Sampling, cluster_labels
 
 Complaint = tuple[str, str]  # what is wrong, and in which way
 

@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 
 from bench.core.errors import UserError
+from bench.core.fields import without_speed
+from metrics.settings import MetricConfig
 from metrics.stats.bootstrap import QUERIES, Estimate, Interval
 
 SCHEMA_VERSION = 1
@@ -32,7 +34,7 @@ class Result:
             between prompt and target.
         model: name, n_params, sha256, what is known of its training, and how it reads texts: the
             tokens that stand around one, and its context length.
-        method: name, config, key, facts found on the way (such as the λ in use), counts.
+        method: name, config, key, facts learnt on the way (such as the λ in use), counts.
         metrics: name → Estimate: the mean, its interval, over how many queries, and what was
             resampled for the interval (``over``), with the others that it was chosen from.
         slices: slice → group → metric → Estimate, e.g. ``slices["relation"]["instrument"]["mrr"]``.
@@ -88,7 +90,7 @@ class Result:
         return repeated if isinstance(repeated, int) else 0
 
     def to_json(self) -> dict[str, Any]:
-        """As written to ``result.json``."""
+        """The record as ``result.json`` holds it."""
         return asdict(self)
 
 
@@ -103,16 +105,16 @@ class Cell:
     def config(self) -> dict[str, Any]:
         """Its settings, as its ``config.yaml`` has them; empty if that is damaged."""
         try:
-            found = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
+            settings = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError, ValueError, RecursionError):
             return {}  # `tdabench verify` tells of it
-        return found if isinstance(found, dict) else {}
+        return settings if isinstance(settings, dict) else {}
 
     @property
     def measured_by(self) -> dict[str, Any]:
-        """Settings of its metrics; empty if they are damaged."""
-        found = self.config.get("metric")
-        return found if isinstance(found, dict) else {}
+        """The settings of its metrics that its numbers depend on; empty if they are damaged."""
+        metric = self.config.get("metric")
+        return without_speed(MetricConfig, metric) if isinstance(metric, dict) else {}
 
     @property
     def clusters_always(self) -> bool:
@@ -192,17 +194,23 @@ def read_cells(results_dir: Path) -> list[Cell]:
     paths = sorted(p for p in results_dir.glob(f"*/*/*/*/{RESULT}") if ".partial-" not in str(p))
     if not paths:
         raise UserError(
-            "holds no finished cell", where=str(results_dir), fix=_where_cells_are(results_dir)
+            "holds no finished cell", where=str(results_dir), fix=where_cells_are(results_dir)
         )
     return [Cell(path.parent, read_result(path)) for path in paths]
 
 
-def _where_cells_are(results_dir: Path) -> str:
-    """`make bench`, like any sweep of one's own, writes to a folder below ``runs``."""
+def where_cells_are(results_dir: Path) -> str:
+    """What to do about a folder without cells: they may lie deeper, or the folder within a cell's.
+
+    `make bench`, like any sweep of one's own, writes to a folder below ``runs``.
+    """
     below = sorted({path.parents[4] for path in results_dir.glob(f"*/*/*/*/*/{RESULT}")})
-    if not below:
-        return "run `tdabench run` first"
-    return f"there are some in {', '.join(map(str, below[:3]))}"
+    if below:
+        return f"there are some in {', '.join(map(str, below[:3]))}"
+    for depth, above in enumerate(results_dir.absolute().parents[:4]):
+        if next(results_dir.glob("*/" * (3 - depth) + RESULT), None):
+            return f"give {above}, of whose cells it holds a part"
+    return "run `tdabench run` first"
 
 
 _NUMBERS = ("seconds", "peak_mib", "bytes", "bytes_per_passage", "shards")

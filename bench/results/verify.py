@@ -38,9 +38,9 @@ from bench.tasks.records import RetrievalRecord, read_retrievals
 from metrics import measures
 from metrics.length import length_ratio
 from metrics.measures import LENGTH_RATIO, MetricKind
+from metrics.settings import Cluster
 from metrics.stats.bootstrap import Estimate
 from metrics.stats.correlation import rank_correlation
-from metrics.stats.sampling import Cluster
 
 _TOLERANCE = 1e-9  # relative: sums in another order differ in the last bits
 

@@ -1,1 +1,1 @@
-"""From settings to a finished cell: the only part that writes cells."""
+"""The way from settings to a finished cell: the only room that writes cells."""

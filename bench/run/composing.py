@@ -1,4 +1,4 @@
-"""What ``tdabench run`` would be configured with, for commands that are no Hydra application.
+"""The configuration that ``tdabench run`` would have, for commands that are no Hydra application.
 
 Hydra's own application would make a folder for the job.
 """
@@ -11,40 +11,41 @@ from contextlib import contextmanager
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.core.errors import UserError
-from bench.core.typed import typed
-from bench.models import SOURCES
-from bench.models.base import ModelSource
 from bench.run.config_errors import explain
-from bench.run.settings import Settings
-from bench.tasks import TASKS, TaskBuilder
+from bench.run.search_path import join_search_path
 
 
 def composed(overrides: Sequence[str], command: str) -> DictConfig:
     """The configuration of one cell.
 
     Args:
-        overrides: as of ``tdabench run``.
-        command: whose they are, for messages.
+        overrides: words as ``tdabench run`` takes them.
+        command: the command that was given them, for messages.
 
     Raises:
         UserError: an unknown key or name, a faulty value, or a sweep.
     """
     with _hydra(overrides):
         try:
-            return compose("config", list(overrides))
+            config = compose("config", list(overrides), return_hydra_config=True)
         except HydraException as error:
             if "Ambiguous value for argument" not in str(error):
                 raise
             raise UserError(
                 f"{command} takes one value each, no sweep", where="command line"
             ) from error
+    HydraConfig.instance().set_config(config)  # it says where files beside a YAML lie
+    with open_dict(config):
+        del config["hydra"]
+    return config
 
 
 def sweep(overrides: Sequence[str]) -> list[list[str]]:
@@ -81,21 +82,9 @@ def _values(override: Override) -> list[str]:
 @contextmanager
 def _hydra(overrides: Sequence[str]) -> Iterator[None]:
     GlobalHydra.instance().clear()
+    join_search_path()
     try:
         with initialize_config_module("conf", version_base="1.3"):
             yield
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise explain(error, overrides) from error
-
-
-def model_source(settings: Settings) -> ModelSource:
-    """The source of the model; raises UserError for settings that are none of its own."""
-    kind = SOURCES.get(settings.model["source"])
-    config = typed(kind.Config, settings.model, "model", ("name", "source"))
-    return kind(settings.model["name"], config)
-
-
-def task_builder(settings: Settings) -> TaskBuilder:
-    """The builder of the task; raises UserError for settings that are none of its own."""
-    kind = TASKS.get(settings.task["name"])
-    return kind(typed(kind.Config, settings.task, "task", ("name",)))

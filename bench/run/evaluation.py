@@ -1,4 +1,4 @@
-"""From rankings to numbers: attribution, influence, and both by group of queries."""
+"""The numbers of rankings: attribution, influence, and both by group of queries."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import pandas as pd
 from bench.core.errors import UserError
 from bench.results.per_query import CLUSTER, cluster_columns, subset_columns
 from bench.run.judging import Judgement, judge_rankings, judged_metrics, score_judged
-from bench.run.settings import MetricConfig
 from bench.tasks.base import Query, Task
 from bench.tasks.support import Support
 from methods.base import Context, Ranking
 from metrics import measures
 from metrics.attribution import Judged, Metric, parse_metric, score_rankings
 from metrics.length import DEPTH, length_ratio
-from metrics.retraining import Measured, RetrainingConfig, RetrainingTruth
+from metrics.retraining import Measured, RetrainingTruth
+from metrics.settings import Cluster, MetricConfig, RetrainingConfig
 from metrics.stats.bootstrap import Estimate
-from metrics.stats.sampling import Cluster, Sampling, cluster_labels
+from metrics.stats.sampling import Sampling, cluster_labels
 from metrics.tail_patch import TailPatch
 
 _SUPPORT = "top10_support"

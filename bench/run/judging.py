@@ -20,16 +20,14 @@ import pandas as pd
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.core.typed import typed
-from bench.models.retraining import RETRAINING_VERSION
-from bench.run.settings import MetricConfig
 from bench.tasks.base import Query, Task
 from methods.base import Ranking
-from metrics.attribution import Judged, Metric, NoGold, parse_metric, score_rankings
+from metrics.attribution import Judged, Metric, parse_metric, score_rankings
 from metrics.judges import JUDGES
 from metrics.judges.base import Claim, Judge, Pair, make_claim
 from metrics.judges.cache import JudgementCache, Key, claim_digest, pair_key
+from metrics.settings import MetricConfig, NoGold
 from metrics.stats.agreement import compare
-from metrics.tail_patch import STEP_VERSION
 
 _AT_ONCE = 2048  # pairs between two writes of the cache: what a crash can lose
 _NAMED = 10  # queries without score that a result names
@@ -40,9 +38,10 @@ class Judgement:
     """What a judge said of every ranking.
 
     Attributes:
-        scores: of each query's listed passages, in their order; None = some could not be judged.
-        threshold: a passage is correct above it.
-        record: for the result: who judged, by which threshold, and what was counted.
+        scores: the scores of each query's listed passages, in their order; None for a query of
+            which some could not be judged.
+        threshold: the score above which a passage is correct.
+        record: what the result says: who judged, by which threshold, and what was counted.
     """
 
     scores: list[list[float] | None]
@@ -70,8 +69,8 @@ def metrics_without_gold(config: MetricConfig, why: str, fix: str) -> list[Metri
     """The metrics that need not know how many passages are correct.
 
     Args:
-        why: after "nothing to score: ", for the error message.
-        fix: what the user can do.
+        why: the reason, which the error message gives after "nothing to score: ".
+        fix: what the user can do about it.
 
     Raises:
         UserError: none is left.
@@ -84,7 +83,11 @@ def metrics_without_gold(config: MetricConfig, why: str, fix: str) -> list[Metri
 
 
 def judged_metrics(config: MetricConfig) -> list[Metric]:
-    """Those of ``metric.attribution`` that can be had from a judge; raises as above."""
+    """Those of ``metric.attribution`` that can be had from a judge.
+
+    Raises:
+        UserError: none is left.
+    """
     return metrics_without_gold(
         config,
         "with a judge, the number of correct passages in the corpus is not known",
@@ -98,39 +101,6 @@ def claims_of(queries: Sequence[Query]) -> list[Claim]:
         make_claim(q.prompt, q.target, q.subject_names, q.answer_names, q.separator)
         for q in queries
     ]
-
-
-def checked_identity(config: MetricConfig, task: Task, device: str) -> list[Any]:
-    """Check, before any work, that a judge can judge this task, and say what its numbers depend on.
-
-    Returns:
-        empty without a judge, so that the keys of cells without one stay as they are.
-
-    Raises:
-        UserError: the judge cannot work here, or there is nothing that it could score.
-    """
-    if config.judge is None:
-        return []
-    judge = judge_of(config.judge, device)
-    judged_metrics(config)
-    claims = claims_of(task.queries)
-    judge.check(claims)
-    # The names are no part of the task's hash, which is older than they are.
-    digests = b"".join(map(claim_digest, claims))
-    return [judge.name, judge.identity(), judge.threshold, _digest(digests)]
-
-
-def metric_parts(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the metrics for a cell's key, and the versions of what they ask for.
-
-    The judge's identity stands for its settings.
-    """
-    parts = {key: value for key, value in resolved.items() if key != "judge"}
-    if resolved["tail_patch"]["enabled"]:
-        parts["step_version"] = STEP_VERSION
-    if resolved.get("retraining"):
-        parts["retraining_version"] = RETRAINING_VERSION
-    return parts
 
 
 def judge_rankings(
@@ -159,8 +129,8 @@ def judge_rankings(
     for start in progress.track(starts, f"judge by {judge.name}", unit="blocks"):
         block = missing[start : start + _AT_ONCE]
         pairs = [Pair(task.passages[row].text, claims[number]) for _, (number, row) in block]
-        found = _checked(judge, judge.score(pairs), len(pairs))
-        new = dict(zip((key for key, _ in block), found.tolist(), strict=True))
+        judged = _checked(judge, judge.score(pairs), len(pairs))
+        new = dict(zip((key for key, _ in block), judged.tolist(), strict=True))
         cache.add(new)
         scores.update(new)
     lists = [[scores[key] for key, _ in places] for places in keys]
@@ -213,17 +183,17 @@ def score_judged(
 def _keys(
     task: Task, claims: Sequence[Claim], rankings: Sequence[Ranking]
 ) -> list[list[tuple[Key, tuple[int, int]]]]:
-    """Of each query's listed passages: what its score is kept under, and (query number, row)."""
+    """The key of each query's listed passages in the cache, with the query's number and the row."""
     digests: dict[int, bytes] = {}
-    found = []
+    keys = []
     for number, (claim, ranking) in enumerate(zip(claims, rankings, strict=True)):
         digest = claim_digest(claim)
         rows = ranking.rows.tolist()
         for row in rows:
             if row not in digests:
                 digests[row] = pair_key(Pair(task.passages[row].text, claim))[0]
-        found.append([((digests[row], digest), (number, row)) for row in rows])
-    return found
+        keys.append([((digests[row], digest), (number, row)) for row in rows])
+    return keys
 
 
 def _checked(judge: Judge, scores: np.ndarray, n: int) -> np.ndarray:
@@ -238,12 +208,6 @@ def _checked(judge: Judge, scores: np.ndarray, n: int) -> np.ndarray:
 
 def _has_hole(scores: Sequence[float]) -> bool:
     return any(map(math.isnan, scores))
-
-
-def _digest(data: bytes) -> str:
-    import hashlib
-
-    return hashlib.sha256(data).hexdigest()
 
 
 def _agreement(
@@ -261,8 +225,9 @@ def _agreement(
             clusters += [query.query_id] * len(correct)
     if not truth:
         return None
-    found = compare(truth, said, clusters)
+    agreement = compare(truth, said, clusters)
     measures = {
-        name: None if math.isnan(one.value) else asdict(one) for name, one in found.measures.items()
+        name: None if math.isnan(one.value) else asdict(one)
+        for name, one in agreement.measures.items()
     }
-    return {"pairs": found.n, **measures}
+    return {"pairs": agreement.n, **measures}

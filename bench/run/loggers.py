@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 from bench.core.errors import UserError, did_you_mean
 from bench.core.escape import clean
 from bench.results.schema import CONFIG, PER_QUERY, RESULT, Cell
-from bench.run.settings import LoggerConfig
 
 _KNOWN = ("none", "wandb")
+
+
+@dataclass
+class LoggerConfig:
+    """Settings of the logger that is told of finished cells; reasons in ``conf/logger``."""
+
+    name: str
+    project: str = "tdabench"
+    group: str | None = None
+    mode: str = "offline"
 
 
 def check_logger(config: LoggerConfig) -> None:

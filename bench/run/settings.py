@@ -1,58 +1,27 @@
-"""From Hydra's composed configuration to typed, validated settings."""
+"""Typed, validated settings, made of Hydra's composed configuration without a model library."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import (
-    InterpolationResolutionError,
-)
+from omegaconf.errors import InterpolationResolutionError
 
 from bench.core.errors import UserError, at_least, first_line
 from bench.core.typed import typed
+from bench.engines import ENGINES
+from bench.run.loggers import LoggerConfig, check_logger
 from bench.storage.files import refuse_address
 from bench.storage.mirror import Mirror, mirrors
-from metrics.attribution import NoGold
+from bench.tasks import TASKS
+from methods import METHODS
 from metrics.judges import JUDGES
-from metrics.retraining import RetrainingConfig
-from metrics.stats.sampling import Cluster
-from metrics.tail_patch import TailPatchConfig
+from metrics.settings import MetricConfig
 
 _GROUPS = ("task", "model", "method", "metric", "logger", "engine")
-# Left out of the settings where null: cells that were made before there were any keep their keys.
-_WHERE_SET = ("judge", "retraining")
-
-
-@dataclass
-class MetricConfig:
-    """What is measured; defaults and reasons in ``conf/metric``.
-
-    Attributes:
-        judge: ``name`` and settings of a judge, None for the task's annotation. It has a default
-            here, as ``retraining`` has, so that files of older versions still fit.
-        retraining: None = no model is trained again.
-    """
-
-    attribution: list[str]
-    no_gold: NoGold
-    bootstrap_samples: int
-    cluster: Cluster
-    tail_patch: TailPatchConfig
-    judge: Optional[dict[str, Any]] = None  # noqa: UP045 - omegaconf reads it at run time
-    retraining: Optional[RetrainingConfig] = None  # noqa: UP045
-
-
-@dataclass
-class LoggerConfig:
-    """Where finished cells are mirrored; reasons in ``conf/logger``."""
-
-    name: str
-    project: str = "tdabench"
-    group: str | None = None
-    mode: str = "offline"
+_NAMED = ("task", "model", "method", "engine")  # their other keys depend on which one is chosen
 
 
 @dataclass
@@ -63,15 +32,14 @@ class _Common:
     top_k: int
     results_dir: str
     cache_dir: str
+    remote_dir: str | None
     device: str
     quiet: bool
-    # Has a default here so that files of older versions still fit.
-    remote_dir: Optional[str] = None  # noqa: UP045
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One cell's settings.
+    """The settings of one cell.
 
     Attributes:
         resolved: everything with plain values, as written to ``config.yaml``.
@@ -96,16 +64,8 @@ class Settings:
     cache: Mirror
 
 
-def _refuse_repeated(metrics: list[str]) -> None:
-    repeated = [name for name in metrics if metrics.count(name) > 1]
-    if repeated:
-        raise UserError(
-            f"{repeated[0]} is named twice", where="metric.attribution", fix="name it once"
-        )
-
-
 def settings_from(config: DictConfig) -> Settings:
-    """Resolve and check the composed configuration.
+    """Resolve and check the composed configuration, as far as it shows without any class of it.
 
     Raises:
         UserError: an unresolved interpolation, an unknown key, a group without a choice, or a
@@ -116,27 +76,32 @@ def settings_from(config: DictConfig) -> Settings:
     except InterpolationResolutionError as error:
         raise UserError(first_line(error), fix="check the ${...} in your overrides") from error
     assert isinstance(resolved, dict)
-    plain = {str(key): value for key, value in resolved.items()}
-    plain.pop("experiment", None)
-    plain.pop("plan", None)  # of `tdabench plan` alone: no part of a cell
+    # An experiment is spelled out by now, and `plan` is of `tdabench plan` alone.
+    plain = {
+        str(key): value for key, value in resolved.items() if key not in ("experiment", "plan")
+    }
     for group in _GROUPS:
         if not isinstance(plain.get(group), dict):
             raise UserError("nothing is chosen", where=group, fix=f"set {group}=NAME")
-    plain["metric"] = _spelled_out(plain["metric"])
+    for group in _NAMED:
+        if not isinstance(plain[group].get("name"), str):
+            raise UserError("has no name", where=group, fix=f"set {group}=NAME")
+    for group, registry in (("task", TASKS), ("method", METHODS), ("engine", ENGINES)):
+        plain[group] = registry.undescribed(plain[group])
     common = typed(_Common, plain, "", drop=_GROUPS)
-    metric = typed(MetricConfig, plain["metric"], "metric")
-    patch = metric.tail_patch
-    plain["metric"]["tail_patch"] = _identifying(plain["metric"]["tail_patch"])
     for folder in ("results_dir", "cache_dir"):
         refuse_address(getattr(common, folder), folder)
     at_least(0, "seed", common.seed)
     at_least(1, "top_k", common.top_k)
-    at_least(1, "metric.bootstrap_samples", metric.bootstrap_samples)
-    _refuse_repeated(metric.attribution)
-    at_least(1, "metric.tail_patch.top", patch.top)
-    at_least(1, "metric.tail_patch.n_queries", patch.n_queries)
-    at_least(0, "metric.tail_patch.memory_mib", patch.memory_mib)
-    patch.check()
+    plain["metric"]["judge"] = _spelled_out(plain["metric"].get("judge"))
+    metric = typed(MetricConfig, plain["metric"], "metric")
+    metric.check(common.top_k)
+    from metrics.attribution import parse_metric  # imports pandas: not needed for a wrong key
+
+    for name in metric.attribution:
+        parse_metric(name)
+    logger = typed(LoggerConfig, plain["logger"], "logger")
+    check_logger(logger)
     results_dir = Path(common.results_dir).expanduser()
     cache_dir = Path(common.cache_dir).expanduser()
     results, cache = mirrors(common.remote_dir, results_dir, cache_dir)
@@ -146,7 +111,7 @@ def settings_from(config: DictConfig) -> Settings:
         model=plain["model"],
         method=plain["method"],
         metric=metric,
-        logger=typed(LoggerConfig, plain["logger"], "logger"),
+        logger=logger,
         engine=plain["engine"],
         seed=common.seed,
         top_k=common.top_k,
@@ -159,22 +124,15 @@ def settings_from(config: DictConfig) -> Settings:
     )
 
 
-def _identifying(patch: dict[str, Any]) -> dict[str, Any]:
-    """Tail-patch's settings that its values depend on: the others are no part of a cell's key."""
-    left_out = {"memory_mib"} | (set() if patch.get("opponents") else {"opponents"})
-    return {key: value for key, value in patch.items() if key not in left_out}
+def _spelled_out(given: Any) -> dict[str, Any] | None:
+    """The judge's name and all of its settings, whether it was only named or also configured.
 
-
-def _spelled_out(metric: dict[str, Any]) -> dict[str, Any]:
-    """The metrics' settings with the judge's own spelled out, whether it was named or configured.
-
-    What is not used is left out, not null: a cell's key is a hash of these settings.
+    Raises:
+        UserError: neither a name nor settings with one, an unknown judge, or settings that are
+            none of its own.
     """
-    metric = {k: v for k, v in metric.items() if k not in _WHERE_SET or v is not None}
-    given = metric.get("judge")
-    rest = {key: value for key, value in metric.items() if key != "judge"}
     if given is None:
-        return rest
+        return None
     judge = {"name": given} if isinstance(given, str) else given
     if not isinstance(judge, dict) or not isinstance(judge.get("name"), str):
         raise UserError(
@@ -183,11 +141,18 @@ def _spelled_out(metric: dict[str, Any]) -> dict[str, Any]:
             fix=f"known: null, {', '.join(JUDGES)}",
         )
     settings = typed(JUDGES.get(judge["name"]).Config, judge, "metric.judge", ("name",))
-    return {**rest, "judge": {"name": judge["name"], **asdict(settings)}}
+    return {"name": judge["name"], **asdict(settings)}
 
 
 def _device(name: str) -> str:
-    import torch  # slow to import: only where a cell runs
+    """The torch device of that name, ``auto`` resolved.
+
+    Raises:
+        UserError: torch cannot use it.
+    """
+    if name == "cpu":
+        return name
+    import torch  # slow to import, so that everything else is checked before
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,31 +24,6 @@ from methods.base import Ranking
 
 
 def write_cell(
-    folder: Path,
-    config: dict[str, Any],
-    result: Result,
-    task: Task,
-    rankings: Sequence[Ranking],
-    evaluation: Evaluation,
-) -> Result:
-    """Write config, rankings, per-query values and result; see ``write_records``."""
-    judgement = evaluation.judgement
-    judged = [None] * len(rankings) if judgement is None else judgement.scores
-    records = (
-        retrieval_record(
-            task,
-            query,
-            ranking,
-            annotated=task.annotated and judgement is None,
-            ais_scores=scores,
-            changes=evaluation.changes.get(query.query_id),
-        )
-        for query, ranking, scores in zip(task.queries, rankings, judged, strict=True)
-    )
-    return write_records(folder, config, result, records, evaluation.per_query)
-
-
-def write_records(
     folder: Path,
     config: dict[str, Any],
     result: Result,
@@ -89,7 +64,24 @@ def padded(values: Sequence[float], length: int) -> list[float | None]:
     return [*known, *[None] * (length - len(known))]
 
 
-def retrieval_record(
+def retrieval_records(
+    task: Task, rankings: Sequence[Ranking], evaluation: Evaluation
+) -> Iterator[RetrievalRecord]:
+    """The rankings in the release's format, in the order of the task's queries."""
+    judgement = evaluation.judgement
+    judged = [None] * len(rankings) if judgement is None else judgement.scores
+    for query, ranking, scores in zip(task.queries, rankings, judged, strict=True):
+        yield _record(
+            task,
+            query,
+            ranking,
+            annotated=task.annotated and judgement is None,
+            ais_scores=scores,
+            changes=evaluation.changes.get(query.query_id),
+        )
+
+
+def _record(
     task: Task,
     query: Query,
     ranking: Ranking,
@@ -101,7 +93,7 @@ def retrieval_record(
     """One query's ranking in the release's format, with the one judgement that was scored by.
 
     Args:
-        annotated: whether that is the task's annotation.
+        annotated: whether the task's annotation is the judgement that was scored by.
         ais_scores: the judge's scores of the listed passages; None without a judge, or where it
             could not judge them all.
         changes: Δp of the step on each of the first proponents; None if it was not measured.

@@ -1,7 +1,7 @@
-"""Features of several checkpoints of one model side by side, for methods that sum over training.
+"""Features of several checkpoints of a model side by side, for methods that sum over training.
 
-Σ_c w_c ⟨g_c(z_m), g_c(z_q)⟩ is one inner product of the features of all checkpoints laid side by
-side, each times √w_c. So an index, a Hessian and a search see one long row of features. Source:
+Σ_c w_c ⟨g_c(z_m), g_c(z_q)⟩ is one inner product: that of the features of all checkpoints laid side
+by side, each times √w_c. So an index, a Hessian and a search see one long row of features. Source:
 TracInCP, 2002.08484, section 3.3; TRAK, 2303.14186, section 3.2.
 """
 
@@ -19,12 +19,12 @@ from methods.gradient.encoder import GradientEncoder
 
 @dataclass(frozen=True)
 class FeatureLayout:
-    """What the dimensions of a row are.
+    """The meaning of the dimensions of a feature row.
 
     Attributes:
         blocks: sizes of the blocks of all checkpoints, in order.
-        parts: dimensions of each checkpoint.
-        weights: of each checkpoint in a score.
+        parts: number of dimensions of each checkpoint.
+        weights: weight of each checkpoint in a score.
         weighted: whether one more dimension holds the passage's own weight.
     """
 
@@ -35,20 +35,20 @@ class FeatureLayout:
 
     @property
     def dim(self) -> int:
-        """Dimensions of a row."""
+        """Number of dimensions of a row."""
         return sum(self.blocks) + self.weighted
 
 
 class CheckpointEncoder:
-    """Encodes with one encoder a checkpoint.
+    """Encodes texts with an encoder for each checkpoint.
 
     Args:
-        encoders: of each checkpoint, all with the same settings.
-        weights: of each checkpoint in a score.
+        encoders: the encoder of each checkpoint, all with the same settings.
+        weights: weight of each checkpoint in a score.
         weighted: whether each encoder appends a text's weight; the row gets their mean.
 
     Attributes:
-        layout: of a row.
+        layout: layout of a row.
         name, dim, dtype, device, fitting_tokens: as in ``GradientEncoder``.
     """
 

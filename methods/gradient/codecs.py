@@ -1,6 +1,6 @@
 """How a feature row is stored: four formats, from four bytes a dimension to one bit.
 
-Only passages are stored; queries keep full precision, so the error of a score is that of one side.
+Only passages are stored. Queries keep full precision, so a score has the error of one side alone.
 
 | storage | bytes a dimension | what is kept |
 | --- | --- | --- |
@@ -9,38 +9,28 @@ Only passages are stored; queries keep full precision, so the error of a score i
 | int8 | 1 + 2/64 | codes from -127 to 127, a scale for each 64 dimensions |
 | sign | 1/8 + 2/256 | a bit for each, a scale for each 256 dimensions: their mean magnitude |
 
-A row of int8 and sign is a record of bytes, codes first, then scales as bfloat16; so each format
-is one array ``[rows, width]`` in one file, and any row of it can be read alone.
+A row of int8 or sign is a record of bytes: codes first, then scales as bfloat16. So each format is
+one array ``[rows, width]`` in one file, and any row of it can be read alone.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from enum import Enum
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - as torch's own documentation has it
 
+from methods.gradient.settings import Storage
 from methods.vector_search import as_tensor
-
-
-class Storage(Enum):
-    """Formats of the index; ``none`` stores nothing and encodes while it searches."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    int8 = "int8"
-    sign = "sign"
-    none = "none"
 
 
 class Codec(ABC):
     """One format, for rows of ``dim`` dimensions.
 
     Args:
-        weighted: the last of them is no gradient, but a weight on a scale of its own.
+        weighted: whether the last dimension is no gradient, but a weight on a scale of its own.
     """
 
     def __init__(self, dim: int, weighted: bool) -> None:
@@ -53,11 +43,11 @@ class Codec(ABC):
 
     @abstractmethod
     def encode(self, features: Tensor) -> np.ndarray:
-        """Float32 ``[rows, dim]`` as it is stored: ``[rows, width]``."""
+        """The stored form ``[rows, width]`` of features, float32 ``[rows, dim]``."""
 
     @abstractmethod
     def decode(self, stored: np.ndarray) -> Tensor:
-        """Float32 ``[rows, dim]`` back from what is stored; never write to it: it may be that."""
+        """Features, float32 ``[rows, dim]``, of their stored form, whose memory they may share."""
 
 
 class _Float32(Codec):
@@ -73,7 +63,7 @@ class _Float32(Codec):
 
 
 class _BFloat16(Codec):
-    """As ``uint16``, since numpy has no bfloat16."""
+    """Features in bfloat16, kept as ``uint16`` since numpy has no such type."""
 
     @property
     def bytes_per_row(self) -> int:
@@ -89,32 +79,32 @@ class _BFloat16(Codec):
 class _Scaled(Codec):
     """Codes with a scale for each ``group`` dimensions; the last group may be shorter.
 
-    A weight is a group of its own: in one with gradients, it would be rounded by their scale.
+    A weight is a group of its own: in a group of gradients it would be rounded by their scale.
     """
 
     group: int
 
     @property
     def n_groups(self) -> int:
-        """Scales of a row."""
+        """Number of scales of a row."""
         return len(self._sizes)
 
     @property
     def _sizes(self) -> list[int]:
-        """Dimensions of each group."""
+        """Number of dimensions of each group."""
         gradients = self.dim - self._weighted
         full, rest = divmod(gradients, self.group)
         return [self.group] * full + [rest] * (rest > 0) + [1] * self._weighted
 
     def _grouped(self, features: Tensor) -> Tensor:
-        """``[rows, groups, group]``, filled up with zeros."""
+        """Features by group, ``[rows, groups, group]``, filled up with zeros."""
         gradients = self.dim - self._weighted
         parts = [features[:, :gradients], features[:, gradients:]]
         filled = [F.pad(part, (0, -part.shape[1] % self.group)) for part in parts]
         return torch.cat(filled, dim=1).unflatten(1, (self.n_groups, self.group))
 
     def _flat(self, grouped: Tensor) -> Tensor:
-        """``[rows, dim]``, without what was filled up."""
+        """Features ``[rows, dim]`` again, without what was filled up."""
         flat, gradients = grouped.flatten(1), self.dim - self._weighted
         if not self._weighted:
             return flat[:, :gradients]
@@ -124,12 +114,14 @@ class _Scaled(Codec):
         return self._flat(grouped.mul_(scales[:, :, None]))
 
     def _scales(self, stored: np.ndarray) -> Tensor:
-        """Float32 ``[rows, groups]`` from the end of each record."""
+        """Scales, float32 ``[rows, groups]``, from the end of each record."""
         tail = np.ascontiguousarray(stored[:, -2 * self.n_groups :]).view(np.uint16)
         return torch.from_numpy(tail.astype(np.int32) << 16).view(torch.float32)
 
 
 class _Int8(_Scaled):
+    """Whole numbers of steps; 127 steps are the largest magnitude of a group."""
+
     group = 64
 
     @property
@@ -138,7 +130,7 @@ class _Int8(_Scaled):
 
     def encode(self, features: Tensor) -> np.ndarray:
         grouped = self._grouped(features)
-        # Rounded up, so that the largest of a group still fits into 127 steps.
+        # Scales are rounded up, so that the largest of a group still fits into 127 steps.
         bits, scales = _bfloat16_above(grouped.abs().amax(2) / 127)
         steps = torch.where(scales > 0, scales, 1.0)
         codes = (grouped / steps[:, :, None]).round_().clamp_(-127, 127).to(torch.int8)
@@ -150,7 +142,7 @@ class _Int8(_Scaled):
 
 
 class _Sign(_Scaled):
-    """The mean magnitude is the scale that leaves the least squared error."""
+    """Signs; the scale is the mean magnitude, which leaves the least squared error."""
 
     group = 256
 
@@ -169,14 +161,14 @@ class _Sign(_Scaled):
         return self._scale(self._grouped(signs[:, : self.dim]), self._scales(stored))
 
 
-# The eight signs of each byte, to be looked up.
+# The eight signs that each byte stands for.
 _SIGNS_OF_BYTE = (
     np.unpackbits(np.arange(256, dtype=np.uint8)[:, np.newaxis], axis=1) * np.float32(2) - 1
 )
 
 
 def _bfloat16_above(values: Tensor) -> tuple[np.ndarray, Tensor]:
-    """The nearest bfloat16 that is not smaller, of values from 0: its bits, and as float32."""
+    """The next bfloat16 that is not smaller than each value from 0: its bits, and in float32."""
     bits = values.float().contiguous().numpy().view(np.uint32)
     upper = ((bits.astype(np.uint64) + 0xFFFF) >> 16).astype(np.uint16)
     upper = np.minimum(upper, np.uint16(0x7F7F))  # the largest finite one
@@ -196,10 +188,10 @@ _CODECS: dict[Storage, type[Codec]] = {
 
 
 def make_codec(storage: Storage, dim: int, *, weighted: bool = False) -> Codec:
-    """The codec of a format for rows of ``dim`` dimensions; ``none`` has no codec: ValueError.
+    """The codec of a format for rows of ``dim`` dimensions; ``none`` has none and is a ValueError.
 
     Args:
-        weighted: the last dimension is a weight, not a gradient's.
+        weighted: whether the last dimension is a weight, not a gradient's.
     """
     if storage not in _CODECS:
         raise ValueError("storage none stores nothing")

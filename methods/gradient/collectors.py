@@ -1,6 +1,6 @@
-"""From the two factors of a matrix's gradient to its part of the features.
+"""How the two factors of a matrix's gradient become its part of the features.
 
-One collector a matrix; four ways, by the second moments V and the projection:
+There is a collector for each matrix, of a kind that depends on second moments V and projection:
 
 | projection | V | what happens | multiplications a token |
 | --- | --- | --- | --- |
@@ -35,27 +35,28 @@ from bench.models.dtypes import accumulation_dtype
 from bench.models.second_moments import Factored, SecondMoments
 from methods.gradient.parameters import Matrix
 from methods.gradient.projection import projection
+from methods.gradient.settings import FeatureSettings
 
-# Elements of full gradients formed at a time; it also bounds the memory. Measured on a CPU: chunks
-# of 1 to 8 gradients of 256 × 1,024 take the same time, 16 take 20% more (they leave the cache). An
-# accelerator has to be given much at once.
+# Elements of full gradients that are formed at a time, which also bounds the memory. On a CPU,
+# chunks of 1 to 8 gradients of 256 × 1,024 took the same time, and 16 took 20% more, since they
+# leave the cache. An accelerator has to be given much at once.
 _FORMED_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
 
 
-# Products of half precisions with a wider result: of CUDA alone, in torch since 2.8.
+# Whether torch can multiply half precisions into a wider result: on CUDA alone, since 2.8.
 _WIDER_PRODUCTS = "dtype" in torch.ops.aten.bmm.overloads()
 
 
 def formed_at_once(shape: tuple[int, int], device: torch.device) -> int:
-    """How many gradients of a matrix of that shape are formed at a time on that device."""
+    """Number of gradients of a matrix of that shape that are formed at a time on that device."""
     most = _FORMED_ELEMENTS.get(device.type, _FORMED_ELEMENTS["cpu"])
     return max(1, most // (shape[0] * shape[1]))
 
 
 def _product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
-    """``left @ right``, batched, summed and given in ``dtype``, float32 for half precisions.
+    """``left @ right``, batched, summed in ``dtype``, which is float32 for half precisions.
 
-    On CUDA half precisions are multiplied as they are: there is a kernel with a wider result.
+    On CUDA, half precisions are multiplied as they are: there is a kernel with a wider result.
     """
     if left.dtype == dtype:
         return torch.bmm(left, right)
@@ -73,13 +74,13 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 class Collector(ABC):
-    """How one matrix adds to a sum ``[b, *size]``."""
+    """The way in which one matrix adds to a sum ``[b, *size]``."""
 
     size: tuple[int, int]
 
     @abstractmethod
     def keep(self, x_btn: Tensor) -> Tensor:
-        """What must live of the layer's input."""
+        """The part of the layer's input that must live until the backward pass."""
 
     @abstractmethod
     def add(self, total: Tensor, delta_btm: Tensor, kept: Tensor) -> None:
@@ -87,18 +88,18 @@ class Collector(ABC):
 
 
 class _ProjectedCollector(Collector):
-    """Σ_t (A0 δ_t)(A1 x_t)ᵀ: V has rank one or there is none, the gradient is never formed.
+    """Adds Σ_t (A0 δ_t)(A1 x_t)ᵀ: V has rank one, or there is none, and no gradient is formed.
 
     Args:
-        out_pm, in_qn: A0 and A1, V's sides folded in.
-        dtype: of the model.
+        out_pm, in_qn: A0 and A1, the projections with V's sides folded in.
+        dtype: dtype of the model.
     """
 
     def __init__(
         self, out_pm: Tensor, in_qn: Tensor, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.size = (len(out_pm), len(in_qn))
-        # Transposed once: the product then reads both factors along memory.
+        # They are transposed once, so that the product reads both factors along memory.
         self._out_mp = out_pm.T.to(device, dtype).contiguous()
         self._in_nq = in_qn.T.to(device, dtype).contiguous()
 
@@ -110,7 +111,7 @@ class _ProjectedCollector(Collector):
 
 
 class _FullMomentCollector(Collector):
-    """P0 ((Σ_t δ_t x_tᵀ) / sqrt(V)) P1ᵀ with a full V.
+    """Adds P0 ((Σ_t δ_t x_tᵀ) / sqrt(V)) P1ᵀ with a full V.
 
     Examples are taken a few at a time, as many as stay in the cache. The longer side is projected
     first and flat, as one product over all examples of the chunk: ``[b·short, long] [long, p]``.
@@ -118,9 +119,9 @@ class _FullMomentCollector(Collector):
     the memory's speed, and this rounding is far below that of the two passes.
 
     Args:
-        out_pm, in_qn: P0 and P1.
+        out_pm, in_qn: the projections P0 and P1.
         scale_mn: ``1 / sqrt(V)``.
-        dtype: of the model.
+        dtype: dtype of the model.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class _FullMomentCollector(Collector):
             some += projected if self._in_first else projected.transpose(1, 2)
 
     def _project(self, short_bts: Tensor, long_btl: Tensor, dtype: torch.dtype) -> Tensor:
-        """The shorter side's projection times the scaled gradient times the longer side's."""
+        """Projections ``[b, p, q]`` of the scaled gradients, the shorter side first."""
         gradient_bsl = _product(short_bts.transpose(1, 2), long_btl, self._formed)
         scaled = gradient_bsl.mul_(self._scale).flatten(0, 1)
         flat = _product(scaled[None], self._longer_lp[None], dtype)[0]
@@ -163,7 +164,7 @@ class _FullMomentCollector(Collector):
 
 
 class _ExactCollector(Collector):
-    """The gradient itself, times ``scale_mn`` if given. For small models only."""
+    """Adds the gradient itself, times ``scale_mn`` if given; for small models only."""
 
     def __init__(
         self,
@@ -188,25 +189,31 @@ class _ExactCollector(Collector):
 
 def make_collector(
     matrix: Matrix,
+    settings: FeatureSettings,
+    moments: SecondMoments | None,
     *,
     dtype: torch.dtype,
     device: torch.device,
-    moments: SecondMoments | None,
-    projection_dim: int | None,
-    seed: int,
 ) -> Collector:
     """The cheapest exact collector of a matrix.
+
+    Args:
+        settings: ``projection_dim`` and ``seed``.
+        moments: second moments to divide by; None leaves the gradient as it is.
+        dtype: dtype of the model.
+        device: device of the model.
 
     Raises:
         UserError: ``moments`` lack this matrix.
     """
     moment = None if moments is None else moments[matrix.name]
-    if projection_dim is None:
+    dim, seed = settings.projection_dim, settings.seed
+    if dim is None:
         scale = None if moment is None else _as_out_in(matrix, moment.inverse_sqrt())
         return _ExactCollector(matrix.shape, scale, dtype, device)
     m, n = matrix.shape
-    out_pm = projection(seed, matrix.name, "out", projection_dim, m)
-    in_qn = projection(seed, matrix.name, "in", projection_dim, n)
+    out_pm = projection(seed, matrix.name, "out", dim, m)
+    in_qn = projection(seed, matrix.name, "in", dim, n)
     if moment is None:
         return _ProjectedCollector(out_pm, in_qn, dtype, device)
     if isinstance(moment, Factored):

@@ -1,15 +1,16 @@
-"""DataInf: influence functions whose inverse is swapped with the mean, a closed form.
+"""DataInf: influence functions in closed form, by exchanging the inverse and the mean.
 
 Per matrix of d weights, over the n passages' gradients g_i,
 
     H = (1/n) Σ_i (g_i g_iᵀ + λ I)
     H⁻¹ v ≈ (1/n) Σ_i (g_i g_iᵀ + λ I)⁻¹ v = (1 / (n λ)) Σ_i (v − (g_iᵀ v) / (λ + |g_i|²) g_i)
 
-with λ = ``damping`` · (1 / (n d)) Σ_i |g_i|². The approximation is the mean of inverses for the
-inverse of the mean; Sherman and Morrison do the rest. Source: Kwon et al. 2024, 2310.00902; made
-for the few weights of LoRA (``adapters=lora``), and works on all.
+with λ = ``damping`` · (1 / (n d)) Σ_i |g_i|². The approximation takes the mean of the inverses for
+the inverse of the mean, and each inverse is by the formula of Sherman and Morrison. Source: Kwon et
+al. 2024, 2310.00902, who made it for the few weights of LoRA (``adapters=lora``); here it is for
+all.
 
-Passes over the passages: one for the norms, whatever the queries, then two for each group of
+One pass over the passages finds the norms, whatever the queries. Two more follow for each group of
 queries: Σ_i, and the scores. Nothing is stored.
 """
 
@@ -19,20 +20,18 @@ import torch
 from torch import Tensor
 
 from methods.base import IndexSize
-from methods.gradient.influence import Influence, InfluenceConfig
+from methods.gradient.influence import Influence
 
 
 class DataInf(Influence):
-    """score = Σ_matrices ⟨g_m, (1/n) Σ_i (g_i g_iᵀ + λ I)⁻¹ g_q⟩.
+    """Ranks by Σ_matrices ⟨g_m, (1/n) Σ_i (g_i g_iᵀ + λ I)⁻¹ g_q⟩.
 
     Passages without loss count among the n with a gradient of zero. A matrix of which all gradients
     are zero adds nothing.
     """
 
-    Config = InfluenceConfig
-
     def estimate(self) -> IndexSize:
-        """λ of each matrix, by one pass over the passages."""
+        """Find λ of each matrix, in one pass over the passages."""
         sizes = self.encoder.block_sizes
         squares = torch.zeros(len(sizes), dtype=torch.float64, device=self.encoder.device)
         for block in self.hessian_gradients("gradient norms"):
@@ -42,7 +41,7 @@ class DataInf(Influence):
         return IndexSize()
 
     def precondition(self, queries: Tensor) -> Tensor:
-        """H⁻¹ of the queries ``[queries, dim]``, by one pass over the passages."""
+        """Multiply the queries ``[queries, dim]`` by H⁻¹, in one pass over the passages."""
         sums = torch.zeros_like(queries)
         n_passages = len(self.hessian_rows())
         for block in self.hessian_gradients("DataInf"):

@@ -7,15 +7,15 @@ gradient is G = Σ_t δ_t x_tᵀ:
     Λ = E[(Q_Sᵀ G Q_A)²], elementwise, E over passages;
     H⁻¹ V = Q_S ((Q_Sᵀ V Q_A) / (Λ + λ)) Q_Aᵀ,    λ = ``damping`` · mean(Λ).
 
-The labels that δ and G are of are drawn from the model's own predictions (``labels=sampled``): then
-E[vec G vec Gᵀ] is the Fisher information, or the Gauss-Newton Hessian. Or they are the text's own
-(``empirical``). Tokens are those that predict another: the last one has no δ. Only the bases of A
-and S count, not their scale. Biases are left out, as everywhere here. Source: Grosse et al. 2023,
-2308.03296; George et al. 2018, 1806.03884.
+The labels of δ and G are drawn from the model's own predictions (``labels=sampled``), so that
+E[vec G vec Gᵀ] is the Fisher information, or the Gauss-Newton Hessian; or they are the text's own
+(``empirical``). The last token of a text predicts none and has no δ. Only the bases of A and S
+count, not their scale. Biases are left out, as in all gradient methods here. Source: Grosse et al.
+2023, 2308.03296; George et al. 2018, 1806.03884.
 
-Passes over the passages of the Hessian: one for A and S, one for Λ, each with one more forward pass
-where labels are drawn; kept on disk. Scoring is one pass over the corpus for each group of queries:
-they are rotated there and back once, and passages not at all.
+One pass over the passages of the Hessian finds A and S, and one more finds Λ, each with one more
+forward pass where labels are drawn. The factors are kept on disk. Scoring is one pass over the
+corpus for each group of queries: queries are rotated there and back once, and passages not at all.
 """
 
 from __future__ import annotations
@@ -35,35 +35,37 @@ from torch import Tensor, nn
 
 from bench.core import progress
 from bench.core.errors import UserError
+from bench.core.fields import identity
 from bench.models.dtypes import running_in
 from bench.models.language_model import IGNORE, Tokens, pad
 from bench.storage.hashes import file_sha256
 from bench.storage.keys import content_key
 from bench.storage.whole_folders import whole_folder
 from methods.base import IndexSize
-from methods.gradient.batching import token_budget
+from methods.gradient.batching import batch_rows, token_budget
 from methods.gradient.collectors import Collector, formed_at_once
-from methods.gradient.influence import Influence, InfluenceConfig
+from methods.gradient.influence import Influence
+from methods.gradient.settings import InfluenceConfig
 
 # Raised whenever a change of code moves a factor; part of every key.
 FACTORS_VERSION = 1
 
 _FACTORS, _SIDECAR = "factors.safetensors", "factors.json"
-_TEXTS_AT_ONCE = 4096  # sorted by length together: they need little padding
+_TEXTS_AT_ONCE = 4096  # sorted by length together, they need little padding
 
 
 class Labels(Enum):
-    """Whose next tokens the Hessian's gradients are of: the model's own, or the text's."""
+    """The labels of the Hessian's gradients: drawn by the model, or the text's own tokens."""
 
     sampled = "sampled"
     empirical = "empirical"
 
 
-@dataclass
+@dataclass(frozen=True)
 class EkfacConfig(InfluenceConfig):
-    """See ``conf/method/ekfac.yaml``."""
+    """Settings of ``conf/method/ekfac.yaml``."""
 
-    labels: Labels
+    labels: Labels = identity()
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Factors:
     eigenvalues: Tensor
 
     def solve(self, gradients: Tensor, damping: float) -> Tensor:
-        """H⁻¹ of each ``[rows, out, in]``; zero where no passage has a gradient at all."""
+        """H⁻¹ times each gradient ``[rows, out, in]``; zero where no passage has a gradient."""
         damped = self.eigenvalues + damping * self.eigenvalues.mean()
         inverse = torch.where(damped > 0, damped.reciprocal(), 0.0)
         rotated = (self.outputs.T @ gradients @ self.inputs) * inverse
@@ -89,7 +91,7 @@ class Factors:
 
 
 class Ekfac(Influence):
-    """score = Σ_matrices ⟨G_m, Q_S ((Q_Sᵀ G_q Q_A) / (Λ + λ)) Q_Aᵀ⟩.
+    """Ranks by Σ_matrices ⟨G_m, Q_S ((Q_Sᵀ G_q Q_A) / (Λ + λ)) Q_Aᵀ⟩.
 
     Passages without loss count in the mean of Λ with a gradient of zero.
     """
@@ -98,7 +100,7 @@ class Ekfac(Influence):
     config: EkfacConfig
 
     def estimate(self) -> IndexSize:
-        """The factors of each matrix: from disk, or by two passes over the passages."""
+        """Open the factors of each matrix, or fit them in two passes over the passages."""
         key = content_key(self._factor_settings())
         folder = self.context.cache_dir / "index" / "ekfac" / key
         with self.context.mirror.shared(folder):
@@ -114,7 +116,7 @@ class Ekfac(Influence):
         return IndexSize((folder / _FACTORS).stat().st_size, 1)
 
     def _factor_settings(self) -> dict[str, object]:
-        """All that the factors depend on, not the damping: that is of the search."""
+        """All that the factors depend on; damping is added later, by the search."""
         rows, config = self.hessian_rows(), self.config
         whole = len(rows) == len(self.context.task.passages)
         seeded = config.labels is Labels.sampled or not whole
@@ -128,7 +130,7 @@ class Ekfac(Influence):
         }
 
     def precondition(self, queries: Tensor) -> Tensor:
-        """H⁻¹ of the queries ``[queries, dim]``, in place, a matrix at a time."""
+        """Multiply the queries ``[queries, dim]`` by H⁻¹ in place, a matrix at a time."""
         for factors, part in zip(self._factors, self.by_matrix(queries), strict=True):
             gradients = part.unflatten(1, factors.eigenvalues.shape)
             part.copy_(factors.solve(gradients, self.config.damping).flatten(1))
@@ -137,7 +139,7 @@ class Ekfac(Influence):
     # ------------------------------------------------------------------ fitting
 
     def _fit(self) -> list[Factors]:
-        """Both passes."""
+        """Find the factors of each matrix in two passes."""
         dtype, device = self.encoder.dtype, self.encoder.device
         shapes = [matrix.shape for matrix in self.encoder.matrices]
         covariances = [_Covariances(shape, dtype, device) for shape in shapes]
@@ -158,11 +160,11 @@ class Ekfac(Influence):
         ]
 
     def _run(self, collectors: Sequence[Collector], ids: Tensor, labels: Tensor) -> None:
-        """One batch, with a collector a matrix that keeps its own sums."""
+        """Run one batch; the collector of each matrix keeps its own sums."""
         self.encoder.collect(collectors, [torch.empty(0)] * len(collectors), ids, labels)
 
     def _bases(self, sums: _Covariances) -> tuple[Tensor, Tensor]:
-        """Q_S and Q_A."""
+        """The eigenvectors Q_S and Q_A of a matrix."""
         if not (torch.isfinite(sums.outer).all() and torch.isfinite(sums.inner).all()):
             raise UserError(
                 "an activation or a gradient is NaN or infinite",
@@ -173,10 +175,10 @@ class Ekfac(Influence):
         return outer.to(self.encoder.dtype), inner.to(self.encoder.dtype)
 
     def _batches(self, what: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """Ids and the labels asked for, int64 ``[batch, tokens]``; texts without loss left out."""
+        """Stream ids and labels, int64 ``[batch, tokens]``, of the texts that have a loss."""
         model, config, rows = self.context.model, self.config, self.hessian_rows()
-        # As on a CPU: the sums grow while a batch is at work, so one that did not fit into memory
-        # could not be taken back and halved.
+        # Batches are as small as on a CPU: the sums grow while a batch is at work, so one that did
+        # not fit into memory could not be taken back and halved.
         budget = token_budget(config.batch_tokens, torch.device("cpu"))
         with progress.counted(what, len(rows), unit="passages") as advance:
             for start in range(0, len(rows), _TEXTS_AT_ONCE):
@@ -202,8 +204,7 @@ def _by_length(
     """Batches of texts of about the same length, the longest first."""
     waiting = sorted((t for t in texts if t[1].n_loss), key=lambda text: -len(text[1].ids))
     while waiting:
-        longest = len(waiting[0][1].ids)
-        size = max(1, min(batch_size, batch_tokens // longest))
+        size = batch_rows(len(waiting[0][1].ids), batch_size, batch_tokens)
         yield waiting[:size]
         waiting = waiting[size:]
 
@@ -212,18 +213,20 @@ def _by_length(
 def sampled_labels(
     module: nn.Module, ids: Tensor, labels: Tensor, rows: Sequence[int], seed: int
 ) -> Tensor:
-    """Each label replaced by a token drawn from the model's prediction at its place.
+    """Replace each label by a token drawn from the model's prediction at its place.
 
     The draws of a text depend on the seed and its row alone, not on its batch: label number j is
     the first token at which the cumulative probability exceeds uniform number j of
     ``numpy.random.default_rng([seed, row])``.
 
     Args:
-        ids, labels: ``[batch, tokens]``; labels are ``IGNORE`` where no loss.
-        rows: of the texts, ``[batch]``.
+        module: a causal language model.
+        ids, labels: ids and labels, ``[batch, tokens]``; labels are ``IGNORE`` where no loss is.
+        rows: row of each text, ``[batch]``.
+        seed: seed of the method.
 
     Returns:
-        labels ``[batch, tokens]``.
+        drawn labels, ``[batch, tokens]``.
     """
     logits = module(input_ids=ids, use_cache=False).logits
     drawn = labels.clone()
@@ -232,15 +235,19 @@ def sampled_labels(
         uniform = np.random.default_rng([seed % 2**64, row]).random(len(place))
         cumulative = torch.softmax(logits[number, place].double(), -1).cumsum(-1)
         level = torch.from_numpy(uniform).to(cumulative)[:, None] * cumulative[:, -1:]
-        found = torch.searchsorted(cumulative, level, right=True)[:, 0]
-        drawn[number, place + 1] = found.clamp_max(cumulative.shape[1] - 1)
+        tokens = torch.searchsorted(cumulative, level, right=True)[:, 0]
+        drawn[number, place + 1] = tokens.clamp_max(cumulative.shape[1] - 1)
     return drawn
 
 
 class _Covariances(Collector):
-    """Sums x xᵀ and δ δᵀ over the tokens of ``mask``, in float64; needs no gradient formed."""
+    """Sums x xᵀ and δ δᵀ over the tokens of ``mask``, in float64; no gradient is formed.
 
-    mask: Tensor  # of the batch at work, bool [batch, tokens]
+    Attributes:
+        mask: the tokens of the batch at work that count, bool ``[batch, tokens]``.
+    """
+
+    mask: Tensor
 
     def __init__(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
         self.size, self._dtype = shape, dtype
@@ -251,7 +258,7 @@ class _Covariances(Collector):
     def keep(self, x_btn: Tensor) -> Tensor:
         counted = x_btn[self.mask].to(self._dtype)
         self.inner += counted.T @ counted
-        return x_btn.new_empty(0)  # x itself need not live
+        return x_btn.new_empty(0)  # nothing of x is needed later
 
     def add(self, total: Tensor, delta_btm: Tensor, kept: Tensor) -> None:  # noqa: ARG002
         counted = delta_btm[self.mask].to(self._dtype)
@@ -261,8 +268,8 @@ class _Covariances(Collector):
 class _Eigenvalues(Collector):
     """Sums (Q_Sᵀ G Q_A)² over examples, in float64.
 
-    The factors of G are rotated, not G: m² + n² multiplications a token instead of m n (m + n) an
-    example, less for texts shorter than the matrix is wide.
+    The factors of G are rotated, not G itself. That takes m² + n² multiplications a token instead
+    of m n (m + n) an example, which is less for texts shorter than the matrix is wide.
     """
 
     def __init__(self, outputs: Tensor, inputs: Tensor, dtype: torch.dtype) -> None:

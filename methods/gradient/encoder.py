@@ -1,10 +1,10 @@
-"""From token batches to per-example projected gradients, without forming the gradients.
+"""Per-example projected gradients of batches of tokens, without forming the gradients.
 
 For one matrix and one example the loss gradient is W = Σ_t δ_t x_tᵀ, so
 P0 (W / sqrt(V)) P1ᵀ = Σ_t (A0 δ_t)(A1 x_t)ᵀ with A0 = P0 · diag(1/sqrt of V's row side) and A1
 likewise, because Adafactor's V has rank one. The layer's input is projected on the way forward and
-its output gradient on the way back; weights are frozen, so no weight gradient is computed, and
-nothing is computed below the lowest matrices. Source: 2410.17413, section 3 and appendix.
+the gradient of its output on the way back. Weights are frozen, so no weight gradient is computed,
+and nothing is computed below the lowest matrices. Source: 2410.17413, section 3 and appendix.
 """
 
 from __future__ import annotations
@@ -21,14 +21,9 @@ from bench.models.language_model import LanguageModel, Tokens, pad
 from bench.models.second_moments import SecondMoments
 from methods.gradient.collectors import Collector, make_collector
 from methods.gradient.linear import watched
-from methods.gradient.loss import Output, backward_of
-from methods.gradient.parameters import (
-    Adapters,
-    BlockLayout,
-    Matrix,
-    Unsupported,
-    gradient_matrices,
-)
+from methods.gradient.loss import backward_of
+from methods.gradient.parameters import Matrix, gradient_matrices
+from methods.gradient.settings import FeatureSettings
 
 
 class GradientEncoder:
@@ -36,26 +31,18 @@ class GradientEncoder:
 
     Args:
         model: weights are read in ``model.gradient_dtype``.
-        projection_dim: per side; each block has ``projection_dim ** 2`` dimensions. None keeps
-            the exact gradients (small models only): a block then holds its matrices side by side.
-        layer_blocks: groups of consecutive layers, each × {attention, MLP}.
-        seed: of the projections.
+        settings: the switches. Each block has ``projection_dim ** 2`` dimensions; where that is
+            None, the exact gradients of its matrices side by side (small models only).
         second_moments: divide the gradient by sqrt(V) before projecting; None leaves it as it is.
-        adapters: which matrices of a LoRA-adapted layer count.
-        unsupported: refuse matrices that cannot be taken, or leave them out.
-        block_layout: which matrices share a block.
-        layers: decoder layers that count; None for all.
-        output: whose gradient is taken.
-        weighted: append how much of a text was left to learn, the mean of ``1 - p`` over its
-            tokens, as one more dimension.
+            ``settings.optimizer_correction`` is not asked: the two sides may differ in it.
 
     Attributes:
-        name: the model's.
-        module: the model's, in the gradient dtype.
-        matrices: that carry the gradient, in the order of exact features.
+        name: name of the model.
+        module: the model itself, in the gradient dtype.
+        matrices: the matrices that carry the gradient, in the order of exact features.
         block_sizes: dimensions of each block.
-        dim: dimensions of all blocks together, and the weight's.
-        dtype: of the features: the gradient dtype, float32 where that is a half precision.
+        dim: dimensions of all blocks together and, with ``passage_weight``, of the weight.
+        dtype: dtype of the features: the gradient dtype, float32 where that is a half precision.
         device: where the model is.
         fitting_tokens: padded tokens that a batch may hold, learnt from running out of memory.
     """
@@ -63,55 +50,34 @@ class GradientEncoder:
     def __init__(
         self,
         model: LanguageModel,
-        *,
-        projection_dim: int | None,
-        layer_blocks: int,
-        seed: int,
-        second_moments: SecondMoments | None,
-        adapters: Adapters = Adapters.base,
-        unsupported: Unsupported = Unsupported.refuse,
-        block_layout: BlockLayout = BlockLayout.groups,
-        layers: Sequence[int] | None = None,
-        output: Output = Output.loss,
-        weighted: bool = False,
+        settings: FeatureSettings,
+        second_moments: SecondMoments | None = None,
     ) -> None:
-        self.name, self._output, self._weighted = model.name, output, weighted
+        self.name, self._settings = model.name, settings
         self._gradient_dtype = model.gradient_dtype
         self.module = in_dtype(model.module, model.gradient_dtype)
-        matrices = gradient_matrices(
-            self.module,
-            layer_blocks,
-            adapters=adapters,
-            unsupported=unsupported,
-            block_layout=block_layout,
-            layers=layers,
-        )
-        # By block, and in the order of the model within one: the order of the exact features.
+        # Exact features are ordered by block, and within a block as the model is.
+        matrices = gradient_matrices(self.module, settings)
         self.matrices = sorted(matrices, key=lambda matrix: matrix.block)
         self.device = model.device
         self.dtype = accumulation_dtype(model.gradient_dtype)
         self._collectors = [
             make_collector(
-                matrix,
-                dtype=model.gradient_dtype,
-                device=self.device,
-                moments=second_moments,
-                projection_dim=projection_dim,
-                seed=seed,
+                matrix, settings, second_moments, dtype=model.gradient_dtype, device=self.device
             )
             for matrix in self.matrices
         ]
-        shared = projection_dim is not None
+        shared = settings.projection_dim is not None
         self._sums = _lay_out(self.matrices, self._collectors, shared)
         self.block_sizes = self._sums.block_sizes
-        self.dim = sum(self.block_sizes) + weighted
+        self.dim = sum(self.block_sizes) + settings.passage_weight
         self.fitting_tokens: int | None = None
 
     def encode(self, batch: Sequence[Tokens]) -> Tensor:
-        """Raw projected gradients of a batch: ``[batch, dim]``; a GPU may still be at work on them.
+        """Raw projected gradients of a batch, ``[batch, dim]``; a GPU may still be at work on them.
 
-        Texts with no token to predict have zero gradient. Whether all are finite is looked at once
-        they are on the CPU, in ``encode_all``.
+        A text with no token to predict has a zero gradient. ``encode_all`` looks whether all are
+        finite once they are on the CPU.
 
         Raises:
             UserError: a matrix takes no part in the forward pass, or the model does not run in the
@@ -128,21 +94,21 @@ class GradientEncoder:
             self._collectors, [totals[index] for index in self._sums.of_matrix], ids, labels
         )
         parts = [total.flatten(1) for total in totals]
-        if self._weighted:
+        if self._settings.passage_weight:
             parts.append(doubt.to(self.dtype)[:, None])
         return torch.cat(parts, dim=1)
 
     def collect(
         self, collectors: Sequence[Collector], totals: Sequence[Tensor], ids: Tensor, labels: Tensor
     ) -> Tensor:
-        """One forward and backward pass whose factors, δ and x, go to a collector a matrix.
+        """One forward and backward pass that hands the factors δ and x to each matrix's collector.
 
         Args:
-            collectors, totals: for each of ``matrices``, in their order.
-            ids, labels: ``[batch, tokens]``, as of ``loss.backward_of``.
+            collectors, totals: collector and sum of each of ``matrices``, in their order.
+            ids, labels: token ids and labels ``[batch, tokens]``, as of ``loss.backward_of``.
 
         Returns:
-            how much of each text was left to learn, ``[batch]``.
+            mean of 1 - p over the labels of each text, ``[batch]``.
 
         Raises:
             UserError: a matrix takes no part in the forward pass, or the model does not run in the
@@ -157,7 +123,7 @@ class GradientEncoder:
             watched([matrix.module for matrix in self.matrices], sinks),
             torch.enable_grad(),
         ):
-            doubt = backward_of(self._output, self.module, ids, labels)
+            doubt = backward_of(self._settings.output, self.module, ids, labels)
         idle = [sink.matrix.name for sink in sinks if not sink.used]
         if idle:
             raise UserError(
@@ -169,7 +135,7 @@ class GradientEncoder:
 
 
 class _MatrixSink:
-    """One matrix during one batch: views its factors by example and sums them up."""
+    """The sink of one matrix during one batch: it hands the factors on, example by example."""
 
     def __init__(
         self, matrix: Matrix, collector: Collector, total: Tensor, shape: torch.Size
@@ -185,7 +151,7 @@ class _MatrixSink:
         self._collector.add(self._total, self._by_example(delta), kept)
 
     def _by_example(self, rows: Tensor) -> Tensor:
-        """``[batch, tokens, width]``, also where the model works on a flat list of all tokens."""
+        """Factors ``[batch, tokens, width]``, also of models that work on a flat list of tokens."""
         if rows.numel() != self._shape.numel() * rows.shape[-1]:
             raise UserError(
                 f"matrix {self.matrix.name} gets {rows.numel() // rows.shape[-1]} rows for "
@@ -198,12 +164,12 @@ class _MatrixSink:
 
 @dataclass(frozen=True)
 class _Sums:
-    """Which sums make up the features, in their order.
+    """The sums that make up the features, in order.
 
     Attributes:
-        sizes: of each sum.
-        of_matrix: the sum that each matrix adds to.
-        block_sizes: dimensions of each block.
+        sizes: shape of each sum.
+        of_matrix: number of the sum that each matrix adds to.
+        block_sizes: number of dimensions of each block.
     """
 
     sizes: list[tuple[int, int]]
@@ -212,7 +178,7 @@ class _Sums:
 
 
 def _lay_out(matrices: Sequence[Matrix], collectors: Sequence[Collector], shared: bool) -> _Sums:
-    """Projected matrices of a block share a sum; exact ones have each their own, side by side."""
+    """The sums of some matrices: one a block if they are projected, else one for each matrix."""
     blocks = sorted({matrix.block for matrix in matrices})
     sizes, of_matrix, block_sizes = [], [], [0] * len(blocks)
     opened = None

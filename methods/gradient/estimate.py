@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -14,35 +11,14 @@ from torch import Tensor
 
 from bench.core import progress
 from methods.gradient import hessian, whitening
-from methods.gradient.source import FeatureSource
-from methods.gradient.whitening import HessianForm, Whitening
+from methods.gradient.settings import Hessian, HessianForm, HessianSettings
+from methods.gradient.source import FeatureSource, sampled_rows
+from methods.gradient.whitening import Whitening
 
 
-class Hessian(Enum):
-    """Where R comes from."""
-
-    none = "none"
-    train = "train"
-    mixed = "mixed"
-
-
-@dataclass(frozen=True)
-class HessianSettings:
-    """As in ``conf/method/_gradient.yaml``.
-
-    Attributes:
-        mixing: λ or ``"auto"``.
-        components: eigenvectors a block of the low-rank form.
-        sample: passages that R_train is estimated from, by seed; None takes all.
-    """
-
-    hessian: Hessian
-    form: HessianForm
-    mixing: float | str
-    damping: float
-    components: int
-    sample: int | None
-    seed: int
+def readings(form: HessianForm) -> int:
+    """How often the features of R are gone through: low rank takes the diagonal, then products."""
+    return 1 + whitening.LOW_RANK_PRODUCTS if form is HessianForm.low_rank else 1
 
 
 Features = Callable[[], Iterable[Tensor]]  # gives the features ``[rows, dim]`` from the start again
@@ -79,7 +55,7 @@ def estimate_whitening(
             yield features[:, : sum(blocks)]
 
     evaluation = without_weights if settings.hessian is Hessian.mixed else None
-    if settings.form is HessianForm.full:
+    if settings.hessian_form is HessianForm.full:
         return _full(settings, blocks, train, evaluation, facts, device)
     mixing = float(settings.mixing)
     if evaluation is not None:
@@ -90,13 +66,13 @@ def estimate_whitening(
         return found if evaluation is None else hessian.mix(estimate(evaluation), found, mixing)
 
     (squares,) = of_both(lambda features: [hessian.mean_squares(sum(blocks), features(), device)])
-    if settings.form is HessianForm.diagonal:
+    if settings.hessian_form is HessianForm.diagonal:
         return whitening.diagonal(squares, blocks, settings.damping)
     return whitening.low_rank(
         squares,
         blocks,
         lambda directions: of_both(lambda features: hessian.products(directions, features())),
-        components=settings.components,
+        components=settings.hessian_components,
         damping=settings.damping,
         seed=settings.seed,
     )
@@ -138,11 +114,10 @@ class _Passages:
     ) -> None:
         self._source, self._rows_at_once = source, rows_at_once
         self._dim = dim  # a weight may follow
-        n_rows, wanted = source.n_rows, settings.sample
+        n_rows, wanted = source.n_rows, settings.hessian_sample
         self._rows: np.ndarray | None = None
         if wanted is not None and wanted < n_rows:
-            drawn = random.Random(settings.seed).sample(range(n_rows), wanted)  # noqa: S311
-            self._rows = np.sort(np.array(drawn))
+            self._rows = sampled_rows(n_rows, wanted, settings.seed)
 
     @property
     def n_rows(self) -> int:

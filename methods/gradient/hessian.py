@@ -54,7 +54,7 @@ def check_blocks(blocks: Sequence[int]) -> None:
     """Refuse, with a UserError, a block that is too large for its matrix."""
     if max(blocks) > MAX_BLOCK:
         raise UserError(
-            f"a Hessian block of {max(blocks)} dimensions is larger than {MAX_BLOCK}",
+            f"a Hessian block of {max(blocks):,} dimensions is larger than {MAX_BLOCK:,}",
             where="method.projection_dim",
             fix="set projection_dim to 90 or less, or method.hessian_form=low_rank or diagonal",
         )

@@ -8,10 +8,11 @@ run's engine (``shards.py``): where and in which order they are made changes non
 Layout, below a folder for each feature key: ``fp32/``, ``bf16/``, ``int8/``, ``sign/``, each with
 
 - ``shard-HASH.npy``: an array ``[rows, width]`` of one storage format;
-- ``shard-HASH.json``: its sidecar, written last: without it there is no shard, so a run that dies
+- ``shard-HASH.json``: its sidecar, written last. Without it there is no shard, so a run that dies
   goes on where it stopped;
 - ``corpus-HASH.json``: the manifest of a corpus, which says what its rows are and what was encoded;
-- ``seconds.jsonl``: what each shard took. All other bytes are the same however often a run died.
+- ``seconds.jsonl``: the time that each shard took. All other bytes are the same, however often a
+  run died.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from bench.storage.arrays import map_array
 from bench.storage.keys import content_key
 from bench.storage.locks import exclusive
 from bench.storage.whole_files import whole_file
-from methods.gradient.codecs import Codec, Storage, make_codec
+from methods.gradient.codecs import Codec, make_codec
+from methods.gradient.settings import Storage
 from methods.gradient.shards import COUNTED, ShardWriter, read_seconds
 from methods.gradient.source import FeatureSource
 
@@ -49,16 +51,21 @@ _SHARD_VALUES = 2**27  # the most features of a shard, which is in memory while 
 _SCHEMA_VERSION = 1
 
 
+def shard_rows(dim: int) -> int:
+    """Number of passages in a shard, but the last, where a row has ``dim`` dimensions."""
+    return max(1, min(SHARD_ROWS, _SHARD_VALUES // dim))
+
+
 @dataclass(frozen=True)
 class GradientIndex(FeatureSource):
     """The finished shards of one corpus.
 
     Attributes:
-        folder: where they are.
-        codec: reads them.
-        shards: as in the manifest: file, first row, rows.
-        seconds: what encoding took when it was done, all runs and processes together; None if
-            that is not known of every shard.
+        folder: folder of the shards.
+        codec: codec of their format.
+        shards: records of the manifest: file, first row, rows.
+        seconds: time that encoding took, all runs and processes together; None if that is not known
+            of every shard.
     """
 
     folder: Path
@@ -73,7 +80,7 @@ class GradientIndex(FeatureSource):
 
     @property
     def n_rows(self) -> int:
-        """Passages."""
+        """Number of passages."""
         return self.shards[-1]["first_row"] + self.shards[-1]["rows"]
 
     @property
@@ -82,11 +89,11 @@ class GradientIndex(FeatureSource):
         return sum(path.stat().st_size for path in {self.folder / s["file"] for s in self.shards})
 
     def n_blocks(self, rows_at_once: int) -> int:
-        """How many blocks ``blocks`` streams: a block never spans two shards."""
+        """Number of blocks that ``blocks`` streams; a block never spans two shards."""
         return sum(-(-shard["rows"] // rows_at_once) for shard in self.shards)
 
     def blocks(self, rows_at_once: int) -> Iterator[tuple[int, Tensor]]:
-        """Stream (first row, float32 features ``[rows, dim]``) in row order."""
+        """Stream the first row and the features, float32 ``[rows, dim]``, of each block."""
         for shard in self.shards:
             stored = map_array(self.folder / shard["file"])
             for start in range(0, shard["rows"], rows_at_once):
@@ -94,7 +101,7 @@ class GradientIndex(FeatureSource):
                 yield shard["first_row"] + start, part
 
     def rows(self, rows: np.ndarray) -> Tensor:
-        """Float32 features ``[len(rows), dim]`` of ascending rows."""
+        """Features of ascending rows, float32 ``[len(rows), dim]``."""
         parts = []
         place = np.searchsorted(self._first_rows, rows, side="right") - 1
         for number in np.unique(place):
@@ -109,13 +116,13 @@ class IndexBuilder:
     """Encodes a corpus into shards, leaving out those that are done.
 
     Attributes:
-        folder: of all features of this key.
+        folder: folder of all features of this key.
         settings: everything that the features depend on, for the manifest.
-        storage: format; full-precision shards that are there already are translated, not encoded.
-        source: encodes passages here.
-        recipe: of ``source``, for other processes; its key is a hash of ``settings``.
-        corpus_sha256: names the manifest.
-        mirror: the copy of the cache in a store: shards that are there are not encoded.
+        storage: format of the shards; where a shard is there in full precision, it is translated.
+        source: the encoder of this process.
+        recipe: makes the encoder in other processes; its key is a hash of ``settings``.
+        corpus_sha256: hash of the corpus, which names the manifest.
+        mirror: the copy of the cache in a store; shards that are there are not encoded.
     """
 
     folder: Path
@@ -127,10 +134,10 @@ class IndexBuilder:
     mirror: Mirror
 
     def build(self, counts: Counter[str], engine: Engine) -> GradientIndex:
-        """Encode what is not encoded yet.
+        """Encode the shards that are missing, and open the index.
 
         Args:
-            counts: gets ``passages_truncated`` and ``passages_without_loss``.
+            counts: receives ``passages_truncated`` and ``passages_without_loss``.
             engine: runs a job for each shard that is missing.
 
         Raises:
@@ -144,46 +151,42 @@ class IndexBuilder:
             counts[name] += sum(shard[name] for shard in shards)
         seconds = read_seconds(folder)
         files = {shard["file"] for shard in shards}
-        known = files <= seconds.keys()  # not of shards that were brought from a store
+        known = files <= seconds.keys()  # of shards that a store brought, it is not
         spent = sum(seconds[name] for name in files) if known else None
-        weighted = self.recipe.settings.weighted
+        weighted = self.recipe.config.passage_weight
         codec = make_codec(self.storage, self.source.dim, weighted=weighted)
         return GradientIndex(folder, codec, shards, spent)
 
     def _shards(self, engine: Engine) -> list[dict[str, Any]]:
-        """Sidecar and first row of each shard, in row order; those that are missing are made."""
+        """Sidecar and first row of each shard, in row order; missing shards are made."""
         writer = ShardWriter(
             self.folder, self.storage, self.source.dim, self.recipe, self.mirror, self.source
         )
         held = self.mirror.names(self.folder / self.storage.value)
         places: list[tuple[int, Path]] = []
-        found: dict[Path, dict[str, Any]] = {}
+        sidecars: dict[Path, dict[str, Any]] = {}
         jobs: dict[Path, Job] = {}
         for rows in self._plan():
             path = writer.path(self.source.texts(rows))
             places.append((rows.start, path))
             sidecar = writer.shared(path, held)
             if sidecar is None:
-                jobs[path] = writer.job(path, rows)  # the same texts twice are one shard
+                jobs[path] = writer.job(path, rows)  # equal texts are one shard
             else:
-                found[path] = sidecar
-        engine.run(list(jobs.values()), "encode passages", unit=f"shards of {self._rows:,}")
+                sidecars[path] = sidecar
+        unit = f"shards of {shard_rows(self.source.dim):,}"
+        engine.run(list(jobs.values()), "encode passages", unit=unit)
         held = self.mirror.names(self.folder / self.storage.value)
         for path in jobs:
             # A worker that died after its sidecar was written may not have kept the shard.
             sidecar = writer.shared(path, held)
             assert sidecar is not None  # the engine returns when every job is done
-            found[path] = sidecar
-        return [{"first_row": first_row, **found[path]} for first_row, path in places]
-
-    @property
-    def _rows(self) -> int:
-        """Passages of a shard, of all but the last."""
-        return max(1, min(SHARD_ROWS, _SHARD_VALUES // self.source.dim))
+            sidecars[path] = sidecar
+        return [{"first_row": first_row, **sidecars[path]} for first_row, path in places]
 
     def _plan(self) -> Iterator[range]:
-        """The rows of each shard."""
-        n_rows, size = self.source.n_rows, self._rows
+        """Stream the rows of each shard."""
+        n_rows, size = self.source.n_rows, shard_rows(self.source.dim)
         starts = range(0, n_rows, size)
         for start in progress.track(starts, "look for shards", unit=f"of {size:,} passages"):
             yield range(start, min(start + size, n_rows))

@@ -1,8 +1,8 @@
 """A linear layer that hands its input and output gradient to a sink and forms no weight gradient.
 
-Written as an autograd function rather than hooks, because only then the two costs of hooks go away:
-the input of the lowest watched layers gets no gradient (nothing below asks for one), and of the
-layer's input only what the sink keeps stays alive until the backward pass.
+It is an autograd function, since that saves two costs of hooks: the input of the lowest watched
+layers gets no gradient (nothing below asks for one), and of a layer's input only what the sink
+keeps stays alive until the backward pass.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch.nn import functional as F  # noqa: N812 - as torch's own documentatio
 
 
 class Sink(Protocol):
-    """Who receives the two factors of one matrix's gradient, W = Σ_t δ_t x_tᵀ."""
+    """The receiver of the two factors of a matrix's gradient, W = Σ_t δ_t x_tᵀ."""
 
     def keep(self, inputs: Tensor) -> Tensor:
-        """What of the layer's input ``[..., in]`` must live until the backward pass."""
+        """The part of the layer's input ``[..., in]`` that must live until the backward pass."""
 
     def add(self, delta: Tensor, kept: Tensor) -> None:
         """Take the gradient of the layer's output ``[..., out]`` and what ``keep`` returned."""
@@ -52,7 +52,7 @@ class _WatchedLinear(torch.autograd.Function):
 
 @contextmanager
 def watched(modules: Sequence[nn.Module], sinks: Sequence[Sink]) -> Iterator[None]:
-    """Inside, each module (``nn.Linear`` or ``Conv1D``, frozen) runs with its sink."""
+    """Within this context, each module (``nn.Linear`` or ``Conv1D``, frozen) runs with its sink."""
     before = [module.__dict__.get("forward") for module in modules]
     anchor = torch.zeros((), requires_grad=True)
     try:
@@ -62,12 +62,12 @@ def watched(modules: Sequence[nn.Module], sinks: Sequence[Sink]) -> Iterator[Non
     finally:
         for module, forward in zip(modules, before, strict=True):
             del module.forward
-            if forward is not None:  # somebody else had replaced it, e.g. accelerate
+            if forward is not None:  # accelerate, for instance, had replaced it
                 module.forward = forward
 
 
 class _Forward:
-    """Takes the place of ``module.forward``."""
+    """The function that takes the place of ``module.forward``."""
 
     def __init__(self, module: nn.Module, anchor: Tensor, sink: Sink) -> None:
         stored: Tensor = module.weight  # type: ignore[assignment]

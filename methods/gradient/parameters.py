@@ -1,14 +1,14 @@
 """Which weight matrices carry the attribution gradient, and how they group into blocks.
 
-Source: 2410.17413, section 3: attention and MLP matrices only; embeddings, output head, biases and
-normalisation are left out; consecutive layers form groups, each with an attention and an MLP block.
+The matrices are those of attention and MLP; embeddings, output head, biases and normalisation are
+left out. Consecutive layers form groups, each with an attention and an MLP block. Source:
+2410.17413, section 3.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,42 +16,18 @@ from transformers.pytorch_utils import Conv1D
 
 from bench.core import progress
 from bench.core.errors import UserError
+from methods.gradient.settings import (
+    Adapters,
+    BlockLayout,
+    EncodingSettings,
+    FeatureSettings,
+    Unsupported,
+)
 
 _ATTENTION = ("attn", "attention")
-_MLP = ("mlp", "feed_forward", "ffn", "feedforward", "fc1", "fc2")  # the last two: OPT
+_MLP = ("mlp", "feed_forward", "ffn", "feedforward", "fc1", "fc2")  # fc1 and fc2 are OPT's
 _FORWARDS = (nn.Linear.forward, Conv1D.forward)
 _NAMES_SHOWN = 3
-
-
-class Adapters(Enum):
-    """Which matrices of a LoRA-adapted layer carry the gradient.
-
-    ``base``: the frozen weight, through the adapter: the gradient that the merged weight would
-    have, so features are comparable with those of a model that is fine-tuned in full. ``lora``: the
-    adapter's own matrices, what its training moved and what its optimizer has moments for.
-    """
-
-    base = "base"
-    lora = "lora"
-
-
-class Unsupported(Enum):
-    """What becomes of a matrix whose per-example gradient this engine cannot take."""
-
-    refuse = "refuse"
-    skip = "skip"
-
-
-class BlockLayout(Enum):
-    """Which matrices add up in one block of the features, with one R for each block.
-
-    ``groups``: consecutive layers × {attention, MLP}, TrackStar's. ``matrices``: each alone,
-    LoGra's. ``single``: all together, as if all parameters were one vector, TRAK's.
-    """
-
-    groups = "groups"
-    matrices = "matrices"
-    single = "single"
 
 
 @dataclass(frozen=True)
@@ -59,10 +35,10 @@ class Matrix:
     """One weight matrix, always seen as ``[out, in]``.
 
     Attributes:
-        name: parameter name, e.g. ``"model.layers.0.mlp.up_proj.weight"``.
+        name: name of the parameter, e.g. ``"model.layers.0.mlp.up_proj.weight"``.
         module: the layer that multiplies by it.
-        block: index of its block.
-        transposed: the weight is stored as ``[in, out]`` (GPT-2's ``Conv1D``).
+        block: number of its block.
+        transposed: whether the weight is stored as ``[in, out]``, as GPT-2's ``Conv1D`` does.
     """
 
     name: str
@@ -72,7 +48,7 @@ class Matrix:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """``(out, in)``."""
+        """The shape as ``(out, in)``."""
         rows, columns = self.weight.shape
         return (columns, rows) if self.transposed else (rows, columns)
 
@@ -82,32 +58,23 @@ class Matrix:
         return self.module.weight  # type: ignore[return-value]
 
 
-def gradient_matrices(
-    model: nn.Module,
-    layer_blocks: int,
-    *,
-    adapters: Adapters = Adapters.base,
-    unsupported: Unsupported = Unsupported.refuse,
-    block_layout: BlockLayout = BlockLayout.groups,
-    layers: Sequence[int] | None = None,
-) -> list[Matrix]:
+def gradient_matrices(model: nn.Module, settings: FeatureSettings) -> list[Matrix]:
     """The attention and MLP matrices of a decoder, in the order of ``named_modules``.
 
     Args:
         model: a causal language model of transformers, with or without peft's LoRA layers.
-        layer_blocks: groups of consecutive layers; at most one group a layer is made.
-        adapters: what of a LoRA-adapted layer counts.
-        unsupported: whether matrices that cannot be taken are an error or are left out by name.
-        block_layout: which matrices share a block; ``layer_blocks`` counts for ``groups`` alone.
-        layers: decoder layers that count, from 0, negative ones from the last; None for all.
+        settings: ``layers`` (from 0, negative ones from the last), ``adapters``, ``unsupported``,
+            ``block_layout`` and, for the layout ``groups``, ``layer_blocks``: at most one group a
+            layer is made.
 
     Raises:
-        UserError: no decoder layers, a layer that is not there, an unsupported matrix that is not
-            to be skipped, or nothing left.
+        UserError: there are no decoder layers, a layer is not there, a matrix is unsupported and
+            not to be skipped, or nothing is left.
     """
     prefix, decoder = _decoder_layers(model)
-    chosen = _chosen_layers(layers, len(decoder))
-    n_groups = min(layer_blocks, len(chosen))
+    adapters = settings.adapters
+    chosen = _chosen_layers(settings.layers, len(decoder))
+    n_groups = min(settings.layer_blocks, len(chosen))
     matrices: list[Matrix] = []
     faults: list[str] = []
     for one in _examined(decoder, chosen, adapters):
@@ -120,10 +87,10 @@ def gradient_matrices(
                 BlockLayout.groups: 2 * group + _is_mlp(one.path),
                 BlockLayout.matrices: len(matrices),
                 BlockLayout.single: 0,
-            }[block_layout]
+            }[settings.block_layout]
             transposed = isinstance(one.module, Conv1D)
             matrices.append(Matrix(f"{name}.weight", one.module, block, transposed))
-    _judge(faults, unsupported)
+    _judge(faults, settings.unsupported)
     if not matrices:
         raise UserError(
             f"no {'adapter' if adapters is Adapters.lora else 'attention or MLP'} matrix found in "
@@ -134,11 +101,11 @@ def gradient_matrices(
     return matrices
 
 
-def coverage(model: nn.Module, adapters: Adapters, layers: Sequence[int] | None) -> dict[str, Any]:
+def coverage(model: nn.Module, settings: EncodingSettings) -> dict[str, Any]:
     """How much of the attention and MLP matrices carries the gradient, for the result.
 
     Args:
-        model, adapters, layers: as of ``gradient_matrices``, which leaves out what it cannot take.
+        model, settings: as of ``gradient_matrices``, which leaves out what it cannot take.
 
     Returns:
         ``share`` of the parameters of the chosen layers' matrices that count, ``parameters``: how
@@ -149,7 +116,8 @@ def coverage(model: nn.Module, adapters: Adapters, layers: Sequence[int] | None)
     taken: dict[int, int] = {}  # sizes by identity, since layers may share a matrix
     every: dict[int, int] = {}
     left_out: dict[str, list[int]] = {}
-    for one in _examined(decoder, _chosen_layers(layers, len(decoder)), adapters):
+    chosen = _chosen_layers(settings.layers, len(decoder))
+    for one in _examined(decoder, chosen, settings.adapters):
         for name, parameter in _own_matrices(one.module):
             every[id(parameter)] = parameter.numel()
             if one.fault is None:
@@ -230,7 +198,7 @@ def _decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def _candidates(layer: nn.Module, adapters: Adapters) -> Iterator[tuple[str, nn.Module]]:
-    """(path, module) of everything in a layer that owns a matrix and is asked for."""
+    """Path and module of everything in a layer that owns a matrix and is asked for."""
     for path, module in layer.named_modules():
         if isinstance(module, nn.Embedding) or not _parameter_of(module):
             continue
@@ -257,7 +225,7 @@ def _own_matrices(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
 def _fault(
     layer: nn.Module, path: str, module: nn.Module, seen: dict[int, nn.Module]
 ) -> str | None:
-    """Why the gradient of this matrix cannot be taken per example; None if it can."""
+    """The reason why the gradient of a matrix cannot be taken per example; None if it can."""
     parts = path.split(".")
     parent = layer.get_submodule(".".join(parts[:-1]))
     # Experts get the tokens of all examples in one list, and not each token.
@@ -289,7 +257,7 @@ def _is_mlp(path: str) -> bool:
 
 
 def _judge(faults: Sequence[str], unsupported: Unsupported) -> None:
-    """Refuse what cannot be taken, or say that it is left out."""
+    """Refuse matrices that cannot be taken, or say that they are left out."""
     if not faults:
         return
     shown = ", ".join(faults[:_NAMES_SHOWN])

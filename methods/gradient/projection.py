@@ -1,4 +1,4 @@
-"""Random Gaussian projections from a counter-based generator: nothing large is ever stored.
+"""Random Gaussian projections from a counter-based generator, so that none need be stored.
 
 Row ``i`` of a projection is a function of (seed, matrix name, side, i) alone. So a smaller
 dimension is a prefix of a larger one (up to the common scale), and neither device nor shard nor the
@@ -18,14 +18,14 @@ def projection(seed: int, name: str, side: str, dim: int, size: int) -> Tensor:
     """A projection ``P`` with E⟨Px, Py⟩ = ⟨x, y⟩.
 
     Args:
-        seed: the method's seed.
+        seed: seed of the method.
         name: name of the weight matrix.
         side: ``"out"`` or ``"in"``.
-        dim: rows of P.
-        size: columns of P.
+        dim: number of rows of P.
+        size: number of columns of P.
 
     Returns:
-        float64 ``[dim, size]``, entries normal with variance ``1 / dim``.
+        P, float64 ``[dim, size]``, with normal entries of variance ``1 / dim``.
     """
     digest = hashlib.sha256(f"{seed}/{side}/{name}".encode()).digest()
     key = np.frombuffer(digest[:16], dtype=np.uint64)

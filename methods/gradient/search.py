@@ -1,8 +1,8 @@
 """Ranking passages by inner products of finished features, in two stages and bounded memory.
 
 The first stage streams all passages once for a group of resident queries and keeps each query's
-candidates. The second scores the candidates again, pair by pair in float64: from the index, or, if
-the index is lossy, from gradients that are encoded anew (``rerank``).
+candidates. The second stage scores the candidates again, pair by pair in float64: from the index
+or, if the index is lossy, from gradients that are encoded anew (``rerank``).
 """
 
 from __future__ import annotations
@@ -15,27 +15,29 @@ import torch
 from torch import Tensor
 
 from bench.core import memory, progress
+from bench.core.errors import UserError
 from methods.gradient.checkpoints import FeatureLayout
 from methods.gradient.source import FeatureSource
 from methods.gradient.whitening import Whitening
 from methods.topk import order
 from methods.vector_search import MARGIN, Fetched, rescore, scan
 
-_ROWS_AT_ONCE = 4096  # more make no product faster
-_CONVERTED_AT_ONCE = 1 << 19  # numbers: enough for all threads, and still in the cache they share
+_ROWS_AT_ONCE = 4096  # passages in a block, at most; more make no product faster
+# Numbers that are converted at a time: enough for all threads, and still in the cache they share.
+_CONVERTED_AT_ONCE = 1 << 19
 
 
 class Finish:
-    """What is done to features before inner products: R^(-1/2), unit norm, weights; in this order.
+    """The last steps before inner products: R^(-1/2), then unit norm, then weights.
 
-    With several checkpoints each has its own unit norm, so that a score is a weighted sum of their
-    cosines. Zero rows stay zero.
+    With several checkpoints each has a unit norm of its own, so that a score is a weighted sum of
+    their cosines. Zero rows stay zero.
 
     Args:
-        layout: of a row.
-        whitening: None leaves the features as they are.
-        unit_norm: divide each row by its norm.
-        dtype, device: what it computes in, and where.
+        layout: layout of a row.
+        whitening: R^(-1/2); None leaves the features as they are.
+        unit_norm: whether each row is divided by its norm.
+        dtype, device: dtype and device of the computation.
     """
 
     def __init__(
@@ -56,29 +58,29 @@ class Finish:
             self._roots = roots.repeat_interleave(parts).to(device, dtype)
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Raw features ``[rows, dim]`` of any dtype, finished: ``[rows, blocks' dim]``."""
+        """Finished features ``[rows, blocks' dim]`` of raw ones, ``[rows, dim]`` in any dtype."""
         features, factors = self.apart(features)
         features = features.to(self.dtype)
         return features if factors is None else features * factors
 
     def products(self, features: Tensor, queries: Tensor) -> Tensor:
-        """Of raw features with finished queries: ``[rows, queries]``."""
+        """Inner products ``[rows, queries]`` of raw features with finished queries."""
         features, factors = self.apart(features)
-        # The long side first: see vector_search.products.
+        # The long side comes first, as in ``vector_search.scored_blocks``.
         scores = features.to(self.dtype) @ queries.T
         return scores if factors is None else scores.mul_(factors)
 
     def apart(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What of it changes a row's direction, and its length.
+        """Features in their final direction, and apart from them the factors of whole rows.
 
-        A factor of a whole row is cheaper on its scores, which are fewer than its dimensions.
+        A factor of a row is cheaper on its scores, which are fewer than its dimensions.
 
         Args:
-            features: raw, ``[rows, dim]``, of any dtype.
+            features: raw features, ``[rows, dim]``, of any dtype.
 
         Returns:
-            features ``[rows, blocks' dim]``, in their own dtype if nothing is done to them, and
-            what each row is still to be multiplied by, ``[rows, 1]``, if anything.
+            features ``[rows, blocks' dim]``, in their own dtype if nothing was done to them, and
+            the factors that rows are still to be multiplied by, ``[rows, 1]``, if there are any.
         """
         features = features.to(self._device)
         factors: Tensor | None = None
@@ -98,23 +100,51 @@ class Finish:
 
 
 def _reciprocal_norms(features: Tensor, dtype: torch.dtype) -> Tensor:
-    """``[rows, 1]`` in ``dtype``; 1 for rows that are as good as zero."""
+    """One over the norm of each row, ``[rows, 1]`` in ``dtype``; 1 for rows as good as zero."""
     at_once = len(features)
-    if features.dtype != dtype:  # what is converted at once would leave the cache, and take memory
+    if features.dtype != dtype:  # converted in parts, they stay in the cache
         at_once = _CONVERTED_AT_ONCE // features.shape[1]
     parts = features.split(max(1, at_once))
     norms = torch.cat([part.to(dtype).norm(dim=1, keepdim=True) for part in parts])
     return torch.where(norms > torch.finfo(dtype).tiny, norms, 1.0).reciprocal_()
 
 
+def search_dtype(gradient_dtype: torch.dtype) -> torch.dtype:
+    """The dtype of scores in a scan: float32, unless gradients are wider."""
+    return torch.float64 if gradient_dtype == torch.float64 else torch.float32
+
+
+def depths(n_highest: int, n_lowest: int, rerank: int | None) -> tuple[int, int]:
+    """Candidates a query that a scan keeps at either end, for lists of these lengths.
+
+    Rounding may swap scores that are as good as equal: more are kept than listed.
+    """
+    least = rerank or 0
+    return max(n_highest + MARGIN, least), max(n_lowest + MARGIN, least) if n_lowest else 0
+
+
+def query_bytes(dim: int, dtype: torch.dtype) -> int:
+    """Memory that a resident query takes: as encoded, finished, and finished in float64."""
+    return dim * (4 + dtype.itemsize + 8)
+
+
+def row_bytes(dim: int, dtype: torch.dtype, queries: int) -> int:
+    """Memory that a passage of a block takes: its features and its scores.
+
+    Features are there as stored, decoded, in the dtype of the search, whitened and normed. Each
+    query has a score of the passage, and a copy of it if it enters the query's list.
+    """
+    return dim * (8 + 3 * dtype.itemsize) + queries * 2 * dtype.itemsize
+
+
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How much of each side is held at a time, so that a search stays within a bound.
+    """Amounts that are held at a time, so that a search stays within a bound of memory.
 
     Attributes:
-        queries: that are resident together; more take another pass over the passages.
-        rows: passages in a block.
-        candidates: passages that the second stage takes together.
+        queries: number of queries resident together; more take another pass over the passages.
+        rows: number of passages in a block.
+        candidates: number of passages that the second stage takes together.
     """
 
     queries: int
@@ -123,28 +153,38 @@ class MemoryPlan:
 
     @staticmethod
     def of(memory_mib: int, n_queries: int, dim: int, dtype: torch.dtype) -> MemoryPlan:
-        """Half of the memory for the queries, the rest for a block of passages."""
+        """Give half of the memory to the queries, and the rest to a block of passages."""
         budget = memory_mib << 20
-        # A query is there as encoded, finished, and finished in float64; a passage as stored,
-        # decoded, in the search's dtype, whitened and normed.
-        per_query = dim * (4 + dtype.itemsize + 8)
+        per_query = query_bytes(dim, dtype)
         queries = min(n_queries, max(1, budget // 2 // per_query))
-        # Each query has a score of each row, and a copy of those that enter its list.
-        per_row = dim * (8 + 3 * dtype.itemsize) + queries * 2 * dtype.itemsize
         left = budget - queries * per_query
         # In the second stage a passage is there as stored and decoded, and up to four times in
         # float64: converted, whitened in parts, put together, and scaled by checkpoint.
         candidates = left // (dim * (4 + 4 + 4 * 8))
         return MemoryPlan(
             queries,
-            rows=max(1, min(_ROWS_AT_ONCE, left // per_row)),
+            rows=max(1, min(_ROWS_AT_ONCE, left // row_bytes(dim, dtype, queries))),
             candidates=max(1, min(_ROWS_AT_ONCE, candidates)),
         )
 
 
+def refuse_second_pass(memory_mib: int, n_queries: int, dim: int, dtype: torch.dtype) -> None:
+    """Refuse, with a UserError, queries that are not resident together under ``MemoryPlan.of``.
+
+    Without an index, a second group of queries would encode the corpus again.
+    """
+    if MemoryPlan.of(memory_mib, n_queries, dim, dtype).queries < n_queries:
+        needed = -(-2 * n_queries * query_bytes(dim, dtype) // 2**20)
+        raise UserError(
+            f"storage=none takes a single pass, and {n_queries:,} queries do not fit",
+            where="method.memory_mib",
+            fix=f"set method.memory_mib={needed}, or method.storage to keep an index",
+        )
+
+
 @dataclass(frozen=True)
-class Found:
-    """Rows and scores of one query: highest first, and lowest first."""
+class RankedRows:
+    """Rows and scores of one query, highest score first, and of its opponents, lowest first."""
 
     rows: np.ndarray
     scores: np.ndarray
@@ -157,36 +197,35 @@ class Search:
     """One search over all passages.
 
     Attributes:
-        scanned: streamed in the first stage.
-        candidates: read in the second; None leaves it out, and the scan's scores are final.
-        finish, finish_exactly: for the two stages; the second in float64.
-        depth: candidates a query of the first stage, on each side, beyond those asked for.
-        memory: how many passages are held at a time, in either stage.
+        scanned: features that the first stage streams.
+        candidates: features that the second stage reads; with None there is no second stage, and
+            the scores of the first are final.
+        finish, finish_exactly: last steps of the two stages; those of the second are in float64.
+        rerank: candidates a query that the first stage keeps at either end, at least.
+        memory: number of passages that are held at a time, in either stage.
     """
 
     scanned: FeatureSource
     candidates: FeatureSource | None
     finish: Finish
     finish_exactly: Finish
-    depth: int
+    rerank: int | None
     memory: MemoryPlan
 
-    def find(self, queries: Tensor, n_highest: int, n_lowest: int) -> Iterator[Found]:
+    def find(self, queries: Tensor, n_highest: int, n_lowest: int) -> Iterator[RankedRows]:
         """Rank the passages for some queries.
 
         Args:
-            queries: raw features, float32 ``[queries, dim]``.
+            queries: raw features of the queries, float32 ``[queries, dim]``.
             n_highest, n_lowest: lengths of the two lists.
         """
-        # Rounding may swap scores that are as good as equal: more are kept than listed.
-        deep = max(n_highest + MARGIN, self.depth)
-        deep_lowest = max(n_lowest + MARGIN, self.depth) if n_lowest else 0
         scored = self._scored(self.finish(queries))
-        highest, lowest = scan(len(queries), scored, deep, deep_lowest)
+        n_kept = depths(n_highest, n_lowest, self.rerank)
+        highest, lowest = scan(len(queries), scored, *n_kept)
         scores = self._score(queries, highest.rows, highest.scores)
         opposed = self._score(queries, lowest.rows, -lowest.scores)
         for number in range(len(queries)):
-            yield Found(
+            yield RankedRows(
                 *_best(highest.rows[number], scores[number], n_highest),
                 *_worst(lowest.rows[number], opposed[number], n_lowest),
             )
@@ -198,26 +237,28 @@ class Search:
             yield first_row, self.finish.products(block, queries)
 
     def _score(self, queries: Tensor, rows: np.ndarray, scanned: np.ndarray) -> np.ndarray:
-        """Final scores ``[queries, candidates]``: anew, or as scanned."""
+        """Final scores ``[queries, candidates]``: computed anew, or those of the scan."""
         if self.candidates is not None and rows.shape[1]:
             return self.score(queries, rows)
         return _as_float32(scanned)
 
     def score(self, queries: Tensor, rows: np.ndarray) -> np.ndarray:
-        """Second stage alone: of chosen rows, int64 ``[queries, candidates]``, the final scores."""
+        """Final scores ``[queries, candidates]`` of chosen rows: the second stage alone."""
         asked = self.finish_exactly(queries).cpu().numpy()
         return _as_float32(rescore(asked, rows, self._fetch, self.memory.candidates))
 
     def _fetch(self, rows: np.ndarray) -> Fetched:
-        memory.give_back()  # what the scan, or the last of these, took
+        memory.give_back()  # that the scan, or the previous fetch, took
         source = self.scanned if self.candidates is None else self.candidates
         features, factors = self.finish_exactly.apart(source.rows(rows))
         return features.cpu().numpy(), None if factors is None else factors[:, 0].cpu().numpy()
 
 
 def _as_float32(scores: np.ndarray) -> np.ndarray:
-    """Float32 numbers: of equal passages, the last bits of a float64 sum may differ with their
-    place in a product, and would break the tie."""
+    """Scores rounded to float32, so that equal passages tie.
+
+    The last bits of a float64 sum may differ with a passage's place in a product.
+    """
     return scores.astype(np.float32).astype(np.float64)
 
 

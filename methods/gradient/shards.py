@@ -22,8 +22,9 @@ from bench.storage.arrays import map_array
 from bench.storage.hashes import file_sha256, hashed_file
 from bench.storage.keys import content_key
 from bench.storage.whole_files import whole_file
-from methods.gradient.codecs import Codec, Storage, make_codec
-from methods.gradient.features import Features, FeatureSettings
+from methods.gradient.codecs import Codec, make_codec
+from methods.gradient.features import Features
+from methods.gradient.settings import GradientConfig, Storage
 from methods.gradient.source import EncodedFeatures
 
 if TYPE_CHECKING:
@@ -44,16 +45,14 @@ class EncoderRecipe:
 
     Attributes:
         load_model: brings the model; can be sent too.
-        key: of the features, as ``content_key`` of ``Features.key_settings``.
-        batch_size, batch_tokens: as in ``EncodedFeatures``.
+        config: settings of the method.
+        key: key of the features: ``content_key`` of ``Features.key_settings``.
     """
 
     load_model: Callable[[], LanguageModel]
-    settings: FeatureSettings
+    config: GradientConfig
     key: str
     passages: PassageStore
-    batch_size: int
-    batch_tokens: int | None
 
     def open(self) -> EncodedFeatures:
         """The encoder.
@@ -62,7 +61,7 @@ class EncoderRecipe:
             UserError: the model found here is not the one that the index is of.
         """
         model = self.load_model()
-        features = Features(model, self.settings, correct_queries=True)  # those of passages alone
+        features = Features(model, self.config)
         if content_key(features.key_settings()) != self.key:
             raise UserError(
                 "another process finds another model than the run that started it",
@@ -70,9 +69,7 @@ class EncoderRecipe:
                 fix="do not change the model's files while a run reads them, and give every "
                 "machine the same ones",
             )
-        return EncodedFeatures(
-            model, features.passages, self.passages, self.batch_size, self.batch_tokens
-        )
+        return EncodedFeatures(model, features.passages, self.passages, self.config)
 
 
 @dataclass(frozen=True)
@@ -185,7 +182,7 @@ class ShardWriter:
         return self.folder / storage.value
 
     def _codec(self, storage: Storage) -> Codec:
-        return make_codec(storage, self.dim, weighted=self.recipe.settings.weighted)
+        return make_codec(storage, self.dim, weighted=self.recipe.config.passage_weight)
 
 
 def _stored_name(path: Path, sidecar: bytes) -> str:
@@ -204,7 +201,8 @@ _open: dict[tuple, EncodedFeatures] = {}
 
 
 def _opened(recipe: EncoderRecipe) -> EncodedFeatures:
-    name = (recipe.key, recipe.passages.folder, recipe.batch_size, recipe.batch_tokens)
+    config = recipe.config
+    name = (recipe.key, recipe.passages.folder, config.batch_size, config.batch_tokens)
     if name not in _open:
         _open.clear()  # before the next one is loaded: two models may not fit into memory
         _open[name] = recipe.open()
@@ -240,15 +238,15 @@ def read_sidecar(path: Path, key: str) -> dict[str, Any] | None:
 
 def read_seconds(folder: Path) -> dict[str, float]:
     """What each shard took; lines that a killed run left half written do not count."""
-    found = {}
+    seconds = {}
     path = folder / _SECONDS
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             record = json.loads(line)
-            found[record["file"]] = float(record["seconds"])
+            seconds[record["file"]] = float(record["seconds"])
         except (ValueError, TypeError, KeyError):
             continue
-    return found
+    return seconds
 
 
 def _log_seconds(path: Path, seconds: float) -> None:

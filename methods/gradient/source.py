@@ -1,7 +1,8 @@
-"""Where the features of passages come from: a stored index, or the encoder itself."""
+"""The two sources of passages' features: a stored index, or the encoder itself."""
 
 from __future__ import annotations
 
+import random
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,10 +14,18 @@ from torch import Tensor
 
 from bench.tasks.passages import PassageStore
 from methods.gradient.batching import encode_all
+from methods.gradient.settings import EncodingSettings
 
 if TYPE_CHECKING:
     from bench.models.language_model import LanguageModel
     from methods.gradient.checkpoints import CheckpointEncoder
+
+
+def sampled_rows(n_rows: int, wanted: int | None, seed: int) -> np.ndarray:
+    """Ascending rows, int64, of a sample that depends on the seed alone; None takes all rows."""
+    if wanted is None or wanted >= n_rows:
+        return np.arange(n_rows)
+    return np.sort(np.array(random.Random(seed).sample(range(n_rows), wanted)))  # noqa: S311
 
 
 class FeatureSource(ABC):
@@ -25,15 +34,15 @@ class FeatureSource(ABC):
     @property
     @abstractmethod
     def n_rows(self) -> int:
-        """Passages."""
+        """Number of passages."""
 
     @abstractmethod
     def n_blocks(self, rows_at_once: int) -> int:
-        """How many blocks ``blocks`` streams."""
+        """Number of blocks that ``blocks`` streams."""
 
     @abstractmethod
     def blocks(self, rows_at_once: int) -> Iterator[tuple[int, Tensor]]:
-        """Stream (first row, features ``[rows, dim]``) in row order, each row once."""
+        """Stream the first row and the features ``[rows, dim]`` of each block, in row order."""
 
     @abstractmethod
     def rows(self, rows: np.ndarray) -> Tensor:
@@ -42,45 +51,45 @@ class FeatureSource(ABC):
 
 @dataclass(frozen=True)
 class EncodedFeatures(FeatureSource):
-    """Encodes whenever it is asked; nothing is kept.
+    """Encodes passages whenever it is asked, and keeps nothing.
 
     Attributes:
-        batch_size, batch_tokens: bounds of a forward pass; they change no ranking in float64.
-        counts: gets what ``blocks`` encoded that was cut or has no loss.
+        settings: ``batch_size`` and ``batch_tokens``, the bounds of a forward pass.
+        counts: receives the numbers of passages that ``blocks`` encoded cut or without loss.
     """
 
     model: LanguageModel
     encoder: CheckpointEncoder
     passages: PassageStore
-    batch_size: int
-    batch_tokens: int | None
+    settings: EncodingSettings
     counts: Counter[str] = field(default_factory=Counter)
 
     @property
     def n_rows(self) -> int:
-        """Passages."""
+        """Number of passages."""
         return len(self.passages)
 
     @property
     def dim(self) -> int:
-        """Dimensions of a row."""
+        """Number of dimensions of a row."""
         return self.encoder.dim
 
     def texts(self, rows: range) -> list[str]:
-        """The passages of some rows."""
+        """Texts of some rows."""
         return [passage.text for passage in self.passages.slice(rows.start, rows.stop)]
 
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, dict[str, int]]:
-        """Features ``[texts, dim]``, and how many texts were cut or have no loss."""
+        """Features ``[texts, dim]``, and the numbers of texts that were cut or have no loss."""
         tokens = [self.model.passage_tokens(text) for text in texts]
-        features = encode_all(self.encoder, tokens, self.batch_size, self.batch_tokens)
+        size, budget = self.settings.batch_size, self.settings.batch_tokens
+        features = encode_all(self.encoder, tokens, size, budget)
         return features, {
             "passages_truncated": sum(t.truncated for t in tokens),
             "passages_without_loss": sum(t.n_loss == 0 for t in tokens),
         }
 
     def n_blocks(self, rows_at_once: int) -> int:
-        """How many blocks ``blocks`` streams."""
+        """Number of blocks that ``blocks`` streams."""
         return -(-self.n_rows // rows_at_once)
 
     def blocks(self, rows_at_once: int) -> Iterator[tuple[int, Tensor]]:
@@ -91,5 +100,5 @@ class EncodedFeatures(FeatureSource):
             yield start, features
 
     def rows(self, rows: np.ndarray) -> Tensor:
-        """Encode some passages."""
+        """Features ``[len(rows), dim]`` of some rows, encoded now."""
         return self.encode([self.passages[row].text for row in rows.tolist()])[0]

@@ -15,7 +15,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 import torch
 from torch import Tensor
@@ -23,15 +22,8 @@ from torch import Tensor
 from bench.core.errors import UserError
 from methods.gradient import hessian
 
-_OVERSAMPLING = 8  # directions beyond the components; Halko et al. 2011 advise 5 to 10
-
-
-class HessianForm(Enum):
-    """What is kept of R."""
-
-    full = "full"
-    low_rank = "low_rank"
-    diagonal = "diagonal"
+OVERSAMPLING = 8  # directions beyond the components; Halko et al. 2011 advise 5 to 10
+LOW_RANK_PRODUCTS = 3  # of R with directions: the range, one power iteration, the fit
 
 
 class Whitening(ABC):
@@ -170,11 +162,11 @@ def low_rank(
     generator = torch.Generator().manual_seed(seed)
     wanted = [min(components, size) for size in blocks]
     bases = [
-        torch.randn(size, min(size, n + _OVERSAMPLING), generator=generator, dtype=torch.float64)
+        torch.randn(size, min(size, n + OVERSAMPLING), generator=generator, dtype=torch.float64)
         for size, n in zip(blocks, wanted, strict=True)
     ]
     bases = [basis.to(squares.device) for basis in bases]
-    for _ in range(2):
+    for _ in range(LOW_RANK_PRODUCTS - 1):
         bases = [torch.linalg.qr(image).Q for image in multiply(bases)]
     images = multiply(bases)
     left, floors = list(squares.split(list(blocks))), _floors(squares, blocks, damping)

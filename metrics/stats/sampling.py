@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 
 import numpy as np
 
+from metrics.settings import Cluster
 from metrics.stats.bootstrap import (
     QUERIES,
     Estimate,
@@ -23,15 +23,6 @@ from metrics.stats.bootstrap import (
 from metrics.stats.subsets import resampled_scores
 
 AND_SUBSETS = " and subsets"  # behind what else was resampled for an interval
-
-
-class Cluster(Enum):
-    """By what queries hang together; the values are those of ``metric.cluster``."""
-
-    none = "none"
-    relation = "relation"
-    relation_answer = "relation_answer"
-    auto = "auto"
 
 
 def cluster_labels(

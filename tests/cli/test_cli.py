@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import types
@@ -173,6 +174,45 @@ def test_list_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        ("lisst", 2, "did you mean list"),
+        ("run --help", 0, ""),
+        ("run method=bm26", 2, "did you mean bm25"),
+        ("run methd=bm25", 2, "did you mean method"),
+        ("run method=bm25 method.k9=1", 2, "did you mean k1"),
+        ("run -m method=bm25,random method.k9=1", 2, "did you mean"),
+        ("run metric.tail_patch.topp=3", 2, "did you mean top"),
+        ("run top_k=many", 2, "top_k: Value 'many'"),
+        ("run metric.attribution=[mmr]", 2, "did you mean mrr"),
+        ("run experiment=quikstart", 2, "did you mean quickstart"),
+        ("run method=bm25,dense", 2, "add -m"),
+        ("train model=tniy", 2, "did you mean tiny"),
+        ("predict out which=rigth", 2, "did you mean right"),
+        ("import x.jsonl tsk=jsonl", 2, "did you mean task"),
+        ("plan modl=tiny", 2, "did you mean model"),
+        ("plan --help", 0, ""),
+    ],
+)
+def test_wrong_words_are_answered_before_torch_is_imported(
+    words: str, status: int, said: str, tmp_path: Path
+) -> None:
+    """Fault: six seconds of a processor for a typo."""
+    code = (
+        "import sys; from bench.cli.main import main; status = main(sys.argv[1:]);"
+        "heavy = {'torch', 'transformers'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else status)"
+    )
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words.split()], capture_output=True, text=True, check=False,
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": root},
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr
 
 
 def test_a_reader_that_stops_early_is_no_error() -> None:

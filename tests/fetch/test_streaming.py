@@ -16,7 +16,8 @@ from bench.cli.main import main
 from bench.core.errors import UserError
 from bench.fetch import streaming
 from bench.fetch.streaming import Stream, write_shards
-from bench.run.composing import composed, task_builder
+from bench.run.composing import composed
+from bench.run.parts import task_builder
 from bench.run.settings import settings_from
 from bench.storage import jsonlines
 from bench.storage.hashes import file_sha256

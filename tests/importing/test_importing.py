@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.cli.main import main
-from bench.importing.sources import find_sources
+from bench.importing.sources import find_rankings
 from bench.results.verify import verify
 from tests.fixtures.imports import K, World, imported, ranked, result
 
@@ -181,7 +181,7 @@ def test_shards_are_one_ranking(world: World, capsys: Capture) -> None:
     assert "1 of its 2 shards" in world.refusal(capsys, first)
     whole = imported(world, world.folder / "big*", "name=x")
     assert whole["metrics"] == imported(world, world.release(), "name=y")["metrics"]
-    (source,) = find_sources([str(world.folder / "big*")], None)
+    (source,) = find_rankings([str(world.folder / "big*")], None)
     assert source.name == "big"
 
 

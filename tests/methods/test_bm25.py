@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-import conf
 from bench.core.errors import UserError
 from bench.tasks.base import Query
 from methods.base import Context
-from methods.bm25 import BM25, BM25Config, Engine, Tokenizer, Variant
+from methods.bm25 import BM25, BM25Config, Scoring, Tokenizer, Variant
 from methods.query_text import QueryPart
 from methods.words import TOKENIZERS
-from tests.fixtures.helpers import make_task
+from tests.fixtures.composing import method_settings
+from tests.fixtures.helpers import checked, make_task
 
 REPO = Path(__file__).parents[2]
 DATA = Path(os.environ.get("TDABENCH_DATA", REPO.parent / "shared" / "data"))
@@ -27,7 +27,7 @@ DEFAULT = BM25Config(
     b=0.75,
     tokenizer=Tokenizer.words,
     query=QueryPart.prompt_and_target,
-    engine=Engine.inverted_index,
+    engine=Scoring.inverted_index,
 )
 
 
@@ -37,7 +37,7 @@ def query_text(query):
 
 def search(folder, texts, queries, top_k=100, **changes):
     method = BM25(replace(DEFAULT, **changes), Context(make_task(folder, texts), folder))
-    method.check()
+    checked(method)
     method.index()
     return list(method.search(queries, top_k))
 
@@ -50,7 +50,7 @@ def random_texts(rng, n, longest, words=40):
     return [" ".join(f"w{i}" for i in rng.choice(words, size=k, p=chance)) for k in lengths]
 
 
-@pytest.mark.parametrize("engine", list(Engine))
+@pytest.mark.parametrize("engine", list(Scoring))
 @pytest.mark.parametrize(("k1", "b"), [(1.5, 0.75), (0.9, 0.4), (2.0, 1.0)])
 def test_scores_equal_okapi_without_epsilon(tmp_path, engine, k1, b):
     from rank_bm25 import BM25Okapi
@@ -113,7 +113,7 @@ def test_every_setting_shares_one_index_on_disk(tmp_path):
     assert len(list(index.parent.iterdir())) == 2
 
 
-@pytest.mark.parametrize("engine", list(Engine))
+@pytest.mark.parametrize("engine", list(Scoring))
 def test_rescoring_is_searching(tmp_path, engine):
     rng = np.random.default_rng(1)
     texts = random_texts(rng, 60, 12)
@@ -130,7 +130,7 @@ def test_rescoring_is_searching(tmp_path, engine):
         assert scores.tolist() == expected[::-1].tolist()
 
 
-@pytest.mark.parametrize("engine", list(Engine))
+@pytest.mark.parametrize("engine", list(Scoring))
 def test_ties_go_by_row_also_at_the_cut(tmp_path, engine):
     texts = ["b", "a x", "c", "a y", "a z", "d", "a x", "a", "e", "f", "g", "h", "i", "j", "k"]
     ranking = search(tmp_path, texts, [Query("q", "a", "?")], top_k=4, engine=engine)[0]
@@ -180,7 +180,7 @@ def test_words_of_any_script_stay_whole(text, words):
     assert TOKENIZERS[Tokenizer.words](text) == words
 
 
-@pytest.mark.parametrize("engine", list(Engine))
+@pytest.mark.parametrize("engine", list(Scoring))
 @pytest.mark.parametrize(
     ("texts", "query"),
     [
@@ -198,7 +198,7 @@ def test_a_query_that_matches_nothing_lists_nothing(tmp_path, engine, texts, que
     assert (ranking.rows.tolist(), ranking.scores.tolist()) == ([], [])
 
 
-@pytest.mark.parametrize("engine", list(Engine))
+@pytest.mark.parametrize("engine", list(Scoring))
 def test_a_list_ends_where_the_matches_end(tmp_path, engine):
     texts = ["x", "a b", "y", "a", "z", "w"]
     ranking = search(tmp_path, texts, [Query("q", "a", "?")], top_k=5, engine=engine)[0]
@@ -206,7 +206,7 @@ def test_a_list_ends_where_the_matches_end(tmp_path, engine):
     assert (ranking.scores > 0).all()
 
 
-@pytest.mark.parametrize("engine", list(Engine))
+@pytest.mark.parametrize("engine", list(Scoring))
 def test_a_corpus_without_words_is_refused(tmp_path, engine):
     with pytest.raises(UserError, match="no passage holds a word"):
         search(tmp_path, ["...", "?"], [], engine=engine)
@@ -218,7 +218,7 @@ def test_a_corpus_without_words_is_refused(tmp_path, engine):
         ({"k1": 0.0}, "method.k1"),
         ({"k1": math.nan}, "method.k1"),
         ({"b": 1.1}, "method.b"),
-        ({"engine": Engine.rank_bm25, "variant": Variant.lucene}, "method.engine"),
+        ({"engine": Scoring.rank_bm25, "variant": Variant.lucene}, "method.engine"),
     ],
 )
 def test_settings_that_cannot_work(tmp_path, changes, where):
@@ -228,8 +228,7 @@ def test_settings_that_cannot_work(tmp_path, changes, where):
 
 
 def test_the_configuration_file_fits_the_schema():
-    loaded = OmegaConf.load(f"{conf.__path__[0]}/method/bm25.yaml")
-    assert loaded.pop("name") == "bm25"
+    loaded = method_settings("bm25")
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(BM25Config), loaded))
     assert config == DEFAULT
 
@@ -244,7 +243,7 @@ def test_both_engines_rank_20_000_real_sentences_alike(tmp_path):
         read = [json.loads(line) for _, line in zip(range(30), stream, strict=False)]
     queries = [Query(fact["fact_id"], fact["prompt0"], fact["entity1"]) for fact in read]
     fast = search(tmp_path / "fast", texts, queries)
-    plain = search(tmp_path / "plain", texts, queries, engine=Engine.rank_bm25)
+    plain = search(tmp_path / "plain", texts, queries, engine=Scoring.rank_bm25)
     for one, other in zip(fast, plain, strict=True):
         assert one.rows.tolist() == other.rows.tolist()
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,12 +14,12 @@ from bench.tasks.base import Query
 from methods import bm25, combined
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.combined import Fusion, FusionConfig, Hybrid, HybridConfig
-from methods.gradient.codecs import Storage
-from methods.gradient.method import Gradient, GradientConfig
+from methods.gradient.method import Gradient
 from methods.gradient.search import MemoryPlan
+from methods.gradient.settings import GradientConfig, Storage
 from tests.fixtures.composing import composed
 from tests.fixtures.gradient_methods import DEFAULTS, QUERIES, make, many_texts, ranked, toy_model
-from tests.fixtures.helpers import make_task
+from tests.fixtures.helpers import checked, make_task
 from tests.fixtures.models import TEXTS
 
 BM25 = {
@@ -44,7 +45,7 @@ def context(tmp_path, model):
 
 
 def run(method: Method, top_k: int = 10) -> list[Ranking]:
-    method.check()
+    checked(method)
     method.index()
     return list(method.search(QUERIES, top_k))
 
@@ -105,8 +106,8 @@ def test_what_the_deciding_method_does_not_match_is_not_listed(context):
         method.check()
         method.index()
         query = Query("q", QUERIES[0].prompt, QUERIES[0].target)
-        (candidates,) = method._first.search([query], 12)
-        (scores,) = method._second.rescore([query], candidates.rows[np.newaxis])
+        (candidates,) = method._parts["first"].search([query], 12)
+        (scores,) = method._parts["second"].rescore([query], candidates.rows[np.newaxis])
         assert 0 < np.count_nonzero(scores) < 12
         (ranking,) = method.search([query], 12)
         matched = candidates.rows if listed else candidates.rows[scores > 0]
@@ -128,33 +129,38 @@ def test_facts_and_counts_are_kept_by_part(context):
 
 def test_errors_of_a_part_name_the_part(context):
     with pytest.raises(UserError, match=r"method\.first\.k1"):
-        hybrid(context, first={**BM25, "k1": -1.0}).check()
+        checked(hybrid(context, first={**BM25, "k1": -1.0}))
     with pytest.raises(UserError, match=r"unknown key method\.second\.dampin"):
         hybrid(context, second=gradient_settings(dampin=1))
     with pytest.raises(UserError, match=r"method\.second"):
-        hybrid(context, second={"name": "random", "seed": 0}).check()
+        checked(hybrid(context, second={"name": "random", "seed": 0}))
     with pytest.raises(UserError, match=r"method\.first_share"):
-        hybrid(context, first_share=1.5).check()
+        checked(hybrid(context, first_share=1.5))
+
+
+@dataclass
+class FixedConfig:
+    lists: list[list[int]]
 
 
 class Fixed(Method):
     """Gives lists that a test chose."""
 
-    Config = dict
-    lists: dict[str, list[list[int]]]
+    Config = FixedConfig
 
     def index(self) -> IndexSize:
         return IndexSize()
 
     def search(self, queries, top_k):
-        for query, rows in zip(queries, self.config["lists"], strict=True):
+        for query, rows in zip(queries, self.config.lists, strict=True):
             yield Ranking(query.query_id, np.array(rows), -np.arange(len(rows), dtype=float))
 
 
 def test_fusion_is_its_formula(tmp_path, context, monkeypatch):
     lists = {"a": [[5, 3, 1], [2], []], "b": [[3, 9], [2, 4], [7, 0]]}
-    monkeypatch.setattr(combined.METHODS, "get", lambda _: Fixed)
-    monkeypatch.setattr(combined, "typed", lambda _, settings, *__: settings)
+    monkeypatch.setattr(
+        combined, "chosen", lambda settings, _: (Fixed, FixedConfig(settings["lists"]))
+    )
     members = {name: {"name": name, "lists": rows} for name, rows in lists.items()}
     found = run(Fusion(FusionConfig(members, 100, 60.0), context))
     for number, ranking in enumerate(found):
@@ -170,7 +176,7 @@ def test_fusion_is_its_formula(tmp_path, context, monkeypatch):
 
 def test_fusion_of_one_is_refused(context):
     with pytest.raises(UserError, match="at least two"):
-        Fusion(FusionConfig({"a": BM25}, 100, 60.0), context).check()
+        checked(Fusion(FusionConfig({"a": BM25}, 100, 60.0), context))
 
 
 def test_parts_load_the_model_once(tmp_path, model):
@@ -195,7 +201,7 @@ def test_files_choose_parts_and_change_their_settings():
 
 def test_queries_without_candidates_get_an_empty_list(context, monkeypatch):
     monkeypatch.setattr(
-        type(hybrid(context)._first),
+        type(hybrid(context)._parts["first"]),
         "search",
         lambda self, queries, _: (
             Ranking(q.query_id, np.arange(n, dtype=np.int64), -np.arange(n, dtype=float))

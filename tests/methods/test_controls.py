@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-import conf
 from bench.core.errors import UserError
 from bench.tasks.base import Query
 from methods.base import Context
@@ -22,7 +21,8 @@ from methods.controls import (
     RandomConfig,
 )
 from methods.words import Tokenizer
-from tests.fixtures.helpers import make_task
+from tests.fixtures.composing import method_settings
+from tests.fixtures.helpers import checked, make_task
 
 QUERIES = [
     Query("q0", "Al Grey plays the", "trombone", gold_rows=(2, 5)),
@@ -75,7 +75,7 @@ def test_random_permutations_are_uniform(tmp_path):
 
 def test_gold_returns_the_annotated_rows_in_order(context):
     method = Gold(GoldConfig(), context)
-    method.check()
+    checked(method)
     assert method.index().bytes == 0
     rankings = list(method.search(QUERIES, 2))
     assert [ranking.rows.tolist() for ranking in rankings] == [[2, 5], [0, 3], []]
@@ -85,7 +85,7 @@ def test_gold_returns_the_annotated_rows_in_order(context):
 def test_gold_refuses_a_task_without_annotation(tmp_path):
     task = make_task(tmp_path / "task", ["x"], QUERIES, annotated=False)
     with pytest.raises(UserError, match="toy has no annotated passages"):
-        Gold(GoldConfig(), Context(task, tmp_path)).check()
+        checked(Gold(GoldConfig(), Context(task, tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,7 @@ def test_gold_refuses_a_task_without_annotation(tmp_path):
     ],
 )
 def test_configuration_files_fit_the_schema(name, expected):
-    loaded = OmegaConf.load(f"{conf.__path__[0]}/method/{name}.yaml")
-    assert loaded.pop("name") == name
+    loaded = method_settings(name)
     merged = OmegaConf.merge({"seed": 7}, {"method": loaded})
     values = OmegaConf.to_container(merged, resolve=True)["method"]
     schema = OmegaConf.structured(type(expected))
@@ -111,7 +110,7 @@ def test_configuration_files_fit_the_schema(name, expected):
 
 def search_prior(folder, method_class, config, texts, queries=QUERIES, top_k=100):
     method = method_class(config, Context(make_task(folder, texts), folder))
-    method.check()
+    checked(method)
     assert method.index().bytes == 0
     return list(method.search(queries, top_k))
 

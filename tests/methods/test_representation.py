@@ -10,7 +10,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-import conf
 from bench.core.errors import UserError
 from bench.models.loading import load_directory
 from bench.tasks.base import Query
@@ -25,7 +24,8 @@ from methods.representation import (
     RepresentationSimilarity,
     hidden_states,
 )
-from tests.fixtures.helpers import make_task
+from tests.fixtures.composing import method_settings
+from tests.fixtures.helpers import checked, make_task
 from tests.fixtures.models import TEXTS, load, make_model
 
 PASSAGES = [*TEXTS, "", TEXTS[0] * 4, "trombone"]  # nothing, and more than the context
@@ -56,7 +56,7 @@ def make(tmp_path, folder):
             make_task(place, texts, QUERIES), tmp_path / "cache", lambda: model or load(folder)
         )
         method = kind(replace(REPSIM if kind is KINDS[0] else OUTPUT, **changes), context)
-        method.check()
+        checked(method)
         return method
 
     return build
@@ -317,8 +317,7 @@ def test_the_model_is_left_as_it_was(make, folder):
 
 @pytest.mark.parametrize(("name", "expected"), [("repsim", REPSIM), ("output_embedding", OUTPUT)])
 def test_the_configuration_file_fits_the_schema(name, expected):
-    loaded = OmegaConf.load(f"{conf.__path__[0]}/method/{name}.yaml")
-    assert loaded.pop("name") == name
+    loaded = method_settings(name)
     schema = OmegaConf.structured(type(expected))
     assert OmegaConf.to_object(OmegaConf.merge(schema, loaded)) == expected
 

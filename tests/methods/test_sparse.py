@@ -9,7 +9,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-import conf
 from bench.core.errors import UserError
 from methods import embedding_index, sparse
 from methods.base import Context
@@ -17,7 +16,8 @@ from methods.encoders import EncoderConfig
 from methods.query_text import QueryPart
 from methods.sparse import Sparse
 from methods.sparse_vectors import SparseRows
-from tests.fixtures.helpers import make_task
+from tests.fixtures.composing import method_settings
+from tests.fixtures.helpers import checked, make_task
 from tests.fixtures.sentence_encoders import QUERIES, TEXTS, WORDS, save_encoder
 
 DEFAULT = EncoderConfig(
@@ -57,7 +57,7 @@ def make(tmp_path, splade):
         folder = tmp_path / f"task-{len(list(tmp_path.iterdir()))}"
         context = Context(make_task(folder, texts, QUERIES), tmp_path / "cache")
         method = Sparse(replace(DEFAULT, **{"model": str(splade / "splade"), **changes}), context)
-        method.check()
+        checked(method)
         return method
 
     return build
@@ -184,7 +184,6 @@ def test_settings_that_cannot_work(make, splade):
 
 
 def test_the_configuration_file_fits_the_schema():
-    loaded = OmegaConf.load(f"{conf.__path__[0]}/method/sparse.yaml")
-    assert loaded.pop("name") == "sparse"
+    loaded = method_settings("sparse")
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EncoderConfig), loaded))
     assert config == replace(DEFAULT, batch_size=128)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from methods.topk import TopK, order
-from methods.vector_search import as_tensor, products, rescore, scan
+from methods.vector_search import as_tensor, rescore, scan, scored_blocks
 
 
 def whole_numbers(shape, seed):
@@ -25,7 +25,7 @@ def blocks(stored, rows_at_once):
 
 
 def scan_of(queries: torch.Tensor, vectors, n_highest: int, n_lowest: int):
-    return scan(len(queries), products(queries, vectors), n_highest, n_lowest)
+    return scan(len(queries), scored_blocks(queries, vectors), n_highest, n_lowest)
 
 
 @pytest.mark.parametrize("n_queries", [1, 5])

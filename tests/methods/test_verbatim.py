@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-import conf
 from bench.core.errors import UserError
 from bench.tasks.base import Query
 from methods import verbatim
@@ -21,7 +20,8 @@ from methods.base import Context
 from methods.query_text import QueryPart
 from methods.verbatim import Verbatim, VerbatimConfig
 from methods.words import Tokenizer
-from tests.fixtures.helpers import make_task
+from tests.fixtures.composing import method_settings
+from tests.fixtures.helpers import checked, make_task
 
 DEFAULT = VerbatimConfig(
     tokenizer=Tokenizer.words,
@@ -34,7 +34,7 @@ GREY = [Query("q", "Al Grey plays the", "trombone")]
 
 def search(folder, texts, queries, top_k=100, **changes):
     method = Verbatim(replace(DEFAULT, **changes), Context(make_task(folder, texts), folder))
-    method.check()
+    checked(method)
     assert method.index().bytes == 0
     return list(method.search(queries, top_k)), method.context
 
@@ -184,8 +184,7 @@ def test_n_grams_without_a_word_are_refused(tmp_path):
 
 
 def test_the_configuration_file_fits_the_schema():
-    loaded = OmegaConf.load(f"{conf.__path__[0]}/method/verbatim.yaml")
-    assert loaded.pop("name") == "verbatim"
+    loaded = method_settings("verbatim")
     assert OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(VerbatimConfig), loaded)) == (
         DEFAULT
     )

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metrics.settings import Cluster
 from metrics.stats import bootstrap
 from metrics.stats.bootstrap import QUERIES, Interval, chosen, resampled_columns
 from metrics.stats.pairs import Scored, compare_methods
-from metrics.stats.sampling import Cluster, Sampling, cluster_labels
+from metrics.stats.sampling import Sampling, cluster_labels
 from metrics.stats.seeds import estimate_over_seeds
 from metrics.stats.subsets import resampled_scores, weighted_rank_correlations
 from tests.fixtures.estimates import estimate_mean

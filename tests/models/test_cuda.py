@@ -16,11 +16,12 @@ import torch
 from bench.models.language_model import LanguageModel, Tokens
 from bench.models.placing import place
 from methods.gradient import batching
-from methods.gradient.codecs import Storage
 from methods.gradient.encoder import GradientEncoder
+from methods.gradient.settings import Storage
 from tests.fixtures.gradient_methods import QUERIES, make, many_texts, ranked
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import FAMILIES, TEXTS, load, make_model, with_moments
+from tests.fixtures.switches import switches
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DIM = 6
@@ -37,8 +38,9 @@ def on_cuda(model: LanguageModel) -> LanguageModel:
 
 
 def encoder_of(model: LanguageModel, **settings) -> GradientEncoder:
-    settings = {"projection_dim": DIM, "layer_blocks": 8, "seed": 0, **settings}
-    return GradientEncoder(model, second_moments=model.second_moments, **settings)
+    return GradientEncoder(
+        model, switches(**{"projection_dim": DIM, **settings}), model.second_moments
+    )
 
 
 def texts(model: LanguageModel) -> list[Tokens]:

@@ -19,6 +19,7 @@ from bench.tasks.base import Query
 from methods.gradient.encoder import GradientEncoder
 from tests.fixtures.models import TEXTS, load, make_model, with_moments
 from tests.fixtures.models import directory_source as source
+from tests.fixtures.switches import switches
 
 
 @pytest.fixture
@@ -187,9 +188,7 @@ def test_shards_are_one_model(folder: Path, tmp_path: Path) -> None:
 
 
 def features(model: LanguageModel, projection_dim: int | None = 4) -> torch.Tensor:
-    encoder = GradientEncoder(
-        model, projection_dim=projection_dim, layer_blocks=2, seed=0, second_moments=None
-    )
+    encoder = GradientEncoder(model, switches(projection_dim=projection_dim, layer_blocks=2))
     return encoder.encode([model.passage_tokens(text) for text in TEXTS[:3]])
 
 

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from bench.models.language_model import LanguageModel, Tokens
 from bench.models.second_moments import Factored
-from methods.gradient.parameters import Unsupported, gradient_matrices
+from methods.gradient.parameters import gradient_matrices
 from methods.gradient.projection import projection
+from methods.gradient.settings import Unsupported
+from tests.fixtures.switches import switches
 
 
 def oracle(
@@ -28,7 +30,7 @@ def oracle(
         loss = loss - torch.log_softmax(logits[position - 1], -1)[tokens.ids[position]]
     loss.backward()
     blocks: dict[int, list[Tensor]] = {}
-    for matrix in gradient_matrices(module, 8, unsupported=unsupported):
+    for matrix in gradient_matrices(module, switches(unsupported=unsupported)):
         gradient = matrix.weight.grad
         if kind is not None:
             gradient = gradient / full_v(model, matrix.name, kind).sqrt()

@@ -15,9 +15,9 @@ import bench.plan.planning
 from bench.cli.main import main
 from bench.plan import corpus as plan_corpus
 from bench.plan.model import Speed
-from bench.plan.planning import Plan, composed, make_plan
+from bench.plan.planning import Plan, make_plan, plan_settings
 from bench.plan.table import hours, in_binary, in_decimal
-from methods.gradient.cost import Pass
+from methods.costs import Pass
 from tests.fixtures.models import load, make_model
 
 Capture = pytest.CaptureFixture[str]
@@ -34,7 +34,7 @@ def stubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def planned(*overrides: str) -> Plan:
-    return make_plan(*composed(overrides))
+    return make_plan(*plan_settings(overrides))
 
 
 def step(plan: Plan | list[Pass], start: str) -> Pass:
@@ -136,7 +136,7 @@ def test_a_trained_model_lends_its_tokenizer(tmp_path: Path) -> None:
     plan = planned(*task, "model=hf", f"model.path={model}", "method=grad_cos", "quiet=true")
     tokenizer = load(model).tokenizer
     mean = sum(len(tokenizer(text)["input_ids"]) for text in texts) / 2
-    assert plan.counted["tokens a passage"] == plan_corpus.Fact(
+    assert plan.counted["tokens a passage"] == plan_corpus.Count(
         mean, "tokenizer on the first 2 passages"
     )
     assert (plan.passages, plan.counted["queries"].value) == (2, 1)
@@ -145,7 +145,7 @@ def test_a_trained_model_lends_its_tokenizer(tmp_path: Path) -> None:
 
 def test_a_task_that_is_given_is_not_opened() -> None:
     plan = planned("task=trex", "model=8b", *GIVEN)  # trex has no files here
-    assert plan.counted["queries"] == plan_corpus.Fact(5400, "plan.queries")
+    assert plan.counted["queries"] == plan_corpus.Count(5400, "plan.queries")
 
 
 def test_passages_are_cut_at_the_context_length() -> None:
@@ -182,7 +182,7 @@ def test_the_chosen_storage_decides() -> None:
         (["plan.passages=0"], "plan.passages: expected at least 1, found 0"),
         (
             ["plan.tokens_per_passage=nan"],
-            "plan.tokens_per_passage: expected at least 1, found nan",
+            "plan.tokens_per_passage: expected a finite number, found nan",
         ),
         (["plan.devices=0"], "plan.devices: expected at least 1, found 0"),
         (["plan.devices=null"], "plan.devices: "),

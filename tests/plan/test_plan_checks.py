@@ -9,12 +9,12 @@ from typing import IO
 import numpy as np
 import pytest
 
-from bench.plan.planning import composed
+from bench.plan.planning import plan_settings
 from bench.plan.sweep import CellCost, _labels, costs
 from bench.run.composing import sweep
 from bench.storage import hashes
+from methods.costs import CHECK_INDEX, ENCODE_CORPUS
 from methods.gradient import index
-from methods.gradient.cost import CHECK_INDEX, ENCODE_CORPUS
 from tests.fixtures.runs import SMALL, run
 
 WORDS = ("metric=attribution", "quiet=true")
@@ -42,7 +42,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 def planned(*words: str) -> list[CellCost]:
     cells = sweep([*SMALL, *WORDS, *words, "plan.device_tflops=1"])
-    return costs(_labels(cells), map(composed, cells))
+    return costs(_labels(cells), map(plan_settings, cells))
 
 
 def to_check(cells: list[CellCost]) -> int:

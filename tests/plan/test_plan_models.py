@@ -18,8 +18,8 @@ from bench.core.errors import UserError
 from bench.models.directory import Geometry
 from bench.models.language_model import LanguageModel, Tokens
 from bench.plan.model import architecture_of, calibrate, run_once
-from bench.plan.planning import composed, make_plan
-from methods.gradient.codecs import Storage, make_codec
+from bench.plan.planning import make_plan, plan_settings
+from methods.gradient.codecs import make_codec
 from methods.gradient.cost import (
     Architecture,
     backward_flops,
@@ -28,8 +28,10 @@ from methods.gradient.cost import (
     forward_flops,
 )
 from methods.gradient.encoder import GradientEncoder
-from methods.gradient.parameters import Unsupported, gradient_matrices
+from methods.gradient.parameters import gradient_matrices
+from methods.gradient.settings import Storage, Unsupported
 from tests.fixtures.models import directory_source, load, make_model
+from tests.fixtures.switches import switches
 
 
 def toy_model(folder: Path, layers: int = 6) -> LanguageModel:
@@ -48,7 +50,7 @@ def counter() -> FlopCounterMode:
 
 
 def counted(model: LanguageModel) -> Architecture:
-    return architecture_of(model.module.config, 2)
+    return architecture_of(model.module.config, switches(layer_blocks=2))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def test_numbers_are_those_of_the_real_model(
 ) -> None:
     model = load(make_model(tmp_path, architecture, layers=3, **options))
     found = counted(model)
-    matrices = gradient_matrices(model.module, 2)
+    matrices = gradient_matrices(model.module, switches(layer_blocks=2))
     assert found.parameters == model.n_params
     assert found.matrices == tuple((*m.shape, m.block) for m in matrices)
     head = model.module.get_output_embeddings().weight.numel()  # type: ignore[operator, union-attr]
@@ -68,7 +70,7 @@ def test_numbers_are_those_of_the_real_model(
     assert (found.n_layers, found.hidden_size, found.attention_width) == (3, 32, 32)
     assert found.context_length == 64
     assert (found.unwatched_layers, found.unwatched) == (0, 0)
-    last = architecture_of(model.module.config, 2, layers=[-1])
+    last = architecture_of(model.module.config, switches(layer_blocks=2, layers=[-1]))
     assert (last.unwatched_layers, last.unwatched) == (2, (found.multiplied - head) * 2 // 3)
 
 
@@ -85,9 +87,7 @@ def test_forward_and_backward_are_what_torch_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("projection_dim", [4, 16, None])
 def test_encoding_is_what_torch_counts(projection_dim: int | None, tmp_path: Path) -> None:
     model = toy_model(tmp_path)
-    encoder = GradientEncoder(
-        model, projection_dim=projection_dim, layer_blocks=2, seed=0, second_moments=None
-    )
+    encoder = GradientEncoder(model, switches(projection_dim=projection_dim, layer_blocks=2))
     batch = [Tokens(list(range(1, 41)), loss_from=1) for _ in range(3)]
     with counter() as counts:
         encoder.encode(batch)
@@ -127,11 +127,11 @@ def test_experts_count_as_torch_counts_them(name: str) -> None:
     inputs = torch.randn(3, 20, 32, requires_grad=True)
     with counter() as counts:
         run_once(module.eval().requires_grad_(False), inputs)
-    found = architecture_of(config, 2, unsupported=Unsupported.skip)
+    found = architecture_of(config, switches(layer_blocks=2, unsupported=Unsupported.skip))
     expected = 3 * (forward_flops(found, 20) + backward_flops(found, 20))
     assert counts.get_total_flops() == pytest.approx(expected, rel=0.02)
     assert found.parameters == sum(parameter.numel() for parameter in module.parameters())
-    matrices = gradient_matrices(module, 2, unsupported=Unsupported.skip)
+    matrices = gradient_matrices(module, switches(layer_blocks=2, unsupported=Unsupported.skip))
     assert found.matrices == tuple((*m.shape, m.block) for m in matrices)
 
 
@@ -145,13 +145,14 @@ def test_encoding_of_a_mixture_is_what_torch_counts(
     model.module.set_attn_implementation("eager")  # type: ignore[operator]
     model.module.set_experts_implementation("eager")  # type: ignore[operator]
     encoder = GradientEncoder(
-        model, projection_dim=projection_dim, layer_blocks=2, seed=0, second_moments=None,
-        unsupported=Unsupported.skip,
-    )  # fmt: skip
+        model, switches(projection_dim=projection_dim, layer_blocks=2, unsupported=Unsupported.skip)
+    )
     batch = [Tokens(list(range(1, 41)), loss_from=1) for _ in range(3)]
     with counter() as counts:
         encoder.encode(batch)
-    found = architecture_of(model.module.config, 2, unsupported=Unsupported.skip)
+    found = architecture_of(
+        model.module.config, switches(layer_blocks=2, unsupported=Unsupported.skip)
+    )
     expected = 3 * encode_flops(found, 40, projection_dim)
     assert counts.get_total_flops() == pytest.approx(expected, rel=0.05)
     assert block_sizes(found, projection_dim) == encoder.block_sizes
@@ -159,7 +160,9 @@ def test_encoding_of_a_mixture_is_what_torch_counts(
 
 def test_experts_below_the_chosen_layers_count_alike() -> None:
     config = AutoConfig.for_model("mixtral", **SMALL, **EXPERTS["mixtral"])
-    found = architecture_of(config, 2, unsupported=Unsupported.skip, layers=[-1])
+    found = architecture_of(
+        config, switches(layer_blocks=2, unsupported=Unsupported.skip, layers=[-1])
+    )
     head = 32 * 100
     assert (found.unwatched_layers, found.unwatched) == (2, (found.multiplied - head) * 2 // 3)
 
@@ -172,7 +175,7 @@ PUBLISHED = {"mixtral": (46.7e9, 12.9e9, 0.13e9), "gpt_oss": (116.83e9, 5.13e9, 
 def test_published_sizes_of_mixtures(name: str) -> None:
     """transformers' defaults are Mixtral 8x7B and gpt-oss-120b."""
     every, active, looked_up = PUBLISHED[name]
-    found = architecture_of(AutoConfig.for_model(name), 8, unsupported=Unsupported.skip)
+    found = architecture_of(AutoConfig.for_model(name), switches(unsupported=Unsupported.skip))
     assert found.parameters == pytest.approx(every, rel=0.005)
     assert found.multiplied == pytest.approx(active - looked_up, rel=0.005)
 
@@ -180,7 +183,7 @@ def test_published_sizes_of_mixtures(name: str) -> None:
 def test_experts_that_no_number_is_given_of_are_refused() -> None:
     config = AutoConfig.for_model("deepseek_v2", num_hidden_layers=2)  # its default is none
     with pytest.raises(UserError, match=r"model: .*how many experts.*num_experts_per_tok"):
-        architecture_of(config, 2, unsupported=Unsupported.skip)
+        architecture_of(config, switches(layer_blocks=2, unsupported=Unsupported.skip))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -210,12 +213,14 @@ def test_calibration_runs_a_narrowed_layer(name: str, monkeypatch: pytest.Monkey
 
 
 def test_a_geometry_is_the_model_that_it_describes() -> None:
-    settings, _ = composed(["model=154m", "model.geometry.num_layers=2"])
+    settings, _ = plan_settings(["model=154m", "model.geometry.num_layers=2"])
     geometry = Geometry(**settings.model["geometry"])
     small = replace(geometry, vocab_size=100, hidden_size=48, intermediate_size=80)
     built = directory_source(None, geometry=small).architecture()
     module = AutoModelForCausalLM.from_config(built)
-    assert architecture_of(built, 8).parameters == sum(p.numel() for p in module.parameters())
+    assert architecture_of(built, switches()).parameters == sum(
+        p.numel() for p in module.parameters()
+    )
 
 
 # name → layers, width and inner width
@@ -230,7 +235,7 @@ def test_a_planned_geometry_in_full(name: str, monkeypatch: pytest.MonkeyPatch) 
     )
     n_layers, hidden, inner = SIZES[name]
     given = ("plan.passages=1000", "plan.queries=10", "plan.tokens_per_passage=20")
-    plan = make_plan(*composed([f"model={name}", "method=trackstar", *given]))
+    plan = make_plan(*plan_settings([f"model={name}", "method=trackstar", *given]))
     expected = []
     for layer in range(n_layers):
         group = layer * 8 // n_layers  # eight groups of consecutive layers
@@ -249,15 +254,17 @@ def test_a_planned_geometry_in_full(name: str, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.slow
 def test_two_layers_of_1b_are_encoded_as_planned() -> None:
     """At its real width: what an encoder makes of it is what a plan says."""
-    settings, _ = composed(["model=1b", "model.geometry.num_layers=2"])
+    settings, _ = plan_settings(["model=1b", "model.geometry.num_layers=2"])
     geometry = replace(Geometry(**settings.model["geometry"]), vocab_size=100, context_length=16)
     built = directory_source(None, geometry=geometry).architecture()
     module = AutoModelForCausalLM.from_config(built).eval().requires_grad_(False)
     model = LanguageModel("toy", module, None, 16, "")  # type: ignore[arg-type]
-    encoder = GradientEncoder(model, projection_dim=64, layer_blocks=8, seed=0, second_moments=None)
+    encoder = GradientEncoder(model, switches(projection_dim=64))
     features = encoder.encode([Tokens(list(range(1, 9)), loss_from=1)])
-    found = architecture_of(built, 8)
-    assert found.matrices == tuple((*m.shape, m.block) for m in gradient_matrices(module, 8))
+    found = architecture_of(built, switches())
+    assert found.matrices == tuple(
+        (*m.shape, m.block) for m in gradient_matrices(module, switches())
+    )
     assert block_sizes(found, 64) == encoder.block_sizes
     assert features.shape == (1, sum(encoder.block_sizes))
     assert make_codec(Storage.fp32, encoder.dim).bytes_per_row == features.nbytes

@@ -10,7 +10,7 @@ import pytest
 import bench.plan.planning
 from bench.cli.main import main
 from bench.plan.model import Speed
-from bench.plan.planning import composed, make_plan
+from bench.plan.planning import make_plan, plan_settings
 from bench.plan.sweep import CellCost, _labels, costs
 from bench.run.composing import sweep
 
@@ -38,11 +38,11 @@ def calibrations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
 
 def planned(*overrides: str) -> list[CellCost]:
     cells = sweep([*GEOMETRY, *GIVEN, *overrides])
-    return costs(_labels(cells), map(composed, cells))
+    return costs(_labels(cells), map(plan_settings, cells))
 
 
 def alone(*overrides: str) -> dict[str, tuple[int, float, int]]:
-    plan = make_plan(*composed([*GEOMETRY, *GIVEN, *overrides]))
+    plan = make_plan(*plan_settings([*GEOMETRY, *GIVEN, *overrides]))
     return {step.name: (step.rows, step.flops, step.bytes_read) for step in plan.passes}
 
 
@@ -96,7 +96,7 @@ def test_an_index_is_made_once() -> None:
             del expected[ENCODE]
         found = {step.name: (step.rows, step.flops, step.bytes_read) for step in cell.passes}
         assert found == expected
-    whole = make_plan(*composed([*GEOMETRY, *GIVEN, "method=trackstar"])).index_bytes
+    whole = make_plan(*plan_settings([*GEOMETRY, *GIVEN, "method=trackstar"])).index_bytes
     assert whole > 0
     assert [cell.index_bytes for cell in cells] == [whole, 0, 0, whole, 0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import get_type_hints
@@ -15,14 +16,17 @@ from omegaconf import DictConfig, OmegaConf
 
 import conf
 from bench.core.errors import UserError
+from bench.core.registry import DESCRIPTION
 from bench.core.typed import typed
 from bench.engines import ENGINES
 from bench.models import SOURCES
 from bench.run.config_errors import explain
-from bench.run.settings import LoggerConfig, MetricConfig, settings_from
+from bench.run.loggers import LoggerConfig
+from bench.run.settings import settings_from
 from bench.tasks import TASKS
 from methods import METHODS
-from metrics.attribution import NoGold
+from methods.choosing import chosen
+from metrics.settings import MetricConfig, NoGold
 from tests.fixtures.composing import composed
 
 CONF = Path(conf.__file__).parent
@@ -110,12 +114,10 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.logger == LoggerConfig("none")
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
-    for name in ("judge", "retraining"):
-        assert resolved["metric"].pop(name) is None, "null is left out: keys stay as they were"
-    assert resolved["metric"]["tail_patch"].pop("opponents") is False, "and so is this"
-    assert resolved["metric"]["tail_patch"].pop("memory_mib") == 512, "it changes no value"
-    assert settings.metric.tail_patch.memory_mib == 512
-    assert settings.resolved == {key: resolved[key] for key in resolved if key != "plan"}
+    for group, registry in (("task", TASKS), ("method", METHODS), ("engine", ENGINES)):
+        resolved[group] = registry.undescribed(resolved[group])
+    rest = {key: resolved[key] for key in resolved if key not in ("plan", "experiment")}
+    assert settings.resolved == rest
     again = OmegaConf.create({**settings.resolved, "quiet": True})
     assert settings_from(again).resolved == settings.resolved, "as a cell's own file has them"
     auto = "cuda" if torch.cuda.is_available() else "cpu"
@@ -176,13 +178,37 @@ def test_a_wrong_setting_is_one_line(override: str, message: str) -> None:
         (["metod=bm25"], "unknown key 'metod'; did you mean method"),
         (["metod.seed=1"], "unknown key 'metod.seed'; did you mean method"),
         (["seed.x=1"], "unknown key 'seed.x'"),
-        (["seed=[1"], "command line: "),
-        (["method.damping"], "command line: Error parsing override 'method.damping'"),
-        (["~method.sed"], "command line: Could not delete from config. 'method.sed' does not"),
+        (["seed=[1"], "seed=[1: Hydra does not take this value as it is; quote it: 'seed=\"[1\"'"),
+        (["method.damping"], "method.damping: expected KEY=VALUE"),
+        (["~method.sed"], "unknown key 'method.sed'; did you mean seed?"),
+        (["+seed=1"], "seed: is there already; leave out the + before it"),
+        (["task=null"], "task=null: nothing is chosen; choose one, as in task=factworld"),
+        (["method=bm25,dense"], "method=bm25,dense: has several values; add -m to run a cell of"),
+        (
+            ["hydra/launcher=joblib"],
+            "hydra/launcher: launcher 'joblib' is not installed; pip install 'tdabench[joblib]'",
+        ),
+        (
+            ["hydra/launcher=submitit_slurm"],
+            "hydra/launcher: launcher 'submitit_slurm' is not "
+            "installed; pip install 'tdabench[slurm]'",
+        ),
+        (["hydra/launcher=joblb"], "unknown hydra/launcher 'joblb'; did you mean joblib?"),
     ],
 )
 def test_explain(overrides: list[str], message: str) -> None:
     assert explained(*overrides).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/b=0.4/x", "/a[1]/x", "/a,b", "/a{b}", "/a(b)", "~/x", "/it's", "/ä", '/a"b', "/a, b=c"],
+)
+def test_the_remedy_for_a_path_is_taken(path: str) -> None:
+    """What the message says to type is typed, and is the path that was meant."""
+    message = explained("task=jsonl", f"task.queries={path}")
+    (word,) = shlex.split(re.search(r"(?:quote it|part of one value): (.*)", message)[1])
+    assert composed("task=jsonl", word).task.queries == path
 
 
 def test_the_hint_follows_the_choice_of_group() -> None:
@@ -227,24 +253,24 @@ def test_a_file_has_exactly_the_keys_of_its_class(group: str, name: str) -> None
     if (group, name) == ("logger", "none"):
         assert set(config.logger) == {"name"}
     else:
-        assert_same_keys(config[group], schema, {"name", "source", "target"})
+        assert_same_keys(config[group], schema, {"name", *DESCRIPTION})
     if group != "metric":
         assert config[group].name == name
     if not OmegaConf.missing_keys(config[group]):
         plain = OmegaConf.to_container(config, resolve=True)[group]
-        drop = () if group == "logger" else ("name", "source", "target")
+        drop = () if group == "logger" else ("name", *DESCRIPTION)
         assert isinstance(typed(schema, plain, group, drop), schema)
 
 
 def test_a_whole_number_is_a_float_where_one_is_asked_for() -> None:
     for word, expected in (("0", 0.0), ("0.5", 0.5), ("auto", "auto")):
         settings = settings_from(composed("method=trackstar", f"method.mixing={word}"))
-        config = typed(METHODS.get("trackstar").Config, settings.method, "method", ("name",))
+        _, config = chosen(settings.method)
         assert (config.mixing, type(config.mixing)) == (expected, type(expected))
 
 
 def test_every_registered_name_has_a_file() -> None:
-    for group, registry in (("task", TASKS), ("method", METHODS)):
+    for group, registry in (("task", TASKS), ("method", METHODS), ("engine", ENGINES)):
         assert list(registry) == [name for kind, name in FILES if kind == group]
 
 
@@ -253,8 +279,7 @@ def test_every_experiment_sweeps_over_what_exists() -> None:
         for key, values in OmegaConf.load(path).hydra.sweeper.params.items():
             for value in str(values).split(","):
                 settings = settings_from(composed(f"experiment={path.stem}", f"{key}={value}"))
-                method = METHODS.get(settings.method["name"])
-                typed(method.Config, settings.method, "method", ("name", "target"))
+                chosen(settings.method)
 
 
 def without_reason(text: str) -> list[str]:
@@ -264,7 +289,7 @@ def without_reason(text: str) -> list[str]:
         key = re.match(r"\s*(\w+):(.*)", line)
         if line.strip().startswith("#"):
             covered = True
-        elif key is None or key[1] in ("name", "source", "defaults") or "#" in key[2]:
+        elif key is None or key[1] in ("name", "defaults", *DESCRIPTION) or "#" in key[2]:
             covered = False
         elif key[2].strip() and not covered:  # a key that only opens a block needs none
             found.append(key[1])
@@ -294,7 +319,7 @@ def test_every_default_gives_its_reason(group: str, name: str) -> None:
 def test_presets(name: str) -> None:
     method = composed(f"method={name}").method
     assert (method.optimizer_correction, method.hessian, method.unit_norm) == PRESETS[name]
-    rest = set(method) - {"name", "optimizer_correction", "hessian", "unit_norm"}
+    rest = set(method) - {"name", *DESCRIPTION, "optimizer_correction", "hessian", "unit_norm"}
     trackstar = composed("method=trackstar").method
     assert {key: method[key] for key in rest} == {key: trackstar[key] for key in rest}
 
@@ -312,7 +337,7 @@ def test_every_combination_is_reachable(optimizer: bool, hessian: str, norm: boo
             f"method.unit_norm={norm}",
         )
     )
-    config = typed(METHODS.get("grad_dot").Config, settings.method, "method", ("name", "target"))
+    _, config = chosen(settings.method)
     found = (config.optimizer_correction, config.hessian.value, config.unit_norm)
     assert found == (optimizer, hessian, norm)
 

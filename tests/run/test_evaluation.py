@@ -12,15 +12,12 @@ import pytest
 
 from bench.run import evaluation as evaluation_module
 from bench.run.evaluation import Evaluation, evaluate, spread
-from bench.run.settings import MetricConfig
 from bench.tasks.base import Query, Task
 from bench.tasks.passages import Passage, PassageStore, write_passages
 from methods.base import Context, Ranking
 from methods.controls import Gold, GoldConfig
-from metrics.attribution import NoGold
 from metrics.measures import LENGTH_RATIO, MEASURES
-from metrics.stats.sampling import Cluster
-from metrics.tail_patch import TailPatchConfig
+from metrics.settings import Cluster, MetricConfig, NoGold, TailPatchConfig
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import load, make_model
 
@@ -36,11 +33,19 @@ ROWS = {"q0": [2, 3], "q1": [0, 1], "q2": [5, 1], "q3": [7, 6]}  # mrr 1/2, -, 1
 
 def config(tail_patch: bool = False, **settings: Any) -> MetricConfig:
     patch = TailPatchConfig(
-        enabled=tail_patch, top=2, n_queries=settings.pop("n_queries", None), optimizer="sgd",
-        learning_rate=0.1, clip=1, opponents=settings.pop("opponents", False), memory_mib=512,
-    )  # fmt: skip
+        enabled=tail_patch,
+        top=2,
+        n_queries=settings.pop("n_queries", None),
+        optimizer="sgd",
+        learning_rate=0.1,
+        clip=1.0,
+        opponents=settings.pop("opponents", False),
+        memory_mib=512,
+    )
     defaults = {
         "attribution": ["mrr", "recall@2"],
+        "judge": None,
+        "retraining": None,
         "no_gold": NoGold.skip,
         "bootstrap_samples": 50,
         "cluster": Cluster.none,

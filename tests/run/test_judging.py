@@ -128,15 +128,6 @@ def records(cell: Cell) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------ settings
 
 
-def test_without_a_judge_no_key_changes(tmp_path: Path) -> None:
-    """A cell's key is a hash of these settings: a null that is new would move them all."""
-    settings = settings_of(tmp_path)
-    assert settings.metric.judge is None
-    assert sorted(settings.resolved["metric"]) == [
-        "attribution", "bootstrap_samples", "cluster", "no_gold", "tail_patch"
-    ]  # fmt: skip
-
-
 def test_a_judge_named_and_configured_is_the_same(tmp_path: Path) -> None:
     expected = {"name": "lexical", "require_subject": True, "threshold": 0.5}
     for word in ("metric.judge=lexical", "metric.judge={name: lexical}", "metric=lexical"):

@@ -13,8 +13,7 @@ from bench.core import progress
 from bench.core.errors import UserError
 from bench.results.schema import RESULT, Cell, read_result
 from bench.run import loggers
-from bench.run.loggers import check_logger, log_cell
-from bench.run.settings import LoggerConfig
+from bench.run.loggers import LoggerConfig, check_logger, log_cell
 from tests.fixtures.cells import write_cell
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"

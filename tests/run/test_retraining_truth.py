@@ -244,6 +244,10 @@ def test_the_ceiling() -> None:
     ],
 )
 def test_what_cannot_be_measured_is_refused(change: dict[str, Any], message: str) -> None:
-    CONFIG.check(top_k=10, n_passages=N_PASSAGES)
+    def check(config: RetrainingConfig) -> None:
+        config.check(top_k=10)
+        config.check_corpus(top_k=10, n_passages=N_PASSAGES)
+
+    check(CONFIG)
     with pytest.raises(UserError, match=message):
-        dataclasses.replace(CONFIG, **change).check(top_k=10, n_passages=N_PASSAGES)
+        check(dataclasses.replace(CONFIG, **change))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.cli.main import main
 from bench.results.verify import verify
-from bench.run import cell, judging
+from bench.run import cell, identity
 from methods import METHODS as METHOD_CLASSES
 from tests.fixtures.models import load, make_model, with_moments
 from tests.fixtures.runs import cells, error_line, ranked, result, run
@@ -79,7 +79,7 @@ def test_a_finished_cell_is_never_run_twice(tmp_path: Path, cache: Path, monkeyp
     words = ("method=bm25", "metric=attribution")
     assert run(tmp_path, cache, *words) == 0
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
-    monkeypatch.setattr(cell._Run, "_work", lambda *_: pytest.fail("ran again"))
+    monkeypatch.setattr(cell.MethodCell, "work", lambda *_: pytest.fail("ran again"))
     assert run(tmp_path, cache, *words) == 0
     assert "already there" in capsys.readouterr().err
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
@@ -91,7 +91,7 @@ def test_a_cell_of_an_older_version_is_not_found(tmp_path: Path, cache: Path, mo
     for n, raise_version in enumerate(
         (
             lambda: None,
-            lambda: monkeypatch.setattr(judging, "STEP_VERSION", -1),
+            lambda: monkeypatch.setattr(identity, "STEP_VERSION", -1),
             lambda: monkeypatch.setattr(METHOD_CLASSES.get("bm25"), "version", -1),
         ),
         start=1,
@@ -107,6 +107,26 @@ def test_more_opponents_than_proponents(tmp_path: Path, cache: Path) -> None:
     assert run(tmp_path, cache, *words, "metric.attribution=[mrr]") == 0
     lines = (cells(tmp_path)["grad_cos"] / "retrievals.jsonl").read_text("utf-8").splitlines()
     assert {len(json.loads(line)["opponent_ids"]) for line in lines} == {5}
+
+
+def test_an_experiment_that_sweeps_does_so_without_being_told(
+    tmp_path: Path, cache: Path, capsys
+) -> None:
+    """Fault: one cell of ten ran, and the command ended well."""
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/two.yaml").write_text(
+        "# @package _global_\nhydra:\n  sweeper:\n    params:\n      method: random,length\n"
+    )
+    words = (f"hydra.searchpath=[file://{tmp_path}/conf]", "experiment=two", "metric=attribution")
+    assert run(tmp_path / "all", cache, *words) == 0
+    assert sorted(cells(tmp_path / "all")) == ["length", "random"]
+    assert run(tmp_path / "one", cache, *words, "method=bm25") == 0
+    assert sorted(cells(tmp_path / "one")) == ["bm25"]
+    assert run(tmp_path / "same", cache, "-m", *words) == 0
+    assert sorted(cells(tmp_path / "same")) == ["length", "random"]
+    capsys.readouterr()
+    assert run(tmp_path / "bad", cache, *words, "top_k=5") == 2
+    assert "2 of 2 cells failed" in capsys.readouterr().err
 
 
 def test_a_failing_cell_does_not_stop_the_sweep(tmp_path: Path, cache: Path, capsys) -> None:
@@ -133,7 +153,8 @@ def test_a_model_directory(tmp_path: Path, cache: Path, architecture: str, capsy
         "task.n_passages=400", "task.n_facts=40", "metric.tail_patch.n_queries=4",
         "task.n_queries=6",
     )  # fmt: skip
-    assert run(tmp_path / "no", cache, *words, "method=trackstar", small=False) == 2
+    alone = ("method=trackstar", "metric=attribution")
+    assert run(tmp_path / "no", cache, *words, *alone, small=False) == 2
     line = error_line(capsys)
     assert "model.optimizer_state=FILE" in line
     assert "optimizer_correction=false" in line
@@ -223,7 +244,7 @@ def test_retraining_is_measured_like_any_metric(tmp_path: Path, cache: Path, cap
 def test_a_step_that_cannot_be_made_is_refused_before_any_work(
     tmp_path: Path, cache: Path, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setattr(cell._Run, "_work", lambda *_: pytest.fail("work has started"))
+    monkeypatch.setattr(cell.MethodCell, "work", lambda *_: pytest.fail("work has started"))
     path = make_model(tmp_path / "model")
     words = ("model=hf", f"model.path={path}", "method=bm25")
     assert run(tmp_path, cache, *words, small=False) == 2

@@ -142,7 +142,7 @@ def test_an_empty_corpus(tmp_path: Path, cache: Path, capsys) -> None:
         (["top_k=5"], ["hit@10", "top_k=10"]),
         (["method.hessian=trian"], ["hessian"]),
         (["task.n_facts=0"], ["task.n_facts"]),
-        (["task=null"], ["group override must be a string"]),
+        (["task=null"], ["task=null: nothing is chosen"]),
         (["--multi"], ["unknown option '--multi'", "did you mean --multirun"]),
     ],
 )

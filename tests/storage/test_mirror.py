@@ -161,6 +161,25 @@ def test_another_machine_makes_nothing_again(store, tmp_path: Path, encoded, cap
     assert len(Mirror(two / "runs", f"{URL}/results").finished()) == 1
 
 
+def test_imports_and_predictions_share_as_runs_do(store, tmp_path: Path, capsys) -> None:
+    """Fault: imported cells never reached the store, nor did the model that they were trained."""
+    task = [word for word in SMALL if not word.startswith("metric.")]
+    assert main(["run", *SMALL, "method=bm25", "metric=attribution", f"results_dir={tmp_path}/r",
+                 f"cache_dir={tmp_path}/c"]) == 0  # fmt: skip
+    ranked = cells(tmp_path / "r")["bm25"] / "retrievals.jsonl"
+    words = (*SMALL, "task=factworld", "model=tiny", "metric=default", "name=mine")
+    for name in ("one", "two"):
+        here = tmp_path / name
+        places = (f"results_dir={here}/runs", f"cache_dir={here}/cache", f"remote_dir='{URL}'")
+        assert main(["import", str(ranked), *words, *places]) == 0
+    assert "already there" in capsys.readouterr().err
+    assert files(tmp_path / "two", "mine") == files(tmp_path / "one", "mine")
+    here = tmp_path / "three"
+    places = (f"cache_dir={here}/cache", f"remote_dir='{URL}'")
+    assert main(["predict", str(here / "out.jsonl"), *task, *places]) == 0
+    assert "train epoch" not in capsys.readouterr().err, "the model is brought"
+
+
 @pytest.mark.parametrize("method", ["bm25", "repsim", "ekfac"])
 def test_indexes_of_one_folder_are_brought(store, tmp_path: Path, method: str, capsys) -> None:
     words = ["metric=attribution"]

@@ -14,6 +14,7 @@ from bench.models.language_model import Tokens
 from methods.gradient.batching import encode_all
 from methods.gradient.encoder import GradientEncoder
 from tests.fixtures.models import TEXTS, load, make_model
+from tests.fixtures.switches import switches
 
 FULL = (
     MemoryError(),
@@ -100,9 +101,7 @@ def test_other_errors_pass() -> None:
 
 def test_the_budget_changes_no_feature(tmp_path) -> None:
     model = load(make_model(tmp_path / "model", "llama", layers=2))
-    encoder = GradientEncoder(
-        model, projection_dim=6, layer_blocks=8, seed=0, second_moments=None
-    )  # fmt: skip
+    encoder = GradientEncoder(model, switches(projection_dim=6))
     tokens = [model.passage_tokens(text) for text in TEXTS]
     alone = encode_all(encoder, tokens, 1)
     for rows, budget in ((32, None), (32, 40), (2, 64)):

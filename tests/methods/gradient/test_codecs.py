@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from methods.gradient.codecs import Storage, make_codec
+from methods.gradient.codecs import make_codec
+from methods.gradient.settings import Storage
 
 FORMATS = (Storage.fp32, Storage.bf16, Storage.int8, Storage.sign)
 

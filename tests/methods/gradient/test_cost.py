@@ -8,29 +8,30 @@ from typing import Any
 import pytest
 import torch
 
-from bench.plan.planning import Plan, composed
-from methods.gradient import index, whitening
+from bench.plan.planning import Plan
+from methods.costs import Pass
 from methods.gradient.cost import (
     Architecture,
-    Choices,
-    Pass,
     Workload,
     backward_flops,
     block_sizes,
     decomposition_flops,
     encode_flops,
+    feature_blocks,
+    feature_dim,
     forward_flops,
     hessian_flops,
     memory,
-    passes,
     projection_flops,
     search_flops,
     tokens_per_word,
     whitening_flops,
 )
-from methods.gradient.estimate import Hessian, HessianSettings, estimate_whitening
-from methods.gradient.whitening import HessianForm
+from methods.gradient.estimate import estimate_whitening
+from methods.gradient.passes import passes
+from methods.gradient.settings import GradientConfig, Hessian, HessianForm, Storage
 from tests.fixtures.drawn_features import DrawnFeatures
+from tests.fixtures.gradient_methods import DEFAULTS
 
 # Two layers, each with an attention matrix 8 × 4 and an MLP matrix 6 × 4; a head of 10 × 4.
 TOY = Architecture(
@@ -43,9 +44,12 @@ TOY = Architecture(
     vocab_size=10,
     context_length=64,
 )
-CHOICES = Choices(
-    projection_dim=2, hessian="mixed", auto_mixing=False, batch_size=8, batch_tokens=20
-)
+CONFIG = GradientConfig(**{**DEFAULTS, "projection_dim": 2, "batch_size": 8})
+FULL, LOW_RANK, DIAGONAL = HessianForm.full, HessianForm.low_rank, HessianForm.diagonal
+NARROW: dict[str, Any] = {
+    "weights": torch.float32, "gradients": torch.float32, "batch_tokens": 20, "block_rows": 50
+}  # fmt: skip
+WIDE: dict[str, Any] = {**NARROW, "gradients": torch.float64}
 WORK = Workload(passages=100, tokens=5, queries=3, together=3, candidates=7)
 BLOCKS = [4, 4, 4, 4]
 
@@ -57,7 +61,7 @@ def step(plan: Plan | list[Pass], start: str) -> Pass:
 
 
 def names(**changes: Any) -> list[str]:
-    return [step.name for step in passes(TOY, WORK, replace(CHOICES, **changes), 64)]
+    return [step.name for step in passes(TOY, WORK, replace(CONFIG, **changes), 64)]
 
 
 def test_operations_of_the_toy() -> None:
@@ -78,32 +82,24 @@ def test_blocks_of_the_toy() -> None:
 
 
 def test_hessian_and_search_of_the_toy() -> None:
-    assert hessian_flops([4, 2]) == 2 * (16 + 4)
-    assert hessian_flops([4, 2], "diagonal") == 12
-    assert hessian_flops([4, 2], "low_rank", 2) == 12 + 12 * 6 * 10
-    assert whitening_flops([4, 2]) == 40
-    assert whitening_flops([4, 2], "diagonal") == 6
-    assert whitening_flops([4, 2], "low_rank", 2) == 6 + 4 * 6 * 2
-    assert decomposition_flops([4, 2]) == 11 * (64 + 8)
-    assert decomposition_flops([3], spectra=2) == pytest.approx(11 * 27 + 8 / 3 * 27)
-    assert decomposition_flops([4, 2], "diagonal") == 0
-    assert decomposition_flops([4], "low_rank", 2) == 12 * 4 * 100 + 11 * 1000
+    assert hessian_flops([4, 2], FULL, 0) == 2 * (16 + 4)
+    assert hessian_flops([4, 2], DIAGONAL, 0) == 12
+    assert hessian_flops([4, 2], LOW_RANK, 2) == 12 + 12 * 6 * 10
+    assert whitening_flops([4, 2], FULL, 0) == 40
+    assert whitening_flops([4, 2], DIAGONAL, 0) == 6
+    assert whitening_flops([4, 2], LOW_RANK, 2) == 6 + 4 * 6 * 2
+    assert decomposition_flops([4, 2], FULL, 0) == 11 * (64 + 8)
+    assert decomposition_flops([3], FULL, 0, spectra=2) == pytest.approx(11 * 27 + 8 / 3 * 27)
+    assert decomposition_flops([4, 2], DIAGONAL, 0) == 0
+    assert decomposition_flops([4], LOW_RANK, 2) == 12 * 4 * 100 + 11 * 1000
     assert search_flops(3, 16) == 96
-
-
-def test_what_is_written_elsewhere_is_the_same() -> None:
-    from methods.gradient import cost as plan_costs
-
-    assert plan_costs._OVERSAMPLING == whitening._OVERSAMPLING
-    assert plan_costs._SHARD_ROWS == index.SHARD_ROWS
-    assert plan_costs._SHARD_VALUES == index._SHARD_VALUES
 
 
 # ------------------------------------------------------------------ passes
 
 
 def test_passes_of_the_toy() -> None:
-    found = passes(TOY, WORK, CHOICES, 64)
+    found = passes(TOY, WORK, CONFIG, 64)
     encode = encode_flops(TOY, 5, 2)
     assert found == [
         Pass("encode the corpus into the index", 100, 100 * encode, 0, 6400, spread=True),
@@ -116,9 +112,9 @@ def test_passes_of_the_toy() -> None:
 
 
 def test_what_other_processes_wrote_is_checked_by_one() -> None:
-    alone, apart = (passes(TOY, WORK, CHOICES, 64, apart=apart) for apart in (False, True))
+    alone, apart = (passes(TOY, WORK, CONFIG, 64, apart=apart) for apart in (False, True))
     assert apart == [alone[0], Pass("check the index", 100, 0.0, 6400), *alone[1:]]
-    bare = replace(CHOICES, storage="none")
+    bare = replace(CONFIG, storage=Storage.none)
     assert passes(TOY, WORK, bare, 0, apart=True) == passes(TOY, WORK, bare, 0)
 
 
@@ -127,62 +123,61 @@ def test_each_storage_has_its_passes() -> None:
     again, search = "encode passages for the Hessian", "search"
     r = ["accumulate the Hessian", "eigendecompositions"]
     exact = "score candidates in float64"
-    assert names(storage="int8") == [corpus, queries, *r, search, exact]
-    assert names(storage="sign") == [corpus, queries, again, *r, search, exact]
-    assert names(storage="none") == [
+    assert names(storage=Storage.int8) == [corpus, queries, *r, search, exact]
+    assert names(storage=Storage.sign) == [corpus, queries, again, *r, search, exact]
+    assert names(storage=Storage.none) == [
         queries,
         again,
         *r,
         "encode the corpus while searching",
         search,
     ]
-    assert names(storage="none", hessian="none")[:2] == [
+    assert names(storage=Storage.none, hessian=Hessian.none)[:2] == [
         queries,
         "encode the corpus while searching",
     ]
-    assert names(hessian="none") == [corpus, queries, search, exact]
-    assert names(hessian_form="diagonal") == [corpus, queries, r[0], search, exact]
+    assert names(hessian=Hessian.none) == [corpus, queries, search, exact]
+    assert names(hessian_form=DIAGONAL) == [corpus, queries, r[0], search, exact]
     assert names(rerank=7)[-1] == "re-encode candidates (rerank)"
 
 
 def test_a_sample_for_the_hessian_is_what_is_encoded_again() -> None:
     encode = encode_flops(TOY, 5, 2)
-    sign = replace(CHOICES, storage="sign", hessian_sample=10)
+    sign = replace(CONFIG, storage=Storage.sign, hessian_sample=10)
     found = passes(TOY, WORK, sign, 64)
     assert step(found, "encode passages") == Pass(
         "encode passages for the Hessian", 10, 10 * encode
     )
     assert step(found, "accumulate") == Pass("accumulate the Hessian", 13, 13 * 128.0, 0)
-    low = passes(TOY, WORK, replace(sign, hessian_form="low_rank", components=2), 64)
+    low = passes(TOY, WORK, replace(sign, hessian_form=LOW_RANK, hessian_components=2), 64)
     assert step(low, "encode passages").rows == 40
-    stored = passes(TOY, WORK, replace(CHOICES, hessian_sample=1000, hessian="train"), 64)
+    stored = passes(TOY, WORK, replace(CONFIG, hessian_sample=1000, hessian=Hessian.train), 64)
     assert step(stored, "accumulate") == Pass("accumulate the Hessian", 100, 100 * 128.0, 6400)
 
 
-@pytest.mark.parametrize("form", ["full", "diagonal", "low_rank"])
-def test_readings_are_as_many_as_the_estimate_takes(form: str) -> None:
+@pytest.mark.parametrize("form", HessianForm)
+def test_readings_are_as_many_as_the_estimate_takes(form: HessianForm) -> None:
     """Fault: low rank went over the features four times, and three were planned."""
     source = DrawnFeatures(WORK.passages, sum(BLOCKS))
-    settings = HessianSettings(
-        Hessian.train, HessianForm(form), 0.0, damping=0.1, components=2, sample=None, seed=0
+    coarse = replace(
+        CONFIG, storage=Storage.none, hessian=Hessian.train, hessian_form=form, hessian_components=2
     )
-    estimate_whitening(settings, BLOCKS, source, lambda: (), 7, {}, torch.device("cpu"))
-    coarse = replace(CHOICES, storage="none", hessian="train", hessian_form=form, components=2)
+    estimate_whitening(coarse, BLOCKS, source, lambda: (), 7, {}, torch.device("cpu"))
     assert step(passes(TOY, WORK, coarse, 64), "encode passages").rows == source.read
 
 
 def test_rerank_encodes_no_passage_twice() -> None:
     encode = encode_flops(TOY, 5, 2)
-    found = passes(TOY, WORK, replace(CHOICES, rerank=7), 64)[-1]
+    found = passes(TOY, WORK, replace(CONFIG, rerank=7), 64)[-1]
     assert (found.rows, found.flops) == (21, 21 * (encode + 128) + 21 * 32)
-    many = passes(TOY, replace(WORK, candidates=70), replace(CHOICES, rerank=70), 64)[-1]
+    many = passes(TOY, replace(WORK, candidates=70), replace(CONFIG, rerank=70), 64)[-1]
     assert (many.rows, many.flops) == (100, 100 * (encode + 128) + 210 * 32)
 
 
 def test_queries_that_do_not_fit_take_more_passes() -> None:
     work = replace(WORK, together=2)
     assert work.groups == 2
-    found = passes(TOY, work, CHOICES, 64)
+    found = passes(TOY, work, CONFIG, 64)
     search = step(found, "search (2 times)")
     assert (search.rows, search.bytes_read) == (200, 12800)
     assert search.flops == 100 * (2 * 3 * 16 + 2 * 128) + 3 * 128
@@ -190,7 +185,7 @@ def test_queries_that_do_not_fit_take_more_passes() -> None:
 
 
 def test_memory_of_the_toy() -> None:
-    found = memory(TOY, WORK, CHOICES, weight_bytes=4, gradient_bytes=8, block_rows=50)
+    found = memory(TOY, WORK, CONFIG, **WIDE)
     assert found == {
         "weights": 1000 * 12,
         "projections": 2 * (12 + 10 + 12 + 10) * 8,
@@ -200,19 +195,19 @@ def test_memory_of_the_toy() -> None:
         "resident queries": 3 * 16 * 20,
         "passages while searching": 50 * (16 * 32 + 2 * 8 * 3),
     }
-    bare = replace(CHOICES, storage="none", hessian="none", projection_dim=None)
-    lean = memory(TOY, WORK, bare, weight_bytes=4, gradient_bytes=4, block_rows=50)
+    bare = replace(CONFIG, storage=Storage.none, hessian=Hessian.none, projection_dim=None)
+    lean = memory(TOY, WORK, bare, **NARROW)
     assert lean["weights"] == 4000
     assert lean["projections"] == 0
     assert not {"a shard of the index", "Hessian"} & set(lean)
 
 
 def test_checkpoints_are_encoded_each_and_kept_side_by_side() -> None:
-    three = replace(CHOICES, checkpoints=3, weighted=True)
-    assert three.blocks(TOY) == BLOCKS * 3
-    assert three.dim(TOY) == 49
+    three = replace(CONFIG, checkpoints=3, passage_weight=True)
+    assert feature_blocks(TOY, three) == BLOCKS * 3
+    assert feature_dim(TOY, three) == 49
     assert passes(TOY, WORK, three, 64)[0].flops == 3 * 100 * encode_flops(TOY, 5, 2)
-    found = memory(TOY, WORK, three, weight_bytes=4, gradient_bytes=4, block_rows=50)
+    found = memory(TOY, WORK, three, **NARROW)
     assert found["weights"] == 12_000
 
 
@@ -220,19 +215,6 @@ def test_no_gradient_goes_below_the_lowest_layer() -> None:
     upper = replace(TOY, unwatched_layers=1, unwatched=56)
     assert forward_flops(upper, 5) == forward_flops(TOY, 5)
     assert backward_flops(upper, 5) == 2 * 96 * 5 + 8 * 4 * 25
-
-
-def test_choices_are_those_of_the_method() -> None:
-    chosen = (
-        "method.storage=sign",
-        "method.rerank=7",
-        "method.mixing=auto",
-        "method.checkpoints=2",
-    )
-    found = Choices.of(composed(["method=trackstar", *chosen])[0].method, torch.device("cpu"))
-    assert (found.storage, found.rerank, found.hessian_form) == ("sign", 7, "full")
-    assert (found.checkpoints, found.weighted, found.components) == (2, False, 256)
-    assert found.auto_mixing
 
 
 def test_tokens_a_word() -> None:

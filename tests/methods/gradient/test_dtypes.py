@@ -16,12 +16,13 @@ from bench.models.language_model import LanguageModel, Tokens
 from bench.models.loading import load_directory
 from bench.tasks.base import Query
 from methods.gradient.encoder import GradientEncoder
-from methods.gradient.parameters import Unsupported
+from methods.gradient.settings import Unsupported
 from methods.representation import hidden_states
 from metrics.optimizer_step import OptimizerStep
 from metrics.tail_patch import TailPatch
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import GROUPED, TEXTS, load, make_model
+from tests.fixtures.switches import switches
 from tests.fixtures.tail_patches import PROPONENTS, QUERIES, config
 from tests.oracles.deep_copy_tail_patch import log_probability, patched
 from tests.oracles.projected_gradients import oracle
@@ -59,9 +60,8 @@ def loaded(
 
 def encoder_of(model: LanguageModel, projection_dim: int | None = DIM) -> GradientEncoder:
     return GradientEncoder(
-        model, projection_dim=projection_dim, layer_blocks=8, seed=0, second_moments=None,
-        unsupported=Unsupported.skip,
-    )  # fmt: skip
+        model, switches(projection_dim=projection_dim, unsupported=Unsupported.skip)
+    )
 
 
 def texts(model: LanguageModel) -> list[Tokens]:

@@ -15,6 +15,7 @@ from methods.gradient.encoder import GradientEncoder
 from methods.gradient.parameters import gradient_matrices
 from methods.gradient.projection import projection
 from tests.fixtures.models import FAMILIES, FLOAT32_INSIDE, TEXTS, load, make_model, with_moments
+from tests.fixtures.switches import switches
 from tests.oracles.projected_gradients import oracle
 
 DIM = 6
@@ -40,9 +41,7 @@ def test_equals_autograd_loop(family, tmp_path, kind, dim):
     model = load(family)
     if kind:
         model = with_moments(model, tmp_path, kind)
-    encoder = GradientEncoder(
-        model, projection_dim=dim, layer_blocks=8, seed=0, second_moments=model.second_moments
-    )
+    encoder = GradientEncoder(model, switches(projection_dim=dim), model.second_moments)
     features = encoder.encode(texts(model))
     expected = torch.stack([oracle(model, t, kind, dim) for t in texts(model)])
     assert features.shape == expected.shape
@@ -56,9 +55,7 @@ def test_float32_equals_autograd_loop(family, tmp_path, kind):
     model, exact = load(family, torch.float32), load(family)
     if kind:
         model, exact = (with_moments(m, tmp_path, kind) for m in (model, exact))
-    encoder = GradientEncoder(
-        model, projection_dim=DIM, layer_blocks=8, seed=0, second_moments=model.second_moments
-    )
+    encoder = GradientEncoder(model, switches(projection_dim=DIM), model.second_moments)
     features = encoder.encode(texts(model)).double()
     expected = torch.stack([oracle(exact, t, kind, DIM) for t in texts(model)])
     assert ((features - expected).norm(dim=1) / expected.norm(dim=1)).max() < 1e-5
@@ -66,9 +63,7 @@ def test_float32_equals_autograd_loop(family, tmp_path, kind):
 
 def test_batch_and_padding_change_nothing(family):
     model = load(family)
-    encoder = GradientEncoder(
-        model, projection_dim=DIM, layer_blocks=8, seed=0, second_moments=None
-    )
+    encoder = GradientEncoder(model, switches(projection_dim=DIM))
     together = encoder.encode(texts(model))
     alone = torch.cat([encoder.encode([t]) for t in texts(model)])
     bound = tolerance(family, 1e-12) * together.abs().max()
@@ -80,17 +75,13 @@ def test_dropout_stays_off(tmp_path):
     """Fault in the field: gradients taken in train() mode."""
     model = load(make_model(tmp_path / "model", "gpt2"))
     model.module.train()
-    encoder = GradientEncoder(
-        model, projection_dim=DIM, layer_blocks=8, seed=0, second_moments=None
-    )
+    encoder = GradientEncoder(model, switches(projection_dim=DIM))
     assert torch.equal(encoder.encode(texts(model)), encoder.encode(texts(model)))
 
 
 def test_query_gradient_counts_the_target_only(family):
     model = load(family)
-    encoder = GradientEncoder(
-        model, projection_dim=DIM, layer_blocks=8, seed=0, second_moments=None
-    )
+    encoder = GradientEncoder(model, switches(projection_dim=DIM))
     query = model.query_tokens(Query("q", "Al Grey plays the", "trombone"))
     whole = Tokens(query.ids, loss_from=1)
     prompt = Tokens(query.ids[: query.loss_from], loss_from=1)
@@ -101,9 +92,7 @@ def test_query_gradient_counts_the_target_only(family):
 
 def test_text_without_loss_has_zero_gradient(family):
     model = load(family)
-    encoder = GradientEncoder(
-        model, projection_dim=DIM, layer_blocks=8, seed=0, second_moments=None
-    )
+    encoder = GradientEncoder(model, switches(projection_dim=DIM))
     features = encoder.encode([Tokens([5], 1), Tokens([5, 6, 7], 1), Tokens([], 1)])
     assert features[0].abs().sum() == 0
     assert features[1].abs().sum() > 0
@@ -113,7 +102,7 @@ def test_text_without_loss_has_zero_gradient(family):
 def test_matrices_and_blocks(family):
     """Attention and MLP only; embeddings are left out, tied ones too."""
     model = load(family)
-    matrices = gradient_matrices(model.module, 2)
+    matrices = gradient_matrices(model.module, switches(layer_blocks=2))
     names = {m.name for m in matrices}
     parameters = dict(model.module.named_parameters())
     expected = {
@@ -138,7 +127,7 @@ def test_unknown_matrix_is_refused():
             self.layers = torch.nn.ModuleList([layer])
 
     with pytest.raises(UserError, match=r"layers\.0\.router\.weight"):
-        gradient_matrices(Odd(), 8)
+        gradient_matrices(Odd(), switches())
 
 
 # ------------------------------------------------------------------ projection
@@ -178,8 +167,6 @@ def test_nan_is_named(tmp_path):
     next(m for m in model.module.modules() if isinstance(m, torch.nn.Linear)).weight[0, 0] = float(
         "nan"
     )
-    encoder = GradientEncoder(
-        model, projection_dim=DIM, layer_blocks=8, seed=0, second_moments=None
-    )
+    encoder = GradientEncoder(model, switches(projection_dim=DIM))
     with pytest.raises(UserError, match="NaN"):
         encode_all(encoder, texts(model), 4)

@@ -12,13 +12,12 @@ from torch.nn.functional import cosine_similarity
 from bench.core.errors import UserError
 from bench.models.checkpoints import load_checkpoint, spread_checkpoints
 from bench.models.language_model import Checkpoint, LanguageModel
-from methods.gradient.estimate import Hessian
-from methods.gradient.features import CheckpointWeights
-from methods.gradient.loss import Output
-from methods.gradient.parameters import BlockLayout, gradient_matrices
+from methods.gradient.parameters import gradient_matrices
+from methods.gradient.settings import BlockLayout, CheckpointWeights, Hessian, Output
 from tests.fixtures.gradient_methods import QUERIES, make, ranked, toy_model
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import TEXTS, load, make_model, with_moments
+from tests.fixtures.switches import switches
 
 RATES = (0.3, 0.1)
 
@@ -52,7 +51,7 @@ def gradient(model: LanguageModel, tokens, output: Output, names=None, corrected
         p = torch.softmax(line, -1)[right]
         value = {"loss": p.log(), "logit": line[right], "margin": (p / (1 - p)).log()}
         total = total - value[output.value]
-    matrices = gradient_matrices(module, 8)
+    matrices = gradient_matrices(module, switches())
     names = names or [matrix.name for matrix in matrices]
     parameters = dict(module.named_parameters())
     found = torch.autograd.grad(total, [parameters[name] for name in names])
@@ -167,7 +166,7 @@ def test_logra_has_one_hessian_a_matrix(tmp_path, model, task):
     settings = {**PLAIN, "hessian": Hessian.train, "damping": 0.1}
     method = make(task, model, tmp_path, **settings, block_layout=BlockLayout.matrices)
     expected = 0.0
-    for matrix in gradient_matrices(model.module, 8):
+    for matrix in gradient_matrices(model.module, switches()):
         passages, queries = (
             torch.stack([gradient(model, t, Output.loss, [matrix.name]) for t in tokens])
             for tokens in (
@@ -183,10 +182,10 @@ def test_logra_has_one_hessian_a_matrix(tmp_path, model, task):
 
 def test_layers_that_count(tmp_path):
     model = load(make_model(tmp_path / "model", layers=3))
-    names = [matrix.name for matrix in gradient_matrices(model.module, 8, layers=[-1, 0])]
+    names = [matrix.name for matrix in gradient_matrices(model.module, switches(layers=[-1, 0]))]
     assert {name.split(".")[2] for name in names} == {"0", "2"}
     with pytest.raises(UserError, match="layers 0 to 2"):
-        gradient_matrices(model.module, 8, layers=[3])
+        gradient_matrices(model.module, switches(layers=[3]))
 
 
 def test_checkpoints_are_spread_and_end_with_the_model(model, tmp_path, task):

@@ -9,7 +9,7 @@ import torch
 
 from bench.core.errors import UserError
 from methods.gradient import hessian, whitening
-from methods.gradient.whitening import HessianForm
+from methods.gradient.settings import HessianForm
 
 
 def random_features(rows: int, dim: int, seed: int = 0) -> torch.Tensor:

@@ -18,8 +18,7 @@ from bench.core.errors import UserError
 from bench.models.language_model import LanguageModel
 from bench.models.second_moments import load_moments
 from methods.gradient import index as index_module
-from methods.gradient.codecs import Storage
-from methods.gradient.estimate import Hessian
+from methods.gradient.settings import Hessian, Storage
 from methods.gradient.shards import ShardWriter, read_sidecar
 from methods.gradient.source import EncodedFeatures
 from tests.fixtures.gradient_methods import (
@@ -124,7 +123,7 @@ def test_the_manifest_says_what_the_rows_are(tmp_path, model, monkeypatch):
     (path,) = tmp_path.rglob("corpus-*.json")
     manifest = json.loads(path.read_text())
     assert manifest["corpus_sha256"] == task.corpus_sha256
-    assert manifest["settings"]["models"] == [model.sha256]
+    assert [one["model"] for one in manifest["settings"]["models"]] == [model.sha256]
     assert (manifest["rows"], manifest["storage"]) == (60, "bf16")
     assert sum(manifest["layout"]["blocks"]) == manifest["dim"]
     assert [(s["first_row"], s["rows"]) for s in manifest["shards"]] == [(0, 32), (32, 28)]

@@ -19,8 +19,8 @@ from methods.base import Context
 from methods.gradient import collectors
 from methods.gradient.datainf import DataInf
 from methods.gradient.ekfac import Ekfac, EkfacConfig, Labels
-from methods.gradient.influence import Influence, InfluenceConfig
-from methods.gradient.parameters import Adapters, Unsupported
+from methods.gradient.influence import Influence
+from methods.gradient.settings import Adapters, InfluenceConfig, Unsupported
 from tests.fixtures.gradient_methods import QUERIES, many_texts, ranked
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import TEXTS, load, make_model
@@ -352,7 +352,7 @@ def test_a_killed_fit_leaves_nothing(tmp_path, neox, task, monkeypatch):
 def test_wrong_settings_are_refused_before_work(tmp_path, task, make, field, value):
     method = make(task, None, tmp_path, **{field: value})
     with pytest.raises(UserError, match=rf"method\.{field}"):
-        method.check()
+        method.check_settings(method.config)
 
 
 def test_a_model_that_does_not_run_in_its_dtype_is_one_line(tmp_path, task):

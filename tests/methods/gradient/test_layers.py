@@ -15,10 +15,12 @@ from bench.models.language_model import LanguageModel, pad, token_log_probs
 from bench.models.loading import load_directory
 from bench.tasks.base import Query
 from methods.gradient.encoder import GradientEncoder
-from methods.gradient.loss import Output, backward_of
-from methods.gradient.parameters import Adapters, Unsupported, coverage, gradient_matrices
+from methods.gradient.loss import backward_of
+from methods.gradient.parameters import coverage, gradient_matrices
 from methods.gradient.projection import projection
+from methods.gradient.settings import Adapters, Output, Unsupported
 from tests.fixtures.models import TEXTS, load, make_model
+from tests.fixtures.switches import switches
 
 DIM = 5
 RANK = 3
@@ -32,8 +34,7 @@ def model(tmp_path: Path) -> LanguageModel:
 
 
 def encoder_of(model: LanguageModel, **options) -> GradientEncoder:
-    settings = {"projection_dim": DIM, "layer_blocks": 8, "seed": 0, "second_moments": None}
-    return GradientEncoder(model, **{**settings, **options})
+    return GradientEncoder(model, switches(**{"projection_dim": DIM, **options}))
 
 
 def tokens_of(model: LanguageModel, count: int = 3) -> list:
@@ -98,7 +99,7 @@ def adapt(model: LanguageModel) -> list[LoraLinear]:
 def test_adapted_layers_equal_autograd(model: LanguageModel, which: Adapters) -> None:
     adapt(model)
     encoder = encoder_of(model, adapters=which)
-    matrices = gradient_matrices(model.module, 8, adapters=which)
+    matrices = gradient_matrices(model.module, switches(adapters=which))
     assert all(("lora_" in m.name) == (which is Adapters.lora) for m in matrices)
     assert len(matrices) == (8 if which is Adapters.lora else 14)
     expected = autograd_features(model, matrices)
@@ -160,7 +161,7 @@ def test_mixture_of_experts_is_named_and_refused(mixture: LanguageModel) -> None
 def test_mixture_of_experts_is_skipped_if_asked(mixture: LanguageModel, capsys) -> None:
     encoder = encoder_of(mixture, unsupported=Unsupported.skip)
     assert "left out model.layers.0.mlp" in capsys.readouterr().err
-    matrices = gradient_matrices(mixture.module, 8, unsupported=Unsupported.skip)
+    matrices = gradient_matrices(mixture.module, switches(unsupported=Unsupported.skip))
     assert {m.name.split(".")[3] for m in matrices} == {"self_attn"}
     expected = autograd_features(mixture, matrices)
     # transformers routes in float32 whatever the model's dtype.
@@ -179,23 +180,23 @@ def test_what_is_left_out_is_told_by_share_and_name(mixture: LanguageModel) -> N
         for name, parameter in mixture.module.named_parameters()
         if ".mlp." in name and parameter.ndim > 1
     )
-    found = coverage(mixture.module, Adapters.base, None)
+    found = coverage(mixture.module, switches())
     assert found["share"] == pytest.approx(taken / (taken + left), abs=1e-6)
     assert found["parameters"] == taken
     assert found["left_out"] == [
         f"model.layers.0-1.mlp.{name} (mixture-of-experts)"
         for name in ("gate.weight", "experts.gate_up_proj", "experts.down_proj")
     ]
-    one = coverage(mixture.module, Adapters.base, [1])
+    one = coverage(mixture.module, switches(layers=[1]))
     assert one["share"] == found["share"]
     assert one["left_out"][0] == "model.layers.1.mlp.gate.weight (mixture-of-experts)"
 
 
 def test_a_model_that_is_taken_whole_says_so(model: LanguageModel) -> None:
-    found = coverage(model.module, Adapters.base, None)
+    found = coverage(model.module, switches())
     assert (found["share"], found["left_out"]) == (1.0, [])
     assert found["parameters"] == sum(
-        math.prod(matrix.shape) for matrix in gradient_matrices(model.module, 8)
+        math.prod(matrix.shape) for matrix in gradient_matrices(model.module, switches())
     )
 
 
@@ -227,7 +228,7 @@ def test_a_weight_of_two_layers_is_refused(model: LanguageModel) -> None:
 def test_a_layer_that_is_used_twice_adds_up(model: LanguageModel) -> None:
     layers = model.module.model.layers
     layers[1].mlp = layers[0].mlp
-    matrices = gradient_matrices(model.module, 8)
+    matrices = gradient_matrices(model.module, switches())
     assert len(matrices) == 11
     encoder = encoder_of(model)
     expected = autograd_features(model, matrices)
@@ -266,12 +267,12 @@ def test_the_model_is_left_as_it_was(model: LanguageModel) -> None:
     def mine(x: Tensor) -> Tensor:
         return nn.functional.linear(x, first.weight)
 
-    first = gradient_matrices(model.module, 8)[0].module
+    first = gradient_matrices(model.module, switches())[0].module
     first.forward = mine
     encoder = encoder_of(model)
     encoder.encode(tokens_of(model))
     assert first.forward is mine
-    others = [m.module for m in gradient_matrices(model.module, 8)[1:]]
+    others = [m.module for m in gradient_matrices(model.module, switches())[1:]]
     assert not any("forward" in module.__dict__ for module in others)
     assert model.module(input_ids=torch.tensor([[1, 2]])).logits.requires_grad is False
 

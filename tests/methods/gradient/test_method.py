@@ -13,11 +13,11 @@ from bench.models.language_model import LanguageModel
 from methods.gradient import hessian
 from methods.gradient import index as index_module
 from methods.gradient.checkpoints import FeatureLayout
-from methods.gradient.estimate import Hessian
 from methods.gradient.search import Finish
-from methods.gradient.whitening import HessianForm, full
+from methods.gradient.settings import Hessian, HessianForm
+from methods.gradient.whitening import full
 from tests.fixtures.gradient_methods import QUERIES, make, many_texts, ranked, toy_model
-from tests.fixtures.helpers import make_task
+from tests.fixtures.helpers import checked, make_task
 from tests.fixtures.models import TEXTS, load, make_model
 from tests.oracles.brute_force_trackstar import features, gradients, scores
 
@@ -148,14 +148,23 @@ def test_no_second_moments_is_an_error_before_work(tmp_path):
 def test_wrong_values_are_named(tmp_path, model, key, value):
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
     with pytest.raises(UserError, match=f"method.{key}"):
-        make(task, model, tmp_path, **{key: value}).check()
+        checked(make(task, model, tmp_path, **{key: value}))
 
 
 def test_automatic_mixing_needs_whole_spectra(tmp_path, model):
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
     form = HessianForm.diagonal
     with pytest.raises(UserError, match="hessian_form=full"):
-        make(task, model, tmp_path, mixing="auto", hessian_form=form).check()
+        checked(make(task, model, tmp_path, mixing="auto", hessian_form=form))
+
+
+def test_a_block_too_large_for_r_is_refused_without_a_model(tmp_path):
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    with pytest.raises(UserError, match=r"projection_dim: a Hessian block of 8,281 dimensions"):
+        checked(make(task, None, tmp_path, projection_dim=91))
+    for allowed in ({"hessian": Hessian.none}, {"hessian_form": HessianForm.diagonal}):
+        method = make(task, None, tmp_path, projection_dim=91, **allowed)
+        method.check_settings(method.config)
 
 
 def test_unit_norm_comes_after_the_hessian():

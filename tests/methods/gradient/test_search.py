@@ -14,10 +14,8 @@ import torch
 
 from bench.core.errors import UserError
 from bench.models.language_model import LanguageModel
-from methods.gradient.codecs import Storage
-from methods.gradient.estimate import Hessian
 from methods.gradient.search import MemoryPlan
-from methods.gradient.whitening import HessianForm
+from methods.gradient.settings import Hessian, HessianForm, Storage
 from tests.fixtures.gradient_methods import QUERIES, make, many_texts, ranked, toy_model
 from tests.fixtures.helpers import make_task
 

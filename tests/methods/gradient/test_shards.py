@@ -19,8 +19,7 @@ from bench.models.recipe import ModelRecipe
 from bench.tasks.base import Task
 from methods.gradient import index as index_module
 from methods.gradient import shards
-from methods.gradient.codecs import Storage
-from methods.gradient.estimate import Hessian
+from methods.gradient.settings import Hessian, Storage
 from tests.fixtures.gradient_methods import (
     QUERIES,
     ToyRecipe,

@@ -1,0 +1,25 @@
+"""``tdabench verify``: every number of a results folder recomputed from the stored rankings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.cli.commands import add_results, parser_of
+
+
+def main(words: Sequence[str]) -> int:
+    """Print what does not hold; returns 0 if all does, else 1.
+
+    Raises:
+        UserError: wrong words, or no cells.
+    """
+    parser = parser_of("verify")
+    add_results(parser)
+    parser.add_argument("--quiet", action="store_true", help="print problems only")
+    options = parser.parse_args(words)
+    from bench.results.verify import lines, verify
+
+    problems = verify(options.results)
+    for line in map(str, problems) if options.quiet else lines(problems):
+        print(line)
+    return 1 if problems else 0

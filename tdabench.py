@@ -1,0 +1,73 @@
+"""The public interface of tdabench: what it offers to Python, and the command of that name.
+
+Everything is imported when it is first asked for. The packages that do the work have plain names
+(``bench``, ``methods``, ``metrics``, ``conf``), so another one of these names may stand before them
+on Python's path: that is said in one line, before anything of it is run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.core.environment import __version__
+    from bench.core.errors import UserError
+    from bench.results.schema import Cell, Result, read_cells
+    from bench.run.cell import run_cell
+    from bench.run.composing import composed
+    from bench.run.life import Outcome
+    from bench.run.settings import Settings, settings_from
+
+_HOMES = {
+    "__version__": "bench.core.environment",
+    "UserError": "bench.core.errors",
+    "composed": "bench.run.composing",
+    "Settings": "bench.run.settings",
+    "settings_from": "bench.run.settings",
+    "Outcome": "bench.run.life",
+    "run_cell": "bench.run.cell",
+    "Cell": "bench.results.schema",
+    "Result": "bench.results.schema",
+    "read_cells": "bench.results.schema",
+}
+__all__ = [
+    "Cell", "Outcome", "Result", "Settings", "UserError", "__version__", "composed", "main",
+    "read_cells", "run_cell", "settings_from",
+]  # fmt: skip
+_PACKAGES = ("bench", "methods", "metrics", "conf")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tdabench' has no attribute {name!r}")
+    if fault := _shadowed():
+        raise ImportError(fault)
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def main() -> int:
+    """Run the command line, and return its exit status."""
+    if fault := _shadowed():
+        print(f"error: {fault}", file=sys.stderr)
+        return 2
+    from bench.cli.main import main as command
+
+    return command()
+
+
+def _shadowed() -> str:
+    """Which of this project's packages is found elsewhere than beside this file; empty if none."""
+    here = Path(__file__).resolve().parent
+    for name in _PACKAGES:
+        spec = find_spec(name)
+        place = Path(spec.origin).resolve().parent if spec and spec.origin else None
+        if place != here / name:
+            return (
+                f"{name}: another package of this name comes first on Python's path ({place}); "
+                f"rename it, or start elsewhere: tdabench's own is {here / name}"
+            )
+    return ""
