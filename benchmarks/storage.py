@@ -24,7 +24,7 @@ import numpy as np
 from bench.results.per_query import read_per_query
 from bench.results.schema import RETRIEVALS, Cell, read_cells
 from bench.tasks.records import read_retrievals
-from metrics.stats.bootstrap import estimate
+from metrics.stats.sampling import Sampling
 
 TOP = 10
 SAMPLES = 1000
@@ -65,7 +65,7 @@ def _row(cell: Cell, exact: Cell, reference: dict[str, list[str]]) -> None:
     size, whole = (one.result.index["bytes_per_passage"] for one in (cell, exact))
     mrr, of_exact = cell.result.metrics["mrr"], exact.result.metrics["mrr"]
     storage, rerank = _setting(cell)
-    change = estimate(_mrr(cell) - _mrr(exact), samples=SAMPLES, seed=0)
+    change = Sampling(SAMPLES).estimate("mrr", _mrr(cell) - _mrr(exact))
     assert change is not None
     within = of_exact.ci95[0] <= mrr.value <= of_exact.ci95[1]
     shares = [

@@ -124,7 +124,8 @@ def _shared(
             patched = TailPatch(config, model, task, Path(folder)).measure(part, proponents)
             for query_id, values in patched.after.items():
                 rows = proponents[query_id][: config.top]
-                found |= {(query_id, row): value for row, value in zip(rows, values, strict=True)}
+                pairs = zip(rows, values, strict=True)
+                found |= {(query_id, row): one.log_probability for row, one in pairs}
         seconds = time.perf_counter() - start
     return seconds, found
 
@@ -146,7 +147,8 @@ def _copies(
         prompt, target = asked.ids[: asked.loss_from], asked.ids[asked.loss_from :]
         passage = model.passage_tokens(task.passages[row].text).ids
         start = time.perf_counter()
-        after = log_probability(patched(module, passage, rate, moments), prompt, target)
+        twin = patched(module, passage, rate, moments, config.clip_at)
+        after = log_probability(twin, prompt, target)
         seconds += time.perf_counter() - start
         largest = max(largest, abs(math.exp(after) - math.exp(found[query.query_id, row])))
     return seconds / len(sample), largest

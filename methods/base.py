@@ -38,6 +38,8 @@ class Ranking:
 
     Attributes:
         rows: rows of the passages, strongest first, int64 ``[k]``; equal scores by ascending row.
+            Fewer than were asked for, or none, where no more passages have anything to do with the
+            query.
         scores: the method's scores of these, higher = stronger, float64 ``[k]``.
         opponent_rows, opponent_scores: rows and scores of the weakest passages, lowest score first,
             equal scores by ascending row; empty where a method lists none.
@@ -114,11 +116,14 @@ class Method(ABC):
             holds each default and the reason for it.
         planned: whether ``plan`` answers.
         version: raised whenever a change of code moves a ranking; part of every cell's key.
+        zero_is_no_match: whether a score of 0 says that passage and query have nothing in common.
+            Such passages are not listed.
     """
 
     Config: ClassVar[type]
     planned: ClassVar[bool] = False
     version: ClassVar[int | tuple[int, ...]] = 1
+    zero_is_no_match: ClassVar[bool] = False
 
     def __init__(self, config: Any, context: Context) -> None:
         self.config = config

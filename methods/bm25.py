@@ -31,6 +31,7 @@ from methods.base import IndexSize, Method, Ranking
 from methods.bm25_scoring import InvertedIndexScorer, Variant
 from methods.query_text import QueryPart, query_text
 from methods.rank_bm25 import RankBm25
+from methods.topk import MATCHES_VERSION
 from methods.word_index import NoWordsError, open_or_build
 from methods.words import TOKENIZERS, WORDS_VERSION, Tokenizer
 
@@ -55,10 +56,15 @@ class BM25Config:
 
 
 class BM25(Method):
-    """Lexical match; a passage that shares no word with the query has the score 0."""
+    """Lexical match.
+
+    Listed are passages that score above 0: those that share a word with the query which counts. (A
+    word that is in more than half of the passages weighs nothing in the default variant.)
+    """
 
     Config = BM25Config
-    version = WORDS_VERSION
+    version = (WORDS_VERSION, MATCHES_VERSION)
+    zero_is_no_match = True
     config: BM25Config
     _scorer: _Scorer | None = None
 
@@ -134,7 +140,7 @@ class _Scorer(Protocol):
     """What either engine offers."""
 
     def search(self, words: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The ``k`` best rows, int64, and their scores, float64, of a query of these words."""
+        """The ``k`` best rows that match, int64, and their scores, float64, of these words."""
 
     def scores(self, words: Sequence[str], rows: np.ndarray) -> np.ndarray:
         """Scores of some passages: float64 ``[rows]``."""

@@ -63,23 +63,17 @@ class InvertedIndexScorer:
         self._sums = np.zeros(len(lengths))  # one a passage; all 0 between two queries
 
     def search(self, words: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The ``k`` best passages for a query of these words.
+        """The ``k`` best of the passages that match a query of these words.
 
         Returns:
-            rows, int64, and scores, float64, both ``[min(k, passages)]``: highest score first, ties
-            by row.
+            rows, int64, and scores, float64, at most ``k`` of each: highest score first, ties by
+            row.
         """
         asked = self._numbers(words)
         rows = self._candidates(asked, k)
-        scores = self._sum(asked, rows)
-        if np.count_nonzero(scores) < k:  # passages that match nothing fill the list, by row
-            first = np.arange(min(len(self._sums), len(rows) + k))
-            rest = np.setdiff1d(first, rows, assume_unique=True)
-            rows = np.concatenate([rows, rest])
-            scores = np.concatenate([scores, np.zeros(len(rest))])
         best = TopK(1, k)
-        best.push(scores[np.newaxis], rows)
-        return best.rows[0], best.scores[0]
+        best.push(self._sum(asked, rows)[np.newaxis], rows)
+        return next(best.matches())
 
     def scores(self, words: Sequence[str], rows: np.ndarray) -> np.ndarray:
         """Scores of passages, in any order: float64 ``[rows]``."""

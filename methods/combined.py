@@ -117,7 +117,8 @@ class Hybrid(_Combined):
     """The first method finds ``depth`` passages a query, the second one puts them in order.
 
     score = s · u(first) + (1 - s) · u(second), where u maps a method's scores over a query's
-    candidates to 0 … 1 and s is ``first_share``. With s = 0 the order is the second one's.
+    candidates to 0 … 1 and s is ``first_share``. With s = 0 the order is the second one's, and what
+    matches nothing there is not listed.
     """
 
     Config = HybridConfig
@@ -145,10 +146,13 @@ class Hybrid(_Combined):
         listed = list(first.search(queries, max(self.config.depth, top_k)))
         rescored = second.rescore(queries, _rectangle(listed))
         for ranking, again in zip(listed, rescored, strict=True):
-            n, share = len(ranking.rows), self.config.first_share
-            scores = share * _to_unit(ranking.scores) + (1 - share) * _to_unit(again[:n])
-            best = order(scores, ranking.rows)[:top_k]
-            yield Ranking(ranking.query_id, ranking.rows[best], scores[best])
+            candidates, share = ranking.rows, self.config.first_share
+            again = again[: len(candidates)]
+            scores = share * _to_unit(ranking.scores) + (1 - share) * _to_unit(again)
+            if share == 0 and second.zero_is_no_match:
+                candidates, scores = candidates[again > 0], scores[again > 0]
+            best = order(scores, candidates)[:top_k]
+            yield Ranking(ranking.query_id, candidates[best], scores[best])
         self._note()
 
 

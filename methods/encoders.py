@@ -56,7 +56,7 @@ class EncoderMethod(Method, Generic[Vectors]):
     name: ClassVar[str]
     library_class: ClassVar[str]
     form: ClassVar[VectorFormat]
-    version = EMBEDDINGS_VERSION
+    version: ClassVar[int | tuple[int, ...]] = EMBEDDINGS_VERSION
 
     def __init__(self, config: EncoderConfig, context: Context) -> None:
         super().__init__(config, context)

@@ -32,10 +32,10 @@ class RankBm25:
         self._rows = np.arange(self._index.corpus_size)
 
     def search(self, words: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The ``k`` best rows, int64, and their scores, float64, of a query of these words."""
+        """The ``k`` best rows that match, int64, and their scores, float64, of these words."""
         best = TopK(1, k)
         best.push(self.scores(words, self._rows)[np.newaxis], self._rows)
-        return best.rows[0], best.scores[0]
+        return next(best.matches())
 
     def scores(self, words: Sequence[str], rows: np.ndarray) -> np.ndarray:
         """Scores of some passages, float64 ``[rows]``: all are scored, and some looked up."""

@@ -18,17 +18,23 @@ from bench.core import progress
 from bench.core.errors import UserError
 from bench.tasks.base import Query
 from methods.base import Ranking
-from methods.encoders import EncoderMethod
+from methods.encoders import EMBEDDINGS_VERSION, EncoderMethod
 from methods.sparse_vectors import SparseRows, SparseVectors
-from methods.topk import TopK
+from methods.topk import MATCHES_VERSION, TopK
 
 _QUERIES_AT_ONCE = 1024
 _PASSAGES_AT_ONCE = 4096
 
 
 class Sparse(EncoderMethod[SparseRows]):
-    """Retrieval by any SPLADE model; a corpus is embedded once."""
+    """Retrieval by any SPLADE model; a corpus is embedded once.
 
+    Its weights are never below 0, so that a passage scores 0 where it shares no dimension with the
+    query, and is then not listed.
+    """
+
+    version = (EMBEDDINGS_VERSION, MATCHES_VERSION)
+    zero_is_no_match = True
     name = "sparse"
     library_class = "SparseEncoder"
     form = SparseVectors()
@@ -47,8 +53,8 @@ class Sparse(EncoderMethod[SparseRows]):
                 stop = min(start + _PASSAGES_AT_ONCE, n_passages)
                 block = rows.block(start, stop, asked.shape[1])
                 best.push((block @ asked.T).T.numpy(), np.arange(start, stop))
-            for query, listed, scores in zip(group, best.rows, best.scores, strict=True):
-                yield Ranking(query.query_id, listed, scores)
+            for query, matches in zip(group, best.matches(), strict=True):
+                yield Ranking(query.query_id, *matches)
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
         """Compute dot products with chosen passages: float64 ``[candidates]`` for each query."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 # Scores that are looked at together. Their mask and, where a list is not full yet, their partition
 # take some tens of megabytes, however wide a block is.
 _SCORES_AT_ONCE = 1 << 22
+# Raised whenever a change of code lists other passages among those that match; part of the version
+# of every method that asks ``TopK.matches``.
+MATCHES_VERSION = 1
 
 
 def order(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -48,6 +53,18 @@ class TopK:
         """Rows of ``scores``, the lowest first among equals: int64 ``[queries, min(k, rows)]``."""
         self._merge()
         return self._rows
+
+    def matches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Rows and scores of each query, without the passages that score nothing.
+
+        For methods that score a passage above 0 if and only if it has something in common with the
+        query. In any other order than by score, such passages would stand by their place in the
+        corpus, and a metric would see a ranking where there is none. NaN is no score of nothing: it
+        stays, for the check of a method's lists to refuse.
+        """
+        for rows, scores in zip(self.rows, self.scores, strict=True):
+            matching = ~(scores <= 0)
+            yield rows[matching], scores[matching]
 
     def push(self, scores: np.ndarray, rows: np.ndarray) -> None:
         """Take in a block; no reference to it is kept.

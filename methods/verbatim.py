@@ -29,7 +29,7 @@ from bench.core.fields import identity
 from bench.tasks.base import Query
 from methods.base import Context, Method, Ranking
 from methods.query_text import QueryPart, query_text
-from methods.topk import TopK
+from methods.topk import MATCHES_VERSION, TopK
 from methods.words import TOKENIZERS, WORDS_VERSION, Tokenizer
 
 _SCORES_AT_ONCE = 1 << 20  # queries × passages of a block: 8 MiB of scores
@@ -47,10 +47,11 @@ class VerbatimConfig:
 
 
 class Verbatim(Method):
-    """Longest verbatim match; a passage that shares no word with the query has the score 0."""
+    """Longest verbatim match. Listed are passages that share an n-gram with the query."""
 
     Config = VerbatimConfig
-    version = WORDS_VERSION
+    version = (WORDS_VERSION, MATCHES_VERSION)
+    zero_is_no_match = True
     config: VerbatimConfig
 
     def __init__(self, config: VerbatimConfig, context: Context) -> None:
@@ -70,8 +71,8 @@ class Verbatim(Method):
         for start in progress.track(starts, "search verbatim", unit=f"times {width} passages"):
             texts = [self._tokenize(p.text) for p in passages.slice(start, start + width)]
             best.push(grams.scores(texts), np.arange(start, start + len(texts)))
-        for query, rows, scores in zip(queries, best.rows, best.scores, strict=True):
-            yield Ranking(query.query_id, rows, scores)
+        for query, matches in zip(queries, best.matches(), strict=True):
+            yield Ranking(query.query_id, *matches)
 
     def _grams(self, queries: Sequence[Query]) -> _QueryGrams:
         config = self.config

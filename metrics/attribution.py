@@ -21,7 +21,7 @@ from metrics.settings import NoGold
 
 @dataclass(frozen=True)
 class Judged:
-    """One ranked list, judged.
+    """One judged list of passages.
 
     Attributes:
         correct: whether each listed passage is annotated, strongest first, bool ``[list length]``.
@@ -46,11 +46,11 @@ class Metric(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What ``parse_metric`` reads, e.g. ``"hit@10"``."""
+        """The name that ``parse_metric`` reads, e.g. ``"hit@10"``."""
 
     @property
     def depth(self) -> int:
-        """How long the stored list must be at least for the number to mean what its name says."""
+        """The least length of the stored list with which the number means what its name says."""
         return measures.of(self.name).depth or 1
 
     @abstractmethod
@@ -68,7 +68,7 @@ class Metric(ABC):
 
 @dataclass(frozen=True)
 class MRR(Metric):
-    """1 / rank of the first correct passage, 0 if the stored list holds none.
+    """Reciprocal rank of the first correct passage, 0 if the stored list holds none.
 
     The mean over queries is the mean reciprocal rank. It cannot see past the list, whose length is
     therefore part of every result.
@@ -97,7 +97,7 @@ class _AtK(Metric):
 
 @dataclass(frozen=True)
 class Hit(_AtK):
-    """Any correct among the ``k`` strongest: Success@k. The paper calls this "recall@10"."""
+    """Whether any of the ``k`` strongest is correct: Success@k. The paper says "recall@10"."""
 
     kind = "hit"
 
@@ -171,9 +171,9 @@ class NDCG(_AtK):
 
     def score(self, correct: np.ndarray, n_gold: int) -> float:
         """See ``Metric.score``."""
-        found = np.flatnonzero(correct[: self.k]) + 1
+        ranks = np.flatnonzero(correct[: self.k]) + 1
         ideal = np.arange(1, min(n_gold, self.k) + 1)
-        return float(_discounts(found).sum() / _discounts(ideal).sum())
+        return float(_discounts(ranks).sum() / _discounts(ideal).sum())
 
 
 def _discounts(ranks: np.ndarray) -> np.ndarray:

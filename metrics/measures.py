@@ -47,6 +47,7 @@ class MetricRecord:
         needs_model: whether a query's value takes a model: nobody can recompute it from rankings.
         depth: number of a list's first passages that it looks at; None for all of them, or where a
             setting says.
+        tests_controls: whether controls are tested like any method: they are no bounds of it.
         variant_of: the metric that this one states in another unit; empty where it is none.
         of_one: the title of a single query's value, where that is no mean.
     """
@@ -61,6 +62,7 @@ class MetricRecord:
     higher_is_better: bool | None = True
     needs_model: bool = False
     depth: int | None = None
+    tests_controls: bool = False
     variant_of: str = ""
     of_one: str = ""
 
@@ -153,9 +155,14 @@ MEASURES = (
         "probability in a model trained again without the top proponents of a group of queries",
     ),
     MetricRecord(
+        "removal_effect_token", "removal effect", "removal effect as a change of the "
+        "log-probability, in nats a token of the target", MetricKind.retraining,
+        unit="log p a token", signed=True, needs_model=True, variant_of="removal_effect",
+    ),
+    MetricRecord(
         "lds", "LDS", "linear datamodelling score: over models trained on random parts of the "
         "corpus, rank correlation of a part's summed scores and the target's log-probability",
-        MetricKind.retraining, signed=True, needs_model=True,
+        MetricKind.retraining, signed=True, needs_model=True, tests_controls=True,
     ),
     MetricRecord(
         "qld", "QLD",
@@ -169,6 +176,15 @@ MEASURES = (
     MetricRecord(
         "base_log_probability", "target log p", "log-probability of the target before any step "
         "(nats)", MetricKind.query, higher_is_better=None, needs_model=True,
+    ),
+    MetricRecord(
+        "tail_patch_clipped", "clipped", "share of the parameter tensors whose update the clip of "
+        "tail-patch shortened: at 1, every step is as long as the learning rate, whatever the "
+        "passage's gradient", MetricKind.diagnostic, higher_is_better=None, needs_model=True,
+    ),
+    MetricRecord(
+        "tail_patch_step", "step", "root mean square of what a step of tail-patch adds to a "
+        "parameter", MetricKind.diagnostic, higher_is_better=None, needs_model=True,
     ),
     MetricRecord(
         "length_ratio", "length ratio", "mean length of the top 10 proponents over that of all "

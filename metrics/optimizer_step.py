@@ -1,14 +1,20 @@
 """What a model says after one training step on a single passage; its own weights never change.
 
-Passages are stepped on side by side where memory allows, each from the same weights and alone: the
-stepped weights are copies with a leading dimension, one entry a passage, and ``torch.func.vmap``
-runs the model over them.
+The step, for every parameter tensor W with gradient G of the passage's mean token loss:
+
+    U = G / sqrt(V)                     V: the optimizer's saved second moments; U = G without them
+    W' = W - learning_rate * U / max(1, RMS(U) / clip)
+
+docs/methods.md has it in full, with what is left out of it. Passages are stepped on side by side
+where memory allows, each from the same weights and alone: the stepped weights are copies with a
+leading dimension, one entry a passage, and ``torch.func.vmap`` runs the model over them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -21,13 +27,29 @@ from bench.models.dtypes import experts_for
 from bench.models.language_model import IGNORE, LanguageModel, Tokens, pad, token_log_probs
 from bench.models.second_moments import Factored, SecondMoments
 
-CLIP_RMS = 1.0  # Adafactor's own clipping of an update (Shazeer & Stern 2018, section 6)
-QUERIES_AT_ONCE = 64  # of one passage, in one forward pass
-_MOST_PASSAGES = 32  # side by side; more gain nothing on a CPU
-# The one kind that vmap can batch; for single passages, too, so that both ways round alike.
+QUERIES_AT_ONCE = 64  # queries that are asked after one passage in one forward pass
+_MOST_PASSAGES = 32  # passages side by side; more gain nothing on a CPU
+# The one kind of attention that vmap can batch. Single passages use it, too, so that they round as
+# those side by side do.
 _ATTENTION = SDPBackend.MATH
 
 Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What one step on one passage did, and what the model says after it.
+
+    Attributes:
+        log_probs: log-probability of each query's target, in the order asked (nats); NaN where the
+            passage's loss is NaN or infinite: there is no step on it.
+        clipped: share of the parameter tensors whose update was longer than the clip allows.
+        rms: root mean square, over all parameters, of what the step adds to them.
+    """
+
+    log_probs: list[float]
+    clipped: float
+    rms: float
 
 
 class OptimizerStep:
@@ -43,12 +65,16 @@ class OptimizerStep:
         model: its weights are read, and never written.
         learning_rate: of the step.
         second_moments: Adafactor's or Adam's; None makes a plain gradient-descent step.
+        clip: root mean square that the update of one parameter tensor may have, before the learning
+            rate: a longer one is shortened to it, whatever the optimizer (Adafactor's own clipping
+            is at 1: Shazeer & Stern 2018, section 6). None leaves every update as long as it comes.
         memory_mib: MiB for what passages that are stepped on side by side need: gradients, stepped
             weights, and about what a forward and backward pass keeps. A passage that needs more is
             stepped on alone.
 
     Attributes:
         most: passages side by side, whatever the memory; may be lowered.
+        optimizer: whose second moments are used: ``adafactor``, ``adam``, or ``sgd`` for none.
 
     Raises:
         UserError: a parameter has no second moment.
@@ -59,24 +85,26 @@ class OptimizerStep:
         model: LanguageModel,
         learning_rate: float,
         second_moments: SecondMoments | None,
+        clip: float | None,
         memory_mib: int = 0,
     ) -> None:
         self._model = model
         model.module.eval()  # dropout would measure itself
-        self._learning_rate = learning_rate
+        self._learning_rate, self._clip = learning_rate, clip
         dtype = model.gradient_dtype
         self._weights = {name: p.detach().to(dtype) for name, p in model.module.named_parameters()}
         self._moments = None
+        self.optimizer = "sgd"
         if second_moments is not None:
             self._moments = {name: second_moments[name] for name in self._weights}
-        # Adafactor clips every update, Adam none.
-        self._clips = any(isinstance(m, Factored) for m in (self._moments or {}).values())
+            factored = any(isinstance(one, Factored) for one in self._moments.values())
+            self.optimizer = "adafactor" if factored else "adam"
         self._memory = memory_mib * 2**20
         self.most = _MOST_PASSAGES
 
     @cached_property
     def _scales(self) -> Weights | None:
-        """1 / sqrt(V) of every parameter."""
+        """The factor 1 / sqrt(V) of every parameter; None without second moments."""
         if self._moments is None:
             return None
         return {
@@ -92,79 +120,94 @@ class OptimizerStep:
         """
         if passages == 1:
             return True
-        # The gradient and what it becomes; of a token, its logits and their gradient.
+        # A passage takes its gradient and the stepped weights.
         size = 2 * sum(weight.nbytes for weight in self._weights.values())
         needed = passages * (size + tokens * _bytes_a_token(self._model))
         return passages <= self.most and needed <= self._memory
 
     def log_probs(self, queries: Sequence[Tokens]) -> list[float]:
         """Log-probability of each query's target before any step, in the dtype of those after."""
-        found: list[float] = []
+        values: list[float] = []
         own = {name: weight[None] for name, weight in self._weights.items()}
         for start in range(0, len(queries), QUERIES_AT_ONCE):
-            found += self._ask(own, [queries[start : start + QUERIES_AT_ONCE]])[0]
-        return found
+            values += self._ask(own, [queries[start : start + QUERIES_AT_ONCE]])[0]
+        return values
 
-    def log_probs_after(
+    def after(
         self, passages: Sequence[Tokens], queries: Sequence[Sequence[Tokens]]
-    ) -> list[list[float]]:
-        """Log-probability of each query's target after the step on its passage alone.
+    ) -> list[Stepped]:
+        """Take the step on each passage alone, and ask each its own queries.
 
         Args:
             passages: each with a token to predict; as many as ``fit``.
             queries: for each passage, those that are asked after its step.
-
-        Returns:
-            one list a passage, in the order of its queries; NaN where the passage's loss is NaN or
-            infinite: there is no step on it.
         """
-        stepped, losses = self._stepped(passages)
-        found: list[list[float]] = [[] for _ in passages]
+        weights, losses, clipped, rms = self._stepped(passages)
+        answers: list[list[float]] = [[] for _ in passages]
         for start in range(0, max(map(len, queries)), QUERIES_AT_ONCE):
             parts = [of_one[start : start + QUERIES_AT_ONCE] for of_one in queries]
-            for so_far, part, values in zip(found, parts, self._ask(stepped, parts), strict=True):
+            for so_far, part, values in zip(answers, parts, self._ask(weights, parts), strict=True):
                 so_far += values[: len(part)]
         return [
-            values if math.isfinite(loss) else [math.nan] * len(values)
-            for values, loss in zip(found, losses, strict=True)
+            Stepped(values if math.isfinite(loss) else [math.nan] * len(values), share, length)
+            for values, loss, share, length in zip(answers, losses, clipped, rms, strict=True)
         ]
 
-    def _stepped(self, passages: Sequence[Tokens]) -> tuple[Weights, list[float]]:
-        """Weights after each step, ``[passages, *shape]``, and the loss before it."""
+    def _stepped(
+        self, passages: Sequence[Tokens]
+    ) -> tuple[Weights, list[float], list[float], list[float]]:
+        """The weights after a step on each passage, and what is known of the steps.
+
+        Returns:
+            weights ``[passages, *shape]``; of each passage the loss before its step, the share of
+            parameter tensors that were clipped, and the step's root mean square.
+        """
         ids, labels = pad(passages, self._model.device)
         with sdpa_kernel(_ATTENTION):
             if len(passages) > 1:
                 by_passage = vmap(grad_and_value(self._loss), in_dims=(None, 0, 0))
-                gradients, losses = by_passage(self._weights, ids, labels)
+                weights, losses = by_passage(self._weights, ids, labels)
             else:
-                gradients, losses = self._plain_gradients(ids[0], labels[0])
+                weights, losses = self._plain_gradients(ids[0], labels[0])
+        clipped = torch.zeros(len(passages), dtype=torch.float64, device=ids.device)
+        squares = torch.zeros_like(clipped)
         with torch.no_grad():
-            for name in list(gradients):
-                gradients[name] = self._updated(name, gradients[name])
-        return gradients, losses.tolist()
+            for name in list(weights):  # one gradient after the other makes room for its weights
+                weights[name], is_clipped, rms = self._updated(name, weights[name])
+                clipped += is_clipped
+                squares += rms.double().square() * self._weights[name].numel()
+        n_parameters = sum(weight.numel() for weight in self._weights.values())
+        lengths = self._learning_rate * (squares / n_parameters).sqrt()
+        return weights, losses.tolist(), (clipped / len(weights)).tolist(), lengths.tolist()
 
     def _plain_gradients(self, ids: Tensor, labels: Tensor) -> tuple[Weights, Tensor]:
-        """As under ``vmap``, of one passage: for models that ``vmap`` cannot run, or too large."""
+        """Gradients and loss of one passage, for models that are large or that vmap cannot run."""
         weights = {name: weight.detach().requires_grad_() for name, weight in self._weights.items()}
         with torch.enable_grad():
             loss = self._loss(weights, ids, labels)
-            found = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
-        return {name: g[None] for name, g in zip(weights, found, strict=True)}, loss.detach()[None]
+            gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
+        by_name = {name: g[None] for name, g in zip(weights, gradients, strict=True)}
+        return by_name, loss.detach()[None]
 
-    def _updated(self, name: str, gradients: Tensor) -> Tensor:
-        """The parameter after the step on each passage: ``[passages, *shape]``, of its own."""
+    def _updated(self, name: str, gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One parameter tensor after the step on each passage, in memory of its own.
+
+        Returns:
+            the weights, ``[passages, *shape]``; whether each update was clipped, bool
+            ``[passages]``; the update's root mean square after that, ``[passages]``.
+        """
         updates = gradients * self._scales[name] if self._scales is not None else gradients.clone()
-        factors = updates.new_full((len(updates),), -self._learning_rate)
-        if self._clips:
-            flat = updates.flatten(1)
-            root_mean_square = torch.linalg.vector_norm(flat, dim=1) / math.sqrt(flat.shape[1])
-            factors /= (root_mean_square / CLIP_RMS).clamp_min(1.0)
+        flat = updates.flatten(1)
+        rms = torch.linalg.vector_norm(flat, dim=1) / math.sqrt(flat.shape[1])
+        excess = torch.ones_like(rms) if self._clip is None else (rms / self._clip).clamp_min(1.0)
+        factors = updates.new_full((len(updates),), -self._learning_rate) / excess
         shape = (-1,) + (1,) * (gradients.ndim - 1)
-        return updates.mul_(factors.view(shape)).add_(self._weights[name])
+        weights = updates.mul_(factors.view(shape)).add_(self._weights[name])
+        return weights, excess > 1, rms / excess
 
     @torch.no_grad()
     def _ask(self, stepped: Weights, queries: Sequence[Sequence[Tokens]]) -> list[list[float]]:
-        """Log-probabilities, as many for each passage as the most that one is asked."""
+        """Log-probabilities of targets: as many for each passage as any passage has queries."""
         most = max(map(len, queries))
         filler = next(query for of_one in queries for query in of_one)
         filled = [[*of_one, *[filler] * (most - len(of_one))] for of_one in queries]
@@ -179,12 +222,12 @@ class OptimizerStep:
         return scores.double().sum(-1).tolist()
 
     def _loss(self, weights: Weights, ids: Tensor, labels: Tensor) -> Tensor:
-        """Mean over the tokens of one passage; ``ids`` and ``labels`` are ``[tokens]``."""
+        """Mean loss over the tokens of one passage; ``ids`` and ``labels`` are ``[tokens]``."""
         total = -self._log_probs(weights, ids[None], labels[None]).sum()
         return total / (labels[1:] != IGNORE).sum()
 
     def _log_probs(self, weights: Weights, ids: Tensor, labels: Tensor) -> Tensor:
-        """Of every token, ``[batch, tokens - 1]``."""
+        """Log-probability of every token, ``[batch, tokens - 1]``."""
         with experts_for(self._model.module, self._model.gradient_dtype):
             return token_log_probs(self._module_with(weights), ids, labels)
 
@@ -193,11 +236,12 @@ class OptimizerStep:
 
 
 def _bytes_a_token(model: LanguageModel) -> int:
-    """About what a forward and backward pass keeps of a token: logits, and each layer's inputs."""
+    """Bytes that a forward and backward pass keeps of a token, about: logits and layers' inputs."""
     config = getattr(model.module, "config", None)
     vocabulary, hidden, layers = (
         int(getattr(config, name, None) or 0)
         for name in ("vocab_size", "hidden_size", "num_hidden_layers")
     )
-    # Logits, their exponentials and both gradients; of a layer, some twenty vectors.
+    # Four numbers a word of the vocabulary: logits, exponentials and both gradients. A layer keeps
+    # some twenty vectors.
     return model.gradient_dtype.itemsize * (4 * vocabulary + 20 * hidden * layers)

@@ -3,7 +3,9 @@
 - Removal effect: train without the first proponents of a group of queries, all at once; the fall of
   each of these queries' target probability, group by group. A method that finds what the model
   learnt a fact from has a large one. Compare it with that of ``random`` (chance) and ``gold`` (the
-  stating passages).
+  stating passages). It is told in probability, in nats of the whole target and in nats a token of
+  it: a probability near 0 hardly falls, and a long target has more to lose, so that methods may
+  differ in one unit and not in another.
 - LDS, the linear datamodelling score (Park et al., 2303.14186, section 4; here with one model a
   subset, or several averaged): train on random subsets of the corpus; the rank correlation, over
   subsets, of what the scores of a subset's passages add up to and what the model then says.
@@ -23,7 +25,7 @@ import pandas as pd
 
 from bench.models.retraining import Removal
 from metrics.settings import RetrainingConfig
-from metrics.stats.correlation import rank_correlations
+from metrics.stats.correlation import rank_correlation
 
 if TYPE_CHECKING:
     from bench.tasks.base import Query
@@ -38,12 +40,16 @@ class Measured:
 
     Attributes:
         per_query: ``query_id``, and of what was measured ``removal_effect`` (fall of the
-            probability), ``removal_effect_log`` (nats), ``lds`` and ``qld`` (nats); NaN for queries
-            that were not in the group.
+            probability), ``removal_effect_log`` (nats a target), ``removal_effect_token`` (nats a
+            token of the target), ``lds`` and ``qld`` (nats a target); NaN for queries that were not
+            in the group.
+        subsets: of ``lds``, what was foreseen of each subset and what was measured: float64
+            ``[queries, subsets]`` each.
         facts: how many passages were removed (mean over groups), and how far the truth repeats.
     """
 
     per_query: pd.DataFrame
+    subsets: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     facts: dict[str, float] = field(default_factory=dict)
 
 
@@ -53,7 +59,8 @@ class RetrainingTruth:
     Args:
         config: checked settings.
         queries: all of them, in the order of the retrained models' answers.
-        n_passages: of the corpus.
+        n_tokens: tokens of each query's target.
+        n_passages: passages of the corpus.
         top_k: how long lists may be.
         seed: of the random subsets: the same for every method, which share the retrained models.
         retrain: trains, or finds what it trained before.
@@ -63,6 +70,7 @@ class RetrainingTruth:
         self,
         config: RetrainingConfig,
         queries: Sequence[Query],
+        n_tokens: Sequence[int],
         n_passages: int,
         top_k: int,
         seed: int,
@@ -70,6 +78,7 @@ class RetrainingTruth:
     ) -> None:
         self._config = config
         self._queries = queries
+        self._n_tokens = np.asarray(n_tokens)
         self._n_passages = n_passages
         self._top_k = top_k
         self._seed = seed
@@ -87,6 +96,7 @@ class RetrainingTruth:
         config = self._config
         frame = pd.DataFrame({"query_id": [query.query_id for query in self._queries]})
         facts: dict[str, float] = {}
+        subsets = {}
         if config.removal_queries:
             chosen = self._numbers(group["removal"])
             tops = [rankings[i][0][: config.removal_top] for i in group["removal"]]
@@ -95,12 +105,18 @@ class RetrainingTruth:
             effect, effect_log = self._effects(rows, chosen)
             frame["removal_effect"] = self._spread(chosen, effect)
             frame["removal_effect_log"] = self._spread(chosen, effect_log)
+            frame["removal_effect_token"] = self._spread(
+                chosen, effect_log / self._n_tokens[chosen]
+            )
         if config.lds_subsets:
             kept, outputs = self._subsets()
+            measured = outputs.mean(0).T
+            lists = [rankings[query.query_id] for query in self._queries]
+            predicted = np.stack([self._summed(ranked, kept) for ranked in lists])
             frame["lds"] = [
-                self._lds(rankings[query.query_id], kept, outputs.mean(0)[:, number])
-                for number, query in enumerate(self._queries)
+                rank_correlation(*pair) for pair in zip(predicted, measured, strict=True)
             ]
+            subsets["lds"] = (predicted, measured)
             if config.seeds > 1:
                 facts["lds_ceiling"] = reseed_agreement(outputs)
         if config.qld_queries:
@@ -108,11 +124,10 @@ class RetrainingTruth:
             top = config.n_qld_passages(self._n_passages)
             rows = [Removal.of(rankings[i][0][:top]).rows for i in group["qld"]]
             frame["qld"] = self._spread(chosen, self._effects(rows, chosen)[1])
-        return Measured(frame, facts)
+        return Measured(frame, subsets, facts)
 
-    def _lds(self, ranked: Ranked, kept: np.ndarray, outputs: np.ndarray) -> float:
-        is_cut = len(ranked[0]) >= self._top_k
-        return linear_datamodelling_score(*ranked, kept, outputs, is_cut=is_cut)
+    def _summed(self, ranked: Ranked, kept: np.ndarray) -> np.ndarray:
+        return summed_scores(*ranked, kept, is_cut=len(ranked[0]) >= self._top_k)
 
     def _numbers(self, ids: Sequence[str]) -> list[int]:
         places = {query.query_id: number for number, query in enumerate(self._queries)}
@@ -130,16 +145,19 @@ class RetrainingTruth:
         seeds = range(self._config.seeds)
         removals = [Removal((), seed) for seed in seeds]
         removals += [Removal(part, seed) for seed in seeds for part in rows]
-        found = self._retrain(removals)
-        before = found[: len(seeds), chosen]  # [seeds, chosen]
+        answers = self._retrain(removals)
+        before = answers[: len(seeds), chosen]  # [seeds, chosen]
         # Of the models trained without a query's own rows, only what they say of this query.
-        after = found[len(seeds) :].reshape(len(seeds), len(rows), -1)
+        after = answers[len(seeds) :].reshape(len(seeds), len(rows), -1)
         after = after[:, np.arange(len(rows)), chosen]
         return (np.exp(before) - np.exp(after)).mean(0), (before - after).mean(0)
 
     def _subsets(self) -> tuple[np.ndarray, np.ndarray]:
-        """Which passages each subset holds, bool ``[subsets, passages]``, and what models trained
-        on it say, ``[seeds, subsets, queries]``."""
+        """The passages of each subset, and what models say that were trained on them alone.
+
+        Returns:
+            bool ``[subsets, passages]``, and float64 ``[seeds, subsets, queries]``.
+        """
         config, n = self._config, self._n_passages
         kept = np.zeros((config.lds_subsets, n), dtype=bool)
         for number, subset in enumerate(kept):
@@ -151,7 +169,7 @@ class RetrainingTruth:
 
 
 def _shared(tops: Sequence[np.ndarray], size: int) -> list[tuple[int, ...]]:
-    """For each query, what is removed for it and the others of its group of ``size``.
+    """The rows that are removed for each query and the others of its group of ``size``.
 
     Groups are every n-th query, so that each is a sample of all.
     """
@@ -160,40 +178,26 @@ def _shared(tops: Sequence[np.ndarray], size: int) -> list[tuple[int, ...]]:
     return [groups[number % n_groups] for number in range(len(tops))]
 
 
-def linear_datamodelling_score(
-    rows: np.ndarray, scores: np.ndarray, kept: np.ndarray, outputs: np.ndarray, *, is_cut: bool
-) -> float:
-    """Rank correlation, over subsets, of summed scores and what was measured (LDS).
+def summed_scores(
+    rows: np.ndarray, scores: np.ndarray, kept: np.ndarray, *, is_cut: bool
+) -> np.ndarray:
+    """Sums of the scores of each subset's passages: what a method foresees of the subset.
 
-    All subsets are of one size, so that only differences to the unlisted passages matter. Where a
-    list is cut, each of them counts as much as its last one; where the method had no more to say,
-    as nothing. A list of the whole corpus makes it exact.
+    The linear datamodelling score is the rank correlation of these sums with what was measured. All
+    subsets are of one size, so that only differences to the unlisted passages matter. Where a list
+    is cut, each of them counts as much as its last one; where the method had no more to say, as
+    nothing. A list of the whole corpus makes it exact.
 
     Args:
-        rows, scores: of one query, strongest first, ``[k]``.
+        rows, scores: of one query, strongest first, ``[k]``; none foresee nothing of any subset.
+        kept: which passages each subset holds, bool ``[subsets, passages]``.
         is_cut: whether the list ends because it was not to be longer.
-        kept: bool ``[subsets, passages]``.
-        outputs: ``[subsets]``.
 
     Returns:
-        from -1 to 1; 0 for a ranking that foresees no difference, NaN where there was none to see.
+        float64 ``[subsets]``, less a constant.
     """
-    if len(rows) == 0:
-        return 0.0
-    above = np.asarray(scores, dtype=np.float64) - (float(scores[-1]) if is_cut else 0.0)
-    return rank_correlation(kept[:, rows] @ above, outputs)
-
-
-def rank_correlation(predicted: np.ndarray, measured: np.ndarray) -> float:
-    """Spearman's, with mean ranks for ties; 0 if only ``predicted`` is constant, NaN if the other.
-
-    Args:
-        predicted, measured: ``[n]``.
-    """
-    if np.ptp(measured) == 0:
-        return math.nan
-    found = float(rank_correlations(predicted[None], measured[None])[0])
-    return 0.0 if math.isnan(found) else found
+    last = float(scores[-1]) if is_cut and len(scores) else 0.0
+    return kept[:, rows] @ (np.asarray(scores, dtype=np.float64) - last)
 
 
 def reseed_agreement(outputs: np.ndarray) -> float:
@@ -203,12 +207,12 @@ def reseed_agreement(outputs: np.ndarray) -> float:
         outputs: ``[seeds, subsets, queries]``, at least 2 seeds.
 
     Returns:
-        rank correlation over the subsets, mean over seeds and queries.
+        the rank correlation over the subsets, as a mean over seeds and queries.
     """
-    found = []
+    correlations = []
     for seed in range(len(outputs)):
         others = np.delete(outputs, seed, axis=0).mean(0)
         pairs = zip(outputs[seed].T, others.T, strict=True)
-        found += [rank_correlation(one, other) for one, other in pairs]
-    seen = [value for value in found if not math.isnan(value)]
+        correlations += [rank_correlation(one, other) for one, other in pairs]
+    seen = [value for value in correlations if not math.isnan(value)]
     return sum(seen) / len(seen) if seen else 0.0

@@ -8,15 +8,25 @@ from typing import Any
 
 from bench.core.errors import UserError, did_you_mean
 from bench.core.fields import check_ranges, identity, speed
+from metrics.stats.subsets import MOST_SUBSETS
 
 _OPTIMIZERS = ("saved", "sgd")
 
 
 class NoGold(Enum):
-    """What a query counts that has no annotated passage in the corpus."""
+    """The score of a query that has no annotated passage in the corpus."""
 
-    skip = "skip"  # left out of every mean: NaN
-    zero = "zero"  # a failure of the method
+    skip = "skip"  # NaN: the query is left out of every mean
+    zero = "zero"  # 0: the query is a failure of the method
+
+
+class Cluster(Enum):
+    """What makes queries hang together, for the intervals."""
+
+    none = "none"
+    relation = "relation"
+    relation_answer = "relation_answer"
+    auto = "auto"  # what makes the interval wider by more than a tenth, if anything does
 
 
 @dataclass
@@ -28,8 +38,14 @@ class TailPatchConfig:
     n_queries: int | None = identity(at_least=1)
     optimizer: str = identity()
     learning_rate: float | None = identity(above=0)
+    clip: float | str = identity(above=0, words=("none",))
     opponents: bool = identity()
     memory_mib: int = speed(at_least=0)
+
+    @property
+    def clip_at(self) -> float | None:
+        """The greatest root mean square of one parameter tensor's update; None clips none."""
+        return None if self.clip == "none" else float(self.clip)
 
     def check(self) -> None:
         """Refuse what no step can be made with.
@@ -54,7 +70,7 @@ class RetrainingConfig:
     removal_queries: int = identity(at_least=0)
     removal_group: int = identity(at_least=1)
     removal_top: int = identity(at_least=1)
-    lds_subsets: int = identity(at_least=0)
+    lds_subsets: int = identity(at_least=0, at_most=MOST_SUBSETS)
     lds_share: float = identity()
     qld_queries: int = identity(at_least=0)
     qld_share: float = identity()
@@ -89,7 +105,7 @@ class RetrainingConfig:
             _check_length("qld_share", self.n_qld_passages(n_passages), top_k)
 
     def n_qld_passages(self, n_passages: int) -> int:
-        """How many passages are removed for one query."""
+        """Number of passages that are removed for one query."""
         return max(1, round(self.qld_share * n_passages))
 
 
@@ -116,6 +132,7 @@ class MetricConfig:
     judge: dict[str, Any] | None
     retraining: RetrainingConfig | None
     no_gold: NoGold
+    cluster: Cluster
     tail_patch: TailPatchConfig
     bootstrap_samples: int = identity(at_least=1)
 

@@ -2,7 +2,8 @@
 
 Source: 2410.17413, section 4: from the final checkpoint, one step on one proponent alone; the
 increase of the target sequence's probability, mean over the top 10 proponents, then over queries.
-The learning rate and the exact optimizer settings of that step are unverified: both are settings.
+The learning rate and the exact optimizer settings of that step are unverified: all are settings,
+and docs/methods.md has the formula that they fill in.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from bench.models.dtypes import running_in
 from bench.models.language_model import LanguageModel, Tokens
 from bench.storage.keys import content_key
 from bench.tasks.base import Query, Task
-from metrics.optimizer_step import QUERIES_AT_ONCE, OptimizerStep
-from metrics.patch_cache import PatchCache
+from metrics.optimizer_step import QUERIES_AT_ONCE, OptimizerStep, Stepped
+from metrics.patch_cache import Pair, PatchCache, StepOutcome
 from metrics.settings import TailPatchConfig
 
 # Raised whenever a change of code moves a measurement; part of the cache's name.
 STEP_VERSION = 5
 
-# Decimals of a log-probability (nats) in float64: which passages were stepped on side by side moves
-# the fifteenth, and would tell a run that was killed and went on from one that was not.
-_DECIMALS = 8
-_WINDOW = 512  # passages tokenised ahead, so that those of one length go together
+# Digits that are kept in float64: which passages were stepped on side by side moves the fifteenth,
+# and would tell a run that was killed and went on from one that was not.
+_DIGITS = 8
+_WINDOW = 512  # passages that are tokenised ahead, so that those of one length go together
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,23 @@ class Patched:
 
     Attributes:
         before: log-probability of each query's target, by query id.
-        after: the same after the step on each of its proponents, in their order; NaN where there is
-            no step, or nothing finite after it. The mean of such a query is NaN, too.
+        after: what came of the step on each of its proponents, in their order, by query id. The
+            log-probability is NaN where there is no step, or nothing finite after it; the mean of
+            such a query is NaN, too.
         not_finite: ids of the passages that this is so for.
     """
 
     before: dict[str, float]
-    after: dict[str, list[float]]
+    after: dict[str, list[StepOutcome]]
     not_finite: list[str]
 
     def changes(self) -> dict[str, list[float]]:
-        """Δp of each proponent, by query id: in probability, signed."""
+        """Change of the target's probability by the step on each proponent, by query id."""
         return {
-            query_id: [math.exp(value) - math.exp(self.before[query_id]) for value in values]
-            for query_id, values in self.after.items()
+            query_id: [
+                math.exp(one.log_probability) - math.exp(self.before[query_id]) for one in outcomes
+            ]
+            for query_id, outcomes in self.after.items()
         }
 
     def table(self) -> pd.DataFrame:
@@ -65,8 +69,10 @@ class Patched:
 
         Returns:
             one row a query: ``query_id``, ``base_log_probability``, ``base_probability``,
-            ``tail_patch`` (Δp, in probability), ``tail_patch_log`` (Δ log p, in nats); NaN for a
-            query without proponents.
+            ``tail_patch`` (change of the probability), ``tail_patch_log`` (of the log-probability,
+            in nats), and of the steps ``tail_patch_clipped`` (share of parameter tensors whose
+            update was clipped) and ``tail_patch_step`` (root mean square of what a step adds to a
+            parameter); NaN for a query without proponents.
         """
         return pd.DataFrame.from_records(
             [_record(query_id, self.before[query_id], v) for query_id, v in self.after.items()]
@@ -91,6 +97,10 @@ class TailPatch:
         task: where the passages are.
         cache_dir: measured pairs are kept below it and shared by all methods.
 
+    Attributes:
+        settings: what the step was made with, defaults resolved: two tail-patches may be compared
+            where these are equal.
+
     Raises:
         UserError: an unknown optimizer, or one whose state or learning rate is not at hand.
     """
@@ -110,10 +120,16 @@ class TailPatch:
         if config.optimizer == "saved" and moments is None:
             raise no_moments_to_step_with(model.name)
         state = ["sgd"] if moments is None else moments.identity
-        identity = [STEP_VERSION, task.sha256, learning_rate, *_identity(model), state]
-        key = content_key(identity)
-        self._step = OptimizerStep(model, learning_rate, moments, config.memory_mib)
-        self._cache_path = cache_dir / "tail_patch" / f"{key}.scores"
+        clip = config.clip_at
+        identity = [STEP_VERSION, task.sha256, learning_rate, clip, *_identity(model), state]
+        self._step = OptimizerStep(model, learning_rate, moments, clip, config.memory_mib)
+        self._cache_path = cache_dir / "tail_patch" / f"{content_key(identity)}.scores"
+        self.settings = {
+            "optimizer": self._step.optimizer,
+            "second_moments": None if moments is None else content_key(moments.identity),
+            "learning_rate": learning_rate,
+            "clip": clip,
+        }
 
     def measure(self, queries: Sequence[Query], proponents: Mapping[str, Sequence[int]]) -> Patched:
         """Step on the first ``top`` proponents of each query, one at a time.
@@ -141,14 +157,16 @@ class TailPatch:
             ]
             for query in queries
         }
-        failed = {row for (row, _), value in patched.items() if not math.isfinite(value)}
+        failed = {
+            row for (row, _), one in patched.items() if not math.isfinite(one.log_probability)
+        }
         ids = [self._task.passages[row].passage_id for row in sorted(failed)]
         return Patched(before, after, ids)
 
     def _patch(
         self, wanted: Mapping[int, list[str]], tokens: Mapping[str, Tokens]
-    ) -> dict[tuple[int, str], float]:
-        """Log-probability after the step for every (passage row, query id) asked for."""
+    ) -> dict[Pair, StepOutcome]:
+        """Outcomes of the steps for every (passage row, query id) that is asked for."""
         with closing(PatchCache(self._cache_path)) as cache:
             patched = cache.known([(row, query_id) for row in wanted for query_id in wanted[row]])
             missing: dict[int, list[str]] = {}
@@ -156,39 +174,53 @@ class TailPatch:
                 if new := [query_id for query_id in wanted[row] if (row, query_id) not in patched]:
                     missing[row] = new
             measured = self._measured(missing, tokens) if missing else ()
-            for row, values in progress.track(measured, "tail-patch", len(missing), "passages"):
-                pairs = {(row, query_id): value for query_id, value in values.items()}
-                cache.add({pair: value for pair, value in pairs.items() if math.isfinite(value)})
+            for row, outcomes in progress.track(measured, "tail-patch", len(missing), "passages"):
+                pairs = {(row, query_id): outcome for query_id, outcome in outcomes.items()}
+                cache.add(
+                    {pair: one for pair, one in pairs.items() if all(map(math.isfinite, one))}
+                )
                 patched.update(pairs)
         return patched
 
     def _measured(
         self, missing: Mapping[int, list[str]], tokens: Mapping[str, Tokens]
-    ) -> Iterator[tuple[int, dict[str, float]]]:
-        """Each passage's row and what the model says of its queries after the step on it."""
+    ) -> Iterator[tuple[int, dict[str, StepOutcome]]]:
+        """The row of each passage, with the outcomes of the step on it by query id."""
         rows = list(missing)
         for start in range(0, len(rows), _WINDOW):
             window = [
                 _Job(row, self._model.passage_tokens(self._task.passages[row].text), missing[row])
                 for row in rows[start : start + _WINDOW]
             ]
-            # Queries are of about one length, passages are not.
+            # Passages of one length go together; queries are of about one length anyway.
             waiting = sorted(window, key=lambda job: (len(job.query_ids), len(job.passage.ids)))
             while waiting:
                 batch = self._side_by_side(waiting, tokens)
                 try:
-                    values = self._after(batch, tokens)
+                    stepped = self._after(batch, tokens)
                 except RuntimeError as error:
                     self._one_at_a_time(len(batch), error)
                     continue
-                for job, of_one in zip(batch, values, strict=True):
-                    yield job.row, dict(zip(job.query_ids, self._rounded(of_one), strict=True))
+                for job, one in zip(batch, stepped, strict=True):
+                    yield job.row, self._outcomes(job, one)
                 waiting = waiting[len(batch) :]
 
-    def _rounded(self, values: Sequence[float]) -> list[float]:
+    def _outcomes(self, job: _Job, stepped: Stepped) -> dict[str, StepOutcome]:
+        values = self._rounded(stepped.log_probs)
+        (rms,) = self._rounded([stepped.rms], significant=True)
+        outcomes = [StepOutcome(value, stepped.clipped, rms) for value in values]
+        return dict(zip(job.query_ids, outcomes, strict=True))
+
+    def _rounded(self, values: Sequence[float], significant: bool = False) -> list[float]:
+        """Values without the digits of float64 that batching moves.
+
+        ``_DIGITS`` are kept behind the point, or significant ones.
+        """
         if self._model.gradient_dtype != torch.float64:
             return list(values)
-        return [round(value, _DECIMALS) for value in values]
+        if significant:
+            return [float(f"{value:.{_DIGITS}g}") for value in values]
+        return [round(value, _DIGITS) for value in values]
 
     def _side_by_side(self, waiting: Sequence[_Job], tokens: Mapping[str, Tokens]) -> list[_Job]:
         """The first jobs that fit in one batch; a passage with nothing to predict goes alone."""
@@ -203,11 +235,11 @@ class TailPatch:
                 batch.append(job)
         return batch
 
-    def _after(self, batch: Sequence[_Job], tokens: Mapping[str, Tokens]) -> list[list[float]]:
+    def _after(self, batch: Sequence[_Job], tokens: Mapping[str, Tokens]) -> list[Stepped]:
         asked = [[tokens[query_id] for query_id in job.query_ids] for job in batch]
         if batch[0].passage.n_loss == 0:  # no loss, no step: the model stays as it is
-            return [self._step.log_probs(of_one) for of_one in asked]
-        return self._step.log_probs_after([job.passage for job in batch], asked)
+            return [Stepped(self._step.log_probs(of_one), 0.0, 0.0) for of_one in asked]
+        return self._step.after([job.passage for job in batch], asked)
 
     def _one_at_a_time(self, passages: int, error: RuntimeError) -> None:
         """Go on with single passages: the model does not run side by side, or memory is short."""
@@ -226,24 +258,30 @@ class _Job:
     query_ids: list[str]
 
     def tokens(self, queries: Mapping[str, Tokens]) -> int:
-        """Padded tokens that are asked at once after the step."""
+        """Number of padded tokens that are asked at once after the step."""
         lengths = [len(queries[query_id].ids) for query_id in self.query_ids]
         return max(lengths) * min(len(lengths), QUERIES_AT_ONCE)
 
 
 def _identity(model: LanguageModel) -> list[Any]:
-    """What the model's numbers depend on beside its files."""
+    """The settings that the model's numbers depend on beside its files."""
     weights = next(model.module.parameters()).dtype
     dtypes = [str(weights), str(model.gradient_dtype)]
     return [model.sha256, model.append_eos, model.context_length, dtypes]
 
 
-def _record(query_id: str, base: float, after: Sequence[float]) -> dict[str, object]:
-    n = len(after)
+def _record(query_id: str, base: float, after: Sequence[StepOutcome]) -> dict[str, object]:
+    log_probs, clipped, rms = zip(*after, strict=True) if after else ((), (), ())
     return {
         "query_id": query_id,
         "base_log_probability": base,
         "base_probability": math.exp(base),
-        "tail_patch": sum(map(math.exp, after)) / n - math.exp(base) if n else math.nan,
-        "tail_patch_log": sum(after) / n - base if n else math.nan,
+        "tail_patch": _mean([math.exp(value) for value in log_probs]) - math.exp(base),
+        "tail_patch_log": _mean(log_probs) - base,
+        "tail_patch_clipped": _mean(clipped),
+        "tail_patch_step": _mean(rms),
     }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

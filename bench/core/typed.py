@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
 from omegaconf import OmegaConf
@@ -31,7 +31,7 @@ def typed(schema: type, values: Mapping[str, Any], group: str, drop: tuple[str, 
     """
     given = {key: value for key, value in values.items() if key not in drop}
     known = [field.name for field in fields(schema)]
-    given = {key: _as_float(schema, key, value) for key, value in given.items()}
+    given = _with_floats(schema, given)
     for key in given:
         if key not in known:
             raise UserError(f"unknown key {_full(group, key)}", fix=did_you_mean(key, known))
@@ -45,9 +45,19 @@ def typed(schema: type, values: Mapping[str, Any], group: str, drop: tuple[str, 
         raise UserError(first_line(error), where=key) from error
 
 
-def _as_float(schema: type, key: str, value: Any) -> Any:
-    """Omegaconf takes 0 for a float, but not for a float or something else, as λ is."""
-    kinds = get_args(get_type_hints(schema).get(key))
+def _with_floats(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with whole numbers as floats where a field takes a float or something else.
+
+    Omegaconf takes 0 for a float, but not for a float or something else, as λ is.
+    """
+    hints = get_type_hints(schema)
+    return {key: _with_float(hints.get(key), value) for key, value in values.items()}
+
+
+def _with_float(hint: Any, value: Any) -> Any:
+    if is_dataclass(hint) and isinstance(value, Mapping):
+        return _with_floats(hint, value)  # type: ignore[arg-type]
+    kinds = get_args(hint)
     return float(value) if type(value) is int and float in kinds and int not in kinds else value
 
 

@@ -21,7 +21,7 @@ from bench.core.errors import UserError
 from bench.importing.arrange import Arranger
 from bench.importing.release import read_records
 from bench.results.rankings import correct_of
-from bench.run.evaluation import Evaluation, by_group, estimates
+from bench.run.evaluation import Evaluation, by_group, estimates, sampling_of, with_samples
 from bench.run.judging import metrics_without_gold
 from bench.run.settings import MetricConfig
 from bench.storage.jsonlines import Place
@@ -98,6 +98,7 @@ def score_file(
     unknown: list[bool] = []
     labels: list[dict[str, str]] = []
     identity: list[list[str]] = []
+    answers: list[str] = []
     seen: dict[str, Place] = {}
     query_sets: dict[str, None] = {}
     for place, read in read_records(paths):
@@ -116,6 +117,7 @@ def score_file(
         unknown.append(not known)
         labels.append(groups_named_by(record))
         identity.append([record.example_id, record.inputs_plaintext, record.targets_plaintext])
+        answers.append(record.targets_plaintext)
         query_sets[record.query_set] = None
     if not judged:
         raise UserError("is empty", where=str(paths[0]), fix="give a file that ranks something")
@@ -127,7 +129,7 @@ def score_file(
         n_queries=len(judged),
         longest=max(len(one.correct) for one in judged),
         without_gold=sum(one.n_gold == 0 for one in judged),
-        evaluation=_evaluation(judged, unknown, labels, config, metrics, seed),
+        evaluation=_evaluation(judged, unknown, labels, answers, config, metrics, seed),
         counts=counts,
         notes=_notes(counts),
     )
@@ -178,19 +180,21 @@ def _evaluation(
     judged: Sequence[Judged],
     unknown: Sequence[bool],
     labels: Sequence[dict[str, str]],
+    answers: Sequence[str],
     config: MetricConfig,
     metrics: Sequence[Metric],
     seed: int,
 ) -> Evaluation:
+    relations = [own.get("relation", "") for own in labels]
+    sampling = sampling_of(config, relations, answers, seed)
     frame = score_rankings(judged, metrics, config.no_gold)
     frame["n_gold"] = np.where(unknown, math.nan, frame["n_gold"].astype(float))
     names = [metric.name for metric in metrics]
     groups = pd.DataFrame(list(labels), index=frame.index)
-    samples = config.bootstrap_samples
     return Evaluation(
-        per_query=frame.join(groups),
-        metrics=estimates(frame[names], samples, seed),
-        slices=by_group(groups, frame[names], samples, seed),
+        per_query=with_samples(frame.join(groups), sampling),
+        metrics=estimates(frame[names], sampling),
+        slices=by_group(groups, frame[names], sampling),
         n_scored=int(frame[names[0]].notna().sum()),
     )
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from bench.report.telling_apart import hash_of, labels_of, measured_alike, name_of
-from bench.results.per_query import read_per_query
+from bench.results.per_query import clusters_of, read_per_query, subsets_of
 from bench.results.schema import ENTAILED, PER_QUERY, Cell, Result
 from methods import METHODS
 from metrics import measures
 from metrics.stats.bootstrap import Estimate
-from metrics.stats.pairs import Pair, compare
+from metrics.stats.pairs import MethodPair, Scored, compare_methods
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Row:
         return name_of(self.cell, "method")
 
     @property
+    def is_control(self) -> bool:
+        """Whether the method is a control, which no method competes with."""
+        return self.family == "control"
+
+    @property
     def seconds(self) -> float | None:
         """Wall time of all phases in seconds, None if none was measured."""
         return _over_phases(self.result, "seconds", sum)
@@ -68,7 +73,7 @@ class Board:
         metrics: every metric of any row that judges a method, in the order of the columns.
         main: the metric that rows are sorted by, best first: MRR wherever it was measured.
         rows: sorted by ``main``, then by label.
-        pairs: every two methods, metric by metric, controls aside.
+        pairs: every two methods, metric by metric; controls only where they are tested, too.
     """
 
     task: str
@@ -76,7 +81,7 @@ class Board:
     metrics: list[str]
     main: str | None
     rows: list[Row]
-    pairs: list[Pair] = field(default_factory=list)
+    pairs: list[MethodPair] = field(default_factory=list)
 
     @property
     def samples(self) -> str:
@@ -122,8 +127,8 @@ def _board(task: str, model: str, cells: list[Cell]) -> Board:
     labels = labels_of(cells)
     rows = [Row(cell, label, _family(cell)) for cell, label in zip(cells, labels, strict=True)]
     rows.sort(key=lambda row: (-_value(row, main), row.label))
-    rivals = [(row, table_of(row.cell)) for row in rows if row.family != "control"]
-    pairs = [pair for metric in metrics for pair in _compared(metric, rivals)]
+    tables = [(row, table_of(row.cell)) for row in rows]
+    pairs = [pair for metric in metrics for pair in _compared(metric, tables)]
     return Board(task, model, metrics, main, rows, pairs)
 
 
@@ -133,22 +138,29 @@ def _board(task: str, model: str, cells: list[Cell]) -> Board:
 _Table = dict[str, np.ndarray]
 
 
-def _compared(metric: str, rivals: Sequence[tuple[Row, _Table]]) -> list[Pair]:
+def _compared(metric: str, tables: Sequence[tuple[Row, _Table]]) -> list[MethodPair]:
     """Note the best of a column and everyone's letters in the rows; the pairs behind them."""
-    measured = [(row, table) for row, table in rivals if not math.isinf(_value(row, metric))]
+    with_controls = measures.of(metric).tests_controls
+    rivals = [(row, own) for row, own in tables if with_controls or not row.is_control]
+    measured = [(row, own) for row, own in rivals if not math.isinf(_value(row, metric))]
     alike = [measured_alike(metric, row.cell) for row, _ in measured]
     most = max(alike, key=alike.count, default="")
     measured = [rival for rival, own in zip(measured, alike, strict=True) if own == most]
     # Best first; equal values stay in the board's order.
     measured.sort(key=lambda rival: -_value(rival[0], metric))
+    best = max((_value(row, metric) for row, _ in measured if not row.is_control), default=None)
     for row, _ in measured:
-        if _value(row, metric) == _value(measured[0][0], metric):
+        if not row.is_control and _value(row, metric) == best:
             row.best.add(metric)
     tested = [(row, table) for row, table in measured if _has_numbers(table, metric)]
     if len(tested) < 2:
         return []
-    comparison = compare(
-        metric, [row.label for row, _ in tested], [_by_query(table, metric) for _, table in tested]
+    comparison = compare_methods(
+        metric,
+        [row.label for row, _ in tested],
+        [_scored(table, metric) for _, table in tested],
+        clusters_of(tested[0][1]),
+        always=tested[0][0].cell.clusters_always,
     )
     for (row, _), letters in zip(tested, comparison.letters, strict=True):
         row.letters[metric] = letters
@@ -160,12 +172,23 @@ def table_of(cell: Cell) -> _Table:
     return read_per_query(cell.folder) if (cell.folder / PER_QUERY).exists() else {}
 
 
+def scores_of(table: Mapping[str, np.ndarray], metric: str) -> dict[str, float]:
+    """The scores of the queries that have one, by query id, from a cell's per-query table."""
+    values = table.get(metric)
+    if values is None or values.dtype.kind != "f":
+        return {}
+    pairs = zip(table["query_id"].tolist(), values.tolist(), strict=True)
+    return {query: value for query, value in pairs if not math.isnan(value)}
+
+
 def _has_numbers(table: _Table, metric: str) -> bool:
     return metric in table and table[metric].dtype.kind == "f"
 
 
-def _by_query(table: _Table, metric: str) -> dict[str, float]:
-    return dict(zip(table["query_id"].tolist(), table[metric].tolist(), strict=True))
+def _scored(table: _Table, metric: str) -> Scored:
+    pairs = subsets_of(table, metric)
+    queries = table["query_id"].tolist() if pairs else []
+    return Scored(scores_of(table, metric), dict(zip(queries, pairs, strict=True)))
 
 
 # ------------------------------------------------------------------ fields of a result

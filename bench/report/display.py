@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from metrics import measures
 from metrics.stats.bootstrap import Estimate
@@ -27,10 +27,33 @@ def _digits(metric: str, value: float, sign: str = "") -> str:
     return f"{measures.of(metric).scale * value:{sign}.3f}".replace("-", "−")
 
 
+# Before an interval, what was resampled beside or instead of queries.
+_MARKS = {"relation": "r", "relation_answer": "ra", "subsets": "s"}
+_MARKED = {
+    "r": "r, over relations",
+    "ra": "ra, over relations × answers",
+    "s": "s, over subsets of the corpus, too",
+}
+
+
 def interval(metric: str, estimate: Estimate, write: Callable[[str, float], str] = number) -> str:
-    """The 95% interval as ``[low, high]``, each bound as ``write`` writes it."""
+    """The 95% interval as ``[low, high]``, each bound as ``write`` writes it.
+
+    Letters before it say what was resampled, where that is not queries alone.
+    """
     low, high = (write(metric, bound) for bound in estimate.ci95)
-    return f"[{low}, {high}]"
+    return f"{''.join(_marks(estimate))}[{low}, {high}]"
+
+
+def legend_of_intervals(estimates: Iterable[Estimate]) -> list[str]:
+    """A sentence on the letters before the intervals of some estimates; empty if there are none."""
+    used = {mark for estimate in estimates for mark in _marks(estimate)}
+    told = [meaning for mark, meaning in _MARKED.items() if mark in used]
+    return [f"Intervals: over queries; {'; '.join(told)}."] if told else []
+
+
+def _marks(estimate: Estimate) -> list[str]:
+    return [_MARKS[word] for word in estimate.over.split() if word in _MARKS]
 
 
 def p_value(p: float) -> str:

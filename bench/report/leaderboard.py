@@ -9,6 +9,7 @@ from bench.report import display
 from bench.report.board import Board, Row
 from bench.report.table import Column, Raw, Table, Value
 from metrics import measures
+from metrics.measures import MetricKind
 from metrics.stats.bootstrap import Estimate
 from metrics.stats.significance import ALPHA
 
@@ -16,12 +17,11 @@ LEGEND = (
     "Values are means over the scored queries with their 95% bootstrap intervals. "
     "Bold: best of its column. Two methods that share no letter (a, b, …) differ significantly in "
     "that column: two-sided paired sign-flip randomisation tests over the queries that both were "
-    f"scored on, Holm's correction for all pairs of the column, p < {ALPHA}. "
-    "Controls are bounds and take no part in that, nor do rows that say in parentheses that they "
-    "were measured in another way than most. "
+    f"scored on, Holm's correction for all pairs of the column, p < {ALPHA}, and an interval of "
+    "the difference without 0. Controls are bounds and take no part in that, but for LDS, nor do "
+    "rows that say in parentheses that they were measured in another way than most. "
     "MRR and map cannot see past the stored list (top k)."
 )
-_LENGTH = measures.of(measures.LENGTH_RATIO)
 _STACKS = (("passages", "queries"), ("index B/passage", "top k"), ("seconds", "peak MiB"))
 
 
@@ -32,14 +32,32 @@ def leaderboards(boards: Sequence[Board]) -> list[Table]:
     return [
         Table(
             title=f"{board.task} × {board.model}",
-            columns=[*_names(board), *(_metric(name, board) for name in metrics), *_FACTS],
+            columns=[
+                *_names(board), *(_metric(name, board) for name in metrics),
+                *_FACTS[:3], *map(_diagnostic, _diagnostics(board)), *_FACTS[3:],
+            ],
             rows=board.rows,
             legend=LEGEND,
-            note=f"Means of {board.samples}." if board.samples else "",
+            note=_note(board),
             stacks=_STACKS,
         )
         for board in boards
-    ]
+    ]  # fmt: skip
+
+
+def _note(board: Board) -> str:
+    """How many queries the means are of, and what the marks of their intervals mean."""
+    parts = [f"Means of {board.samples}."] if board.samples else []
+    shown = [row.result.metrics.get(name) for row in board.rows for name in board.metrics]
+    parts += display.legend_of_intervals([one for one in shown if one is not None])
+    return " ".join(parts)
+
+
+def _diagnostics(board: Board) -> list[str]:
+    """The diagnostic metrics that have a column of their own beside what a method costs."""
+    known = {name for row in board.rows for name in row.result.metrics}
+    told = {name for name in known if measures.of(name).kind is MetricKind.diagnostic}
+    return measures.in_order({*told, measures.LENGTH_RATIO})
 
 
 def of_board(board: Board) -> list[Column]:
@@ -71,7 +89,7 @@ def _metric(name: str, board: Board) -> Column:
     return Column(
         estimate,
         measure.head if name in board.metrics else "",
-        (name, f"{name}_low", f"{name}_high", f"{name}_n"),
+        (name, *(f"{name}_{part}" for part in ("low", "high", "n", "over"))),
         measure.meaning,
         rank=first.index(name) if name in first else len(first),
         has_interval=True,
@@ -87,8 +105,8 @@ def value_of(metric: str, estimate: Estimate | None) -> Value:
 
 
 def raw_of(estimate: Estimate) -> tuple[Raw, ...]:
-    """An estimate for a program: its value, its bounds, and how many queries it is a mean of."""
-    return (estimate.value, *estimate.ci95, estimate.n)
+    """An estimate for a program: value, bounds, how many queries, and what was resampled."""
+    return (estimate.value, *estimate.ci95, estimate.n, estimate.over)
 
 
 def _queries(row: Row) -> Value:
@@ -96,9 +114,19 @@ def _queries(row: Row) -> Value:
     return Value("/".join("?" if n is None else str(n) for n in (scored, total)), (total, scored))
 
 
-def _length_ratio(row: Row) -> float | None:
-    estimate = row.result.metrics.get(_LENGTH.name)
-    return estimate.value if estimate else None
+def _diagnostic(name: str) -> Column:
+    def value(row: Row) -> float | None:
+        estimate = row.result.metrics.get(name)
+        return estimate.value if estimate else None
+
+    return Column(value, measures.of(name).head, meaning=measures.of(name).meaning, room=2)
+
+
+def _passages(row: Row) -> Value:
+    """The size of the corpus, and how many of its passages have the text of an earlier one."""
+    n = row.result.task.get("n_passages")
+    repeated = row.result.repeated_texts
+    return Value(f"{display.plain(n)}{f' ({repeated:,} repeated)' if repeated else ''}", (n,))
 
 
 def _index(row: Row) -> Value:
@@ -108,8 +136,8 @@ def _index(row: Row) -> Value:
 
 _FACTS = (
     Column(
-        lambda row: row.result.task.get("n_passages"), "passages", ("n_passages",),
-        "passages that were ranked",
+        _passages, "passages", ("n_passages",),
+        "passages that were ranked, and how many of them have the text of an earlier one",
     ),
     Column(
         _queries, "queries", ("n_queries", "n_scored"), "queries that were scored, of all", key=1
@@ -117,7 +145,6 @@ _FACTS = (
     Column(
         lambda row: row.result.top_k, "top k", ("top_k",), "length of the stored lists", room=1
     ),
-    Column(_length_ratio, _LENGTH.head, meaning=_LENGTH.meaning, room=2),
     Column(
         _index, "index B/passage", ("index_bytes", "index_bytes_per_passage"),
         "index size in bytes per passage", room=1, short="B/passage", key=1,

@@ -80,7 +80,7 @@ def _systems(board: Board) -> list[list[Row]]:
     """Rows of the same method, settings and seed, which differ in how they were measured."""
     groups: dict[tuple[str, str, int], list[Row]] = {}
     for row in board.rows:
-        if row.family != "control":
+        if not row.is_control:
             key = (row.method, str(row.result.method.get("key")), row.result.seed)
             groups.setdefault(key, []).append(row)
     return [part for rows in groups.values() for part in _by_model(rows)]

@@ -9,18 +9,18 @@ from bench.report.board import Board
 from bench.report.leaderboard import of_board, raw_of
 from bench.report.table import Column, Table, Value
 from metrics import measures
-from metrics.stats.pairs import Pair
+from metrics.stats.pairs import MethodPair
 from metrics.stats.significance import FLIPS
 
 LEGEND = (
     "Mean difference over the queries that both were scored on, with its 95% bootstrap interval, "
     "and the p-value of the paired sign-flip test (exact where few queries differ, else at least "
     f"{FLIPS:,} flips), before and after Holm's correction for all pairs of a metric. "
-    "Bold: significant after it."
+    "Bold: significant after it, with an interval that leaves out 0."
 )
 
 
-def pair_table(board: Board, pairs: Sequence[Pair]) -> Table:
+def pair_table(board: Board, pairs: Sequence[MethodPair]) -> Table:
     """A row for each of a board's pairs; readers are told the metric by its title."""
     columns = [
         *of_board(board),
@@ -28,6 +28,7 @@ def pair_table(board: Board, pairs: Sequence[Pair]) -> Table:
         Column(lambda pair: pair.a, "a", ("method_a",), is_text=True),
         Column(lambda pair: pair.b, "b", ("method_b",), is_text=True),
         Column(_difference, "a − b", ("difference", "difference_low", "difference_high")),
+        Column(lambda pair: pair.difference.over, fields=("difference_over",)),
         Column(_interval, "95% interval"),
         Column(lambda pair: Value(display.p_value(pair.p), (pair.p,)), "p", ("p",)),
         Column(
@@ -35,17 +36,18 @@ def pair_table(board: Board, pairs: Sequence[Pair]) -> Table:
         ),
         Column(lambda pair: pair.difference.n, "queries", ("n",)),
     ]
-    return Table(f"Pairs: {board.task} × {board.model}", columns, pairs, LEGEND)
+    note = " ".join(display.legend_of_intervals(pair.difference for pair in pairs))
+    return Table(f"Pairs: {board.task} × {board.model}", columns, pairs, LEGEND, note)
 
 
-def _metric(pair: Pair) -> Value:
+def _metric(pair: MethodPair) -> Value:
     return Value(measures.of(pair.metric).head, (pair.metric,))
 
 
-def _difference(pair: Pair) -> Value:
+def _difference(pair: MethodPair) -> Value:
     text = display.difference(pair.metric, pair.difference.value)
     return Value(text, raw_of(pair.difference), is_best=pair.significant)
 
 
-def _interval(pair: Pair) -> str:
+def _interval(pair: MethodPair) -> str:
     return display.interval(pair.metric, pair.difference, display.difference)

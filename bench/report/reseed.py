@@ -14,19 +14,24 @@ from dataclasses import astuple, dataclass
 import numpy as np
 
 from bench.report import display
-from bench.report.board import Board, Row
+from bench.report.board import Board, Row, scores_of, table_of
 from bench.report.leaderboard import of_board
 from bench.report.table import Column, Table, Value
 from bench.report.telling_apart import METHOD_SEED, settings
+from bench.results.per_query import clusters_of
 from bench.results.schema import RETRIEVALS
 from bench.tasks.records import read_retrievals
 from metrics import measures
+from metrics.stats.bootstrap import Estimate
+from metrics.stats.sampling import Sampling
+from metrics.stats.seeds import estimate_over_seeds
 
 DEPTH = 10  # passages of a list that are compared, as many as the metrics look at
 LEGEND = (
     "Cells of one method that differ in seeds alone. Overlap: share of the first "
     f"{DEPTH} passages that two seeds have in common, mean over queries and pairs of seeds, with "
-    "the least and the greatest pair. Scores: mean over seeds, with the least and the greatest."
+    "the least and the greatest pair. Scores: mean over seeds and queries, with its 95% interval "
+    "for which both were resampled, and the least and the greatest seed."
 )
 
 
@@ -37,6 +42,20 @@ class Spread:
     mean: float
     least: float
     greatest: float
+
+
+@dataclass(frozen=True)
+class SeedScore:
+    """A metric under several seeds.
+
+    Attributes:
+        spread: means over queries, of each seed.
+        estimate: mean over seeds and queries, with its hierarchical interval; None where the seeds
+            were scored on no query in common.
+    """
+
+    spread: Spread
+    estimate: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -57,7 +76,7 @@ class Reseeding:
     n_seeds: int
     n_queries: int
     overlap: Spread
-    scores: dict[str, Spread]
+    scores: dict[str, SeedScore]
 
 
 def reseedings(board: Board) -> list[Reseeding]:
@@ -112,8 +131,13 @@ def _reseeding(rows: Sequence[Row], reseeded: str) -> Reseeding | None:
     if not shared:
         return None
     pairs = [_overlap(one, other, shared) for one, other in itertools.combinations(lists, 2)]
+    tables = [table_of(row.cell) for row in rows]
+    always = rows[0].cell.clusters_always
     scores = {
-        metric: _spread([row.result.metrics[metric].value for row in rows])
+        metric: SeedScore(
+            _spread([row.result.metrics[metric].value for row in rows]),
+            _over_seeds(metric, tables, always),
+        )
         for metric in measures.SIDES
         if all(metric in row.result.metrics for row in rows)
     }
@@ -134,6 +158,20 @@ def _overlap(
         longest = max(len(one[query]), len(other[query]))
         shares.append(len(one[query] & other[query]) / longest if longest else 1.0)
     return float(np.mean(shares))
+
+
+def _over_seeds(
+    metric: str, tables: Sequence[Mapping[str, np.ndarray]], always: bool
+) -> Estimate | None:
+    """The mean over seeds and the queries that all of them were scored on."""
+    scores = [scores_of(table, metric) for table in tables]
+    queries = sorted(set.intersection(*map(set, scores)))
+    if not queries:
+        return None
+    values = np.array([[own[query] for query in queries] for own in scores])
+    clusters = clusters_of(tables[0])
+    labels = {name: np.array([of[query] for query in queries]) for name, of in clusters.items()}
+    return estimate_over_seeds(values, Sampling(labels=labels, always=always))
 
 
 def _spread(values: Sequence[float]) -> Spread:
@@ -163,7 +201,9 @@ def seeds_tables(board: Board) -> tuple[Table, Table]:
 
 
 def _score(metric: str) -> Column:
-    return Column(lambda one: _shown(metric, one.scores.get(metric)), measures.of(metric).head)
+    return Column(
+        lambda one: _shown_score(metric, one.scores.get(metric)), measures.of(metric).head
+    )
 
 
 def _by_metric(board: Board) -> list[Column]:
@@ -178,12 +218,22 @@ def _by_metric(board: Board) -> list[Column]:
             fields=("overlap", "overlap_least", "overlap_greatest"),
         ),
         Column(lambda row: row[1], fields=("metric",)),
-        Column(lambda row: Value(raw=astuple(row[2])), fields=("mean", "least", "greatest")),
-    ]
+        Column(lambda row: Value(raw=astuple(row[2].spread)), fields=("mean", "least", "greatest")),
+        Column(
+            lambda row: Value(raw=(*row[2].estimate.ci95, row[2].estimate.over))
+            if row[2].estimate else Value(), fields=("low", "high", "over"),
+        ),
+    ]  # fmt: skip
 
 
-def _shown(metric: str, spread: Spread | None) -> str:
-    if spread is None:
+def _shown_score(metric: str, score: SeedScore | None) -> str:
+    if score is None:
         return display.MISSING
+    interval = display.interval(metric, score.estimate) if score.estimate else ""
+    mean, ends = _shown(metric, score.spread).split(" ", 1)
+    return " ".join(filter(None, (mean, interval, ends)))
+
+
+def _shown(metric: str, spread: Spread) -> str:
     mean, *ends = (display.number(metric, value) for value in astuple(spread))
     return f"{mean} ({' to '.join(ends)})"

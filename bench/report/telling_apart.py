@@ -13,7 +13,9 @@ from metrics.measures import MetricKind
 Settings = dict[str, Any]
 
 METHOD_SEED = "method.seed"  # the method's own seed, a setting where it is not the seed of all
-_STEP = tuple(f"metric.tail_patch.{name}" for name in ("top", "optimizer", "learning_rate"))
+# What a tail-patch depends on; all but ``top`` as the step was made, defaults resolved.
+_PATCH = "metric.tail_patch."
+_STEP = ("optimizer", "second_moments", "learning_rate", "clip")
 _ABSENT = object()
 
 
@@ -26,12 +28,21 @@ def settings(cell: Cell) -> Settings:
         **own,
         **({} if seed == result.seed else {METHOD_SEED: seed}),
         **dict(flatten({"metric": cell.measured_by})),
+        **_step_of(cell),
         "method": name_of(cell, "method"),
         "model": hash_of(result.model)[:8],
         "seed": result.seed,
         "top_k": result.top_k,
         "imported": result.imported,
     }
+
+
+def _step_of(cell: Cell) -> Settings:
+    """The settings that tail-patch's step was made with; empty where none was made."""
+    step = dict(cell.result.method.get("facts") or {}).get("tail_patch_step")
+    if not isinstance(step, dict):
+        return {}
+    return {f"{_PATCH}{name}": step[name] for name in _STEP if name in step}
 
 
 def flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
@@ -154,7 +165,7 @@ def measured_alike(metric: str, cell: Cell) -> str:
 def _measuring(kind: MetricKind, own: Settings) -> set[str]:
     """The settings that the values of a kind of metric depend on."""
     if kind is MetricKind.influence:
-        return {"model", *_STEP}
+        return {"model", f"{_PATCH}top", *(f"{_PATCH}{name}" for name in _STEP)}
     if kind is MetricKind.retraining:
         return {"model", *(key for key in own if key.startswith("metric.retraining."))}
     return {"metric.no_gold"}  # the length of the lists has a column of its own

@@ -13,7 +13,7 @@ import yaml
 from bench.core.errors import UserError
 from bench.core.fields import without_speed
 from metrics.settings import MetricConfig
-from metrics.stats.bootstrap import Estimate
+from metrics.stats.bootstrap import QUERIES, Estimate, Interval
 
 SCHEMA_VERSION = 1
 ENTAILED = 0.5  # the release calls a passage correct above this entailment score
@@ -35,7 +35,8 @@ class Result:
         model: name, n_params, sha256, what is known of its training, and how it reads texts: the
             tokens that stand around one, and its context length.
         method: name, config, key, facts learnt on the way (such as the λ in use), counts.
-        metrics: name → Estimate.
+        metrics: name → Estimate: the mean, its interval, over how many queries, and what was
+            resampled for the interval (``over``), with the others that it was chosen from.
         slices: slice → group → metric → Estimate, e.g. ``slices["relation"]["instrument"]["mrr"]``.
         phases: ``[{name, seconds, peak_mib}]``.
         index: bytes, bytes_per_passage, shards.
@@ -81,6 +82,13 @@ class Result:
             raise UserError(what, where="task.judge.threshold")
         return float(threshold)
 
+    @property
+    def repeated_texts(self) -> int:
+        """How many passages have the text of an earlier one; 0 where nobody has counted."""
+        counts = self.task.get("counts")
+        repeated = counts.get("repeated_texts") if isinstance(counts, dict) else 0
+        return repeated if isinstance(repeated, int) else 0
+
     def to_json(self) -> dict[str, Any]:
         """The record as ``result.json`` holds it."""
         return asdict(self)
@@ -107,6 +115,11 @@ class Cell:
         """The settings of its metrics that its numbers depend on; empty if they are damaged."""
         metric = self.config.get("metric")
         return without_speed(MetricConfig, metric) if isinstance(metric, dict) else {}
+
+    @property
+    def clusters_always(self) -> bool:
+        """Whether its intervals are over clusters of queries in any case (``metric.cluster``)."""
+        return self.measured_by.get("cluster", "auto") not in ("auto", "none")
 
 
 def is_finished(folder: Path) -> bool:
@@ -149,14 +162,23 @@ def read_result(path: Path) -> Result:
 
 
 def _estimates(record: dict[str, Any]) -> dict[str, Estimate]:
-    return {
-        name: Estimate(
-            float(values["value"]),
-            (float(values["ci95"][0]), float(values["ci95"][1])),
-            int(values["n"]),
-        )
-        for name, values in record.items()
+    return {name: _estimate(values) for name, values in record.items()}
+
+
+def _estimate(record: dict[str, Any]) -> Estimate:
+    intervals = {
+        str(name): Interval(_bounds(interval["ci95"]), int(interval["units"]))
+        for name, interval in record.get("intervals", {}).items()
     }
+    value, n, over = float(record["value"]), int(record["n"]), record.get("over", QUERIES)
+    if not isinstance(over, str):
+        raise TypeError(f"over is no text: {over!r:.40}")
+    return Estimate(value, _bounds(record["ci95"]), n, over, intervals)
+
+
+def _bounds(values: list[Any]) -> tuple[float, float]:
+    low, high = values
+    return float(low), float(high)
 
 
 def read_cells(results_dir: Path) -> list[Cell]:

@@ -3,15 +3,17 @@
 What is recomputed: each query's attribution metrics from ``proponent_correct`` and ``n_gold``, or
 from a judge's ``proponent_ais_scores`` and its threshold; and each mean and interval from the
 per-query table. What is not: the value that takes a model for a single query (``needs_model`` of
-``metrics.measures``) is believed, only its mean and interval are recomputed; and whether a passage
-is correct is the task's annotation, or the judge's word, of which a ranking holds a copy.
+``metrics.measures``) is believed, only its mean and interval are recomputed, but for a rank
+correlation over subsets of the corpus, of which only what was foreseen and measured of each is
+believed; and whether a passage is correct is the task's annotation, or the judge's word, of which a
+ranking holds a copy.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ import yaml
 
 from bench.core.errors import UserError
 from bench.core.escape import clean
+from bench.results.intervals import numbers_beside, stored_sampling
 from bench.results.per_query import read_per_query
 from bench.results.rankings import correct_of
 from bench.results.schema import (
@@ -35,7 +38,9 @@ from bench.tasks.records import RetrievalRecord, read_retrievals
 from metrics import measures
 from metrics.length import length_ratio
 from metrics.measures import LENGTH_RATIO, MetricKind
+from metrics.settings import Cluster
 from metrics.stats.bootstrap import Estimate
+from metrics.stats.correlation import rank_correlation
 
 _TOLERANCE = 1e-9  # relative: sums in another order differ in the last bits
 
@@ -104,12 +109,14 @@ class _Settings:
         without_gold: the score of a query that has no correct passage: NaN or 0.
         judged: whether a judge was asked, and not the annotation.
         threshold: a passage is correct above this score of the judge.
+        cluster: by what queries hang together, for the intervals.
     """
 
     samples: int
     without_gold: float
     judged: bool = False
     threshold: float = ENTAILED
+    cluster: Cluster = Cluster.none
 
 
 class _Check:
@@ -143,6 +150,11 @@ class _Check:
             ordered = [by_id[query] for query in table["query_id"]]
             self._check_n_scored(result, table)
             self._check_judge(ordered)
+            cluster = self.settings.cluster
+            sampling, complaints = stored_sampling(ordered, table, cluster, result.metrics)
+            for complaint in complaints:
+                self.add(*complaint)
+            self.sampling = replace(sampling, samples=self.settings.samples, seed=result.seed)
             if self._check_gold(ordered, table):
                 for name, stored in result.metrics.items():
                     self._check_metric(name, stored, ordered, table)
@@ -243,9 +255,14 @@ class _Check:
         if values is None or values.dtype.kind != "f":
             self.add(name, f"{PER_QUERY} has no such column of numbers")
             return
-        if not measures.of(name).needs_model:
+        if name in self.sampling.subsets:
+            self._check_queries(name, values, self._correlations(name), records)
+        elif not measures.of(name).needs_model:
             self._check_queries(name, values, self._expected(name, records, table), records)
-        self._check_estimate(name, stored, values)
+        self._check_estimate(name, stored, self.sampling.estimate(name, values))
+
+    def _correlations(self, name: str) -> list[float]:
+        return [rank_correlation(*pair) for pair in zip(*self.sampling.subsets[name], strict=True)]
 
     def _expected(
         self, name: str, records: Sequence[RetrievalRecord], table: dict[str, np.ndarray]
@@ -293,20 +310,14 @@ class _Check:
             others = f" (and {len(wrong) - 1} more queries)" if len(wrong) > 1 else ""
             self.add(f"{name} of query {query}{others}", f"stored {stored:.6g}", f"{right:.6g}")
 
-    def _check_estimate(self, name: str, stored: Estimate, values: np.ndarray) -> None:
-        from metrics.stats.bootstrap import estimate
-
-        expected = estimate(values, samples=self.settings.samples, seed=self.result.seed)
+    def _check_estimate(self, name: str, stored: Estimate, expected: Estimate | None) -> None:
         if expected is None:
             self.add(name, f"stored {stored.value:.6g}", "nothing: no query was scored")
             return
-        pairs = (
-            ("", stored.value, expected.value),
-            (" interval, low", stored.ci95[0], expected.ci95[0]),
-            (" interval, high", stored.ci95[1], expected.ci95[1]),
-            (" n", stored.n, expected.n),
-        )
-        for part, old, new in pairs:
+        if stored.over != expected.over or set(stored.intervals) != set(expected.intervals):
+            self.add(f"{name} interval", f"stored over {stored.over}", expected.over)
+            return
+        for part, (old, new) in numbers_beside(stored, expected).items():
             self.n_numbers += 1
             if not _same(old, new):
                 self.add(f"{name}{part}", f"stored {old:.8g}", f"{new:.8g}")
@@ -321,12 +332,13 @@ class _Check:
                     if values is None or values.dtype.kind != "f":
                         self.add(where, f"{PER_QUERY} has no such column of numbers")
                     elif name == "share":
-                        self._check_estimate(where, stored, values)
+                        self._check_estimate(where, stored, self.sampling.estimate(name, values))
                     elif labels is None:
                         self.add(where, f"{PER_QUERY} has no column {slice_name}")
                     else:
-                        chosen = values[labels.astype(str) == group]
-                        self._check_estimate(where, stored, chosen)
+                        rows = labels.astype(str) == group
+                        expected = self.sampling.of(rows).estimate(name, values[rows])
+                        self._check_estimate(where, stored, expected)
 
 
 def _check_shape(result: Result) -> None:
@@ -352,6 +364,7 @@ def _read_settings(path: Path) -> _Settings:
             without_gold={"skip": math.nan, "zero": 0.0}[metric["no_gold"]],
             judged=judge is not None,
             threshold=ENTAILED if judge is None else float(judge["threshold"]),
+            cluster=Cluster(metric["cluster"]),
         )
     except Exception as error:  # a file of settings may be broken in any way
         what = " ".join(str(error).split())[:200]

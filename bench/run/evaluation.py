@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bench.core.errors import UserError
+from bench.results.per_query import CLUSTER, cluster_columns, subset_columns
 from bench.run.judging import Judgement, judge_rankings, judged_metrics, score_judged
 from bench.tasks.base import Query, Task
 from bench.tasks.support import Support
@@ -17,9 +19,10 @@ from methods.base import Context, Ranking
 from metrics import measures
 from metrics.attribution import Judged, Metric, parse_metric, score_rankings
 from metrics.length import DEPTH, length_ratio
-from metrics.retraining import RetrainingTruth
-from metrics.settings import MetricConfig, RetrainingConfig
-from metrics.stats.bootstrap import Estimate, estimate
+from metrics.retraining import Measured, RetrainingTruth
+from metrics.settings import Cluster, MetricConfig, RetrainingConfig
+from metrics.stats.bootstrap import Estimate
+from metrics.stats.sampling import Sampling, cluster_labels
 from metrics.tail_patch import TailPatch
 
 _SUPPORT = "top10_support"
@@ -52,10 +55,16 @@ class Evaluation:
 def evaluate(
     config: MetricConfig, context: Context, rankings: Sequence[Ranking], seed: int, top_k: int
 ) -> Evaluation:
-    """Score the rankings, patch the model with them, and put error bars on both."""
+    """Score the rankings, patch the model with them, and put error bars on both.
+
+    Queries whose list is empty are counted: by attribution they are a failure, and there is no
+    proponent to step on, so that their tail-patch is not measured.
+    """
     task = context.task
+    _count(context, "queries_with_an_empty_list", sum(not len(one.rows) for one in rankings))
     judgement = None
     changes: dict[str, list[float]] = {}
+    subsets: Mapping[str, tuple[np.ndarray, np.ndarray]] = {}
     if config.judge is not None:
         with context.phases.measure("judge"):
             judgement = judge_rankings(config, task, rankings, context.cache_dir, context.device)
@@ -75,8 +84,11 @@ def evaluate(
             rows = {ranking.query_id: ranking.rows.tolist() for ranking in rankings}
             steps = patch.measure(chosen, rows)
             changes = steps.changes()
+            context.facts["tail_patch_step"] = patch.settings
+            without = sum(not after for after in steps.after.values())
+            _count(context, "tail_patch_queries_without_proponents", without)
+            _count(context, "tail_patch_passages_not_finite", len(steps.not_finite))
             if steps.not_finite:
-                context.counts["tail_patch_passages_not_finite"] += len(steps.not_finite)
                 context.facts["tail_patch_not_finite"] = steps.not_finite[:_NAMED]
             frame = frame.merge(steps.table(), on="query_id", how="left")
             if config.tail_patch.opponents:
@@ -86,19 +98,22 @@ def evaluate(
     if config.retraining is not None:
         with context.phases.measure("retraining"):
             truth = _retrained(config.retraining, context, rankings, seed, top_k)
-        frame = frame.merge(truth, on="query_id", how="left")
+        frame = frame.merge(truth.per_query, on="query_id", how="left")
+        subsets = truth.subsets
     names = [metric.name for metric in metrics]
     measured = [*names, *(name for name in _averaged(frame) if name not in names)]
-    samples = config.bootstrap_samples
+    relations = [query.relation for query in task.queries]
+    answers = [query.target for query in task.queries]
+    sampling = replace(sampling_of(config, relations, answers, seed), subsets=subsets)
     labels = pd.DataFrame(_labels(task.queries), index=frame.index)
-    slices = by_group(labels, frame[measured], samples, seed)
+    slices = by_group(labels, frame[measured], sampling)
     if support is not None:
-        shares = estimates(support, samples, seed)
+        shares = estimates(support, sampling)
         slices[_SUPPORT] = {kind: {"share": share} for kind, share in shares.items()}
         labels = labels.join(support.add_prefix(f"{_SUPPORT}="))
     return Evaluation(
-        per_query=frame.join(labels),
-        metrics=estimates(frame[measured], samples, seed),
+        per_query=with_samples(frame.join(labels), sampling),
+        metrics=estimates(frame[measured], sampling),
         slices=slices,
         n_scored=int(frame[names[0]].notna().sum()) if names else 0,
         judgement=judgement,
@@ -111,22 +126,31 @@ def _averaged(frame: pd.DataFrame) -> list[str]:
     return [name for name in measures.in_order(map(str, frame)) if measures.of(name).is_averaged]
 
 
+def _count(context: Context, name: str, n: int) -> None:
+    """Note a count in the result; what never happened is not mentioned."""
+    if n:
+        context.counts[name] += n
+
+
 def _retrained(
     config: RetrainingConfig,
     context: Context,
     rankings: Sequence[Ranking],
     seed: int,
     top_k: int,
-) -> pd.DataFrame:
+) -> Measured:
     """What retrained models say of the rankings; the context is told how much was removed."""
-    task = context.task
+    task, model = context.task, context.model
     sizes = {"removal": config.removal_queries, "qld": config.qld_queries}
     groups = {name: [q.query_id for q in spread(task.queries, n)] for name, n in sizes.items()}
-    truth = RetrainingTruth(config, task.queries, len(task.passages), top_k, seed, context.retrain)
+    n_tokens = [model.query_tokens(query).n_loss for query in task.queries]
+    truth = RetrainingTruth(
+        config, task.queries, n_tokens, len(task.passages), top_k, seed, context.retrain
+    )
     lists = {ranking.query_id: (ranking.rows, ranking.scores) for ranking in rankings}
     measured = truth.measure(lists, groups)
     context.facts.update(measured.facts)
-    return measured.per_query
+    return measured
 
 
 def _score_annotated(
@@ -154,10 +178,10 @@ def check_slice_names(config: MetricConfig, queries: Sequence[Query]) -> None:
     """
     asked = measures.MetricKind.attribution  # of these, only those that are asked for are columns
     others = (one.name for one in measures.MEASURES if one.kind is not asked)
-    taken = {"query_id", *config.attribution, *others}
+    taken = {"query_id", *config.attribution, *others, *subset_columns(measures.LDS)}
     for query in queries:
         for name in query.slices:
-            if name in taken or name.startswith(_SUPPORT):
+            if name in taken or name.startswith((_SUPPORT, CLUSTER)):
                 raise UserError(
                     f"a group of queries cannot be called {name!r}: a column is",
                     where=f"slices of query {query.query_id}",
@@ -165,22 +189,36 @@ def check_slice_names(config: MetricConfig, queries: Sequence[Query]) -> None:
                 )
 
 
-def estimates(frame: pd.DataFrame, samples: int, seed: int) -> dict[str, Estimate]:
+def sampling_of(
+    config: MetricConfig, relations: Sequence[str], answers: Sequence[str], seed: int
+) -> Sampling:
+    """How the intervals over some queries are made, from the relation and target of each."""
+    labels = cluster_labels(config.cluster, relations, answers)
+    always = config.cluster not in (Cluster.none, Cluster.auto)
+    return Sampling(config.bootstrap_samples, seed, labels, always)
+
+
+def with_samples(frame: pd.DataFrame, sampling: Sampling) -> pd.DataFrame:
+    """The table of queries with what its intervals are made from (``bench.results.per_query``)."""
+    columns: dict[str, Any] = dict(cluster_columns(sampling.labels))
+    for metric, pair in sampling.subsets.items():
+        columns |= zip(subset_columns(metric), map(list, pair), strict=True)
+    return frame.assign(**columns)
+
+
+def estimates(frame: pd.DataFrame, sampling: Sampling) -> dict[str, Estimate]:
     """Mean and interval of each column; columns without any value are left out."""
-    found = {
-        str(name): estimate(frame[name].to_numpy(dtype=np.float64), samples=samples, seed=seed)
-        for name in frame
-    }
+    found = {str(name): sampling.estimate(str(name), frame[name].to_numpy()) for name in frame}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def by_group(
-    labels: pd.DataFrame, measured: pd.DataFrame, samples: int, seed: int
+    labels: pd.DataFrame, measured: pd.DataFrame, sampling: Sampling
 ) -> dict[str, dict[str, dict[str, Estimate]]]:
     """Means and intervals by each column of labels: ``[column][label][metric]``."""
     return {
         str(name): {
-            str(label): estimates(group, samples, seed)
+            str(label): estimates(group, sampling.of(measured.index.get_indexer(group.index)))
             for label, group in measured.groupby(labels[name], sort=True)
         }
         for name in labels

@@ -19,6 +19,7 @@ from bench.storage.keys import content_key
 from bench.storage.sealed import open_or_make, open_sealed
 from bench.tasks.passages import TEXTS, Passage, PassageStore, write_passages
 from bench.tasks.support import Support, support
+from bench.tasks.texts import TextCounter
 
 _KIND, _QUERIES = "task", "queries.jsonl"
 # A part of the folder's name, raised whenever the files of a prepared task change.
@@ -71,7 +72,10 @@ class Task:
         sha256: hash of the queries and of every passage; two tasks with equal hashes are the same.
         corpus_sha256: hash of the passages alone; models trained here depend on nothing else.
         annotated: whether ``gold_rows`` are known; if not, attribution needs a judge.
-        counts: what was kept and what was left out, by reason.
+        counts: what was kept and what was left out, by reason. Passages of equal text are
+            candidates of their own, of which perhaps only one is annotated: ``repeated_texts`` says
+            how many have the text of an earlier one, and ``unannotated_copies_of_gold`` how often
+            one of them counts as wrong though it reads as an annotated one, over all queries.
     """
 
     name: str
@@ -170,17 +174,19 @@ def _open(name: str, folder: Path, facts: dict[str, Any]) -> Task:
 
 def _prepare(name: str, builder: TaskBuilder, folder: Path) -> dict[str, Any]:
     """Write the files of a task; returns the fields of ``Task`` that are not in them."""
-    characters = 0
+    characters, texts = 0, TextCounter()
 
     def counted() -> Iterator[Passage]:
         nonlocal characters
         for passage in progress.track(builder.passages(), f"prepare {name}", unit="passages"):
             characters += len(passage.text)
+            texts.add(passage.text)
             yield passage
 
     n_passages = write_passages(counted(), folder)
     corpus_sha256 = file_sha256(folder / TEXTS)  # known since it was written
-    n_queries = n_unseparated = 0
+    passages = PassageStore(folder, corpus_sha256)
+    n_queries = n_unseparated = n_unannotated = 0
     digest = hashlib.sha256()
     with open(folder / _QUERIES, "w", encoding="utf-8") as stream:
         for query in builder.queries():
@@ -194,9 +200,13 @@ def _prepare(name: str, builder: TaskBuilder, folder: Path) -> dict[str, Any]:
             digest.update(jsonlines.dump(record).encode("utf-8"))
             stream.write(jsonlines.dump({**record, **names}))
             n_queries += 1
+            if texts.repeated:
+                n_unannotated += _unannotated_copies(query, passages, texts)
     if n_queries == 0:
         raise UserError("no query is left to ask", fix="check the task's facts and filters")
     counts = dict(builder.counts)
+    if texts.repeated:
+        counts |= {"repeated_texts": texts.repeated, "unannotated_copies_of_gold": n_unannotated}
     if n_unseparated:
         counts["prompts_ending_in_white_space"] = n_unseparated
         progress.say(
@@ -220,6 +230,12 @@ def _separated(query: Query, separator: str) -> Query:
     """The query with the task's separator, or with none if its prompt ends in white space."""
     ends_in_space = query.prompt != query.prompt.rstrip()
     return replace(query, separator="" if ends_in_space else separator)
+
+
+def _unannotated_copies(query: Query, passages: PassageStore, texts: TextCounter) -> int:
+    """Passages that are letter by letter an annotated one of the query, and count as wrong."""
+    gold = {passages[row].text for row in query.gold_rows}
+    return sum(map(texts.copies, gold)) - len(query.gold_rows)
 
 
 def _query(record: dict[str, Any]) -> Query:

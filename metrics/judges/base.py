@@ -18,12 +18,12 @@ import numpy as np
 from bench.core.errors import UserError
 from bench.storage.keys import content_key
 
-THRESHOLD = 0.5  # the release's: a passage is correct above it
+THRESHOLD = 0.5  # of the release: a passage is correct above it
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a passage is asked to state.
+    """A statement that a passage is asked to make.
 
     Attributes:
         text: prompt, separator, target.
@@ -50,7 +50,7 @@ def make_claim(
 
 @dataclass(frozen=True)
 class Pair:
-    """A passage's text and a claim."""
+    """The text of a passage, and the claim that it may state."""
 
     passage: str
     claim: Claim
@@ -82,7 +82,7 @@ class Judge(ABC):
 
     @property
     def threshold(self) -> float:
-        """A passage is correct above this score."""
+        """The score above which a passage is correct."""
         return float(getattr(self.config, "threshold", THRESHOLD))
 
     def check(self, claims: Sequence[Claim]) -> None:  # noqa: B027 - some have nothing to check

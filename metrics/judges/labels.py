@@ -38,11 +38,11 @@ def entailment_index(id2label: Mapping[int, str], chosen: str | None, where: str
         return named[0]
     if len(labels) == 1:
         return next(iter(labels))
-    found = [index for index, label in labels.items() if label.strip().lower() in _ENTAILMENT]
-    if len(found) != 1:
+    fitting = [index for index, label in labels.items() if label.strip().lower() in _ENTAILMENT]
+    if len(fitting) != 1:
         raise UserError(
             f"cannot tell which of the labels means entailment ({known})",
             where=where,
             fix="set metric.judge.label to its name or index",
         )
-    return found[0]
+    return fitting[0]

@@ -26,7 +26,7 @@ class LexicalConfig:
 
 
 class Lexical(Judge):
-    """Score 1 where a name of the answer, and one of the subject, stand in the passage; else 0.
+    """A judge that scores 1 where names of answer and subject stand in the passage, else 0.
 
     With ``require_subject``, a claim of which the task knows no subject's name is not judged (NaN).
     """

@@ -153,7 +153,8 @@ class Nli(Judge):
     def _max_length(self) -> int:
         positions = getattr(self._model_config, "max_position_embeddings", None)
         if positions and "roberta" in self._model_config.model_type:
-            positions -= self._model_config.pad_token_id + 1  # its positions start after padding
+            # RoBERTa counts positions from behind the one of its padding token.
+            positions -= self._model_config.pad_token_id + 1
         limits = (self.config.max_length, self._tokenizer.model_max_length, positions)
         return min(int(limit) for limit in limits if limit and limit > 0)
 

@@ -1,4 +1,4 @@
-"""Do the queries tell one method from another? Paired sign-flip tests, and Holm's correction."""
+"""Paired sign-flip tests of whether two methods differ, and Holm's correction for many of them."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def sign_flip_p(differences: np.ndarray, flips: int = FLIPS, seed: int = 0) -> n
     observed = np.abs(differences.sum(axis=0))
     # Sums of the same numbers in another order differ in the last bits; count those as equal.
     thresholds = observed - 1e-9 * np.abs(differences).sum(axis=0)
-    found = np.full(differences.shape[1], np.nan)
+    p = np.full(differences.shape[1], np.nan)
     few = moved.sum(axis=0) <= EXACT
     for test in np.flatnonzero(few & scored):
         own = differences[moved[:, test], test]
-        found[test] = (np.abs(_all_signs(len(own)) @ own) >= thresholds[test]).mean()
+        p[test] = (np.abs(_all_signs(len(own)) @ own) >= thresholds[test]).mean()
     many = np.flatnonzero(~few)
     if len(many):
         used = moved[:, many].any(axis=1)
@@ -51,8 +51,8 @@ def sign_flip_p(differences: np.ndarray, flips: int = FLIPS, seed: int = 0) -> n
             n_signs = min(_BLOCK, flips - start)
             signs = rng.integers(0, 2, (n_signs, len(left)), dtype=np.int8) * 2.0 - 1.0
             extreme += (np.abs(signs @ left) >= thresholds[many]).sum(axis=0)
-        found[many] = (1 + extreme) / (1 + flips)
-    return found
+        p[many] = (1 + extreme) / (1 + flips)
+    return p
 
 
 @lru_cache(maxsize=EXACT + 1)

@@ -99,6 +99,21 @@ def test_bm25_scores_what_another_found(context):
         assert found.rows.tolist() == expected
 
 
+def test_what_the_deciding_method_does_not_match_is_not_listed(context):
+    """In another order than by the file's rows, which would be no order of its own."""
+    for share, listed in ((0.0, False), (0.5, True)):
+        method = hybrid(context, first=gradient_settings(), second=BM25, first_share=share)
+        method.check()
+        method.index()
+        query = Query("q", QUERIES[0].prompt, QUERIES[0].target)
+        (candidates,) = method._parts["first"].search([query], 12)
+        (scores,) = method._parts["second"].rescore([query], candidates.rows[np.newaxis])
+        assert 0 < np.count_nonzero(scores) < 12
+        (ranking,) = method.search([query], 12)
+        matched = candidates.rows if listed else candidates.rows[scores > 0]
+        assert sorted(ranking.rows.tolist()) == sorted(matched.tolist())
+
+
 def test_many_queries_need_no_single_pass_to_rerank(context, monkeypatch):
     """Fault: refused as if the corpus were streamed for each group of queries."""
     expected = [ranking.rows.tolist() for ranking in run(hybrid(context))]

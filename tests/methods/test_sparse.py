@@ -15,6 +15,7 @@ from methods.base import Context
 from methods.encoders import EncoderConfig
 from methods.query_text import QueryPart
 from methods.sparse import Sparse
+from methods.sparse_vectors import SparseRows
 from tests.fixtures.composing import method_settings
 from tests.fixtures.helpers import checked, make_task
 from tests.fixtures.sentence_encoders import QUERIES, TEXTS, WORDS, save_encoder
@@ -81,8 +82,30 @@ def test_scores_are_dot_products_of_the_librarys_embeddings(make, splade, kind):
         asked = reference.encode(f"{query.prompt} {query.target}").to_dense().double().numpy()
         expected = passages @ asked
         assert ranking.query_id == query.query_id
-        assert ranking.rows.tolist() == np.argsort(-expected, kind="stable").tolist()
+        ranked = np.argsort(-expected, kind="stable").tolist()
+        assert ranking.rows.tolist() == [row for row in ranked if expected[row] > 0]
         np.testing.assert_allclose(ranking.scores, expected[ranking.rows], rtol=1e-5)
+
+
+def test_passages_without_a_shared_dimension_are_not_listed(make, monkeypatch):
+    """Each word is a dimension of its own: what shares no word has nothing in common."""
+
+    def one_hot(self, texts, prompt, role):
+        dims = [sorted({WORDS.index(word) for word in text.split()}) for text in texts]
+        starts = np.cumsum([0, *map(len, dims)])
+        flat = np.array([dim for one in dims for dim in one], dtype=np.int32)
+        return SparseRows(starts, flat, np.ones(len(flat), dtype=np.float32))
+
+    monkeypatch.setattr(Sparse, "_embed", one_hot)
+    _, rankings = run(make(query=QueryPart.prompt))
+    for query, ranking in zip(QUERIES, rankings, strict=True):
+        asked = set(query.prompt.split())
+        shared = [len(asked & set(text.split())) for text in TEXTS]
+        ranked = sorted(range(len(TEXTS)), key=lambda row: (-shared[row], row))
+        assert ranking.rows.tolist() == [row for row in ranked if shared[row]]
+    assert 0 < len(rankings[1].rows) < len(TEXTS)
+    _, nothing = run(make(["query", "query query"], query=QueryPart.prompt))
+    assert [len(ranking.rows) for ranking in nothing] == [0, 0]
 
 
 def test_blocks_groups_and_chunks_change_no_ranking(make, monkeypatch, tmp_path):

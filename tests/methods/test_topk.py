@@ -45,6 +45,26 @@ def test_any_blocks_in_any_order_equal_a_sort(problem):
     assert lists_of(best) == brute_force(scores, np.arange(scores.shape[1]), k)
 
 
+@settings(max_examples=200, deadline=None)
+@given(problems())
+def test_matches_are_the_head_of_each_list_that_scores_above_0(problem):
+    scores, blocks, k = problem
+    best = TopK(len(scores), k)
+    for columns in blocks:
+        best.push(scores[:, columns], columns)
+    whole = brute_force(scores, np.arange(scores.shape[1]), k)
+    found = [list(zip(s.tolist(), rows.tolist(), strict=True)) for rows, s in best.matches()]
+    assert found == [[(s, row) for s, row in line if s > 0] for line in whole]
+
+
+def test_what_is_no_number_is_not_taken_for_no_match():
+    best = TopK(1, 4)
+    best.push(np.array([[0.0, np.nan, 2.0]]), np.arange(3))
+    ((rows, scores),) = best.matches()
+    assert rows.tolist() == [2, 1]
+    assert np.isnan(scores[1])
+
+
 @settings(max_examples=100, deadline=None)
 @given(problems(), st.booleans())
 def test_neither_the_layout_of_a_block_nor_looking_at_a_list_matters(problem, looked_at):

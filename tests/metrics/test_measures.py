@@ -9,6 +9,7 @@ from bench.core.errors import UserError
 from metrics import measures
 from metrics.attribution import parse_metric
 from metrics.measures import MEASURES, MetricKind, MetricRecord
+from metrics.patch_cache import StepOutcome
 from metrics.tail_patch import Patched
 
 
@@ -39,11 +40,11 @@ def test_every_attribution_metric_has_a_record() -> None:
 
 
 def test_the_columns_of_a_step_have_records() -> None:
-    patched = Patched({"q": -1.0}, {"q": [-0.5]}, [])
+    patched = Patched({"q": -1.0}, {"q": [StepOutcome(-0.5, 1.0, 1e-3)]}, [])
     tables = (patched.table(), patched.of_opponents())
     columns = pd.concat(tables, axis=1).columns.drop("query_id")
     assert {measures.of(name).kind for name in columns} <= {
-        MetricKind.influence, MetricKind.base, MetricKind.query
+        MetricKind.influence, MetricKind.base, MetricKind.query, MetricKind.diagnostic
     }  # fmt: skip
     assert all(measures.of(name).needs_model for name in columns)
 

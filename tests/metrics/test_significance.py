@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics.stats.bootstrap import estimate
 from metrics.stats.letters import compact_letters
-from metrics.stats.pairs import Comparison, compare
+from metrics.stats.pairs import Comparison, Scored, compare_methods
 from metrics.stats.significance import EXACT, holm, sign_flip_p
+from tests.fixtures.estimates import estimate_mean
 
 
 def p_of(a: np.ndarray, b: np.ndarray, **settings: int) -> float:
@@ -183,6 +183,10 @@ def compared(**scores: list[float]) -> Comparison:
     return compare("mrr", list(scores), tables)
 
 
+def compare(metric: str, labels: list[str], tables: list[dict[str, float]]) -> Comparison:
+    return compare_methods(metric, labels, [Scored(table) for table in tables])
+
+
 def test_pairs_hold_difference_interval_and_both_p_values() -> None:
     rng = np.random.default_rng(0)
     good, fair = rng.random(30), rng.random(30) * 0.9
@@ -192,7 +196,7 @@ def test_pairs_hold_difference_interval_and_both_p_values() -> None:
         ("good", "fair"), ("good", "bad"), ("fair", "bad")
     ]  # fmt: skip
     for pair, difference in zip(found.pairs, (good - fair, good - bad, fair - bad), strict=True):
-        expected = estimate(difference)
+        expected = estimate_mean(difference)
         assert expected is not None
         assert pair.difference.value == pytest.approx(expected.value)
         assert pair.difference.ci95 == pytest.approx(expected.ci95)

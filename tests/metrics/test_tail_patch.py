@@ -21,7 +21,11 @@ from metrics.tail_patch import TailPatch
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import FAMILIES, FLOAT32_INSIDE, TEXTS, load, make_model, with_moments
 from tests.fixtures.tail_patches import PROPONENTS, QUERIES, config
-from tests.oracles.deep_copy_tail_patch import delta
+from tests.oracles.deep_copy_tail_patch import delta, step_facts
+
+
+def log_probs_after(step: OptimizerStep, passages, queries) -> list[list[float]]:
+    return [stepped.log_probs for stepped in step.after(passages, queries)]
 
 
 @pytest.fixture
@@ -36,40 +40,77 @@ def moments_of(model: LanguageModel) -> dict:
     }
 
 
-def expected(model: LanguageModel, learning_rate: float, top: int = 10, clip: bool = True):
+def expected(
+    model: LanguageModel,
+    learning_rate: float,
+    top: int = 10,
+    clip: float | None = 1.0,
+    epsilon: float = 0.0,
+) -> np.ndarray:
+    """Means over each query's proponents: Δp, Δ log p, share of tensors clipped, RMS of a step."""
     module = copy.deepcopy(model.module).double()
     moments = moments_of(model) if model.second_moments else None
     rows = []
     for query in QUERIES:
         tokens = model.query_tokens(query)
         prompt, target = tokens.ids[: tokens.loss_from], tokens.ids[tokens.loss_from :]
-        pairs = [
-            delta(
-                module, model.passage_tokens(TEXTS[row]).ids, prompt, target, learning_rate,
-                moments, clip,
-            )
-            for row in PROPONENTS[query.query_id][:top]
-        ]  # fmt: skip
+        pairs = []
+        for row in PROPONENTS[query.query_id][:top]:
+            passage = model.passage_tokens(TEXTS[row]).ids
+            step = (learning_rate, moments, clip, epsilon)
+            changes = delta(module, passage, prompt, target, *step)
+            pairs.append((*changes, *step_facts(module, passage, *step)))
         rows.append(np.mean(pairs, axis=0))
     return np.array(rows)
 
 
+COLUMNS = ("tail_patch", "tail_patch_log", "tail_patch_clipped", "tail_patch_step")
+
+
 @pytest.mark.parametrize(
-    ("architecture", "optimizer"),
-    [*((family, "adafactor") for family in FAMILIES), ("gpt2", "adam"), ("gpt_neox", "sgd")],
+    ("architecture", "optimizer", "clip"),
+    [
+        *((family, "adafactor", 1) for family in FAMILIES),
+        ("gpt2", "adam", 1),
+        ("gpt2", "adam", "none"),
+        ("gpt_neox", "adafactor", "none"),
+        ("llama", "adafactor", 2.0),  # between the lengths of the updates: some are clipped
+        ("gpt_neox", "sgd", 1),
+        ("gpt_neox", "sgd", 1e-3),
+    ],
 )
-def test_equals_a_deep_copy_per_pair(tmp_path, architecture, optimizer):
+def test_equals_a_deep_copy_per_pair(tmp_path, architecture, optimizer, clip):
     """In float64, on both sides: in float32 both round to about 1e-4."""
     model = load(make_model(tmp_path / "model", architecture, **FAMILIES[architecture]))
     if optimizer != "sgd":
         model = with_moments(model, tmp_path, optimizer)
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
-    setting = config(optimizer="sgd" if optimizer == "sgd" else "saved")
-    measured = TailPatch(setting, model, task, tmp_path / "cache").measure(QUERIES, PROPONENTS)
-    want = expected(model, 3e-3, clip=optimizer == "adafactor")
-    np.testing.assert_allclose(measured.table()["tail_patch"], want[:, 0], atol=1e-6)
-    np.testing.assert_allclose(measured.table()["tail_patch_log"], want[:, 1], atol=1e-5)
-    assert np.abs(want[:, 1]).max() > 1e-3, "a step that changes nothing tests nothing"
+    rate = 1e-4 if clip == "none" else 3e-3
+    setting = config(
+        optimizer="sgd" if optimizer == "sgd" else "saved", clip=clip, learning_rate=rate
+    )
+    patch = TailPatch(setting, model, task, tmp_path / "cache")
+    measured = patch.measure(QUERIES, PROPONENTS).table()
+    epsilon = 1e-8 if optimizer == "adam" else 0.0
+    want = expected(model, rate, clip=None if clip == "none" else clip, epsilon=epsilon)
+    for column, of_all, error in zip(COLUMNS, want.T, (1e-6, 1e-5, 1e-9, 1e-9), strict=True):
+        np.testing.assert_allclose(measured[column], of_all, atol=error)
+    if optimizer != "sgd":
+        assert np.abs(want[:, 1]).max() > 1e-3, "a step that changes nothing tests nothing"
+    if clip == 2.0:
+        assert (want[:, 2] > 0).all()
+        assert (want[:, 2] < 1).all()
+    assert patch.settings["optimizer"] == optimizer
+
+
+def test_a_step_whose_every_tensor_is_clipped_is_as_long_as_the_learning_rate(tmp_path, model):
+    """Nothing of the gradient's length is then left: passages differ in direction alone."""
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    for clip in (1e-6, 2e-6):
+        setting = config(clip=clip, learning_rate=0.5)
+        table = TailPatch(setting, model, task, tmp_path).measure(QUERIES, PROPONENTS).table()
+        assert table["tail_patch_clipped"].tolist() == [1, 1, 1]
+        np.testing.assert_allclose(table["tail_patch_step"], 0.5 * clip, rtol=1e-7)
 
 
 def test_only_the_first_proponents_count(tmp_path, model):
@@ -98,12 +139,12 @@ def test_sign_is_kept():
             return type("Output", (), {"logits": self.table[input_ids]})
 
     bigram = LanguageModel("bigram", Bigram().requires_grad_(False), None, 8, "")
-    step = OptimizerStep(bigram, learning_rate=0.6, second_moments=None)
+    step = OptimizerStep(bigram, learning_rate=0.6, second_moments=None, clip=None)
     query = Tokens([0, 1], loss_from=1)
     base = math.exp(target_log_probs(bigram, [query])[0][0])
     assert base == pytest.approx(1 / 3)
     passages = [Tokens([0, 1], 1), Tokens([0, 2], 1)]
-    [[up], [down]] = np.exp(step.log_probs_after(passages, [[query], [query]]))
+    [[up], [down]] = np.exp(log_probs_after(step, passages, [[query], [query]]))
     # gradient of -log softmax at zero logits: p - onehot; the step adds lr × (onehot - 1/3)
     weights = np.exp(0.6 * (np.array([0, 1, 0]) - 1 / 3))
     assert up == pytest.approx(weights[1] / weights.sum(), abs=1e-6)
@@ -115,9 +156,9 @@ def test_sign_is_kept():
 def test_the_models_own_weights_stay_bit_for_bit(model, passages):
     before = {name: p.detach().clone() for name, p in model.module.named_parameters()}
     places = {name: p.data_ptr() for name, p in model.module.named_parameters()}
-    step = OptimizerStep(model, 0.1, model.second_moments)
-    stepped, _ = step._stepped([model.passage_tokens(text) for text in TEXTS[:passages]])
-    step.log_probs_after(
+    step = OptimizerStep(model, 0.1, model.second_moments, clip=1.0)
+    stepped, *_ = step._stepped([model.passage_tokens(text) for text in TEXTS[:passages]])
+    step.after(
         [model.passage_tokens(text) for text in TEXTS[:passages]],
         [[model.query_tokens(Query("q", "Al Grey plays the", "trombone"))]] * passages,
     )
@@ -142,14 +183,14 @@ def test_side_by_side_equals_one_at_a_time(tmp_path, architecture, optimizer):
     model = load(make_model(tmp_path / "model", architecture, layers=2, **options))
     if optimizer:
         model = with_moments(model, tmp_path, optimizer)
-    step = OptimizerStep(model, 3e-3 if optimizer else 0.1, model.second_moments)
+    step = OptimizerStep(model, 6e-3 if optimizer else 0.1, model.second_moments, clip=1.0)
     passages = [model.passage_tokens(text) for text in TEXTS]
     tokens = [model.query_tokens(q) for q in QUERIES]
     asked = [tokens, tokens[:1], tokens[1:], tokens[2:], tokens[:2], tokens[:1]]
-    together = step.log_probs_after(passages, asked)
+    together = log_probs_after(step, passages, asked)
     base = target_log_probs(model, tokens)[0]
     for passage, queries, values in zip(passages, asked, together, strict=True):
-        [alone] = step.log_probs_after([passage], [queries])
+        [alone] = log_probs_after(step, [passage], [queries])
         np.testing.assert_allclose(
             values, alone, rtol=1e-5 if architecture in FLOAT32_INSIDE else 1e-9
         )
@@ -158,13 +199,15 @@ def test_side_by_side_equals_one_at_a_time(tmp_path, architecture, optimizer):
 
 def test_more_queries_than_go_at_once(model, monkeypatch):
     monkeypatch.setattr(step_module, "QUERIES_AT_ONCE", 2)
-    step = OptimizerStep(model, 0.1, None)
+    step = OptimizerStep(model, 0.1, None, clip=None)
     tokens = [model.query_tokens(q) for q in QUERIES]
     passages = [model.passage_tokens(text) for text in TEXTS[:2]]
-    whole, part = step.log_probs_after(passages, [tokens, tokens[:1]])
+    whole, part = log_probs_after(step, passages, [tokens, tokens[:1]])
     assert [len(whole), len(part)] == [3, 1]
     for query, value in zip(tokens, whole, strict=True):
-        assert step.log_probs_after(passages[:1], [[query]])[0][0] == pytest.approx(value, rel=1e-4)
+        assert log_probs_after(step, passages[:1], [[query]])[0][0] == pytest.approx(
+            value, rel=1e-4
+        )
 
 
 def test_a_model_that_cannot_run_side_by_side_goes_one_at_a_time(tmp_path, model, capsys):
@@ -180,8 +223,8 @@ def test_a_model_that_cannot_run_side_by_side_goes_one_at_a_time(tmp_path, model
     model.module.forward = branching
     found = TailPatch(config(), model, task, tmp_path / "found").measure(QUERIES, PROPONENTS)
     assert capsys.readouterr().err.count("one passage at a time from here on") == 1
-    for query_id, values in want.after.items():
-        np.testing.assert_allclose(found.after[query_id], values, atol=1e-4)
+    for query_id, outcomes in want.after.items():
+        np.testing.assert_allclose(found.after[query_id], outcomes, atol=1e-4)
 
 
 def test_memory_decides_how_many_go_side_by_side(model):
@@ -189,9 +232,9 @@ def test_memory_decides_how_many_go_side_by_side(model):
     config = model.module.config
     token = 8 * (4 * config.vocab_size + 20 * config.hidden_size * config.num_hidden_layers)
     for mib, tokens, most in [(0, 1, 1), (7 * size / 2**20, 0, 3), (2**20, 9, 32)]:
-        step = OptimizerStep(model, 0.1, None, mib)
+        step = OptimizerStep(model, 0.1, None, None, mib)
         assert [step.fit(n, tokens) for n in (most, most + 1)] == [True, False]
-    step = OptimizerStep(model, 0.1, None, 2 * (2 * size + 10 * token) / 2**20)
+    step = OptimizerStep(model, 0.1, None, None, 2 * (2 * size + 10 * token) / 2**20)
     assert step.fit(2, 10)
     assert not step.fit(2, 11)
 
@@ -243,6 +286,7 @@ def test_the_cache_knows_all_that_moves_a_number(tmp_path):
         return TailPatch(config(), model, task, tmp_path)._cache_path
 
     seen = {path()}
+    seen.add(TailPatch(config(clip="none"), model, task, tmp_path)._cache_path)
     for change in ("weights", "gradients", "context", "epsilon"):
         if change == "weights":
             model.module.to(torch.bfloat16)
@@ -254,16 +298,16 @@ def test_the_cache_knows_all_that_moves_a_number(tmp_path):
             moments = {k: replace(m, epsilon=1e-6) for k, m in model.second_moments.by_name.items()}
             model.second_moments = replace(model.second_moments, by_name=moments)
         seen.add(path())
-    assert len(seen) == 5
+    assert len(seen) == 6
 
 
 def test_dropout_stays_off(tmp_path):
     model = load(make_model(tmp_path / "model", "gpt2"))  # dropout 0.1 by default
     model.module.train()  # as somebody may have left it
-    step = OptimizerStep(model, 0.1, None)
+    step = OptimizerStep(model, 0.1, None, clip=None)
     query = [model.query_tokens(Query("q", "Al Grey plays the", "trombone"))]
     passage = model.passage_tokens(TEXTS[0])
-    assert step.log_probs_after([passage], [query]) == step.log_probs_after([passage], [query])
+    assert log_probs_after(step, [passage], [query]) == log_probs_after(step, [passage], [query])
 
 
 def test_long_targets_do_not_underflow(tmp_path, model):
@@ -283,14 +327,14 @@ def test_long_targets_do_not_underflow(tmp_path, model):
 def test_each_passage_is_stepped_once_and_known_pairs_never(tmp_path, model, monkeypatch):
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
     stepped: list[int] = []
-    original = OptimizerStep.log_probs_after
+    original = OptimizerStep.after
     rows = {tuple(model.passage_tokens(text).ids): row for row, text in enumerate(TEXTS)}
 
     def counting(self, passages, queries):
         stepped.extend(rows[tuple(passage.ids)] for passage in passages)
         return original(self, passages, queries)
 
-    monkeypatch.setattr(OptimizerStep, "log_probs_after", counting)
+    monkeypatch.setattr(OptimizerStep, "after", counting)
     patch = TailPatch(config(), model, task, tmp_path / "cache")
     first = patch.measure(QUERIES, PROPONENTS).table()
     assert sorted(stepped) == [0, 1, 2, 3, 4, 5]
@@ -321,6 +365,10 @@ def test_a_query_without_proponents_is_not_averaged(tmp_path, model):
     [
         ({"optimizer": "adamw"}, "metric.tail_patch.optimizer"),
         ({"learning_rate": None}, "metric.tail_patch.learning_rate"),
+        *(
+            ({"clip": clip}, r"metric\.tail_patch\.clip: .* above 0 or none")
+            for clip in (0, -1.0, math.inf, math.nan, "off", None, True)
+        ),
     ],
 )
 def test_wrong_settings_are_named(tmp_path, model, change, message):
@@ -340,16 +388,16 @@ def test_no_second_moments_says_what_to_do(tmp_path):
 def test_a_missing_moment_is_named(model):
     partial = SecondMoments({}, "")
     with pytest.raises(UserError, match=r"no second moment for parameter gpt_neox\.embed_in"):
-        OptimizerStep(model, 0.1, partial)
+        OptimizerStep(model, 0.1, partial, clip=1.0)
 
 
 @pytest.mark.parametrize("passages", [1, 2])
 def test_without_a_finite_loss_there_is_no_number(model, passages):
     next(iter(model.module.parameters())).fill_(float("nan"))
-    step = OptimizerStep(model, 0.1, None)
+    step = OptimizerStep(model, 0.1, None, clip=None)
     query = model.query_tokens(Query("q", "Al Grey plays the", "trombone"))
     texts = [model.passage_tokens(text) for text in TEXTS[:passages]]
-    assert np.isnan(step.log_probs_after(texts, [[query]] * passages)).all()
+    assert np.isnan(log_probs_after(step, texts, [[query]] * passages)).all()
 
 
 def test_version_is_part_of_the_cache(tmp_path, model, monkeypatch):
@@ -365,12 +413,13 @@ def test_a_passage_without_a_finite_loss_is_named_and_not_averaged(tmp_path, mod
     stepped = OptimizerStep._stepped
 
     def failing(self, passages):
-        weights, losses = stepped(self, passages)
+        weights, losses, *facts = stepped(self, passages)
         ids = model.passage_tokens(TEXTS[bad]).ids
-        return weights, [
+        losses = [
             math.nan if passage.ids == ids else loss
             for passage, loss in zip(passages, losses, strict=True)
         ]
+        return weights, losses, *facts
 
     sound = TailPatch(config(), model, task, tmp_path / "sound").measure(QUERIES, PROPONENTS)
     assert sound.not_finite == []

@@ -19,12 +19,18 @@ def log_probability(module, prompt_ids: list[int], target_ids: list[int]) -> flo
 
 
 def patched(
-    module, passage_ids: list[int], learning_rate: float, moments: dict | None, clip: bool = True
+    module,
+    passage_ids: list[int],
+    learning_rate: float,
+    moments: dict | None,
+    clip: float | None = 1.0,
+    epsilon: float = 0.0,
 ):
     """A copy of the model after one step on one passage: Adafactor or Adam with fixed V, or SGD.
 
     ``moments``: parameter name → (row, col) for Adafactor's matrices, → (v,) for the rest.
-    ``clip``: whether updates are clipped, as Adafactor's are. Without it, it is Adam's, with its ε.
+    ``clip``: RMS that no tensor's update exceeds; None leaves them alone.
+    ``epsilon``: Adam's, added to the root of a V that has no factors.
     """
     twin = copy.deepcopy(module)
     twin.eval().requires_grad_(True)
@@ -42,17 +48,32 @@ def patched(
                 v = entry[0]
                 if len(entry) == 2:
                     v = torch.outer(entry[0], entry[1]) / entry[0].mean()
-                update = update / (v.sqrt() + (0 if clip else 1e-8))
-                if clip:
-                    rms = update.square().mean().sqrt()
-                    update = update / max(1.0, float(rms))
+                update = update / (v.sqrt() + epsilon)
+            if clip is not None:
+                rms = update.square().mean().sqrt()
+                update = update / max(1.0, float(rms) / clip)
             parameter -= learning_rate * update.to(parameter.dtype)
     return twin
 
 
-def delta(module, passage_ids, prompt_ids, target_ids, learning_rate, moments, clip=True):
+def delta(module, passage_ids, prompt_ids, target_ids, learning_rate, moments, clip, epsilon):
     """(Δp, Δ log p) of the target for one step on the passage."""
     before = log_probability(module, prompt_ids, target_ids)
-    twin = patched(module, passage_ids, learning_rate, moments, clip)
+    twin = patched(module, passage_ids, learning_rate, moments, clip, epsilon)
     after = log_probability(twin, prompt_ids, target_ids)
     return math.exp(after) - math.exp(before), after - before
+
+
+def step_facts(module, passage_ids, learning_rate, moments, clip, epsilon):
+    """(Share of tensors that are shorter for the clip, RMS of the whole step), from the weights."""
+    pairs = [
+        dict(patched(module, passage_ids, learning_rate, moments, c, epsilon).named_parameters())
+        for c in (None, clip)
+    ]
+    lengths, total, n = [], 0.0, 0
+    for name, weight in module.named_parameters():
+        free, held = ((twin[name] - weight).double().norm().item() for twin in pairs)
+        lengths.append(held < free * (1 - 1e-9))
+        total += held**2
+        n += weight.numel()
+    return sum(lengths) / len(lengths), math.sqrt(total / n)

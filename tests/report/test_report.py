@@ -8,11 +8,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench.core.errors import UserError
 from bench.report.write import Written, report
 from bench.results.schema import PER_QUERY, read_cells
+from metrics.stats.correlation import rank_correlation
 from tests.fixtures.cells import METRICS, N_PASSAGES, edit_result, edit_table, write_cell
 from tests.fixtures.reports import Page, boards_of, labels, three_cells
 
@@ -93,6 +95,56 @@ def test_steps_on_other_models_are_not_compared(tmp_path: Path) -> None:
     assert of["bm25"].label == "bm25 (model=aaaaaaaa)"
     assert "tail_patch" not in of["bm25"].letters
     assert "mrr" in of["bm25"].letters
+
+
+def test_steps_that_were_made_otherwise_are_not_compared(tmp_path: Path) -> None:
+    """Fault: all were asked for the saved moments, and one had Adam's where others had Adafactor's.
+
+    A rate that was left to the training is the rate that the training had.
+    """
+    steps = {
+        "bm25": {"optimizer": "adam", "second_moments": "aa", "learning_rate": 0.1, "clip": 1.0},
+        "dense": {"optimizer": "adafactor", "second_moments": "bb", "learning_rate": 0.1,
+                  "clip": 1.0},
+        "trackstar": {"optimizer": "adafactor", "second_moments": "bb", "learning_rate": 0.1,
+                      "clip": 1.0},
+    }  # fmt: skip
+    for method, step in steps.items():
+        folder = write_cell(tmp_path, method, tail_patch=0.5 if method == "bm25" else 0.1)
+        rate = "null" if method == "dense" else 0.1
+        measured(folder, top=10, optimizer="saved", learning_rate=rate)
+        facts = {"tail_patch_step": step}
+        edit_result(folder, lambda record, f=facts: record["method"].update(facts=f))
+    of = {row.method: row for row in boards_of(tmp_path)[0].rows}
+    assert "optimizer=adam," in of["bm25"].label
+    assert "optimizer=adafactor" in of["dense"].label
+    assert "learning_rate" not in of["dense"].label
+    assert "tail_patch" not in of["bm25"].letters
+    assert of["dense"].letters["tail_patch"]
+    assert of["trackstar"].letters["tail_patch"]
+
+
+def test_controls_are_tested_where_they_are_no_bounds(tmp_path: Path) -> None:
+    """Of MRR, gold is a bound; that a method foresees more than chance is to be shown."""
+    rng = np.random.default_rng(0)
+    measured = rng.normal(size=(40, 12))
+    for method, noise in (("bm25", 0.3), ("random", 9.0), ("gold", 0.1)):
+        folder = write_cell(tmp_path, method)
+        predicted = measured + noise * rng.normal(size=measured.shape)
+        scores = [rank_correlation(*pair) for pair in zip(predicted, measured, strict=True)]
+        lists = {"lds_predicted": predicted.tolist(), "lds_measured": measured.tolist()}
+        edit_table(folder, lambda old, s=scores, own=lists: old.update({"lds": s, **own}))
+        shown = {"value": float(np.mean(scores)), "ci95": [0.0, 1.0], "n": 40}
+        edit_result(folder, lambda record, v=shown: record["metrics"].update(lds=v))
+    (board,) = boards_of(tmp_path)
+    of = {row.method: row for row in board.rows}
+    assert len({row.letters["lds"] for row in of.values()}) == 3
+    pairs = [pair for pair in board.pairs if pair.metric == "lds"]
+    assert {pair.difference.over for pair in pairs} == {"queries and subsets"}
+    assert len(pairs) == 3
+    assert not any("mrr" in row.letters for row in of.values()), "one method alone is left"
+    assert "lds" in of["bm25"].best, "a control is never the best"
+    assert "lds" not in of["gold"].best
 
 
 def test_judges_with_other_thresholds_are_boards_of_their_own(tmp_path: Path) -> None:
@@ -258,6 +310,49 @@ def test_csv_has_full_precision_and_a_line_per_cell(results: Path, paths: Writte
         assert int(row["n_passages"]) == N_PASSAGES
         assert float(row["seconds"]) == 1.75
         assert float(row["peak_mib"]) == 402.5
+
+
+def test_what_was_resampled_stands_before_an_interval(tmp_path: Path) -> None:
+    folder = write_cell(tmp_path, "bm25", strength=0.9)
+    intervals = {
+        "queries": {"ci95": [0.2, 0.3], "units": 40}, "relation": {"ci95": [0.1, 0.4], "units": 3}
+    }  # fmt: skip
+    mrr = {"value": 0.25, "ci95": [0.1, 0.4], "n": 40, "over": "relation", "intervals": intervals}
+    lds = {"value": 0.5, "ci95": [0.3, 0.7], "n": 40, "over": "relation_answer and subsets"}
+    edit_result(folder, lambda record: record["metrics"].update(mrr=mrr, lds=lds))
+    paths = report(tmp_path, quiet=True)
+    text = (paths.folder / "leaderboard.md").read_text(encoding="utf-8")
+    assert "0.250** r\\[0.100, 0.400\\]" in text
+    assert "+0.500** ras\\[+0.300, +0.700\\]" in text
+    (note,) = [line for line in text.splitlines() if line.startswith("Means of ")]
+    told = "Intervals: over queries; r, over relations; ra, over relations × answers; s, over"
+    assert told in note
+    assert "r[0.100, 0.400]" in paths.html.read_text(encoding="utf-8")
+    with open(paths.folder / "leaderboard.csv", newline="", encoding="utf-8") as stream:
+        (row,) = csv.DictReader(stream)
+    assert (row["mrr_over"], row["hit@1_over"]) == ("relation", "queries")
+
+
+def test_diagnostics_of_the_step_and_repeated_texts_are_told(tmp_path: Path) -> None:
+    folder = write_cell(tmp_path, "bm25")
+
+    def change(record: dict) -> None:
+        for name, value in (("tail_patch_clipped", 0.997), ("tail_patch_step", 5e-4)):
+            record["metrics"][name] = {"value": value, "ci95": [value, value], "n": 40}
+        record["task"]["counts"]["repeated_texts"] = 1234
+
+    edit_result(folder, change)
+    lines = (report(tmp_path, quiet=True).folder / "leaderboard.md").read_text().splitlines()
+    head, row = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith(("| method", "| bm25"))
+    )
+    shown = dict(zip(head, row, strict=True))
+    assert (shown["clipped"], shown["step"]) == ("0.997", "0.0005")
+    assert shown["passages"] == "500 (1,234 repeated)"
+    assert "clipped" not in (report(three_cells(tmp_path / "other"), quiet=True).folder /
+                             "leaderboard.md").read_text()  # fmt: skip
 
 
 def test_significance_csv_has_a_line_per_pair_and_metric(results: Path, paths: Written) -> None:

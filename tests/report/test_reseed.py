@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bench.report.board import make_boards
@@ -15,7 +16,9 @@ from bench.report.formats.markdown import section
 from bench.report.reseed import DEPTH, Reseeding, reseedings, seeds_tables
 from bench.results.schema import CONFIG, read_cells
 from bench.tasks.records import read_retrievals
-from tests.fixtures.cells import edit_result, edit_retrievals, write_cell
+from metrics.stats.sampling import Sampling
+from metrics.stats.seeds import estimate_over_seeds
+from tests.fixtures.cells import edit_result, edit_retrievals, edit_table, write_cell
 
 
 def seeded(results: Path, method: str, seed: int, model: str = "m0", rate: float = 1) -> Path:
@@ -69,9 +72,32 @@ def test_overlap_and_scores_of_three_seeds(tmp_path: Path) -> None:
     assert (row.overlap.least, row.overlap.greatest) == pytest.approx((min(pairs), max(pairs)))
     values = [c.result.metrics["tail_patch"].value for c in read_cells(tmp_path)
               if c.result.method["name"] == "trackstar"]  # fmt: skip
-    score = row.scores["tail_patch"]
+    score = row.scores["tail_patch"].spread
     assert score.mean == pytest.approx(np.mean(values))
     assert (score.least, score.greatest) == (min(values), max(values))
+    (board,) = make_boards(read_cells(tmp_path))
+    seeds = [row.cell.folder for row in board.rows if row.method == "trackstar"]
+    tables = [pd.read_parquet(folder / "per_query.parquet") for folder in seeds]
+    ordered = [table.sort_values("query_id")["tail_patch"] for table in tables]
+    scored = np.array([values.dropna() for values in ordered])
+    estimate = row.scores["tail_patch"].estimate
+    assert estimate == estimate_over_seeds(scored, Sampling())
+    assert estimate is not None
+    assert (estimate.n, estimate.over) == (30, "seeds and queries")
+    assert estimate.value == pytest.approx(np.mean(values))
+
+
+def test_queries_of_one_cluster_are_drawn_together(tmp_path: Path) -> None:
+    """All queries of a relation are found, or none: over queries the interval is too narrow."""
+    for seed in range(2):
+        folder = seeded(tmp_path, "trackstar", seed)
+        columns = {"mrr": [float(i < 10) for i in range(40)]}
+        columns["cluster=relation"] = [i // 10 for i in range(40)]
+        edit_table(folder, lambda table, c=columns: table.update(c))
+    estimate = found(tmp_path)[0].scores["mrr"].estimate
+    assert estimate is not None
+    assert estimate.over == "seeds and relation"
+    assert estimate.intervals["seeds and relation"].units == 4
 
 
 def test_another_model_is_another_seeding(tmp_path: Path) -> None:
@@ -133,4 +159,6 @@ def test_text(tmp_path: Path) -> None:
     assert line.count(" | ") == 5
     rows = list(csv.DictReader(io.StringIO(of_tables([by_metric]))))
     assert {row["metric"] for row in rows} == {"mrr", "tail_patch"}
+    assert all(float(row["low"]) < float(row["mean"]) < float(row["high"]) for row in rows)
+    assert {row["over"] for row in rows} == {"seeds and queries"}
     assert float(rows[0]["overlap"]) == reseedings(board)[0].overlap.mean

@@ -17,8 +17,10 @@ from bench.results.per_query import read_per_query
 from bench.results.schema import CONFIG, PER_QUERY, RESULT, RETRIEVALS
 from bench.results.verify import lines, verify
 from metrics.attribution import parse_metric
-from metrics.stats.bootstrap import estimate
+from metrics.stats.correlation import rank_correlation
+from metrics.stats.sampling import Sampling
 from tests.fixtures.cells import SAMPLES, edit_result, edit_retrievals, edit_table, write_cell
+from tests.fixtures.estimates import estimate_mean
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def add_metric(cell: Path, name: str) -> None:
         for record, n in zip(records, n_gold, strict=True)
     ]
     edit_table(cell, lambda columns: columns.update({name: values}))
-    found = estimate(np.array(values), SAMPLES, seed=0)
+    found = estimate_mean(np.array(values), SAMPLES, seed=0)
     assert found is not None
     edit_result(cell, lambda record: record["metrics"].update({name: asdict(found)}))
 
@@ -297,3 +299,79 @@ def test_another_rankings_file_is_noticed_by_its_hash(cell: Path) -> None:
     path.write_text("\n".join([json.dumps(record), *others]) + "\n")
     (line,) = found(cell)
     assert "is not the file" in line
+
+
+# ------------------------------------------------------------------ what intervals are over
+
+
+@pytest.fixture
+def clustered(cell: Path) -> Path:
+    """The cell with intervals over clusters, and a score over subsets of the corpus."""
+    config = (cell / CONFIG).read_text()
+    (cell / CONFIG).write_text(config.replace("cluster: none", "cluster: relation"))
+    table, rng = read_per_query(cell), np.random.default_rng(0)
+    labels = [("born in", "instrument", "capital of").index(name) for name in table["relation"]]
+    predicted, measured = rng.normal(size=(40, 5)), rng.normal(size=(40, 5))
+    scores = [rank_correlation(*pair) for pair in zip(predicted, measured, strict=True)]
+    columns = {
+        "cluster=relation": labels, "lds": scores, "lds_predicted": predicted.tolist(),
+        "lds_measured": measured.tolist(),
+    }  # fmt: skip
+    edit_table(cell, lambda old: old.update(columns))
+    sampling = Sampling(
+        SAMPLES, 0, {"relation": np.array(labels)}, always=True,
+        subsets={"lds": (predicted, measured)},
+    )  # fmt: skip
+
+    def change(record: dict[str, Any]) -> None:
+        names = [*record["metrics"], "lds"]
+        values = {**table, "lds": np.array(scores)}
+        record["metrics"] = {n: asdict(sampling.estimate(n, values[n])) for n in names}
+        for group, own in record["slices"]["relation"].items():
+            rows = table["relation"] == group
+            own["mrr"] = asdict(sampling.of(rows).estimate("mrr", table["mrr"][rows]))
+
+    edit_result(cell, change)
+    return cell
+
+
+def test_intervals_over_clusters_and_subsets_hold(clustered: Path) -> None:
+    assert found(clustered) == []
+    record = json.loads((clustered / RESULT).read_text())["metrics"]
+    assert record["mrr"]["over"] == "relation"
+    assert record["lds"]["over"] == "relation and subsets"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_metric("mrr", "over", "queries"), "mrr interval: stored over queries, recomputed re"),
+        (set_metric("mrr", "intervals", {}), "mrr interval: stored over relation"),
+        (lambda r: r["metrics"]["mrr"]["intervals"]["queries"].update(ci95=[0.0, 1.0]),
+         "mrr interval over queries, low: stored 0"),
+        (lambda r: r["metrics"]["mrr"]["intervals"]["relation"].update(units=4),
+         "mrr relation: stored 4, recomputed 3"),
+        (set_metric("lds", "ci95", [0.0, 1.0]), "lds interval, low: stored 0"),
+    ],
+)  # fmt: skip
+def test_a_changed_kind_of_interval(clustered: Path, change: Any, message: str) -> None:
+    edit_result(clustered, change)
+    assert any(message in line for line in found(clustered))
+
+
+def test_changed_clusters_and_subsets(clustered: Path) -> None:
+    edit_table(clustered, lambda old: old["cluster=relation"].__setitem__(3, 2))
+    assert any("clusters by relation: per_query.parquet has others" in x for x in found(clustered))
+    edit_table(clustered, lambda old: old["lds_predicted"][0].__setitem__(0, 99.0))
+    assert any("lds of query q0: stored" in line for line in found(clustered))
+    for lists in ([[1.0]] * 40, [[1.0, 2.0]] * 39 + [[1.0]], [["a"]] * 40, [[1.0] * 1001] * 40):
+        edit_table(clustered, lambda old, own=lists: old.update(lds_predicted=own))
+        assert any("lds: lds_predicted: " in line for line in found(clustered))
+
+
+def test_another_cluster_in_the_settings(clustered: Path) -> None:
+    config = (clustered / CONFIG).read_text()
+    (clustered / CONFIG).write_text(config.replace("cluster: relation", "cluster: none"))
+    assert any("clusters by relation" in line for line in found(clustered))
+    (clustered / CONFIG).write_text(config.replace("cluster: relation", "cluster: odd"))
+    assert any("no valid metric settings" in line for line in found(clustered))

@@ -17,7 +17,7 @@ from bench.tasks.passages import Passage, PassageStore, write_passages
 from methods.base import Context, Ranking
 from methods.controls import Gold, GoldConfig
 from metrics.measures import LENGTH_RATIO, MEASURES
-from metrics.settings import MetricConfig, NoGold, TailPatchConfig
+from metrics.settings import Cluster, MetricConfig, NoGold, TailPatchConfig
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import load, make_model
 
@@ -38,6 +38,7 @@ def config(tail_patch: bool = False, **settings: Any) -> MetricConfig:
         n_queries=settings.pop("n_queries", None),
         optimizer="sgd",
         learning_rate=0.1,
+        clip=1.0,
         opponents=settings.pop("opponents", False),
         memory_mib=512,
     )
@@ -47,6 +48,7 @@ def config(tail_patch: bool = False, **settings: Any) -> MetricConfig:
         "retraining": None,
         "no_gold": NoGold.skip,
         "bootstrap_samples": 50,
+        "cluster": Cluster.none,
     }
     return MetricConfig(**{**defaults, **settings}, tail_patch=patch)
 

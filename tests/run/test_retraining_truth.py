@@ -18,14 +18,15 @@ from bench.tasks.base import Query
 from metrics.retraining import (
     RetrainingConfig,
     RetrainingTruth,
-    linear_datamodelling_score,
-    rank_correlation,
     reseed_agreement,
+    summed_scores,
 )
+from metrics.stats.correlation import rank_correlation
 
 stats = pytest.importorskip("scipy.stats")  # comes with sentence-transformers
 N_PASSAGES, N_QUERIES = 40, 5
 QUERIES = [Query(f"q{i}", "p", "t") for i in range(N_QUERIES)]
+N_TOKENS = [1, 2, 3, 4, 5]
 GROUP = {"removal": ["q0", "q2", "q4"], "qld": ["q1", "q3"]}
 CONFIG = RetrainingConfig(
     seeds=1, removal_queries=3, removal_group=3, removal_top=2, lds_subsets=8, lds_share=0.5,
@@ -61,7 +62,7 @@ def measure(
     **change: Any,
 ):
     config = dataclasses.replace(CONFIG, **change)
-    truth = RetrainingTruth(config, QUERIES, N_PASSAGES, top_k, 0, retrain)
+    truth = RetrainingTruth(config, QUERIES, N_TOKENS, N_PASSAGES, top_k, 0, retrain)
     return truth.measure(rankings(scores, length), GROUP)
 
 
@@ -85,6 +86,7 @@ def test_removal_effect_is_what_the_group_loses(seeds: int) -> None:
         falls = [math.exp(b) - math.exp(b - lost) for b in before]
         assert found["removal_effect_log"] == pytest.approx(lost)
         assert found["removal_effect"] == pytest.approx(np.mean(falls))
+        assert found["removal_effect_token"] == pytest.approx(lost / N_TOKENS[number])
 
 
 def test_a_group_of_one_loses_its_own() -> None:
@@ -117,6 +119,7 @@ def test_what_is_not_asked_for_trains_nothing() -> None:
 
     measured = measure(WORTH, retrain=noting, removal_queries=0, qld_queries=0, lds_subsets=0)
     assert list(measured.per_query) == ["query_id"]
+    assert measured.subsets == {}
     assert (asked, measured.facts) == ([], {})
     measure(WORTH, retrain=noting, removal_queries=0, qld_queries=0)
     assert len(set(asked)) == CONFIG.lds_subsets
@@ -144,21 +147,23 @@ def test_every_method_sees_the_same_subsets() -> None:
     assert asked[0] == asked[1]
 
 
+def score(rows, scores, kept, outputs) -> float:
+    return rank_correlation(summed_scores(rows, scores, kept, is_cut=True), outputs)
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(1, N_PASSAGES), st.floats(-5, 5), st.floats(0.1, 9))
 def test_lds_against_its_definition(seed: int, length: int, shift: float, scale: float) -> None:
     rng = np.random.default_rng(seed)
     scores, outputs = rng.normal(size=N_PASSAGES), rng.normal(size=12)
     kept = np.stack([rng.permutation(N_PASSAGES) < N_PASSAGES // 2 for _ in range(12)])
     order = np.argsort(-scores)[:length]
-    found = linear_datamodelling_score(order, scores[order], kept, outputs, is_cut=True)
+    found = score(order, scores[order], kept, outputs)
     full = np.full(N_PASSAGES, scores[order[-1]])  # who is not listed scores as the last one
     full[order] = scores[order]
     sums = np.array([full[subset].sum() for subset in kept])
     assert found == pytest.approx(rank_correlation(sums.round(9), outputs), abs=1e-6)
     # Subsets of one size: neither the origin nor the scale of the scores matters.
-    moved = linear_datamodelling_score(
-        order, scores[order] * scale + shift, kept, outputs, is_cut=True
-    )
+    moved = score(order, scores[order] * scale + shift, kept, outputs)
     assert moved == pytest.approx(found, abs=0.03)
 
 
@@ -185,7 +190,19 @@ def test_unlisted_passages_of_a_method_with_no_more_to_say_count_nothing() -> No
 def test_an_empty_list_foresees_nothing() -> None:
     rows = np.empty(0, dtype=np.int64)
     kept = np.ones((3, 4), dtype=bool)
-    assert linear_datamodelling_score(rows, np.empty(0), kept, np.arange(3.0), is_cut=False) == 0
+    for is_cut in (False, True):
+        summed = summed_scores(rows, np.empty(0), kept, is_cut=is_cut)
+        assert rank_correlation(summed, np.arange(3.0)) == 0
+
+
+def test_empty_lists_remove_nothing() -> None:
+    empty = (np.empty(0, dtype=np.int64), np.empty(0))
+    config = dataclasses.replace(CONFIG, removal_group=1, lds_subsets=0)
+    truth = RetrainingTruth(config, QUERIES, N_TOKENS, N_PASSAGES, N_PASSAGES, 0, additive)
+    lists = {**rankings(WORTH), "q2": empty, "q3": empty}
+    table = truth.measure(lists, GROUP).per_query.set_index("query_id")
+    assert table.loc["q2", "removal_effect_log"] == table.loc["q3", "qld"] == 0
+    assert table.loc["q0", "removal_effect_log"] != 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=30))
@@ -218,6 +235,7 @@ def test_the_ceiling() -> None:
         ({"seeds": 0}, r"retraining\.seeds: expected at least 1, found 0"),
         ({"removal_top": 0}, r"removal_top: expected at least 1, found 0"),
         ({"lds_subsets": 2}, r"lds_subsets: a rank correlation takes at least 3"),
+        ({"lds_subsets": 1001}, r"lds_subsets: expected at most 1,000, found 1,001"),
         ({"lds_share": 1.0}, r"lds_share: expected a share between 0 and 1, found 1"),
         ({"lds_share": 0.001}, r"lds_share: leaves none or all of 40 passages in each part"),
         ({"qld_share": 0.0}, r"qld_share: expected a share between 0 and 1, found 0"),

@@ -1,6 +1,6 @@
 """Cells as TREC runs and qrels, which evaluation tools for search read.
 
-What the tools compute from them equals what the cell stores, under three rules:
+What the tools compute from them equals what the cell stores, under four rules:
 
 * Ids are percent-encoded, since columns end at white space: whatever is no printable ASCII, and
   ``%`` itself, becomes ``%XX`` for each byte of its UTF-8. ``urllib.parse.unquote`` reads it back.
@@ -9,6 +9,8 @@ What the tools compute from them equals what the cell stores, under three rules:
   change in the sixth digit.
 * A ranking knows which of its passages are correct and how many are in the corpus, not which the
   unlisted ones are. They stand in the qrels as ``%unlisted-1``, ..., which no encoded id can be.
+* A query that a method lists nothing for has no line in its run. It counts as 0, as in the cell:
+  ir_measures does so, trec_eval with ``-c``.
 """
 
 from __future__ import annotations

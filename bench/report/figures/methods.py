@@ -53,7 +53,7 @@ def _pairs(board: Board, x: str, y: str) -> Iterator[Dot]:
 
 def cost_quality(board: Board) -> Scatter | None:
     """Seconds of indexing and search, and bytes of the index per passage, against MRR."""
-    chosen = [(series, row) for series, row in cells_of(board.rows) if row.family != "control"]
+    chosen = [(series, row) for series, row in cells_of(board.rows) if not row.is_control]
     panels = [
         Panel(column, title, MRR, dots, is_log=True, unit=unit)
         for column, title, unit, quantity in (

@@ -15,7 +15,7 @@ from metrics import measures
 from metrics.attribution import parse_metric
 
 
-class Kind(str, Enum):
+class ClaimKind(str, Enum):
     """How a claim is checked; names are the values of the field."""
 
     order = "order"
@@ -31,12 +31,12 @@ class Status(str, Enum):
 
 
 @dataclass
-class Claim:
+class PaperClaim:
     """One thing that the paper reports; ``claims.yaml`` says what the fields mean."""
 
     id: str
     claim: str
-    kind: Kind
+    kind: ClaimKind
     metrics: list[str]
     source: str
     status: Status
@@ -52,13 +52,13 @@ class Claim:
 
 
 _NEEDS = {
-    Kind.order: ("above", "below"),
-    Kind.value: ("method", "value", "tolerance"),
-    Kind.rises: ("method",),
+    ClaimKind.order: ("above", "below"),
+    ClaimKind.value: ("method", "value", "tolerance"),
+    ClaimKind.rises: ("method",),
 }
 
 
-def read_claims(path: Path | None = None) -> list[Claim]:
+def read_claims(path: Path | None = None) -> list[PaperClaim]:
     """The claims of a file, of the project's own if ``path`` is None.
 
     Raises:
@@ -80,12 +80,14 @@ def read_claims(path: Path | None = None) -> list[Claim]:
     return claims
 
 
-def _claim(record: Any, path: Any, number: int) -> Claim:
+def _claim(record: Any, path: Any, number: int) -> PaperClaim:
     where = f"{path}, claim {number}"
     if not isinstance(record, dict):
         raise UserError("expected a claim with its fields", where=where)
     try:
-        claim: Claim = typed(Claim, {str(key): value for key, value in record.items()}, "")
+        claim: PaperClaim = typed(
+            PaperClaim, {str(key): value for key, value in record.items()}, ""
+        )
     except UserError as error:
         raise UserError(
             f"{error.where} {error.what}".strip(), where=where, fix=error.fix

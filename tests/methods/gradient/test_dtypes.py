@@ -161,12 +161,11 @@ def test_a_float64_step_on_a_mixture_equals_a_deep_copy(mixture: Path) -> None:
     """Tail-patch runs the model as it is with weights in float64."""
     model, wide = (loaded(mixture, torch.float64, own) for own in (torch.float32, torch.float64))
     chosen = model.module.config._experts_implementation
-    passage, query = (
-        texts(model)[0],
-        model.query_tokens(Query("q", "Al Grey plays the", "trombone")),
-    )
-    ((found,),) = OptimizerStep(model, 1e-2, None).log_probs_after([passage], [[query]])
-    stepped = patched(wide.module, passage.ids, 1e-2, None, clip=False)
+    query = model.query_tokens(Query("q", "Al Grey plays the", "trombone"))
+    passage = texts(model)[0]
+    (after,) = OptimizerStep(model, 1e-2, None, clip=None).after([passage], [[query]])
+    (found,) = after.log_probs
+    stepped = patched(wide.module, passage.ids, 1e-2, None, clip=None)
     prompt, target = query.ids[: query.loss_from], query.ids[query.loss_from :]
     assert found == pytest.approx(log_probability(stepped, prompt, target), rel=1e-6)
     assert abs(found - log_probability(wide.module, prompt, target)) > 1e-3
