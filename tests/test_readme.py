@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import yaml
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
-from bench.cli.main import COMMANDS
+from bench.cli.commands import COMMANDS, Parser
 from bench.core.environment import __version__
 from bench.run.settings import settings_from
 from tests.fixtures.pages import (
@@ -31,7 +33,8 @@ PAGES = [
     ROOT / "results/README.md",
     *sorted(ROOT.glob("docs/*.md")),
 ]
-LEFT_OUT = ("hydra.searchpath", "hydra/launcher", "hydra.launcher")  # not there, or not installed
+# Not there, not installed, or a command's own beside the settings of a run.
+LEFT_OUT = ("hydra.searchpath", "hydra/launcher", "hydra.launcher", "name=", "task=none")
 OWN_METHOD = "method=longest"  # the example of CONTRIBUTING.md, which another test runs
 PLACES = "bench|benchmarks|conf|docs|methods|metrics|results|tests"
 NO_RESULTS = {"3.10", "3.13"}  # numbers of README that are no measurements: versions of Python
@@ -59,16 +62,41 @@ def test_there_are_commands() -> None:
     assert len(ALL) > 30
 
 
-@pytest.mark.parametrize("words", [words for words in ALL if words[0] == "run"], ids=" ".join)
-def test_run_commands_compose(words: list[str]) -> None:
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_settings_of_commands_compose(words: list[str]) -> None:
+    """Those of one cell, where a command sweeps."""
     overrides = [
         word if word.startswith("hydra.") else re.sub(r"^([^=]+=[^,\[]*),.*$", r"\1", word)
         for word in words[1:]
-        if word not in ("-m", "…", OWN_METHOD) and not word.startswith(LEFT_OUT)
+        if "=" in word and word != OWN_METHOD and not word.startswith(LEFT_OUT)
     ]
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):
         settings_from(compose("config", overrides))
+
+
+def test_the_commands_exist() -> None:
+    assert {words[0] for words in ALL} <= set(COMMANDS)
+
+
+WITH_ARGUMENTS = [words for words in ALL if len(words) > 1 and words[0] != "run"]
+
+
+@pytest.mark.parametrize("words", WITH_ARGUMENTS, ids=" ".join)
+def test_arguments_of_commands_are_read(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the command's own parser; those of `tdabench run` are all settings."""
+
+    class UnderstoodError(Exception):
+        """The parser took all words."""
+
+    def understand(parser: Parser, given: list[str]) -> None:
+        argparse.ArgumentParser.parse_args(parser, given)
+        raise UnderstoodError
+
+    monkeypatch.setattr(Parser, "parse_args", understand)
+    given = [word for word in words[1:] if word != "…"]
+    with pytest.raises(UnderstoodError):
+        import_module(COMMANDS[words[0]].module).main(given)
 
 
 @pytest.mark.parametrize("words", [words for words in ALL if words[0] == "run"], ids=" ".join)
@@ -76,11 +104,6 @@ def test_a_sweep_has_its_switch(words: list[str]) -> None:
     """Values with commas, and experiments, all of which sweep, are of `tdabench run -m`."""
     sweeps = any(re.match(r"experiment=|[^=]+=[^\[{]*,", word) for word in words)
     assert not sweeps or "-m" in words
-
-
-@pytest.mark.parametrize("words", ALL, ids=" ".join)
-def test_commands_exist(words: list[str]) -> None:
-    assert words[0] in COMMANDS
 
 
 # ------------------------------------------------------------------ links and paths
