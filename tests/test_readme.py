@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 import shlex
 from importlib import import_module
@@ -25,6 +26,7 @@ from tests.fixtures.pages import (
     renewed,
     unchecked_numbers,
 )
+from tests.fixtures.sources import FILES, imported, package_of
 
 README = ROOT / "README.md"
 PAGES = [
@@ -209,6 +211,29 @@ def test_results_are_sound(path: Path) -> None:
 
 
 # ------------------------------------------------------------------ the pages themselves
+
+
+def test_the_floors_of_architecture_are_those_of_the_code() -> None:
+    """Every room stands on the page, above each room that it imports."""
+    floor, on_page = 0, {}
+    for line in text_of(ROOT / "docs/architecture.md").splitlines():
+        floor = int(number[1]) if (number := re.match(r"    ( \d|1\d)  \S", line)) else floor
+        rooms = re.findall(r"(?<=  )(bench/[a-z]+|methods|metrics)(?=  )", line) if floor else []
+        on_page |= {room.replace("/", "."): floor for room in rooms}
+    assert set(on_page) == {"methods", "metrics"} | {
+        f"bench.{path.parent.name}" for path in ROOT.glob("bench/*/__init__.py")
+    }
+    for path in FILES:
+        here = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        known = map(room_of, imported(ast.parse(text_of(path)), package_of(path)))
+        above = {one for one in known if here in on_page and on_page.get(one, 0) > on_page[here]}
+        assert above == set(), path
+
+
+def room_of(module: str) -> str:
+    """The room that a module is in: a top-level package, or what stands directly in ``bench``."""
+    parts = module.split(".")
+    return ".".join(parts[: 2 if parts[0] == "bench" else 1])
 
 
 def test_readme_is_short() -> None:
