@@ -181,16 +181,16 @@ def test_nan_in_the_weights(tmp_path: Path, cache: Path, capsys) -> None:
 # ------------------------------------------------------------------ plug-ins
 
 
-def test_the_method_of_contributing_runs_from_outside(tmp_path: Path, cache: Path, monkeypatch):
-    """The example that CONTRIBUTING.md gives, taken from it: one file and one YAML."""
+def test_the_method_of_contributing_runs_from_outside(tmp_path: Path, cache: Path) -> None:
+    """The example that CONTRIBUTING.md gives, taken from it: a class and its YAML beside it."""
     text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
     code, settings = (
         re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)[1] for kind in ("python", "yaml")
     )
-    (tmp_path / "mymethods.py").write_text(code)
-    (tmp_path / "myconf/method").mkdir(parents=True)
-    (tmp_path / "myconf/method/longest.yaml").write_text(settings)
-    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "myconf/method"
+    folder.mkdir(parents=True)
+    (folder / "longest.py").write_text(code)
+    (folder / "longest.yaml").write_text(settings)
     words = ("method=longest", f"hydra.searchpath=[file://{tmp_path}/myconf]", "metric=attribution")
     assert run(tmp_path / "r", cache, *words) == 0
     lists = ranked(cells(tmp_path / "r")["longest"])
