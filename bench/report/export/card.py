@@ -30,10 +30,7 @@ from bench.tasks.records import RetrievalRecord, read_retrievals
 CARD, LEADERBOARD, DATA = "README.md", "leaderboard.csv", "data"
 _RECORDS = 200  # lists of a hundred passages in one row group: some megabytes of memory
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
-_STEPS = (  # the Hub's size categories
-    (1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
-    (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"),
-)  # fmt: skip
+_SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")  # bounds of the Hub's size categories
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
@@ -146,7 +143,8 @@ def _front_matter(
 
 
 def _size_category(n: int) -> str:
-    return next((name for bound, name in _STEPS if n < bound), "100M<n<1B")
+    place = min(max(len(str(n)) - 3, 0), len(_SIZES) - 1)
+    return f"{_SIZES[place - 1]}<n<{_SIZES[place]}" if place else f"n<{_SIZES[0]}"
 
 
 def _body(tables: Sequence[Table], rows: Sequence[Row]) -> str:
