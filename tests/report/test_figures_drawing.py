@@ -21,6 +21,7 @@ from bench.core.errors import UserError
 from bench.report.figures.catalog import FORMATS, SPECS
 from bench.report.figures.data import Dot, Figure, Lines, Panel, Point, Scatter, Series
 from bench.report.figures.drawing import draw
+from bench.report.figures.inline import inline_svg
 from bench.report.figures.style import FAMILIES, looks, name, quantity, style
 from bench.report.figures.write import write_figures
 from bench.report.write import report
@@ -158,6 +159,34 @@ def test_names_beside_marks_cover_neither_each_other_nor_a_mark(seed: int) -> No
     overlaps = [(i, j) for i in range(n) for j in range(i) if boxes[i].overlaps(boxes[j])]
     assert overlaps == []
     assert [m for m in marks for box in boxes if box.contains(*m)] == []
+
+
+def test_dots_stand_at_their_values_in_the_units_that_are_shown() -> None:
+    values = {"a": (0.1, 0.02), "b": (0.5, -0.01)}
+    dots = [
+        Dot(Series(label, "bm25", "retrieval"), label, estimate(x), estimate(y))
+        for label, (x, y) in values.items()
+    ]
+    with style():
+        (axes,) = draw(Scatter([Panel("mrr", "MRR", "tail_patch", dots)])).axes
+    named = [line for line in axes.lines if line.get_gid()]
+    marks = {line.get_gid(): line.get_xydata()[0].tolist() for line in named}
+    assert marks["dot0"] == pytest.approx([0.1, 2.0]), "in percentage points"
+    assert marks["dot1"] == pytest.approx([0.5, -1.0])
+
+
+def test_equal_values_are_drawn_and_tell_their_numbers_in_the_page() -> None:
+    figure = Figure(
+        "x", ("t", "m"), "x", "a <caption>", scatter_of(["a", "<b>"], [0.5] * 2, [0.5] * 2)
+    )
+    with style():
+        svg = inline_svg(draw(figure.body), figure, {"format": "svg"})
+    root = ElementTree.fromstring(svg)
+    assert root.get("aria-label") == "a <caption>"
+    titles = [element.text for element in root.iter("title")]
+    assert titles == ["a: 0.500, 0.500", "<b>: 0.500, 0.500"]
+    assert "nan" not in svg.lower()
+    assert not {"style", "metadata", "script"} & {element.tag for element in root.iter()}
 
 
 def test_a_line_goes_through_its_values_and_has_its_name() -> None:
