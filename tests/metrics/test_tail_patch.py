@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 
 from bench.core.errors import UserError
+from bench.core.typed import typed
 from bench.models.language_model import LanguageModel, Tokens, target_log_probs
 from bench.models.second_moments import Factored, SecondMoments
 from bench.tasks.base import Query
 from metrics import optimizer_step as step_module
 from metrics import tail_patch as tail_patch_module
 from metrics.optimizer_step import OptimizerStep
+from metrics.settings import TailPatchConfig
 from metrics.tail_patch import TailPatch
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import FAMILIES, FLOAT32_INSIDE, TEXTS, load, make_model, with_moments
@@ -363,19 +365,34 @@ def test_a_query_without_proponents_is_not_averaged(tmp_path, model):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"optimizer": "adamw"}, "metric.tail_patch.optimizer"),
-        ({"learning_rate": None}, "metric.tail_patch.learning_rate"),
+        ({"optimizer": "adamw"}, r"metric\.tail_patch\.optimizer: unknown optimizer 'adamw'"),
+        ({"learning_rate": 0.0}, r"metric\.tail_patch\.learning_rate: expected more than 0"),
         *(
-            ({"clip": clip}, r"metric\.tail_patch\.clip: .* above 0 or none")
-            for clip in (0, -1.0, math.inf, math.nan, "off", None, True)
+            ({"clip": clip}, r"metric\.tail_patch\.clip: expected more than 0 or 'none', found")
+            for clip in (0, -1.0, "off", "1")
         ),
+        *(({"clip": clip}, r"clip: expected a finite number") for clip in (math.inf, math.nan)),
+        *(({"clip": clip}, r"metric\.tail_patch\.clip: ") for clip in (None, True, [1])),
     ],
 )
-def test_wrong_settings_are_named(tmp_path, model, change, message):
+def test_wrong_settings_are_named(change, message):
+    with pytest.raises(UserError, match=message):
+        typed(TailPatchConfig, {**asdict(config()), **change}, "metric.tail_patch").check()
+
+
+def test_a_whole_number_clips_like_the_number():
+    for clip, at in ((1, 1.0), (0.5, 0.5), ("none", None)):
+        settings = typed(TailPatchConfig, {**asdict(config()), "clip": clip}, "metric.tail_patch")
+        settings.check()
+        assert settings.clip_at == at
+        assert not isinstance(settings.clip, int), "or it would be told by another key"
+
+
+def test_an_unknown_learning_rate_is_named(tmp_path, model):
     model.learning_rate = None
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
-    with pytest.raises(UserError, match=message):
-        TailPatch(config(**change), model, task, tmp_path)
+    with pytest.raises(UserError, match=r"metric\.tail_patch\.learning_rate"):
+        TailPatch(config(learning_rate=None), model, task, tmp_path)
 
 
 def test_no_second_moments_says_what_to_do(tmp_path):
