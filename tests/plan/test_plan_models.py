@@ -234,7 +234,7 @@ def test_a_planned_geometry_in_full(name: str, monkeypatch: pytest.MonkeyPatch) 
         bench.plan.planning, "calibrate", lambda *_, **__: bench.plan.model.Speed(1e9, "")
     )
     n_layers, hidden, inner = SIZES[name]
-    given = ("plan.passages=1000", "plan.queries=10", "plan.tokens_per_passage=20")
+    given = ("plan.passages=1000", "plan.queries=1000", "plan.tokens_per_passage=20")
     plan = make_plan(*plan_settings([f"model={name}", "method=trackstar", *given]))
     expected = []
     for layer in range(n_layers):

@@ -319,7 +319,9 @@ def test_every_default_gives_its_reason(group: str, name: str) -> None:
 def test_presets(name: str) -> None:
     method = composed(f"method={name}").method
     assert (method.optimizer_correction, method.hessian, method.unit_norm) == PRESETS[name]
-    rest = set(method) - {"name", *DESCRIPTION, "optimizer_correction", "hessian", "unit_norm"}
+    assert method.mixing == ("auto" if name == "trackstar" else 0.9)
+    switches = {"optimizer_correction", "hessian", "unit_norm", "mixing"}
+    rest = set(method) - {"name", *DESCRIPTION, *switches}
     trackstar = composed("method=trackstar").method
     assert {key: method[key] for key in rest} == {key: trackstar[key] for key in rest}
 

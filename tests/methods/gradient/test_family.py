@@ -209,5 +209,5 @@ def test_a_checkpoint_of_another_geometry_is_refused(tmp_path, model, task):
     model = toy_model(tmp_path)
     other = make_model(tmp_path / "other", layers=2, hidden=8)
     model.checkpoints = [Checkpoint(other, 0.1)]
-    with pytest.raises(UserError, match="its parameters are others"):
+    with pytest.raises(UserError, match="its parameters have other names or shapes"):
         make(task, model, tmp_path, **PLAIN, checkpoints=2).index()
