@@ -37,7 +37,9 @@ class TextReader:
         if self._is_fast:
             _keep_white_space(tokenizer.backend_tokenizer.post_processor)
         self.before, self.behind = self._affixes()
-        special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+        self._splits = self._is_fast or isinstance(tokenizer, PreTrainedTokenizer)
+        added = tokenizer.added_tokens_decoder.values() if self._splits else ()
+        special = [token.content for token in added if token.special]
         self._special = sorted({*special, *tokenizer.all_special_tokens})
         self._never = self._special_ids()
 
@@ -105,10 +107,7 @@ class TextReader:
         A slow tokenizer that is told so overlooks its ordinary added tokens, too: it is told only
         where there is such a string.
         """
-        spelled = self._is_fast or (
-            isinstance(self._tokenizer, PreTrainedTokenizer)
-            and any(word in text for word in self._special)
-        )
+        spelled = self._is_fast or (self._splits and any(word in text for word in self._special))
         return {"verbose": False, **({"split_special_tokens": True} if spelled else {})}
 
     def _special_ids(self) -> set[int]:

@@ -115,6 +115,15 @@ def test_decoders_are_causal(tmp_path: Path, architecture: str, dtype: torch.dty
     load_module(folder, dtype, torch.device("cpu"))
 
 
+def test_a_family_that_does_not_run_in_its_dtype_is_looked_at_in_float32(tmp_path: Path) -> None:
+    sizes = {"d_model": 32, "ffn_dim": 64, "attention_heads": 4, "num_layers": 2}
+    folder = make_model(tmp_path / "xglm", "xglm", **sizes)
+    module = load_module(folder, torch.float64, torch.device("cpu"))
+    assert module.dtype == torch.float64
+    with pytest.raises(RuntimeError):
+        module(input_ids=torch.tensor([[1, 2]]))
+
+
 def bert(folder: Path, kind: type[PreTrainedModel], **settings: Any) -> Path:
     tokenizer = train_tokenizer(iter(TEXTS * 3), 300)
     config = BertConfig(
