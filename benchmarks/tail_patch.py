@@ -36,8 +36,8 @@ from bench.core import progress
 from bench.models.language_model import LanguageModel
 from bench.models.second_moments import Factored
 from bench.results.schema import CONFIG, RETRIEVALS, Cell, read_cells
-from bench.run.cell import _Run
 from bench.run.evaluation import spread
+from bench.run.parts import Parts
 from bench.run.settings import settings_from
 from bench.tasks import Query, Task
 from bench.tasks.records import read_retrievals
@@ -60,11 +60,12 @@ def main() -> None:
     options = parser.parse_args()
     progress.set_quiet(True)
     cells = _cells(options.results, options.methods)
-    run = _Run(settings_from(OmegaConf.load(cells[0].folder / CONFIG)), (), "benchmark")
-    task, model = run.task, run.context.model
+    settings = settings_from(OmegaConf.load(cells[0].folder / CONFIG))
+    parts = Parts(settings)
+    task, model = parts.task, parts.model
     if options.dtype:
         model.gradient_dtype = getattr(torch, options.dtype)
-    config = replace(run.settings.metric.tail_patch, top=options.top, n_queries=None)
+    config = replace(settings.metric.tail_patch, top=options.top, n_queries=None)
     queries = spread(task.queries, options.queries)
     lists = [_lists(cell, task) for cell in cells]
     names = ", ".join(cell.result.method["name"] for cell in cells)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +10,8 @@ import pytest
 from bench.cli.main import main
 from tests.fixtures.runs import SMALL, cells, ranked, result, run
 from tests.fixtures.sources import ROOT
+from tests.fixtures.trees import copied, tdabench, touched
 
-PACKAGES = ("bench", "methods", "metrics", "conf")
 # File → pairs of what is there and what is put in its place: a switch that scales all gradients.
 SWITCH = {
     "conf/method/_gradient.yaml": [
@@ -62,39 +58,17 @@ class Own(Method):
 OWN_YAML = "name: own\ntarget: {target}\nsummary: passages in their order\nseed: 3 # no part\n"
 
 
-def tdabench(tree: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """The command as a process whose packages are those of ``tree``."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, "-m", "bench", *words]
-    return subprocess.run(
-        command, cwd=tree, env=environment | more, capture_output=True, text=True, check=False
-    )
-
-
-def changed(tree: Path) -> list[str]:
-    """Files of a tree that are not those of this one."""
-    files = [path for name in PACKAGES for path in (tree / name).rglob("*") if path.is_file()]
-    names = [path.relative_to(tree) for path in files if "__pycache__" not in path.parts]
-    return sorted(
-        str(name)
-        for name in names
-        if not (ROOT / name).exists() or (ROOT / name).read_bytes() != (tree / name).read_bytes()
-    )
-
-
 def test_a_switch_touches_three_files(tmp_path: Path) -> None:
-    tree = tmp_path / "tree"
-    for name in PACKAGES:
-        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    tree = copied(tmp_path / "tree")
     for name, changes in SWITCH.items():
         text = (tree / name).read_text(encoding="utf-8")
         for old, new in changes:
             assert text.count(old) == 1, (name, old)
             text = text.replace(old, new)
         (tree / name).write_text(text, encoding="utf-8")
-    touched = changed(tree)
-    print("a gradient switch touches:", *touched)
-    assert touched == sorted(SWITCH)
+    names = touched(tree)
+    print("a gradient switch touches:", *sorted(names))
+    assert names == set(SWITCH)
 
     words = ("run", *SMALL, f"cache_dir={tmp_path}/cache", "metric=attribution", "quiet=true")
     plain, doubled = (
