@@ -37,7 +37,7 @@ STEP_RECORD = """    MetricRecord(
     ),
 """
 STEP_COLUMN = """\
-        "tail_patch_best": max(map(math.exp, after)) - math.exp(base) if n else math.nan,
+        "tail_patch_best": max(map(math.exp, log_probs)) - math.exp(base) if after else math.nan,
 """
 FORMAT = '''"""Tables as JSON."""
 
@@ -80,6 +80,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in PACKAGES:
         leave_out = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / name, ignore=leave_out)
+    shutil.copy(ROOT / "tdabench.py", folder)
     return folder
 
 
