@@ -128,7 +128,7 @@ class TailPatch:
             "optimizer": self._step.optimizer,
             "second_moments": None if moments is None else content_key(moments.identity),
             "learning_rate": learning_rate,
-            "clip": clip,
+            "clip": config.clip,
         }
 
     def measure(self, queries: Sequence[Query], proponents: Mapping[str, Sequence[int]]) -> Patched:

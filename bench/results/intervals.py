@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.results.per_query import labels_of, subsets_of
+from bench.results.per_query import cluster_labels_of, subsets_of
 from bench.results.schema import PER_QUERY, RETRIEVALS
 from bench.tasks.records import RetrievalRecord
 from metrics.settings import Cluster
@@ -35,7 +35,7 @@ def stored_sampling(
     """
     relations = [record.relation or "" for record in records]
     answers = [record.targets_plaintext for record in records]
-    labels, stored = cluster_labels(cluster, relations, answers), labels_of(table)
+    labels, stored = cluster_labels(cluster, relations, answers), cluster_labels_of(table)
     complaints = [
         (f"clusters by {name}", f"{PER_QUERY} has others than {RETRIEVALS}")
         for name in sorted({*labels, *stored})

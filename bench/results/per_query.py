@@ -24,7 +24,7 @@ def cluster_columns(labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {f"{CLUSTER}{name}": values for name, values in labels.items()}
 
 
-def labels_of(table: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def cluster_labels_of(table: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The clusters that ``cluster_columns`` was given."""
     return {name.removeprefix(CLUSTER): v for name, v in table.items() if name.startswith(CLUSTER)}
 
@@ -34,7 +34,7 @@ def clusters_of(table: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
     queries = table.get("query_id", np.array([])).tolist()
     return {
         name: dict(zip(queries, values.tolist(), strict=True))
-        for name, values in labels_of(table).items()
+        for name, values in cluster_labels_of(table).items()
     }
 
 

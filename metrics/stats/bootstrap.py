@@ -71,7 +71,7 @@ def percentiles(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def chosen(
+def widest_of(
     value: float, n: int, intervals: dict[str, Interval], usual: str, always: bool
 ) -> Estimate:
     """The estimate whose interval is the widest that was asked for.

@@ -16,9 +16,9 @@ from metrics.stats.bootstrap import (
     QUERIES,
     Estimate,
     Interval,
-    chosen,
     percentiles,
     resampled_columns,
+    widest_of,
 )
 from metrics.stats.subsets import resampled_scores
 
@@ -138,7 +138,7 @@ def estimates_from(
     bounds = {name: (percentiles(means), units) for name, (means, units) in resampled.items()}
     usual = next(iter(bounds))
     return [
-        chosen(
+        widest_of(
             float(value),
             len(values),
             {

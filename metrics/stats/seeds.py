@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from metrics.stats.bootstrap import Estimate, Interval, chosen, percentiles, unit_counts
+from metrics.stats.bootstrap import Estimate, Interval, percentiles, unit_counts, widest_of
 from metrics.stats.sampling import Sampling
 
 SEEDS_AND = "seeds and "  # before what else was resampled for an interval
@@ -44,4 +44,4 @@ def estimate_over_seeds(values: np.ndarray, sampling: Sampling) -> Estimate | No
         low, high = percentiles((means * drawn).sum(axis=1))
         intervals[SEEDS_AND + name] = Interval((float(low), float(high)), units)
     usual = next(iter(intervals))
-    return chosen(float(values.mean()), n_queries, intervals, usual, sampling.always)
+    return widest_of(float(values.mean()), n_queries, intervals, usual, sampling.always)

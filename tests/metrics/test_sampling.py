@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from metrics.settings import Cluster
 from metrics.stats import bootstrap
-from metrics.stats.bootstrap import QUERIES, Interval, chosen, resampled_columns
+from metrics.stats.bootstrap import QUERIES, Interval, resampled_columns, widest_of
 from metrics.stats.pairs import Scored, compare_methods
 from metrics.stats.sampling import Sampling, cluster_labels
 from metrics.stats.seeds import estimate_over_seeds
@@ -103,13 +103,13 @@ def test_an_interval_over_clusters_stands_where_it_is_wider_by_more_than_a_tenth
     usual = Interval((0.0, 1.0), 90)
     for width, over in ((1.0999, QUERIES), (1.1001, "relation"), (0.5, QUERIES)):
         intervals = {QUERIES: usual, "relation": Interval((0.0, width), 9)}
-        found = chosen(0.5, 90, intervals, QUERIES, always=False)
+        found = widest_of(0.5, 90, intervals, QUERIES, always=False)
         assert (found.over, found.ci95) == (over, intervals[over].ci95)
         assert found.intervals == intervals
-        assert chosen(0.5, 90, intervals, QUERIES, always=True).over == "relation"
+        assert widest_of(0.5, 90, intervals, QUERIES, always=True).over == "relation"
     both = {QUERIES: usual, "a": Interval((0.0, 1.2), 9), "b": Interval((0.0, 1.3), 30)}
-    assert chosen(0.5, 90, both, QUERIES, always=False).over == "b"
-    alone = chosen(0.5, 90, {QUERIES: usual}, QUERIES, always=True)
+    assert widest_of(0.5, 90, both, QUERIES, always=False).over == "b"
+    alone = widest_of(0.5, 90, {QUERIES: usual}, QUERIES, always=True)
     assert (alone.over, alone.intervals) == (QUERIES, {})
 
 

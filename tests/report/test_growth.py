@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.fixtures.runs import SMALL
-from tests.fixtures.trees import copied, tdabench, touched
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("bench", "methods", "metrics", "conf")
 
 RANKING_RECORD = """\
     _attribution("mrr@k", "MRR that does not see past the top k", title="MRR@k"),
@@ -57,14 +63,34 @@ def insert(path: Path, before: str, text: str) -> None:
     path.write_text(source.replace(before, text + before), encoding="utf-8")
 
 
+def touched(tree: Path) -> set[str]:
+    """The files of a copy that the project has not, or has with another content."""
+    paths = [path.relative_to(tree) for name in PACKAGES for path in (tree / name).rglob("*")]
+    return {
+        path.as_posix()
+        for path in paths
+        if path.suffix != ".pyc" and (tree / path).is_file()
+        if not (ROOT / path).is_file() or (ROOT / path).read_bytes() != (tree / path).read_bytes()
+    }
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copied(tmp_path_factory.mktemp("project"))
+    folder = tmp_path_factory.mktemp("project")
+    for name in PACKAGES:
+        leave_out = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / name, ignore=leave_out)
+    shutil.copy(ROOT / "tdabench.py", folder)
+    return folder
 
 
-def printed(tree: Path, *words: str) -> str:
-    """What a command of the copy prints; it must end well."""
-    done = tdabench(tree, *words)
+def tdabench(tree: Path, *words: str) -> str:
+    """Run a command of the copy, which is what Python finds first there."""
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", *words],
+        cwd=tree, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -94,11 +120,11 @@ def test_a_metric_is_two_files_and_a_format_one(tree: Path) -> None:
     results, report = tree / "results", tree / "results" / "report"
     places = (f"results_dir={results}", f"cache_dir={tree}/cache", f"hydra.sweep.dir={tree}/hydra")
     asked = "metric.attribution=[mrr,mrr@2]"
-    printed(tree, "run", "-m", *SMALL, asked, "method=bm25,random", *places)
-    listed = printed(tree, "list", "metrics")
+    tdabench(tree, "run", "-m", *SMALL, asked, "method=bm25,random", *places)
+    listed = tdabench(tree, "list", "metrics")
     assert "mrr@k" in listed
     assert "tail_patch_best" in listed
-    printed(tree, "report", str(results), "--no-figures")
+    tdabench(tree, "report", str(results), "--no-figures")
     head = next(
         line
         for line in (report / "leaderboard.md").read_text(encoding="utf-8").splitlines()
@@ -114,4 +140,4 @@ def test_a_metric_is_two_files_and_a_format_one(tree: Path) -> None:
     assert 0 < records["bm25"]["mrr@2"] <= records["bm25"]["mrr"]
     for record in records.values():
         assert record["tail_patch_best"] >= record["tail_patch"]
-    assert "all hold" in printed(tree, "verify", str(results))
+    assert "all hold" in tdabench(tree, "verify", str(results))

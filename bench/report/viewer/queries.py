@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.report import display
 from bench.report.viewer.reading import Ranked, rounded
-from bench.results.per_query import cluster_columns, labels_of
+from bench.results.per_query import cluster_columns, cluster_labels_of
 from bench.tasks.buckets import groups_named_by
 from metrics import measures
 from metrics.measures import MRR
@@ -70,7 +70,7 @@ class Measures:
         }
         numbers = {name: values for name, values in table.items() if values.dtype.kind == "f"}
         self._kinds = {n: v for n, v in numbers.items() if n.startswith(_KINDS)}
-        hidden = (*self._kinds, *cluster_columns(labels_of(table)))
+        hidden = (*self._kinds, *cluster_columns(cluster_labels_of(table)))
         names = measures.in_order(name for name in numbers if name not in hidden)
         self._numbers = {name: numbers[name] for name in names}
         self._places: dict[int, tuple[int | None, int | None, float | None]] = {}
