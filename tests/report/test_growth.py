@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-
 from tests.fixtures.runs import SMALL
-
-ROOT = Path(__file__).parents[2]
-PACKAGES = ("bench", "methods", "metrics", "conf")
+from tests.fixtures.trees import copied, tdabench, touched
 
 RANKING_RECORD = """\
     _attribution("mrr@k", "MRR that does not see past the top k", title="MRR@k"),
@@ -37,7 +29,7 @@ STEP_RECORD = """    MetricRecord(
     ),
 """
 STEP_COLUMN = """\
-        "tail_patch_best": max(map(math.exp, log_probs)) - math.exp(base) if after else math.nan,
+        "tail_patch_best": max(map(math.exp, after)) - math.exp(base) if n else math.nan,
 """
 FORMAT = '''"""Tables as JSON."""
 
@@ -63,68 +55,48 @@ def insert(path: Path, before: str, text: str) -> None:
     path.write_text(source.replace(before, text + before), encoding="utf-8")
 
 
-def touched(tree: Path) -> set[str]:
-    """The files of a copy that the project has not, or has with another content."""
-    paths = [path.relative_to(tree) for name in PACKAGES for path in (tree / name).rglob("*")]
-    return {
-        path.as_posix()
-        for path in paths
-        if path.suffix != ".pyc" and (tree / path).is_file()
-        if not (ROOT / path).is_file() or (ROOT / path).read_bytes() != (tree / path).read_bytes()
-    }
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
-    for name in PACKAGES:
-        leave_out = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, folder / name, ignore=leave_out)
-    shutil.copy(ROOT / "tdabench.py", folder)
-    return folder
-
-
-def tdabench(tree: Path, *words: str) -> str:
-    """Run a command of the copy, which is what Python finds first there."""
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", *words],
-        cwd=tree, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def command(tree: Path, *words: str) -> str:
+    """What a command of the copy prints; fails if the command does."""
+    done = tdabench(tree, *words)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_a_metric_is_two_files_and_a_format_one(tree: Path) -> None:
+def test_a_metric_is_two_files_and_a_format_one(tmp_path: Path) -> None:
+    tree = copied(tmp_path / "tree")
     measures = tree / "metrics" / "measures.py"
     attribution = tree / "metrics" / "attribution.py"
     insert(measures, '    _attribution(\n        "hit@k"', RANKING_RECORD)
     insert(attribution, "_WHOLE_LIST: dict", RANKING_CLASS)
     insert(attribution, "    NDCG.kind: NDCG,\n", "    MRRAtK.kind: MRRAtK,\n")
-    files = touched(tree)
+    files = {*touched(tree)}
     print("a metric of rankings:", sorted(files))
     assert files == {"metrics/measures.py", "metrics/attribution.py"}
 
     insert(measures, '    MetricRecord(\n        "lds"', STEP_RECORD)
     insert(tree / "metrics" / "tail_patch.py", '        "tail_patch": ', STEP_COLUMN)
-    of_step = touched(tree) - {"metrics/attribution.py"}
+    of_step = {*touched(tree)} - {"metrics/attribution.py"}
     print("a metric of the step:", sorted(of_step))
     assert of_step == {"metrics/measures.py", "metrics/tail_patch.py"}
 
-    before = touched(tree)
+    before = {*touched(tree)}
     path = tree / "bench" / "report" / "formats" / "json_files.py"
     path.write_text(FORMAT, encoding="utf-8")
-    print("a format:", sorted(touched(tree) - before))
-    assert touched(tree) - before == {"bench/report/formats/json_files.py"}
+    print("a format:", sorted({*touched(tree)} - before))
+    assert {*touched(tree)} - before == {"bench/report/formats/json_files.py"}
 
-    results, report = tree / "results", tree / "results" / "report"
-    places = (f"results_dir={results}", f"cache_dir={tree}/cache", f"hydra.sweep.dir={tree}/hydra")
+    results, report = tmp_path / "results", tmp_path / "results" / "report"
+    places = (
+        f"results_dir={results}",
+        f"cache_dir={tmp_path}/cache",
+        f"hydra.sweep.dir={tmp_path}/hydra",
+    )
     asked = "metric.attribution=[mrr,mrr@2]"
-    tdabench(tree, "run", "-m", *SMALL, asked, "method=bm25,random", *places)
-    listed = tdabench(tree, "list", "metrics")
+    command(tree, "run", "-m", *SMALL, asked, "method=bm25,random", *places)
+    listed = command(tree, "list", "metrics")
     assert "mrr@k" in listed
     assert "tail_patch_best" in listed
-    tdabench(tree, "report", str(results), "--no-figures")
+    command(tree, "report", str(results), "--no-figures")
     head = next(
         line
         for line in (report / "leaderboard.md").read_text(encoding="utf-8").splitlines()
@@ -140,4 +112,4 @@ def test_a_metric_is_two_files_and_a_format_one(tree: Path) -> None:
     assert 0 < records["bm25"]["mrr@2"] <= records["bm25"]["mrr"]
     for record in records.values():
         assert record["tail_patch_best"] >= record["tail_patch"]
-    assert "all hold" in tdabench(tree, "verify", str(results))
+    assert "all hold" in command(tree, "verify", str(results))
