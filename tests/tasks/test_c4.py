@@ -9,7 +9,6 @@ from collections import Counter
 from dataclasses import asdict
 
 import pytest
-from omegaconf import OmegaConf
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -17,7 +16,8 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from bench.cli.main import main
 from bench.results.schema import read_result
 from bench.tasks.c4 import C4
-from tests.fixtures.fact_files import DATA, REPO, FactFiles, fact, write
+from tests.fixtures.composing import task_settings
+from tests.fixtures.fact_files import DATA, FactFiles, fact, write
 
 WORDS = 8  # tokens a passage
 
@@ -212,8 +212,8 @@ def test_fingerprint(world):
 
 
 def test_every_setting_is_in_the_yaml(world):
-    shipped = OmegaConf.load(REPO / "conf/task/c4.yaml")
-    assert set(shipped) - {"name"} == set(asdict(world.config()))
+    shipped = task_settings("c4")
+    assert set(shipped) == set(asdict(world.config()))
 
 
 def test_a_faulty_line_is_named(world):

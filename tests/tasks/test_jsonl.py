@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -13,8 +12,8 @@ from omegaconf import OmegaConf
 from bench.core.errors import UserError
 from bench.tasks.base import load_task
 from bench.tasks.jsonl import JsonLines, JsonLinesConfig
+from tests.fixtures.composing import task_settings
 
-REPO = Path(__file__).parents[2]
 PASSAGES = [{"passage_id": f"p{i}", "text": f"text {i}"} for i in range(6)]
 
 
@@ -31,8 +30,7 @@ def make(tmp_path):
     def make(asked, candidates=PASSAGES, **changes):
         write(tmp_path / "queries.jsonl", asked)
         write(tmp_path / "passages.jsonl", candidates)
-        shipped = OmegaConf.load(REPO / "conf/task/jsonl.yaml")
-        assert shipped.pop("name") == "jsonl"
+        shipped = task_settings("jsonl")
         files = {kind: f"{tmp_path}/{kind}.jsonl" for kind in ("queries", "passages")}
         merged = OmegaConf.merge(
             OmegaConf.structured(JsonLinesConfig), shipped, {"seed": 0}, files, changes

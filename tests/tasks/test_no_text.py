@@ -10,7 +10,7 @@ import pytest
 
 from bench.core.errors import UserError
 from bench.importing.release import read_records
-from bench.importing.trec import read
+from bench.importing.trec import read_trec
 from bench.storage import jsonlines
 from bench.tasks.base import load_task
 from bench.tasks.jsonl import JsonLines, JsonLinesConfig
@@ -34,7 +34,7 @@ def mine(folder: Path, queries: list[dict], passages: list[dict]) -> None:
     for name, rows in (("queries", queries), ("passages", passages)):
         files.append(str(folder / f"{name}.jsonl"))
         write(folder / f"{name}.jsonl", rows)
-    load_task("mine", JsonLines(JsonLinesConfig(*files, None, 0)), folder / "cache")
+    load_task("mine", JsonLines(JsonLinesConfig(*files, " ", None, 0)), folder / "cache")
 
 
 def listed(folder: Path, wrong: str) -> None:
@@ -58,7 +58,7 @@ def retrieval(i: int, text: str) -> dict[str, Any]:
 def run_file(folder: Path, wrong: str) -> None:
     text = f"q0 Q0 p1 1 2.5 tag\nq0 Q0 p{wrong} 2 1.5 tag\n"
     (folder / "x.run").write_bytes(text.encode("utf-8", "surrogatepass"))
-    list(read([folder / "x.run"]))
+    list(read_trec([folder / "x.run"]))
 
 
 READERS = {

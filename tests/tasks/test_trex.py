@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 
 from bench.tasks.buckets import POWERS_OF_TEN, frequency_bucket
 from bench.tasks.trex import TRex
-from tests.fixtures.fact_files import DATA, REAL, REPO, TRexFiles, fact, sentence, write
+from tests.fixtures.composing import task_settings
+from tests.fixtures.fact_files import DATA, REAL, TRexFiles, fact, sentence, write
 
 
 @pytest.fixture
@@ -296,8 +297,8 @@ def test_no_file_and_no_fact(small):
 
 
 def test_every_setting_is_in_the_yaml(small):
-    shipped = OmegaConf.load(REPO / "conf/task/trex.yaml")
-    assert set(shipped) - {"name"} == set(asdict(small.config()))
+    shipped = task_settings("trex")
+    assert set(shipped) == set(asdict(small.config()))
     assert OmegaConf.is_missing(shipped, "facts")
     assert OmegaConf.is_missing(shipped, "sentences")
 
