@@ -29,7 +29,7 @@ STEP_RECORD = """    MetricRecord(
     ),
 """
 STEP_COLUMN = """\
-        "tail_patch_best": max(map(math.exp, after)) - math.exp(base) if n else math.nan,
+        "tail_patch_best": max(map(math.exp, log_probs)) - math.exp(base) if after else math.nan,
 """
 FORMAT = '''"""Tables as JSON."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -15,7 +14,6 @@ from bench.tasks.base import load_task
 from bench.tasks.jsonl import JsonLines, JsonLinesConfig
 from tests.fixtures.composing import task_settings
 
-REPO = Path(__file__).parents[2]
 PASSAGES = [{"passage_id": f"p{i}", "text": f"text {i}"} for i in range(6)]
 
 
