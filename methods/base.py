@@ -24,7 +24,7 @@ from bench.tasks.base import Query, Task
 if TYPE_CHECKING:
     from bench.models.language_model import LanguageModel
     from bench.models.retraining import Removal
-    from methods.costs import Costs, Job
+    from methods.costs import Costs, PlannedRun
     from methods.gradient.cost import Architecture
 
 # In a method's facts, where matrices may be left out: what `methods.gradient.parameters.coverage`
@@ -145,16 +145,16 @@ class Method(ABC):
         check_ranges(config, "method")
 
     @classmethod
-    def plan(cls, config: Any, architecture: Architecture, job: Job) -> Costs:
+    def plan(cls, config: Any, architecture: Architecture, run: PlannedRun) -> Costs:
         """The costs of a run, known before a model is loaded; only where ``planned`` is set.
 
         Args:
             config: a value of ``Config`` that ``check_settings`` has passed.
             architecture: the sizes of the model.
-            job: what is to be done.
+            run: what is to be done.
 
         Raises:
-            UserError: a run would refuse these settings for this model or this job.
+            UserError: a run would refuse these settings for this model or this run.
         """
         raise NotImplementedError(f"{cls.__name__} does not say what a run takes")
 

@@ -13,13 +13,13 @@ ENCODE_CORPUS, CHECK_INDEX = "encode the corpus into the index", "check the inde
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is to be done, and on what.
+class PlannedRun:
+    """The run that is planned: its amount of work, and the device for it.
 
     Attributes:
-        passages: how many there are to rank.
-        tokens: mean of a passage; it stands in for a query's, which is shorter.
-        queries: how many are asked.
+        passages: number of passages to rank.
+        tokens: mean length of a passage; it stands in for a query's, which is shorter.
+        queries: number of queries.
         top_k: length of the stored lists.
         weights: dtype of the model as it is loaded.
         gradients: dtype of activations and gradients.

@@ -27,7 +27,7 @@ from bench.run.settings import Settings, settings_from
 from bench.storage.keys import content_key
 from methods.base import Method
 from methods.choosing import chosen
-from methods.costs import Costs, Job, Pass
+from methods.costs import Costs, Pass, PlannedRun
 from methods.gradient.cost import Architecture
 
 T = TypeVar("T")
@@ -150,7 +150,7 @@ def make_plan(settings: Settings, config: PlanConfig, known: Known | None = None
     given = _given(config)
     counted = known.once(data, lambda: count_corpus(settings, source, architecture, given))
     weights, gradients = _dtypes(settings)
-    job = Job(
+    run = PlannedRun(
         passages=int(counted[PASSAGES].value),
         tokens=counted[TOKENS].value,
         queries=int(counted[QUERIES].value),
@@ -161,10 +161,10 @@ def make_plan(settings: Settings, config: PlanConfig, known: Known | None = None
         device=torch.device(settings.device if config.device_tflops is None else "cuda"),
         apart=config.devices > 1 or ENGINES.get(settings.engine["name"]).apart,
     )
-    costs = method_class.plan(method, architecture, job)
+    costs = method_class.plan(method, architecture, run)
     speed = known.once(
         [*data, costs.batch_tokens],
-        lambda: _speed(config, geometry, settings.device, job, costs.batch_tokens),
+        lambda: _speed(config, geometry, settings.device, run, costs.batch_tokens),
     )
     all_given = all(count.source.startswith("plan.") for count in counted.values())
     corpus = "given numbers" if all_given else settings.task["name"]
@@ -192,14 +192,14 @@ def _given(config: PlanConfig) -> dict[str, Count]:
 
 
 def _speed(
-    config: PlanConfig, geometry: PretrainedConfig, device: str, job: Job, batch_tokens: int
+    config: PlanConfig, geometry: PretrainedConfig, device: str, run: PlannedRun, batch_tokens: int
 ) -> Speed:
     """The speed of a device: as given, or measured here."""
     if config.device_tflops is not None:
         rate = config.device_tflops * 1e12
         return Speed(rate, f"given: {_rate(rate)} sustained (plan.device_tflops)")
     timed = calibrate(
-        geometry, dtype=job.gradients, device=device, tokens=job.tokens, batch_tokens=batch_tokens
+        geometry, dtype=run.gradients, device=device, tokens=run.tokens, batch_tokens=batch_tokens
     )
     rate = timed.flops_per_second
     return Speed(rate, f"calibrated here: {_rate(rate)} ({timed.how})")

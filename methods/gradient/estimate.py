@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.core import progress
 from methods.gradient import hessian, whitening
 from methods.gradient.settings import Hessian, HessianForm, HessianSettings
-from methods.gradient.source import FeatureSource, sampled_rows
+from methods.gradient.source import FeatureSource, rows_by_seed
 from methods.gradient.whitening import Whitening
 
 
@@ -196,7 +196,7 @@ class _Passages:
         n_rows, wanted = source.n_rows, settings.hessian_sample
         self._rows: np.ndarray | None = None
         if wanted is not None and wanted < n_rows:
-            self._rows = sampled_rows(n_rows, wanted, settings.seed)
+            self._rows = rows_by_seed(n_rows, wanted, settings.seed)
 
     @property
     def n_rows(self) -> int:

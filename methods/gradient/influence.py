@@ -37,7 +37,7 @@ from methods.gradient.settings import (
     Unsupported,
     exact_gradients,
 )
-from methods.gradient.source import EncodedFeatures, sampled_rows
+from methods.gradient.source import EncodedFeatures, rows_by_seed
 from methods.model_identity import model_identity
 
 
@@ -81,7 +81,7 @@ class Influence(Method):
     def hessian_rows(self) -> np.ndarray:
         """Ascending rows that the Hessian is estimated from: all, or a sample by seed."""
         n_rows = len(self.context.task.passages)
-        return sampled_rows(n_rows, self.config.sample, self.config.seed)
+        return rows_by_seed(n_rows, self.config.sample, self.config.seed)
 
     def hessian_gradients(self, what: str) -> Iterator[Tensor]:
         """Stream the gradients of these passages, ``[some, dim]``, encoded as they are asked for.

@@ -14,7 +14,7 @@ from bench.models.checkpoints import spread_checkpoints
 from bench.storage.keys import content_key
 from bench.tasks.base import Query
 from methods.base import GRADIENT_PARAMETERS, Context, IndexSize, Method, Ranking
-from methods.costs import Costs, Job
+from methods.costs import Costs, PlannedRun
 from methods.gradient.batching import encode_all
 from methods.gradient.cost import Architecture
 from methods.gradient.estimate import estimate_whitening
@@ -54,9 +54,9 @@ class Gradient(Method):
             check_blocks([config.projection_dim**2])
 
     @classmethod
-    def plan(cls, config: GradientConfig, architecture: Architecture, job: Job) -> Costs:
+    def plan(cls, config: GradientConfig, architecture: Architecture, run: PlannedRun) -> Costs:
         """The costs of a run."""
-        return gradient_costs(config, architecture, job)
+        return gradient_costs(config, architecture, run)
 
     def check(self) -> None:
         """Refuse a model without the second moments or the checkpoints that are asked for."""

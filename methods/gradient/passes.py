@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.core.fields import identifying
-from methods.costs import CHECK_INDEX, ENCODE_CORPUS, Costs, Job, Pass
+from methods.costs import CHECK_INDEX, ENCODE_CORPUS, Costs, Pass, PlannedRun
 from methods.gradient.batching import token_budget
 from methods.gradient.codecs import make_codec
 from methods.gradient.cost import (
@@ -26,7 +26,7 @@ from methods.gradient.search import MemoryPlan, depths, refuse_second_pass, sear
 from methods.gradient.settings import FeatureSettings, GradientConfig, Hessian, Storage
 
 
-def gradient_costs(config: GradientConfig, architecture: Architecture, job: Job) -> Costs:
+def gradient_costs(config: GradientConfig, architecture: Architecture, run: PlannedRun) -> Costs:
     """What a run takes; no model is needed for it.
 
     Raises:
@@ -36,17 +36,17 @@ def gradient_costs(config: GradientConfig, architecture: Architecture, job: Job)
     if config.has_matrices:
         check_blocks(blocks)
     if config.compares_spectra:
-        refuse_too_few(blocks, job.queries)
-    searched = search_dtype(job.gradients)
+        refuse_too_few(blocks, run.queries)
+    searched = search_dtype(run.gradients)
     if config.storage is Storage.none:
-        refuse_second_pass(config.memory_mib, job.queries, dim, searched)
-    held = MemoryPlan.of(config.memory_mib, job.queries, dim, searched)
+        refuse_second_pass(config.memory_mib, run.queries, dim, searched)
+    held = MemoryPlan.of(config.memory_mib, run.queries, dim, searched)
     workload = Workload(
-        passages=job.passages,
-        tokens=job.tokens,
-        queries=job.queries,
+        passages=run.passages,
+        tokens=run.tokens,
+        queries=run.queries,
         together=held.queries,
-        candidates=sum(depths(job.top_k, config.opponents, config.rerank)),
+        candidates=sum(depths(run.top_k, config.opponents, config.rerank)),
     )
     storage = {
         kind.value: make_codec(kind, dim, weighted=config.passage_weight).bytes_per_row
@@ -54,9 +54,9 @@ def gradient_costs(config: GradientConfig, architecture: Architecture, job: Job)
         if kind is not Storage.none
     }
     chosen = config.storage.value
-    batch_tokens = token_budget(config.batch_tokens, job.device)
+    batch_tokens = token_budget(config.batch_tokens, run.device)
     return Costs(
-        passes=passes(architecture, workload, config, storage.get(chosen, 0), apart=job.apart),
+        passes=passes(architecture, workload, config, storage.get(chosen, 0), apart=run.apart),
         blocks=blocks,
         storage=storage,
         chosen=chosen,
@@ -64,8 +64,8 @@ def gradient_costs(config: GradientConfig, architecture: Architecture, job: Job)
             architecture,
             workload,
             config,
-            weights=job.weights,
-            gradients=job.gradients,
+            weights=run.weights,
+            gradients=run.gradients,
             batch_tokens=batch_tokens,
             block_rows=held.rows,
         ),

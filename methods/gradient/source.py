@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from methods.gradient.checkpoints import CheckpointEncoder
 
 
-def sampled_rows(n_rows: int, wanted: int | None, seed: int) -> np.ndarray:
+def rows_by_seed(n_rows: int, wanted: int | None, seed: int) -> np.ndarray:
     """Ascending rows, int64, of a sample that depends on the seed alone; None takes all rows."""
     if wanted is None or wanted >= n_rows:
         return np.arange(n_rows)

@@ -43,7 +43,7 @@ def search(folder, texts, queries, top_k=100, **changes):
 
 
 def random_texts(rng, n, longest, words=40):
-    """Zipf-distributed words: some in most texts, some in one; repeated within a text."""
+    """Texts of Zipf-distributed words, some in most texts and some in one, with repetitions."""
     chance = 1 / np.arange(1, words + 1)
     chance /= chance.sum()
     lengths = rng.integers(0, longest, size=n)
@@ -60,10 +60,10 @@ def test_scores_equal_okapi_without_epsilon(tmp_path, engine, k1, b):
     asked = random_texts(rng, 30, 8, words=50)  # w40 and later are in no passage
     queries = [Query(f"q{i}", text, "w3 w3 unknown") for i, text in enumerate(asked)]
     reference = BM25Okapi([text.split() for text in texts], k1=k1, b=b, epsilon=0)
-    assert 0 in reference.idf.values()  # the floor is in play
+    assert 0 in reference.idf.values()  # so that the floor of idf matters
     found = search(tmp_path, texts, queries, top_k=len(texts), engine=engine, k1=k1, b=b)
     for query, ranking in zip(queries, found, strict=True):
-        with np.errstate(invalid="ignore"):  # b = 1 and a passage without words: 0 / 0
+        with np.errstate(invalid="ignore"):  # with b = 1, a passage without words is 0 / 0
             expected = np.nan_to_num(reference.get_scores(query_text(query).split()))
         assert sorted(ranking.rows) == np.flatnonzero(expected.round(9)).tolist()
         np.testing.assert_allclose(ranking.scores, expected[ranking.rows], atol=1e-5, rtol=0)
@@ -168,8 +168,8 @@ def test_words_are_unicode_and_lower_case(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),  # vowel signs are marks, no letters
-        ("Beyonce\u0301's", ["beyoncé", "s"]),  # an accent typed apart
+        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),  # vowel signs are marks, not letters
+        ("Beyonce\u0301's", ["beyoncé", "s"]),  # the accent is typed apart
         ("ภาษาไทย", ["ภาษาไทย"]),
         ("90 km² é", ["90", "km²", "é"]),
         ("don't stop_it 42", ["don", "t", "stop_it", "42"]),

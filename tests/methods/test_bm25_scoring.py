@@ -20,7 +20,7 @@ BM25S = {Variant.atire_robertson: ("atire", "robertson"), Variant.lucene: ("luce
 
 
 def all_scores(texts, variant=Variant.atire_robertson, k1=1.5, b=0.75):
-    """By another implementation: words to float64 ``[texts]``."""
+    """A function from words to the scores of all texts, float64, by another implementation."""
     import bm25s
 
     method, idf_method = BM25S[variant]
@@ -60,7 +60,7 @@ def test_lists_equal_those_of_all_scores_bit_for_bit(texts, queries, k, variant,
     with tempfile.TemporaryDirectory() as folder:
         scorer = make_scorer(folder, texts, variant, k1, b)
         oracle = all_scores(texts, variant, k1, b)
-        for words in queries:  # one after the other: nothing of a query is left for the next
+        for words in queries:  # nothing of one query is left for the next
             expected = oracle(words)
             ranked = order(expected, np.arange(len(texts)))
             best = [row for row in ranked.tolist() if expected[row] > 0][:k]
@@ -86,10 +86,10 @@ def test_a_larger_corpus_of_common_and_rare_words(tmp_path):
 
 
 def test_the_lists_of_common_words_are_not_read(tmp_path, monkeypatch):
-    """Ten passages hold the rare words: nobody else can be among the best five."""
+    """Ten passages hold the rare words, so no other can be among the best five."""
     texts = ["common rare seldom"] * 10 + ["common other"] * 300 + ["x"] * 400
     scorer = make_scorer(tmp_path, texts)
-    scorer.search(["common", "rare", "seldom"], 5)  # bounds are known from here on
+    scorer.search(["common", "rare", "seldom"], 5)  # after it, the bounds of these words are known
     weighed = []
     weights = InvertedIndexScorer._weights
 

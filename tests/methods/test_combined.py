@@ -88,7 +88,7 @@ def test_a_share_blends_scores_over_the_candidates(context):
 
 
 def test_bm25_scores_what_another_found(context):
-    """Its own order of the passages that the first method found."""
+    """It puts the passages of the first method in its own order."""
     gradient = Gradient(GradientConfig(**DEFAULTS), context)
     first = {r.query_id: set(r.rows) for r in run(gradient, top_k=12)}
     config = typed(bm25.BM25.Config, BM25, "method", ("name",))
@@ -115,7 +115,7 @@ def test_what_the_deciding_method_does_not_match_is_not_listed(context):
 
 
 def test_many_queries_need_no_single_pass_to_rerank(context, monkeypatch):
-    """Fault: refused as if the corpus were streamed for each group of queries."""
+    """Fault: it was refused as if the corpus were streamed for each group of queries."""
     expected = [ranking.rows.tolist() for ranking in run(hybrid(context))]
     monkeypatch.setattr(MemoryPlan, "of", staticmethod(lambda *_: MemoryPlan(1, 7, 7)))
     assert [ranking.rows.tolist() for ranking in run(hybrid(context))] == expected
@@ -144,7 +144,7 @@ class FixedConfig:
 
 
 class Fixed(Method):
-    """Gives lists that a test chose."""
+    """A method that gives the lists of its settings."""
 
     Config = FixedConfig
 

@@ -139,7 +139,7 @@ def test_popularity_is_the_mean_document_frequency_of_a_passages_words(tmp_path)
 
 
 def test_equal_popularity_is_equal_to_the_last_bit(tmp_path):
-    """The same words in any order and number: summed as fractions, they could differ."""
+    """Passages of the same words, whose scores could differ if fractions were summed."""
     rng = np.random.default_rng(0)
     words = [f"w{i}" for i in range(30)]
     texts = [" ".join(rng.permutation(words)) for _ in range(20)]

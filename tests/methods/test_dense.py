@@ -33,7 +33,7 @@ def encoder(tmp_path_factory):
 
 @pytest.fixture
 def make(tmp_path, encoder):
-    """Builds the method on a corpus; all share one cache."""
+    """A function that builds the method on a corpus; all share one cache."""
 
     def build(texts=TEXTS, **changes):
         config = EncoderConfig(
@@ -85,7 +85,7 @@ def test_batch_size_changes_no_ranking(make, tmp_path):
     texts = sorted({" ".join(rng.choice(WORDS, size=rng.integers(1, 12))) for _ in range(150)})
     _, one = run(make(texts, batch_size=1), top_k=50)
     (only,) = (tmp_path / "cache" / "index" / "dense").iterdir()
-    only.rename(tmp_path / "set aside")  # or the second would use it again
+    only.rename(tmp_path / "set aside")  # so that the second does not use it
     _, many = run(make(texts, batch_size=32), top_k=50)
     for a, b in zip(one, many, strict=True):
         assert a.rows.tolist() == b.rows.tolist()
@@ -131,7 +131,7 @@ def test_the_answer_is_part_of_the_query_or_not(make):
 
 
 def test_cut_passages_are_counted(make):
-    for _ in range(2):  # embedded, then used again
+    for _ in range(2):  # the first embeds, the second opens the index
         method = make(max_length=6)  # [CLS], four words, [SEP]
         run(method)
         assert method.context.counts["passages_truncated"] == 4
@@ -249,7 +249,7 @@ def test_search_equals_brute_force_in_any_blocks(monkeypatch):
 
 
 def test_near_ties_are_ranked_in_float64():
-    """Differences that float32 dot products lose."""
+    """The scores differ by less than float32 dot products can tell."""
     stored = np.ones((64, 2), dtype=np.float32)
     stored[:, 1] = 1e-9 * np.random.default_rng(0).permutation(64)
     ((rows, _),) = search_rows(np.ones((1, 2), dtype=np.float32), stored[:40], 8)

@@ -125,7 +125,7 @@ def test_a_method_of_ones_own_lies_beside_its_yaml(
 def test_a_target_on_the_command_line_is_looked_for_in_the_working_directory(
     own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And other code is another cell."""
+    """Where the code of the file changes, the cell is another."""
     monkeypatch.chdir(own / "method")
     words = ("metric=attribution", "quiet=true", "method=random", "method.target=own.py:Own")
     for appended in ("", "\nVERSION = 2\n"):

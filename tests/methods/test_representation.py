@@ -28,7 +28,7 @@ from tests.fixtures.composing import method_settings
 from tests.fixtures.helpers import checked, make_task
 from tests.fixtures.models import TEXTS, load, make_model
 
-PASSAGES = [*TEXTS, "", TEXTS[0] * 4, "trombone"]  # nothing, and more than the context
+PASSAGES = [*TEXTS, "", TEXTS[0] * 4, "trombone"]  # one text is empty, and one exceeds the context
 QUERIES = [Query("q0", "Al Grey plays the", "trombone"), Query("q1", "Marla Venn was", "born")]
 REPSIM = RepresentationConfig(
     layer=-1,
@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def make(tmp_path, folder):
-    """Builds a method on a corpus; all share one cache."""
+    """A function that builds a method on a corpus; all share one cache."""
 
     def build(kind=RepresentationSimilarity, texts=PASSAGES, model=None, **changes):
         place = tmp_path / f"task-{len(list(tmp_path.iterdir()))}"
@@ -72,13 +72,13 @@ def indexes(tmp_path, kind="repsim"):
 
 
 def set_aside(tmp_path):
-    """Or the next method would use the index again."""
+    """Move the index away, so that the next method does not use it."""
     (only,) = indexes(tmp_path)
     only.rename(tmp_path / f"set-aside-{len(list(tmp_path.iterdir()))}")
 
 
 def similarity(a, b, normalize):
-    """Slow and plain; 0 for a text that has no direction."""
+    """The similarity of two vectors, slow and plain; 0 for a text that has no direction."""
     scale = np.linalg.norm(a) * np.linalg.norm(b) if normalize else 1.0
     return float(a @ b / scale) if scale else 0.0
 

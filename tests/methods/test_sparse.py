@@ -32,7 +32,7 @@ DEFAULT = EncoderConfig(
 
 @pytest.fixture(scope="module")
 def splade(tmp_path_factory):
-    """The library's own SPLADE, as its SparseEncoder saves it."""
+    """A folder of SPLADE models, as the library's SparseEncoder saves them."""
     from sentence_transformers import SparseEncoder
     from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
@@ -51,7 +51,7 @@ def splade(tmp_path_factory):
 
 @pytest.fixture
 def make(tmp_path, splade):
-    """Builds the method on a corpus; all share one cache."""
+    """A function that builds the method on a corpus; all share one cache."""
 
     def build(texts=TEXTS, **changes):
         folder = tmp_path / f"task-{len(list(tmp_path.iterdir()))}"

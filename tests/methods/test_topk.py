@@ -8,7 +8,7 @@ from methods.topk import TopK, order
 
 
 def brute_force(scores, rows, k):
-    """What the lists must be, in plain Python: per query, by highest score, then lowest row."""
+    """The lists as they must be, in plain Python: by highest score, then lowest row."""
     lists = []
     for line in scores.tolist():
         ranked = sorted(zip(line, rows.tolist(), strict=True), key=lambda pair: (-pair[0], pair[1]))
@@ -68,7 +68,7 @@ def test_what_is_no_number_is_not_taken_for_no_match():
 @settings(max_examples=100, deadline=None)
 @given(problems(), st.booleans())
 def test_neither_the_layout_of_a_block_nor_looking_at_a_list_matters(problem, looked_at):
-    """Blocks laid out by column, their memory used again; lists of a stream's first blocks."""
+    """Blocks are laid out by column and their memory is used again; lists are read in between."""
     scores, blocks, k = problem
     best = TopK(len(scores), k)
     for number, columns in enumerate(blocks):
@@ -84,7 +84,7 @@ def test_neither_the_layout_of_a_block_nor_looking_at_a_list_matters(problem, lo
 @settings(max_examples=100, deadline=None)
 @given(problems(), st.integers(0, 6))
 def test_merging_is_associative(problem, split):
-    """Lists of two parts, merged, are the list of the whole: rows then differ between queries."""
+    """The merged lists of two parts are the list of the whole, with rows that differ by query."""
     scores, blocks, k = problem
     left, right = TopK(len(scores), k), TopK(len(scores), k)
     for number, columns in enumerate(blocks):
@@ -110,7 +110,7 @@ def test_what_is_kept_does_not_grow():
 
 
 def test_lists_of_a_long_stream_are_those_of_a_sort():
-    """Most scores are left out, and those that are not wait for others."""
+    """Most scores are left out, and the others wait to be merged."""
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(3, 5000)).round(2).astype(np.float32)
     scores[rng.random(scores.shape) < 0.01] = np.nan

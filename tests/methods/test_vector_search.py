@@ -1,4 +1,4 @@
-"""The streaming scan: both ends of the list, any blocks."""
+"""The streaming scan finds both ends of the list, however the rows are cut into blocks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from methods.vector_search import as_tensor, rescore, scan, scored_blocks
 
 
 def whole_numbers(shape, seed):
-    """Float32 whole numbers so small that every product of vectors is exact, with many ties."""
+    """Whole numbers in float32, so small that products of vectors are exact and often tie."""
     return np.random.default_rng(seed).integers(-2, 3, size=shape).astype(np.float32)
 
 
@@ -76,7 +76,7 @@ def cut_corpora(draw):
 @settings(max_examples=200, deadline=None)
 @given(cut_corpora())
 def test_shards_in_any_order_are_one_shard_at_both_ends(problem):
-    """Map and merge: each shard alone, its lists merged, and all as one give the sorted corpus."""
+    """Shards searched alone and merged, and all searched as one, give the sorted corpus."""
     queries, rows, shards, n_highest, n_lowest = problem
     asked, scores = torch.from_numpy(queries), queries.astype(float) @ rows.T
     parts = [(first, torch.from_numpy(rows[first:last])) for first, last in shards]
@@ -99,7 +99,7 @@ def test_shards_in_any_order_are_one_shard_at_both_ends(problem):
 @pytest.mark.parametrize("factors", [False, True])
 @pytest.mark.parametrize("rows_at_once", [1, 7, 1000])
 def test_final_scores_are_sums_of_their_own(rows_at_once, factors):
-    """Bit by bit what one pair alone gives, in any chunks and with any threads."""
+    """They are bit by bit what one pair alone gives, in any chunks and with any threads."""
     draw = np.random.default_rng(4)
     vectors = draw.standard_normal((300, 40)).astype(np.float32)
     queries, times = draw.standard_normal((9, 40)), draw.random(300)

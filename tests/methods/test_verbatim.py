@@ -40,7 +40,7 @@ def search(folder, texts, queries, top_k=100, **changes):
 
 
 def grams(words, max_n):
-    """All n-grams, as one obviously right comprehension."""
+    """All n-grams of some words, by one comprehension."""
     return {
         tuple(words[i:j])
         for i in range(len(words))
@@ -191,7 +191,7 @@ def test_the_configuration_file_fits_the_schema():
 
 
 def test_what_a_search_holds_does_not_grow_with_the_corpus(tmp_path):
-    """Peak of Python's and numpy's allocations while searching."""
+    """The peak of the allocations of Python and numpy while searching is the same."""
     peaks = []
     for n in (10_000, 40_000):  # more than two blocks
         texts = [f"al grey w{i:05} plays the x{i:05}" for i in range(n)]

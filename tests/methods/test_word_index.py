@@ -17,7 +17,7 @@ TEXTS = ["b a b", "", "a", "c b", "a a a a", "\u5317 a", "d"]
 
 
 def postings(index):
-    """Word to row to frequency."""
+    """Frequencies by word and row."""
     found = {}
     for word, number in index.numbers.items():
         rows, frequencies = index.postings(number)

@@ -1,4 +1,4 @@
-"""What a run will cost: a command that leaves no trace. Its formulas: test_plan_costs."""
+"""The plan of a cell: a command that leaves no trace. Formulas are tested in test_cost.py."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ def test_units() -> None:
 
 
 def test_a_rate_that_is_given_is_that_of_a_gpu() -> None:
-    """Whose batches are larger than those of the CPU where it is planned."""
+    """Its batches are larger than those of the CPU where it is planned."""
     words = ("model=8b", "method=trackstar", *GIVEN, "plan.device_tflops=400")
     batches = [
         planned(*words, *more).memory["a batch"]

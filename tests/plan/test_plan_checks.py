@@ -67,7 +67,7 @@ def test_what_others_wrote_is_read_once(tmp_path: Path, checked, words) -> None:
 
 
 def test_a_later_command_reads_it_once(tmp_path: Path, checked) -> None:
-    """As the plan's note says; whatever the number of its cells."""
+    """It does so as the plan's note says, whatever the number of its cells."""
     assert run(tmp_path / "a", tmp_path / "cache", *WORDS, "method=grad_dot") == 0
     hashes._known.clear()
     assert run(tmp_path / "b", tmp_path / "cache", "-m", *WORDS, SHARING) == 0
@@ -85,7 +85,7 @@ def test_without_an_index_nothing_is_checked(tmp_path: Path, checked) -> None:
 
 
 def test_several_devices_write_apart() -> None:
-    """Whatever the engine of the settings: only one of them could not use them."""
+    """They do so whatever the engine of the settings is."""
     one, two = planned("method=grad_cos"), planned("method=grad_cos", "plan.devices=2")
     assert to_check(one) == 0
     assert to_check(two) == two[0].index_bytes

@@ -41,7 +41,7 @@ def toy_model(folder: Path, layers: int = 6) -> LanguageModel:
 
 
 def counter() -> FlopCounterMode:
-    """Torch's, which knows neither products in place nor fused attention on a CPU."""
+    """Torch's counter, which knows neither products in place nor fused attention on a CPU."""
 
     def in_place(_: Any, left: tuple[int, ...], right: tuple[int, ...], **__: Any) -> int:
         return 2 * left[0] * left[1] * left[2] * right[2]
@@ -119,7 +119,7 @@ EXPERTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", EXPERTS)
 def test_experts_count_as_torch_counts_them(name: str) -> None:
-    """Those that a token is sent to, both ways; the router and what is shared in full."""
+    """Experts count as far as tokens are sent to them; router and shared experts in full."""
     config = AutoConfig.for_model(name, **SMALL, **EXPERTS[name])
     module = AutoModelForCausalLM.from_config(
         config, experts_implementation="eager", attn_implementation="eager"
@@ -229,7 +229,7 @@ SIZES = {"154m": (12, 768, 2752), "1b": (16, 2048, 6144), "8b": (32, 4096, 14336
 
 @pytest.mark.parametrize("name", SIZES)
 def test_a_planned_geometry_in_full(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without memory for weights: shapes, blocks and bytes, counted by hand."""
+    """Shapes, blocks and bytes are those counted by hand, without memory for weights."""
     monkeypatch.setattr(
         bench.plan.planning, "calibrate", lambda *_, **__: bench.plan.model.Speed(1e9, "")
     )
@@ -253,7 +253,7 @@ def test_a_planned_geometry_in_full(name: str, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.slow
 def test_two_layers_of_1b_are_encoded_as_planned() -> None:
-    """At its real width: what an encoder makes of it is what a plan says."""
+    """At its real width, an encoder makes of it what a plan says."""
     settings, _ = plan_settings(["model=1b", "model.geometry.num_layers=2"])
     geometry = replace(Geometry(**settings.model["geometry"]), vocab_size=100, context_length=16)
     built = directory_source(None, geometry=geometry).architecture()

@@ -26,7 +26,7 @@ FULL = (
 
 
 class Recorder:
-    """Features that name the text; fails on batches of more than ``room`` padded tokens."""
+    """An encoder whose features name the text, and which has room for few padded tokens."""
 
     name, dim = "recorder", 2
     device = torch.device("cpu")

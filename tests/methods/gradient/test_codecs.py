@@ -15,7 +15,7 @@ FORMATS = (Storage.fp32, Storage.bf16, Storage.int8, Storage.sign)
 
 
 def rows(n: int, dim: int, seed: int = 0) -> torch.Tensor:
-    """Rows of very different size, one of them zero."""
+    """Rows of very different magnitude, one of them zero."""
     generator = torch.Generator().manual_seed(seed)
     sizes = 10.0 ** torch.linspace(-6, 6, n)
     features = torch.randn(n, dim, generator=generator) * sizes[:, None]
@@ -96,7 +96,7 @@ def test_a_weight_is_on_a_scale_of_its_own(storage, dim):
 
 
 def test_bytes_against_full_precision():
-    """What the README says: a half, about a quarter, about a thirtieth."""
+    """They are a half, about a quarter, about a thirtieth, as the documentation says."""
     sizes = {s: make_codec(s, 65_536).bytes_per_row for s in FORMATS}
     ratios = {s: sizes[Storage.fp32] / size for s, size in sizes.items()}
     assert ratios[Storage.bf16] == 2

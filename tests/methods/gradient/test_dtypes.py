@@ -30,7 +30,7 @@ from tests.oracles.projected_gradients import oracle
 DIM = 6
 HALVES = (torch.bfloat16, torch.float16)
 SENT = {"num_experts_per_tok": 2}
-# Options of make_model, by architecture.
+# Architecture → options of make_model.
 MIXTURES: dict[str, dict[str, Any]] = {
     "mixtral": {**GROUPED, **SENT, "num_local_experts": 4},
     "qwen3_moe": {
@@ -69,7 +69,7 @@ def texts(model: LanguageModel) -> list[Tokens]:
 
 
 def by_autograd(folder: Path, dim: int | None = DIM) -> torch.Tensor:
-    """In float64, from experts that transformers computes one by one."""
+    """Gradients in float64, by autograd, with experts that transformers computes one by one."""
     model = load(folder)
     model.module.set_experts_implementation("eager")  # type: ignore[operator]
     rows = [oracle(model, tokens, None, dim, Unsupported.skip) for tokens in texts(model)]
@@ -87,7 +87,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def tail_patch(model: LanguageModel, folder: Path, memory_mib: int = 1024) -> list[float]:
-    """Of each query, with plain steps; passages side by side if the model can, and memory is."""
+    """The tail-patch of each query with plain steps, passages side by side where that fits."""
     task = make_task(folder / "task", TEXTS, QUERIES)
     settings = config(optimizer="sgd", memory_mib=memory_mib)
     measured = TailPatch(settings, model, task, folder / "cache").measure(QUERIES, PROPONENTS)
@@ -120,7 +120,7 @@ def test_float32_of_a_mixture_equals_autograd(mixture: Path) -> None:
 
 
 def test_the_mixture_itself_computes_as_before(mixture: Path) -> None:
-    """Others use the model in its own dtype, with the experts that transformers chose."""
+    """Code outside the encoder uses the model in its own dtype, as transformers made it."""
     model = loaded(mixture, torch.float64)
     chosen = model.module.config._experts_implementation
     ids = torch.tensor([texts(model)[0].ids])
@@ -173,7 +173,7 @@ def test_a_float64_step_on_a_mixture_equals_a_deep_copy(mixture: Path) -> None:
 
 
 def test_tail_patch_in_float64_of_a_mixture(mixture: Path, tmp_path: Path) -> None:
-    """Experts one by one do not run side by side: it goes on with single passages."""
+    """Experts one by one do not run side by side, so it goes on with single passages."""
     exact = tail_patch(loaded(mixture, torch.float64), tmp_path / "float64")
     assert min(map(abs, exact)) > 1e-4
     narrow = tail_patch(loaded(mixture, torch.float32), tmp_path / "float32", memory_mib=0)

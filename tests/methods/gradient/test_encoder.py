@@ -51,7 +51,7 @@ def test_equals_autograd_loop(family, tmp_path, kind, dim):
 
 @pytest.mark.parametrize("kind", [None, "adafactor", "adam"])
 def test_float32_equals_autograd_loop(family, tmp_path, kind):
-    """The bound that is promised for float32: 1e-5 relative."""
+    """The relative error in float32 stays below the bound of 1e-5."""
     model, exact = load(family, torch.float32), load(family)
     if kind:
         model, exact = (with_moments(m, tmp_path, kind) for m in (model, exact))
@@ -100,7 +100,7 @@ def test_text_without_loss_has_zero_gradient(family):
 
 
 def test_matrices_and_blocks(family):
-    """Attention and MLP only; embeddings are left out, tied ones too."""
+    """They are those of attention and MLP; embeddings are left out, tied ones too."""
     model = load(family)
     matrices = gradient_matrices(model.module, switches(layer_blocks=2))
     names = {m.name for m in matrices}
@@ -135,7 +135,7 @@ def test_unknown_matrix_is_refused():
 
 @pytest.mark.parametrize("shape", [(8, 8), (96, 24), (33, 200)])
 def test_projection_keeps_inner_products_whatever_the_shape(shape):
-    """E⟨Px, Py⟩ = ⟨x, y⟩, two-sided: wide modules weigh no more than narrow ones."""
+    """E⟨Px, Py⟩ = ⟨x, y⟩ on both sides: wide modules weigh no more than narrow ones."""
     m, n = shape
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(m, n, generator=generator, dtype=torch.float64)

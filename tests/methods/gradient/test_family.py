@@ -42,7 +42,7 @@ def task(tmp_path):
 
 
 def gradient(model: LanguageModel, tokens, output: Output, names=None, corrected=False):
-    """One example's gradient of ``-Σ_t output``, of all matrices in one vector, by autograd."""
+    """Gradient of ``-Σ_t output`` for one text, all matrices in one vector, by autograd."""
     module = model.module.double().requires_grad_(True)
     logits = module(input_ids=torch.tensor([tokens.ids])).logits[0]
     total = 0.0
@@ -63,7 +63,7 @@ def gradient(model: LanguageModel, tokens, output: Output, names=None, corrected
 
 
 def doubt(model: LanguageModel, tokens) -> float:
-    """Mean over the counted tokens of 1 - p."""
+    """Mean of 1 - p over the tokens that have a loss."""
     logits = model.module.double()(input_ids=torch.tensor([tokens.ids])).logits[0]
     p = [
         torch.softmax(logits[t - 1], -1)[tokens.ids[t]]
@@ -145,7 +145,7 @@ def test_less_corrects_passages_alone_and_sums_cosines(tmp_path, model, task):
 
 
 def test_trak_is_its_formula(tmp_path, model, task):
-    """Mean over checkpoints of φ_q (ΦᵀΦ)^(-1) φ_i, times the mean over checkpoints of 1 - p."""
+    """φ_q (ΦᵀΦ)^(-1) φ_i averaged over checkpoints, times 1 - p averaged over checkpoints."""
     settings = {**PLAIN, "hessian": Hessian.train, "damping": 1e-2, "checkpoints": 2}
     method = make(
         task, model, tmp_path, **settings, output=Output.margin, passage_weight=True,

@@ -38,7 +38,7 @@ LOSSY = (Storage.bf16, Storage.int8, Storage.sign)
 
 @pytest.fixture
 def encoded(monkeypatch) -> list[int]:
-    """Gets the number of texts of every call of the encoder, of passages and queries."""
+    """The number of texts in each call of the encoder, of passages and queries."""
     calls: list[int] = []
     original = EncodedFeatures.encode
 
@@ -173,7 +173,7 @@ def test_a_killed_build_goes_on_and_gives_the_same_bytes(tmp_path, model, monkey
 
 @pytest.mark.slow
 def test_sigkill_at_any_moment_costs_nothing_that_was_finished(tmp_path):
-    """A real process, killed at seeded numbers of finished shards and a moment later."""
+    """A real process is killed at seeded numbers of finished shards and a moment later."""
     make_model(tmp_path / "model", layers=1, hidden=8)
     chance = random.Random(0)
 

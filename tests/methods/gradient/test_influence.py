@@ -62,7 +62,7 @@ def datainf(task: Task, model: LanguageModel, folder: Path, **settings) -> DataI
 
 
 def scores_by_row(method: Influence) -> np.ndarray:
-    """``[queries, passages]``, whatever the order of the lists."""
+    """Scores ``[queries, passages]``, whatever the order of the lists."""
     found = ranked(method)
     scores = np.full((len(found), len(method.context.task.passages)), np.nan)
     for line, ranking in zip(scores, found, strict=True):
@@ -75,7 +75,7 @@ def scores_by_row(method: Influence) -> np.ndarray:
 
 @dataclass
 class Traced:
-    """One text: by matrix, the gradient ``[out, in]``, and x and δ of each token that predicts."""
+    """A text's gradients ``[out, in]`` by matrix, and x and δ of each token that predicts."""
 
     gradients: dict[str, Tensor]
     inputs: dict[str, Tensor]
@@ -93,7 +93,7 @@ def logits_of(module, ids: list[int]) -> Tensor:
 
 
 def traced(model: LanguageModel, tokens: Tokens, targets: list[int]) -> Traced:
-    """By autograd through the weights; x and δ by torch's own hooks."""
+    """What autograd gives through the weights; x and δ are caught by torch's own hooks."""
     module = model.module.double().requires_grad_(True)
     module.zero_grad()
     seen: dict[str, tuple[Tensor, Tensor]] = {}
@@ -151,7 +151,7 @@ def passages_of(model: LanguageModel) -> list[tuple[int, Tokens]]:
 
 
 def scored_gradients(model: LanguageModel) -> tuple[list[Traced], dict[int, Traced]]:
-    """Of the queries' targets, and of the passages that have a loss, by row."""
+    """Gradients of the queries' targets, and of the passages that have a loss, by row."""
     queries = [model.query_tokens(q) for q in QUERIES]
     return [traced(model, t, own_targets(t)) for t in queries], {
         row: traced(model, t, own_targets(t)) for row, t in passages_of(model)
@@ -159,7 +159,7 @@ def scored_gradients(model: LanguageModel) -> tuple[list[Traced], dict[int, Trac
 
 
 def slow_ekfac(model: LanguageModel, labels: Labels, damping: float, seed: int) -> np.ndarray:
-    """Each H as one matrix [out · in, out · in], from a Kronecker product, and solved."""
+    """Scores where each H is one matrix [out · in, out · in], a Kronecker product, and solved."""
     queries, passages = scored_gradients(model)
     fitted = []
     for row, tokens in passages_of(model):
@@ -182,7 +182,7 @@ def slow_ekfac(model: LanguageModel, labels: Labels, damping: float, seed: int) 
 
 
 def slow_datainf(model: LanguageModel, damping: float) -> np.ndarray:
-    """The mean of explicit inverses of g gᵀ + λ I, each ``[out · in, out · in]``."""
+    """Scores by the mean of explicit inverses of g gᵀ + λ I, each ``[out · in, out · in]``."""
     queries, passages = scored_gradients(model)
     scores, n = np.zeros((len(QUERIES), len(PASSAGES))), len(PASSAGES)
     for name, _ in layers_of(model.module):
@@ -356,7 +356,7 @@ def test_wrong_settings_are_refused_before_work(tmp_path, task, make, field, val
 
 
 def test_a_model_that_does_not_run_in_its_dtype_is_one_line(tmp_path, task):
-    """Drawing labels is a pass of the model, too."""
+    """Drawing labels is a pass of the model as well."""
     folder = make_model(tmp_path / "model", "xglm", layers=1, hidden=8, ffn_dim=16)
     with pytest.raises(UserError, match="does not run in float64"):
         ekfac(task, load(folder), tmp_path).index()

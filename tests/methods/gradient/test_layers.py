@@ -42,7 +42,7 @@ def tokens_of(model: LanguageModel, count: int = 3) -> list:
 
 
 def autograd_features(model: LanguageModel, matrices: list) -> Tensor:
-    """One example at a time, every gradient formed and projected."""
+    """Features by autograd, one text at a time, every gradient formed and projected."""
     model.module.requires_grad_(True)
     rows = []
     for tokens in tokens_of(model):
@@ -119,7 +119,7 @@ def test_base_gradient_is_that_of_the_merged_weight(model: LanguageModel) -> Non
 
 
 def test_an_idle_adapter_is_named(model: LanguageModel) -> None:
-    """It would add nothing, silently: a merged adapter, or one that is not active."""
+    """A merged adapter, or one that is not active, would silently add nothing."""
     for layer in adapt(model):
         layer.merged = True
     encoder = encoder_of(model, adapters=Adapters.lora)
@@ -287,7 +287,7 @@ def test_the_head_runs_on_labelled_positions_only(model: LanguageModel) -> None:
 
 
 def test_a_head_that_is_no_layer(model: LanguageModel, monkeypatch) -> None:
-    """Some models multiply by the embeddings themselves: all logits come, and some are chosen."""
+    """Some models multiply by the embeddings themselves, and all logits are computed."""
     expected = encoder_of(model).encode(tokens_of(model))
     monkeypatch.setattr(model.module, "get_output_embeddings", lambda: None)
     torch.testing.assert_close(encoder_of(model).encode(tokens_of(model)), expected)

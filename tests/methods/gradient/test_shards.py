@@ -34,7 +34,7 @@ from tests.fixtures.models import load, make_model, scratch_source
 
 
 class Sent(Engine):
-    """Jobs go through pickle, as to another process, and run in a drawn order."""
+    """An engine whose jobs go through pickle, as to another process, in a drawn order."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__(None)
@@ -59,7 +59,7 @@ def task(tmp_path: Path) -> Task:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Several a corpus; and no encoder that an earlier test opened."""
+    """A corpus has several shards, and no encoder is open from an earlier test."""
     monkeypatch.setattr(index_module, "SHARD_ROWS", 7)
     shards._open.clear()
     yield
@@ -144,7 +144,7 @@ def test_a_model_trained_here_is_opened_elsewhere_without_the_queries(tmp_path, 
 
 
 def test_the_job_is_small(tmp_path, model, task):
-    """It is sent for each shard: neither passages, nor queries, nor weights go with it."""
+    """It is sent for each shard, and neither passages nor queries nor weights go with it."""
     sizes: list[int] = []
 
     class Weighed(Sent):
@@ -171,7 +171,7 @@ def test_processes_write_the_bytes_of_serial(tmp_path, model, task, workers):
 
 
 def test_the_recipe_brings_the_toy_model(tmp_path, model):
-    """Else the tests above would compare nothing."""
+    """Without it, the tests above would compare nothing."""
     again = ToyRecipe(tmp_path)()
     assert again.sha256 == model.sha256 == load(tmp_path / "model").sha256
     assert again.required_moments().sha256 == model.required_moments().sha256
