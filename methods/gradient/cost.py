@@ -156,20 +156,21 @@ def hessian_flops(blocks: Sequence[int], form: HessianForm, components: int) -> 
 
 
 def decomposition_flops(
-    blocks: Sequence[int], form: HessianForm, components: int, *, spectra: int = 0
+    blocks: Sequence[int], form: HessianForm, components: int, *, mixed: bool = False
 ) -> float:
     """From R to R^(-1/2), once: Σ 11·b³ (full); Σ 12·b·c² + 11·c³ (low rank); 0 (diagonal).
 
     9·b³ for a symmetric eigendecomposition with vectors (Golub & Van Loan, section 8.3) and 2·b³ to
-    put the root together. ``mixing=auto`` needs ``spectra`` more without vectors, 4/3·b³ each. The
-    low-rank form has a QR and an SVD of ``[b, c]`` and a small eigendecomposition.
+    put the root together. A mixed R has two spectra without vectors, 4/3·b³ each, for the rank of
+    its parts and the automatic λ, and 2·b³ for the leverage of the queries. The low-rank form has
+    a QR and an SVD of ``[b, c]`` and a small eigendecomposition.
     """
     if form is HessianForm.diagonal:
         return 0.0
     if form is HessianForm.low_rank:
         c = components + OVERSAMPLING
         return float(sum(12 * b * c**2 + 11 * c**3 for b in blocks))
-    return sum((11 + 4 / 3 * spectra) * b**3 for b in blocks)
+    return sum((11 + (8 / 3 + 2 if mixed else 0)) * b**3 for b in blocks)
 
 
 def whitening_flops(blocks: Sequence[int], form: HessianForm, components: int) -> float:

@@ -35,75 +35,154 @@ def estimate_whitening(
 ) -> Whitening | None:
     """R^(-1/2), or None without Hessian.
 
+    What R is made of goes to ``facts``: ``mixing``, the λ in use, if R is mixed;
+    ``hessian_passages`` and ``hessian_queries``, how many R is from; and ``hessian_blocks``, lists
+    with a value for each block:
+
+    - ``dims`` and ``damping``, the share of the mean eigenvalue that is added;
+    - ``train_trace`` and ``eval_trace`` of R_train and R_eval, before damping;
+    - with ``hessian_form=full`` also ``rank`` of R, ``train_rank`` and ``eval_rank``, and
+      ``leverage``, a query's mean part in its own R (``hessian.mean_leverage``).
+
+    Those of the queries are there only if R is mixed.
+
     Args:
-        source: of the passages' features.
-        queries: the queries' features.
+        source: features of the passages.
+        queries: features of the queries.
         rows_at_once: passages in memory together.
-        facts: gets the λ in use, the rank of each block, and how many passages R is from.
+        facts: gets what R is made of.
         device: where R is summed up and decomposed.
 
     Raises:
-        UserError: R cannot be inverted, or a block is too large for it.
+        UserError: R cannot be inverted, a block is too large for it, or λ has no automatic value.
     """
     if settings.hessian is Hessian.none:
         return None
-    train = _Passages(source, settings, rows_at_once, sum(blocks))
-    facts["hessian_passages"] = train.n_rows
-
-    def without_weights() -> Iterator[Tensor]:
-        for features in queries():
-            yield features[:, : sum(blocks)]
-
-    evaluation = without_weights if settings.hessian is Hessian.mixed else None
-    if settings.hessian_form is HessianForm.full:
-        return _full(settings, blocks, train, evaluation, facts, device)
-    mixing = float(settings.mixing)
-    if evaluation is not None:
-        facts["mixing"] = mixing
-
-    def of_both(estimate: Callable[[Features], list[Tensor]]) -> list[Tensor]:
-        found = estimate(train)
-        return found if evaluation is None else hessian.mix(estimate(evaluation), found, mixing)
-
-    (squares,) = of_both(lambda features: [hessian.mean_squares(sum(blocks), features(), device)])
-    if settings.hessian_form is HessianForm.diagonal:
-        return whitening.diagonal(squares, blocks, settings.damping)
-    return whitening.low_rank(
-        squares,
-        blocks,
-        lambda directions: of_both(lambda features: hessian.products(directions, features())),
-        components=settings.hessian_components,
-        damping=settings.damping,
-        seed=settings.seed,
-    )
+    passages = _Passages(source, settings, rows_at_once, sum(blocks))
+    asked = _Queries(queries, sum(blocks)) if settings.hessian is Hessian.mixed else None
+    dampings = settings.dampings(blocks, passages.n_rows)
+    facts["hessian_passages"] = passages.n_rows
+    facts["hessian_blocks"] = {"dims": list(blocks), "damping": _rounded(dampings)}
+    make = _full if settings.hessian_form is HessianForm.full else _reduced
+    return make(settings, blocks, dampings, passages, asked, facts, device)
 
 
 def _full(
     settings: HessianSettings,
     blocks: Sequence[int],
-    train: Features,
-    evaluation: Features | None,
+    dampings: Sequence[float],
+    passages: _Passages,
+    queries: _Queries | None,
     facts: dict[str, Any],
     device: torch.device,
 ) -> Whitening:
-    r = hessian.autocorrelation(blocks, train(), device)
-    if evaluation is not None:
-        r_eval = hessian.autocorrelation(blocks, evaluation(), device)
-        auto = settings.mixing == "auto"
-        mixing = hessian.crossing_mixing(r, r_eval) if auto else float(settings.mixing)
-        facts["mixing"] = mixing
-        r = hessian.mix(r_eval, r, mixing)
-    found, ranks = whitening.full(r, settings.damping)
-    facts["hessian_ranks"] = ranks
-    deficient = [(rank, size) for rank, size in zip(ranks, blocks, strict=True) if rank < size]
-    if deficient:
-        rank, size = min(deficient, key=lambda pair: pair[0] / pair[1])
+    about = facts["hessian_blocks"]
+    r = hessian.autocorrelation(blocks, passages(), device)
+    about["train_trace"] = _traces(r)
+    if queries is None:
+        _say_if_few(blocks, dampings, passages.n_rows)
+        roots, about["rank"] = whitening.full(r, dampings)
+        about["train_rank"] = about["rank"]
+        return roots
+    r_eval = hessian.autocorrelation(blocks, queries(), device)
+    facts["hessian_queries"] = queries.n_rows
+    about["eval_trace"] = _traces(r_eval)
+    _say_if_few(blocks, dampings, passages.n_rows, queries.n_rows)
+    of_train = hessian.spectra(r, "passages")
+    of_eval = hessian.spectra(r_eval, "queries")
+    about["train_rank"] = [hessian.rank(values) for values in of_train]
+    about["eval_rank"] = [hessian.rank(values) for values in of_eval]
+    mixing = (
+        hessian.crossing_mixing(of_train, of_eval)
+        if settings.compares_spectra
+        else float(settings.mixing)
+    )
+    facts["mixing"] = mixing
+    r = hessian.mix(r_eval, r, mixing)
+    roots, about["rank"] = whitening.full(r, dampings)
+    about["leverage"] = _rounded(
+        hessian.mean_leverage(root, one, mixing, queries.n_rows)
+        for root, one in zip(roots.roots, r_eval, strict=True)
+    )
+    return roots
+
+
+def _reduced(
+    settings: HessianSettings,
+    blocks: Sequence[int],
+    dampings: Sequence[float],
+    passages: _Passages,
+    queries: _Queries | None,
+    facts: dict[str, Any],
+    device: torch.device,
+) -> Whitening:
+    """The diagonal and the low-rank form, which never hold R."""
+    mixing, dim = 0.0 if queries is None else float(settings.mixing), sum(blocks)
+
+    def of_both(estimate: Callable[[Features], list[Tensor]]) -> list[Tensor]:
+        train = estimate(passages)
+        return train if queries is None else hessian.mix(estimate(queries), train, mixing)
+
+    squares = hessian.mean_squares(dim, passages(), device)
+    about = facts["hessian_blocks"]
+    about["train_trace"] = _rounded(part.sum() for part in squares.split(list(blocks)))
+    if queries is not None:
+        of_queries = hessian.mean_squares(dim, queries(), device)
+        about["eval_trace"] = _rounded(part.sum() for part in of_queries.split(list(blocks)))
+        facts.update(mixing=mixing, hessian_queries=queries.n_rows)
+        (squares,) = hessian.mix([of_queries], [squares], mixing)
+    if settings.hessian_form is HessianForm.diagonal:
+        return whitening.diagonal(squares, blocks, dampings)
+    return whitening.low_rank(
+        squares,
+        blocks,
+        lambda directions: of_both(lambda features: hessian.products(directions, features())),
+        components=settings.hessian_components,
+        dampings=dampings,
+        seed=settings.seed,
+    )
+
+
+def _traces(blocks: Sequence[Tensor]) -> list[float]:
+    return _rounded(block.trace() for block in blocks)
+
+
+def _rounded(values: Iterable[Tensor | float]) -> list[float]:
+    """Six digits each, for the result."""
+    return [float(f"{float(value):.6g}") for value in values]
+
+
+def _say_if_few(
+    blocks: Sequence[int],
+    dampings: Sequence[float],
+    n_passages: int,
+    n_queries: int | None = None,
+) -> None:
+    """Say, before R is decomposed, that fewer texts than dimensions leave it to damping."""
+    size = max(blocks)
+    counts = {"passages": n_passages, **({} if n_queries is None else {"queries": n_queries})}
+    few = [f"{n:,} {name}" for name, n in counts.items() if n < size]
+    if few:
+        damping = dampings[list(blocks).index(size)]
         progress.say(
-            f"R is rank-deficient in {len(deficient)} of {len(blocks)} blocks (the worst has rank "
-            f"{rank:,} of {size:,}): there damping={settings.damping:g} decides; more passages or "
-            "queries, or a smaller projection_dim, would raise the rank"
+            f"R of a block has {size:,} dimensions and is from {' and '.join(few)}, which are "
+            f"fewer: in directions that none of them has, damping ({damping:.3g} of the mean "
+            "eigenvalue) decides; more of them, or a smaller method.projection_dim, would fill it"
         )
-    return found
+
+
+class _Queries:
+    """Features of the queries without weights; how many there are is known once all are read."""
+
+    def __init__(self, queries: Features, dim: int) -> None:
+        self._queries, self._dim = queries, dim
+        self.n_rows = 0
+
+    def __call__(self) -> Iterator[Tensor]:
+        self.n_rows = 0
+        for features in self._queries():
+            self.n_rows += len(features)
+            yield features[:, : self._dim]
 
 
 class _Passages:

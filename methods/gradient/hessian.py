@@ -1,7 +1,8 @@
 """The autocorrelation R that stands in for the Hessian: estimated, mixed, its spectrum.
 
 Source: 2410.17413, section 3: R = λ R_eval + (1 - λ) R_train, block-diagonal; λ chosen so that
-about 1,000 task-common components are weighed down: λ = σ_train[k] / (σ_eval[k] + σ_train[k]).
+about 1,000 task-common components of 65,536 are weighed down: λ = σ_train[k] / (σ_eval[k] +
+σ_train[k]).
 Every estimate is a mean over rows, not a sum, so that λ does not depend on how many passages or
 queries there are (unverified: the paper does not say). All are accumulated in float64.
 """
@@ -9,18 +10,19 @@ queries there are (unverified: the paper does not say). All are accumulated in f
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from bench.core import progress
 from bench.core.errors import UserError
-from bench.core.progress import say
+
+MAX_BLOCK = 8192  # an eigendecomposition above this takes minutes and gigabytes a block
+CROSSING_SHARE = 1000 / 2**16  # the paper's k, about 1,000, of its 2^16 dimensions
+MOST_MIXING = 0.99  # the larger of the paper's two λ; beyond it R_train plays next to no part
 
 _CPU = torch.device("cpu")
-MAX_BLOCK = 8192  # an eigendecomposition above this takes minutes and gigabytes a block
-CROSSING_COMPONENTS = 1000  # the paper's k
-_NEARLY_QUERIES_ALONE = 0.99  # a λ above the paper's .9 and .99 is outside what it looked at
+_FIX = "set method.mixing to a number (0.9 is the paper's for T-REx), or ask more queries"
 
 
 def autocorrelation(
@@ -93,22 +95,15 @@ def mix(evaluation: Sequence[Tensor], train: Sequence[Tensor], mixing: float) ->
     return [mixing * e + (1 - mixing) * t for e, t in zip(evaluation, train, strict=True)]
 
 
-@dataclass(frozen=True)
-class Spectrum:
-    """Eigenvalues of a block-diagonal R, of all blocks together, descending: float64 ``[dim]``."""
+def spectra(blocks: Sequence[Tensor], whose: str) -> list[Tensor]:
+    """Eigenvalues of each block of an R, ascending: float64 ``[size]``, none below zero.
 
-    values: Tensor
-
-    @staticmethod
-    def of(blocks: Sequence[Tensor]) -> Spectrum:
-        """The spectrum of the blocks."""
-        values = torch.cat([torch.linalg.eigvalsh(block) for block in blocks])
-        return Spectrum(values.sort(descending=True).values.clamp_min(0))
-
-    @property
-    def rank(self) -> int:
-        """How many eigenvalues are above rounding error."""
-        return rank(self.values)
+    Args:
+        blocks: float64 ``[size, size]``, symmetric.
+        whose: what R is from, for the progress.
+    """
+    steps = progress.track(blocks, f"spectrum of R of the {whose}", unit="blocks")
+    return [torch.linalg.eigvalsh(block).clamp_min(0) for block in steps]
 
 
 def rank(values: Tensor) -> int:
@@ -117,38 +112,86 @@ def rank(values: Tensor) -> int:
     return int((values > floor).sum())
 
 
-def crossing_mixing(train: Sequence[Tensor], evaluation: Sequence[Tensor]) -> float:
-    """λ by the crossing rule, with k capped by the rank of R_eval.
+def crossing_component(dim: int) -> int:
+    """k of the crossing rule, counted from 1: the paper's share of ``dim`` dimensions."""
+    return max(1, round(CROSSING_SHARE * dim))
 
-    Beyond its rank σ_eval is zero, and λ would be 1: R_train would silently play no part. Within
-    it, few queries of unequal norm may come near that; it is said, since the rule has no answer.
+
+def refuse_too_few(blocks: Sequence[int], n_queries: int) -> None:
+    """Refuse, before anything is encoded, what the crossing rule has no answer for.
+
+    Each block of R of the queries has at most as many components as there are queries: where all
+    together are fewer than k, σ_eval[k] is zero and λ is 1.
 
     Args:
-        train, evaluation: R of the passages and of the queries, float64 ``[size, size]`` a block.
+        blocks: sizes of the blocks.
+        n_queries: how many queries R_eval would be from.
 
     Raises:
-        UserError: one of the two is zero.
+        UserError: there are too few queries.
     """
-    sigma_train, sigma_eval = Spectrum.of(train), Spectrum.of(evaluation)
-    k = min(CROSSING_COMPONENTS, sigma_eval.rank, sigma_train.rank)
-    if k == 0:
+    k = crossing_component(sum(blocks))
+    most = sum(min(size, n_queries) for size in blocks)
+    if most < k:
         raise UserError(
-            "mixing=auto compares spectra, and all gradients of the queries or of the passages "
-            "are zero",
+            f"mixing=auto compares component {k:,} of the spectra ({CROSSING_SHARE:.1%} of "
+            f"{sum(blocks):,} dimensions), and R of {n_queries:,} queries has at most {most:,}",
             where="method.mixing",
-            fix="set method.mixing to a number",
+            fix=_FIX,
         )
-    at_train, at_eval = sigma_train.values[k - 1], sigma_eval.values[k - 1]
-    mixing = float(at_train / (at_eval + at_train))
-    if k < CROSSING_COMPONENTS:
-        say(
-            f"mixing=auto: the query autocorrelation has rank {sigma_eval.rank}, so the crossing "
-            f"is taken at component {k}, not {CROSSING_COMPONENTS}: λ = {mixing:.4g}"
+
+
+def crossing_mixing(train: Sequence[Tensor], evaluation: Sequence[Tensor]) -> float:
+    """λ = σ_train[k] / (σ_eval[k] + σ_train[k]), σ the sorted eigenvalues of all blocks together.
+
+    k is the paper's share of the dimensions, 1,000 of 65,536 (2410.17413, section 3), so that the
+    same share of task-common components is weighed down at any size. It is not bounded by the rank
+    of R_eval: components at the end of its rank are next to zero, and would make λ nearly 1.
+
+    Args:
+        train, evaluation: eigenvalues of R of the passages and of the queries, ``[size]`` a block.
+
+    Returns:
+        λ, at most ``MOST_MIXING``.
+
+    Raises:
+        UserError: λ would be larger, or both eigenvalues are zero.
+    """
+    sorted_train, sorted_eval = (
+        torch.cat(list(values)).sort(descending=True).values for values in (train, evaluation)
+    )
+    k = crossing_component(len(sorted_train))
+    at_train, at_eval = float(sorted_train[k - 1]), float(sorted_eval[k - 1])
+    if at_train <= 0:
+        raise UserError(
+            f"mixing=auto compares component {k:,} of the spectra, and R of the passages has none",
+            where="method.mixing",
+            fix="check that the passages have tokens to predict, or set method.mixing to a number",
         )
-    if mixing > _NEARLY_QUERIES_ALONE:
-        say(
-            f"mixing=auto: λ = {mixing:.6g} leaves the passages' autocorrelation next to no part, "
-            f"since component {k} of the queries' is {float(at_eval / at_train):.1e} of the "
-            "passages'; more queries, or a number for method.mixing, would give it one"
+    mixing = at_train / (at_eval + at_train)
+    if mixing > MOST_MIXING:
+        raise UserError(
+            f"mixing=auto gives λ = {mixing:.6g}, which leaves R of the passages next to no part: "
+            f"component {k:,} of R of the queries is {at_eval / at_train:.2g} times theirs (the "
+            f"paper's λ are 0.9 and {MOST_MIXING:g})",
+            where="method.mixing",
+            fix=_FIX,
         )
     return mixing
+
+
+def mean_leverage(root: Tensor, evaluation: Tensor, mixing: float, n_queries: int) -> float:
+    """A query's mean part in its own R: the mean over queries of h = (λ / n) gᵀ R⁻¹ g, in [0, 1).
+
+    R holds the query's own outer product with the weight λ / n. By Sherman and Morrison's formula
+    that part alone makes the query's whitened square gᵀ R⁻¹ g smaller by the factor 1 - h. At 0 a
+    query has no part in what it is whitened by; near 1 whitening takes away what is its own. The
+    mean over queries is (λ / n) tr(R⁻¹ R_eval).
+
+    Args:
+        root: R^(-1/2) of a block, damping included, ``[size, size]``.
+        evaluation: R_eval of the block, ``[size, size]``.
+        mixing: λ.
+        n_queries: n, how many queries R_eval is from.
+    """
+    return mixing / n_queries * float(((root @ evaluation) * root).sum())

@@ -19,7 +19,7 @@ from methods.gradient.batching import encode_all
 from methods.gradient.cost import Architecture
 from methods.gradient.estimate import estimate_whitening
 from methods.gradient.features import FEATURES_VERSION, Features
-from methods.gradient.hessian import check_blocks
+from methods.gradient.hessian import check_blocks, refuse_too_few
 from methods.gradient.index import IndexBuilder
 from methods.gradient.parameters import coverage
 from methods.gradient.passes import gradient_costs
@@ -38,7 +38,7 @@ class Gradient(Method):
 
     Config = GradientConfig
     planned = True
-    version = FEATURES_VERSION
+    version = (FEATURES_VERSION, 2)
     config: GradientConfig
 
     def __init__(self, config: GradientConfig, context: Context) -> None:
@@ -81,6 +81,8 @@ class Gradient(Method):
         self._encoder, self._query_encoder = features.passages, features.queries
         if config.has_matrices:
             check_blocks(self._encoder.layout.blocks)
+        if config.compares_spectra:
+            refuse_too_few(self._encoder.layout.blocks, len(context.task.queries))
         passages = context.task.passages
         self._encoded = EncodedFeatures(model, self._encoder, passages, config)
         if config.storage is Storage.none:

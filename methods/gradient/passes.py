@@ -21,7 +21,7 @@ from methods.gradient.cost import (
     whitening_flops,
 )
 from methods.gradient.estimate import readings
-from methods.gradient.hessian import check_blocks
+from methods.gradient.hessian import check_blocks, refuse_too_few
 from methods.gradient.search import MemoryPlan, depths, refuse_second_pass, search_dtype
 from methods.gradient.settings import FeatureSettings, GradientConfig, Hessian, Storage
 
@@ -35,6 +35,8 @@ def gradient_costs(config: GradientConfig, architecture: Architecture, job: Job)
     blocks, dim = feature_blocks(architecture, config), feature_dim(architecture, config)
     if config.has_matrices:
         check_blocks(blocks)
+    if config.compares_spectra:
+        refuse_too_few(blocks, job.queries)
     searched = search_dtype(job.gradients)
     if config.storage is Storage.none:
         refuse_second_pass(config.memory_mib, job.queries, dim, searched)
@@ -148,6 +150,5 @@ def _hessian_passes(
     accumulated = both * hessian_flops(blocks, form, components)
     moved = 0 if encoded else read * bytes_per_row
     steps.append(Pass("accumulate the Hessian", both, accumulated, moved))
-    spectra = 2 if mixed and config.mixing == "auto" else 0
-    flops = decomposition_flops(blocks, form, components, spectra=spectra)
+    flops = decomposition_flops(blocks, form, components, mixed=mixed)
     return [*steps, Pass("eigendecompositions", len(blocks), flops)] if flops else steps

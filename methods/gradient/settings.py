@@ -7,12 +7,18 @@ a line in the YAML, and the code that acts on it. Nothing here imports torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Optional, Union
 
 from bench.core.errors import UserError
 from bench.core.fields import identity, speed
+
+AUTO = "auto"  # in place of a number for λ or damping: the value that a rule gives
+# Bounds of the automatic damping: what keeps R invertible where texts repeat, and beyond which R
+# comes near to a multiple of the identity.
+LEAST_DAMPING, MOST_DAMPING = 1e-4, 1.0
 
 
 class Output(Enum):
@@ -133,14 +139,15 @@ class HessianSettings:
 
     Attributes:
         mixing: λ, the share of the queries' R, or ``"auto"``.
-        damping: what is added to the eigenvalues of a block, as a share of their mean.
+        damping: what is added to the eigenvalues of a block, as a share of their mean, or
+            ``"auto"``.
         hessian_components: eigenvectors a block of the low-rank form.
         hessian_sample: passages that the passages' R is estimated from, by seed; None takes all.
     """
 
     hessian: Hessian = identity()
-    mixing: Union[float, str] = identity(at_least=0, at_most=1, words=("auto",))  # noqa: UP007
-    damping: float = identity(at_least=0)
+    mixing: Union[float, str] = identity(at_least=0, at_most=1, words=(AUTO,))  # noqa: UP007
+    damping: Union[float, str] = identity(at_least=0, words=(AUTO,))  # noqa: UP007
     hessian_form: HessianForm = identity()
     hessian_components: int = identity(at_least=1)
     hessian_sample: Optional[int] = identity(at_least=1)  # noqa: UP045
@@ -151,14 +158,40 @@ class HessianSettings:
         """Whether R is kept as a matrix for each block, which bounds the size of a block."""
         return self.hessian is not Hessian.none and self.hessian_form is HessianForm.full
 
+    @property
+    def compares_spectra(self) -> bool:
+        """Whether λ is found from the spectra of both sides."""
+        return self.hessian is Hessian.mixed and self.mixing == AUTO
+
+    def dampings(self, blocks: Sequence[int], n_passages: int) -> list[float]:
+        """Damping of each block, where the passages' R is from ``n_passages``."""
+        if isinstance(self.damping, str):
+            return [automatic_damping(size, n_passages) for size in blocks]
+        return [self.damping] * len(blocks)
+
     def check_mixing(self) -> None:
         """Refuse, with a UserError, an automatic λ where there is no spectrum to take it from."""
-        if self.mixing == "auto" and self.hessian_form is not HessianForm.full:
+        if self.compares_spectra and self.hessian_form is not HessianForm.full:
             raise UserError(
                 "mixing=auto compares whole spectra, which only hessian_form=full has",
                 where="method.mixing",
                 fix="set method.mixing to a number, or method.hessian_form=full",
             )
+
+
+def automatic_damping(size: int, n_passages: int) -> float:
+    """Damping of a block, as a share of its mean eigenvalue: dimensions over passages, bounded.
+
+    R_train is (1/n) Σ g gᵀ, and its mean eigenvalue is the mean squared length of g over the
+    dimensions. Their product with dimensions / n is (1/n) times that squared length: R becomes what
+    it would be if each direction had held one passage more, as long as they are on average. So the
+    fewer passages there are for a block's dimensions, the less is believed of its spectrum.
+
+    Args:
+        size: dimensions of the block.
+        n_passages: how many R_train is from.
+    """
+    return min(MOST_DAMPING, max(LEAST_DAMPING, size / n_passages))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.core import progress
 from bench.core.errors import UserError
 from methods.gradient import hessian
 
@@ -98,12 +99,13 @@ class LowRankWhitening(Whitening):
         )
 
 
-def full(blocks: Sequence[Tensor], damping: float) -> tuple[BlockWhitening, list[int]]:
+def full(blocks: Sequence[Tensor], dampings: Sequence[float]) -> tuple[BlockWhitening, list[int]]:
     """R^(-1/2) of each block by symmetric eigendecomposition.
 
     Args:
         blocks: float64 ``[size, size]``, symmetric.
-        damping: added to every eigenvalue, as a share of the block's mean eigenvalue.
+        dampings: what is added to every eigenvalue of each block, as a share of the block's mean
+            eigenvalue.
 
     Returns:
         the whitening, and the rank of each block before damping.
@@ -112,7 +114,8 @@ def full(blocks: Sequence[Tensor], damping: float) -> tuple[BlockWhitening, list
         UserError: a block is singular and there is no damping.
     """
     roots, ranks = [], []
-    for block in blocks:
+    steps = progress.track(blocks, "eigendecompositions of R", unit="blocks")
+    for block, damping in zip(steps, dampings, strict=True):
         values, vectors = torch.linalg.eigh(block)
         ranks.append(hessian.rank(values))
         damped = values.clamp_min(0) + damping * values.mean().clamp_min(0)
@@ -121,13 +124,15 @@ def full(blocks: Sequence[Tensor], damping: float) -> tuple[BlockWhitening, list
     return BlockWhitening(roots), ranks
 
 
-def diagonal(squares: Tensor, blocks: Sequence[int], damping: float) -> DiagonalWhitening:
-    """From the diagonal of R, ``[dim]``, damped as in ``full``.
+def diagonal(
+    squares: Tensor, blocks: Sequence[int], dampings: Sequence[float]
+) -> DiagonalWhitening:
+    """R^(-1/2) from the diagonal of R alone, ``[dim]``, damped as in ``full``.
 
     Raises:
         UserError: a dimension is zero and there is no damping.
     """
-    damped = squares + _floors(squares, blocks, damping)
+    damped = squares + _floors(squares, blocks, dampings)
     for part in damped.split(list(blocks)):
         _refuse_singular(part)
     return DiagonalWhitening(damped.rsqrt())
@@ -139,7 +144,7 @@ def low_rank(
     multiply: Callable[[list[Tensor]], list[Tensor]],
     *,
     components: int,
-    damping: float,
+    dampings: Sequence[float],
     seed: int,
 ) -> LowRankWhitening:
     """The largest components of R, and the diagonal of what they leave.
@@ -153,8 +158,8 @@ def low_rank(
         blocks: sizes of the blocks.
         multiply: R times the directions of each block; called three times.
         components: eigenvectors a block, at most.
-        damping: as in ``full``.
-        seed: of the random directions.
+        dampings: those of the blocks, as in ``full``.
+        seed: seed of the random directions.
 
     Raises:
         UserError: a dimension is zero and there is no damping.
@@ -169,7 +174,7 @@ def low_rank(
     for _ in range(LOW_RANK_PRODUCTS - 1):
         bases = [torch.linalg.qr(image).Q for image in multiply(bases)]
     images = multiply(bases)
-    left, floors = list(squares.split(list(blocks))), _floors(squares, blocks, damping)
+    left, floors = list(squares.split(list(blocks))), _floors(squares, blocks, dampings)
     found = []
     for number, (basis, image, n) in enumerate(zip(bases, images, wanted, strict=True)):
         small = basis.T @ image
@@ -192,10 +197,10 @@ def _inner(scaled: Tensor) -> tuple[Tensor, Tensor]:
     return basis, (1 + singular.square()).rsqrt() - 1
 
 
-def _floors(squares: Tensor, blocks: Sequence[int], damping: float) -> Tensor:
+def _floors(squares: Tensor, blocks: Sequence[int], dampings: Sequence[float]) -> Tensor:
     """What damping adds to each dimension: a share of its block's mean eigenvalue, ``[dim]``."""
-    means = torch.stack([part.mean() for part in squares.split(list(blocks))])
-    return damping * means.repeat_interleave(torch.tensor(list(blocks), device=squares.device))
+    parts = zip(squares.split(list(blocks)), dampings, strict=True)
+    return torch.cat([(damping * part.mean()).expand(len(part)) for part, damping in parts])
 
 
 def _refuse_singular(damped: Tensor) -> None:

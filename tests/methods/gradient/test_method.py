@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -113,12 +114,76 @@ def test_unit_norm_alone_makes_length_count_for_nothing(tmp_path, model):
         assert cosines[row] == pytest.approx(score / norms[row] / asked, rel=1e-5)
 
 
-def test_mixing_in_use_is_recorded(tmp_path, model, capsys):
+def test_what_r_is_made_of_is_recorded(tmp_path, model, capsys):
+    """λ, and ranks, traces and leverage of each block, against numpy over the raw features."""
     task = make_task(tmp_path / "task", many_texts(), QUERIES)
     method = make(task, model, tmp_path, mixing="auto")
     ranked(method)
-    assert "is taken at component" in capsys.readouterr().err
-    assert 0 < method.context.facts["mixing"] < 1
+    passages = method._encoded.rows(np.arange(60)).double().numpy()
+    queries = method.encode_queries(QUERIES).double().numpy()
+    sides = [np.split(side, 2, axis=1) for side in (passages, queries)]
+    of_train, of_eval = (
+        np.sort([np.linalg.svd(p, compute_uv=False)[i] ** 2 / len(p) for p in side for i in (0, 1)])
+        for side in sides
+    )
+    mixing = of_train[-2] / (of_eval[-2] + of_train[-2])  # k is 2 of 128 dimensions
+    facts = json.loads(json.dumps(method.context.facts))
+    assert facts["mixing"] == pytest.approx(mixing, rel=1e-6)
+    assert (facts["hessian_passages"], facts["hessian_queries"]) == (60, 3)
+    blocks = facts["hessian_blocks"]
+    assert blocks["dims"] == [64, 64]
+    assert blocks["damping"] == [0.01, 0.01]
+    for number, (train, evaluation) in enumerate(zip(*sides, strict=True)):
+        r_train, r_eval = train.T @ train / 60, evaluation.T @ evaluation / 3
+        r = mixing * r_eval + (1 - mixing) * r_train
+        inverse = np.linalg.inv(r + 0.01 * np.trace(r) / 64 * np.eye(64))
+        own = [mixing / 3 * query @ inverse @ query for query in evaluation]
+        assert blocks["leverage"][number] == pytest.approx(np.mean(own), rel=1e-4)
+        assert blocks["train_trace"][number] == pytest.approx(np.trace(r_train), rel=1e-5)
+        assert blocks["eval_trace"][number] == pytest.approx(np.trace(r_eval), rel=1e-5)
+        assert blocks["eval_rank"][number] == 3
+        assert 3 < blocks["train_rank"][number] <= blocks["rank"][number] < 64
+    said = capsys.readouterr().err
+    assert "has 64 dimensions and is from 60 passages and 3 queries, which are fewer" in said
+
+
+@pytest.mark.parametrize("form", list(HessianForm))
+def test_automatic_damping_goes_by_the_passages_that_r_is_from(tmp_path, model, form):
+    task = make_task(tmp_path / "task", many_texts(100), QUERIES)
+
+    def run(**settings):
+        method = make(task, model, tmp_path, hessian_form=form, **settings)
+        return ranked(method), method.context.facts["hessian_blocks"]["damping"]
+
+    for sample, damping in ((None, 0.64), (80, 0.8), (10, 1.0)):
+        automatic, recorded = run(damping="auto", hessian_sample=sample)
+        assert recorded == [damping, damping]
+        by_hand, _ = run(damping=damping, hessian_sample=sample)
+        for one, other in zip(automatic, by_hand, strict=True):
+            np.testing.assert_array_equal(one.scores, other.scores)
+
+
+def test_few_texts_are_said_before_r_is_decomposed(tmp_path, model, capsys, monkeypatch):
+    said = []
+
+    def decompose(*_):
+        said.append(capsys.readouterr().err)
+        raise RuntimeError
+
+    monkeypatch.setattr(torch.linalg, "eigvalsh", decompose)
+    task = make_task(tmp_path / "task", many_texts(70), QUERIES)
+    with pytest.raises(RuntimeError):
+        ranked(make(task, model, tmp_path))
+    assert "has 64 dimensions and is from 3 queries, which are fewer" in said[0]
+
+
+def test_too_few_queries_for_an_automatic_mixing_are_refused_before_encoding(tmp_path, model):
+    task = make_task(tmp_path / "task", TEXTS, QUERIES[:1])
+    method = make(task, model, tmp_path, mixing="auto", projection_dim=None)
+    method.check()
+    with pytest.raises(UserError, match=r"method\.mixing: .* 1 queries has at most 2"):
+        method.index()
+    assert not (tmp_path / "cache").exists()
 
 
 def test_no_second_moments_is_an_error_before_work(tmp_path):
@@ -137,6 +202,7 @@ def test_no_second_moments_is_an_error_before_work(tmp_path):
         ("mixing", 1.5),
         ("projection_dim", 0),
         ("damping", -1.0),
+        ("damping", "always"),
         ("damping", float("nan")),
         ("damping", float("inf")),
         ("hessian_sample", 0),
@@ -170,7 +236,7 @@ def test_a_block_too_large_for_r_is_refused_without_a_model(tmp_path):
 def test_unit_norm_comes_after_the_hessian():
     """Fault in the field: norms before R^(-1/2). A passage's score with itself must be 1."""
     raw = torch.randn(4, 12, dtype=torch.float64)
-    whitening, _ = full(hessian.autocorrelation([12], [raw * torch.arange(12)]), 1e-3)
+    whitening, _ = full(hessian.autocorrelation([12], [raw * torch.arange(12)]), [1e-3])
     layout = FeatureLayout(blocks=[12], parts=[12], weights=[1.0], weighted=False)
     done = Finish(layout, whitening, True, torch.float64, raw.device)(raw)
     assert torch.allclose(done.norm(dim=1), torch.ones(4, dtype=torch.float64))
