@@ -235,7 +235,7 @@ def test_a_planned_geometry_in_full(name: str, monkeypatch: pytest.MonkeyPatch) 
     )
     n_layers, hidden, inner = SIZES[name]
     given = ("plan.passages=1000", "plan.queries=10", "plan.tokens_per_passage=20")
-    plan = make_plan(*plan_settings([f"model={name}", "method=trackstar", *given]))
+    plan = make_plan(*plan_settings([f"model={name}", "method=trackstar", "method.mixing=0.9", *given]))
     expected = []
     for layer in range(n_layers):
         group = layer * 8 // n_layers  # eight groups of consecutive layers
