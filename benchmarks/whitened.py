@@ -18,7 +18,8 @@ import torch
 from swept import TOP_K
 from torch import Tensor
 
-from bench.run.composing import composed, model_source, task_builder
+from bench.run.composing import composed
+from bench.run.parts import model_source, task_builder
 from bench.run.settings import settings_from
 from bench.tasks import Query, load_task
 from methods.base import Context
