@@ -104,7 +104,8 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> UserError:
             return UserError(f"unknown key {key!r}", fix=fix)
         node = OmegaConf.select(node, part) if isinstance(node, DictConfig) else None
         known = set(map(str, node)) if isinstance(node, DictConfig) else set()
-        known -= {*DESCRIPTION}  # what a file says of a method is no setting
+        if "target" in known:
+            known -= {*DESCRIPTION}  # what a file says of a method or task is no setting
     return UserError(f"unknown key {key!r}")
 
 

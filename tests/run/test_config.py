@@ -349,3 +349,8 @@ def test_the_open_set_table_takes_another_judge() -> None:
     assert composed_table.metric.judge.name == "nli"
     assert composed_table.metric.tail_patch.enabled
     assert composed("experiment=table2").metric.judge.name == "lexical"
+
+
+def test_the_source_of_a_model_is_a_key_that_is_offered() -> None:
+    """Fault: it is also a word that describes a method, and those were left out everywhere."""
+    assert "did you mean source" in explained("model.sorce=scratch")
