@@ -33,7 +33,14 @@ def main(words: Sequence[str]) -> int:
         "that the next needs: a training that is stopped or killed goes on from there, and ends in "
         "the same weights",
     )
-    overrides = parser.parse_args(words).overrides
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="copy the model there, less its checkpoints, as a folder for model.source=published",
+    )
+    arguments = parser.parse_args(words)
+    overrides = arguments.overrides
     settings = settings_from(composed(overrides, "train"))
     progress.set_quiet(settings.quiet)
     parts = Parts(settings)
@@ -50,7 +57,21 @@ def main(words: Sequence[str]) -> int:
     )
     print(f"on this task: {shlex.join(['tdabench', 'run', *overrides])}")
     print(f"elsewhere: {_elsewhere(folder, model.learning_rate)}")
+    if arguments.out is not None:
+        _publish(folder, arguments.out, parts, overrides, model.learning_rate)
     return 0
+
+
+def _publish(
+    folder: Path, to: Path, parts: Parts, overrides: Sequence[str], learning_rate: float | None
+) -> None:
+    """Copy the model to a folder of its own, and print the hash that pins it."""
+    from bench.models.published import publish  # slow to import
+
+    of_task = sorted(word for word in overrides if word.startswith("task"))
+    trained_on = shlex.join(of_task or [f"task={parts.task.name}"])
+    sha256 = publish(folder, to, parts.task, trained_on, learning_rate)
+    print(f"published: {clean(to)}, model.sha256={sha256}")
 
 
 def _elsewhere(folder: Path, learning_rate: float | None) -> str:

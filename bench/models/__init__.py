@@ -1,4 +1,4 @@
-"""Models under study: trained from scratch on the task's corpus, or loaded from a directory."""
+"""Models under study: published, trained on the task's corpus, or in a directory."""
 
 from bench.core.registry import Entry, Registry
 from bench.models.base import ModelSource
@@ -17,5 +17,12 @@ SOURCES.add(
     Entry(
         target="bench.models.directory:Directory",
         summary="a causal language model saved by transformers in a local directory",
+    ),
+)
+SOURCES.add(
+    "published",
+    Entry(
+        target="bench.models.published:Published",
+        summary="weights that come with the package, the same everywhere, for one corpus",
     ),
 )

@@ -21,6 +21,8 @@ from bench.tasks.base import Query
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")  # of weights and of gradients
 MOMENTS = "second_moments.safetensors"  # beside the weights, by parameter name
+TRAINING = "training.json"  # the log of a training, beside the weights
+LEARNING_RATE = "learning_rate.json"  # that of the last step, beside the weights
 IGNORE = -100  # label of a token that carries no loss, as transformers has it
 
 

@@ -24,7 +24,9 @@ from bench.models.checkpoints import load_checkpoint
 from bench.models.decoder import check_decoder
 from bench.models.language_model import (
     DTYPES,
+    LEARNING_RATE,
     MOMENTS,
+    TRAINING,
     Checkpoint,
     LanguageModel,
     mean_probability,
@@ -133,7 +135,7 @@ class Scratch(ModelSource):
         model.second_moments = load_moments(folder / MOMENTS, model.module)
         model.checkpoints = _checkpoints(folder)
         model.learning_rate = self.config.learning_rate * LAST_SHARE
-        model.training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        model.training = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
         return self._at_checkpoint(model)
 
     def _at_checkpoint(self, model: LanguageModel) -> LanguageModel:
@@ -213,7 +215,7 @@ class Scratch(ModelSource):
 
 
 _KIND = "trained model"
-_CHECKPOINTS, _RATE = "checkpoints", "learning_rate.json"
+_CHECKPOINTS = "checkpoints"
 _READ_WITH = ("gradient_dtype", "projection_dim", "checkpoint")
 _COUNTS = (
     "hidden_size", "num_layers", "num_heads", "vocab_size", "context_length", "epochs", "batch_size"
@@ -261,7 +263,7 @@ def train(config: ScratchConfig, task: Task, folder: Path, device: str) -> None:
             resuming.save(training, history, folder)
     _save(module, training.optimizer, folder)
     summary = {"optimizer": config.optimizer, "epochs": history, **history[-1]}
-    (folder / "training.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    (folder / TRAINING).write_text(json.dumps(summary, indent=1), encoding="utf-8")
     resuming.forget(folder)
 
 
@@ -285,7 +287,7 @@ def _save(module: PreTrainedModel, optimizer: Optimizer, folder: Path) -> None:
             fields[BETA2] = settings["betas"][1]
     write_moments(state, folder / MOMENTS)
     rate = {"learning_rate": settings["lr"]}
-    (folder / _RATE).write_text(json.dumps(rate), encoding="utf-8")
+    (folder / LEARNING_RATE).write_text(json.dumps(rate), encoding="utf-8")
 
 
 def _checkpoints(folder: Path) -> list[Checkpoint]:
@@ -293,7 +295,8 @@ def _checkpoints(folder: Path) -> list[Checkpoint]:
     checkpoints = folder / _CHECKPOINTS
     paths = sorted(checkpoints.iterdir()) if checkpoints.exists() else []
     return [
-        Checkpoint(path, json.loads((path / _RATE).read_text())["learning_rate"]) for path in paths
+        Checkpoint(path, json.loads((path / LEARNING_RATE).read_text())["learning_rate"])
+        for path in paths
     ]
 
 
