@@ -30,7 +30,16 @@ def main(words: Sequence[str]) -> int:
         action="store_false",
         help="read no rankings, write no viewer",
     )
+    parser.add_argument(
+        "--cells",
+        action="store_true",
+        help="copy the cells beside the tables, less their lists: `tdabench verify DIR` can then "
+        "make the tables again",
+    )
     options = parser.parse_args(words)
+    if options.cells and options.out is None:
+        parser.error("--cells needs --out DIR")
+    from bench.report.recorded import record_cells
     from bench.report.write import report
 
     paths = report(
@@ -40,6 +49,8 @@ def main(words: Sequence[str]) -> int:
         figures=options.figures,
         viewer=options.viewer,
     )
+    if options.cells:
+        record_cells(options.results, options.out)
     if not options.quiet:
         print(f"report: {clean(paths.html)}")
     return 0

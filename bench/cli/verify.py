@@ -1,4 +1,4 @@
-"""``tdabench verify``: every number of a results folder recomputed from the stored rankings."""
+"""``tdabench verify``: every number of a results folder, or of kept leaderboards, recomputed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ def main(words: Sequence[str]) -> int:
     add_results(parser)
     parser.add_argument("--quiet", action="store_true", help="print problems only")
     options = parser.parse_args(words)
+    from bench.report.recorded import recorded_boards, verify_recorded
     from bench.results.verify import lines, verify
 
-    problems = verify(options.results)
+    check = verify_recorded if recorded_boards(options.results) else verify
+    problems = check(options.results)
     for line in map(str, problems) if options.quiet else lines(problems):
         print(line)
     return 1 if problems else 0

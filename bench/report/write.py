@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.core import console
 from bench.core.escape import clean
-from bench.report.board import make_boards
+from bench.report.board import Board, make_boards
 from bench.report.figures.catalog import FOLDER, FigurePlan, plan
 from bench.report.figures.write import write_figures
 from bench.report.formats import Content, all_files
@@ -65,18 +66,7 @@ def report(
     boards = make_boards(read_cells(results_dir))
     groups = sources.groups_of(boards) if viewer else []
     drawn = plan(boards, results_dir) if figures else None
-    seeds, seeds_by_metric = zip(*map(seeds_tables, boards), strict=True)
-    content = Content(
-        boards,
-        out_dir,
-        drawn,
-        has_viewer=viewer,
-        leaderboards=leaderboards(boards),
-        pairs=[pair_table(board, board.pairs) for board in boards],
-        foresights=list(map(foresight_table, boards)),
-        seeds=seeds,
-        seeds_by_metric=seeds_by_metric,
-    )
+    content = content_of(boards, out_dir, drawn, has_viewer=viewer)
     written = Written(out_dir, out_dir / PAGE)
     # The viewer first: it reads every ranking, and a damaged one then leaves the old report whole.
     if groups:
@@ -94,6 +84,27 @@ def report(
         if drawn:
             _print_figures(drawn, out_dir / FOLDER)
     return written
+
+
+def content_of(
+    boards: Sequence[Board],
+    folder: Path,
+    figures: FigurePlan | None = None,
+    has_viewer: bool = False,
+) -> Content:
+    """The tables of boards, and what else the formats of a report read."""
+    seeds, seeds_by_metric = zip(*map(seeds_tables, boards), strict=True)
+    return Content(
+        boards,
+        folder,
+        figures,
+        has_viewer=has_viewer,
+        leaderboards=leaderboards(boards),
+        pairs=[pair_table(board, board.pairs) for board in boards],
+        foresights=list(map(foresight_table, boards)),
+        seeds=seeds,
+        seeds_by_metric=seeds_by_metric,
+    )
 
 
 def _print_figures(drawn: FigurePlan, folder: Path) -> None:

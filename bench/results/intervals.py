@@ -18,7 +18,7 @@ Complaint = tuple[str, str]  # what is wrong, and in which way
 
 
 def stored_sampling(
-    records: Sequence[RetrievalRecord],
+    records: Sequence[RetrievalRecord] | None,
     table: dict[str, np.ndarray],
     cluster: Cluster,
     metrics: Iterable[str],
@@ -29,13 +29,16 @@ def stored_sampling(
     correlation over subsets of the corpus, the table has what it is the correlation of.
 
     Args:
-        records: the rankings, in the order of the table.
+        records: the rankings, in the order of the table; None without them: the clusters of the
+            table are then believed.
         cluster: the cell's setting.
         metrics: names of the cell's metrics.
     """
-    relations = [record.relation or "" for record in records]
-    answers = [record.targets_plaintext for record in records]
-    labels, stored = cluster_labels(cluster, relations, answers), cluster_labels_of(table)
+    labels = stored = cluster_labels_of(table)
+    if records is not None:
+        relations = [record.relation or "" for record in records]
+        answers = [record.targets_plaintext for record in records]
+        labels = cluster_labels(cluster, relations, answers)
     complaints = [
         (f"clusters by {name}", f"{PER_QUERY} has others than {RETRIEVALS}")
         for name in sorted({*labels, *stored})

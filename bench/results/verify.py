@@ -73,8 +73,13 @@ class Problems(list[Problem]):
     n_numbers = 0
 
 
-def verify(results_dir: Path) -> Problems:
+def verify(results_dir: Path, with_lists: bool = True) -> Problems:
     """Check every cell below ``results_dir``; damaged files are problems, not exceptions.
+
+    Args:
+        results_dir: the folder of the cells.
+        with_lists: whether the cells have their lists; without them the values of single queries
+            are believed, and means and intervals are recomputed from them.
 
     Raises:
         UserError: the folder does not exist or holds no cell.
@@ -86,7 +91,7 @@ def verify(results_dir: Path) -> Problems:
         )
     problems = Problems()
     for folder in folders:
-        check = _Check(folder, str(folder.relative_to(results_dir)))
+        check = _Check(folder, str(folder.relative_to(results_dir)), with_lists)
         problems += check.run()
         problems.n_cells += 1
         problems.n_numbers += check.n_numbers
@@ -122,9 +127,10 @@ class _Settings:
 class _Check:
     """The check of one cell."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, with_lists: bool) -> None:
         self.folder = folder
         self.name = name
+        self.with_lists = with_lists
         self.n_numbers = 0
         self.problems: list[Problem] = []
 
@@ -133,12 +139,15 @@ class _Check:
         try:
             result = self.result = read_result(self.folder / RESULT)
             _check_shape(result)
-            records = list(read_retrievals(self.folder / RETRIEVALS))
+            records = self._read_lists()
             table = read_per_query(self.folder)
             self.settings = _read_settings(self.folder / CONFIG)
         except (UserError, OSError, RecursionError) as error:
             what = error.what if isinstance(error, UserError) else str(error)
             self.add(_place(error), what)
+            return self.problems
+        if records is None:
+            self._check_numbers(None, table)
             return self.problems
         if file_sha256(self.folder / RETRIEVALS) != result.rankings_sha256:
             self.add(RETRIEVALS, "is not the file that was written with this result")
@@ -148,18 +157,28 @@ class _Check:
         if self._same_queries(records, table, result):
             by_id = {record.example_id: record for record in records}
             ordered = [by_id[query] for query in table["query_id"]]
-            self._check_n_scored(result, table)
             self._check_judge(ordered)
-            cluster = self.settings.cluster
-            sampling, complaints = stored_sampling(ordered, table, cluster, result.metrics)
-            for complaint in complaints:
-                self.add(*complaint)
-            self.sampling = replace(sampling, samples=self.settings.samples, seed=result.seed)
             if self._check_gold(ordered, table):
-                for name, stored in result.metrics.items():
-                    self._check_metric(name, stored, ordered, table)
-                self._check_slices(result, table)
+                self._check_numbers(ordered, table)
         return self.problems
+
+    def _read_lists(self) -> list[RetrievalRecord] | None:
+        """The rankings; None of a cell that is kept without them."""
+        return list(read_retrievals(self.folder / RETRIEVALS)) if self.with_lists else None
+
+    def _check_numbers(
+        self, records: Sequence[RetrievalRecord] | None, table: dict[str, np.ndarray]
+    ) -> None:
+        result = self.result
+        self._check_n_scored(result, table)
+        cluster = self.settings.cluster
+        sampling, complaints = stored_sampling(records, table, cluster, result.metrics)
+        for complaint in complaints:
+            self.add(*complaint)
+        self.sampling = replace(sampling, samples=self.settings.samples, seed=result.seed)
+        for name, stored in result.metrics.items():
+            self._check_metric(name, stored, records, table)
+        self._check_slices(result, table)
 
     def add(self, metric: str, stored: object, recomputed: object = "") -> None:
         """Note one problem."""
@@ -248,7 +267,7 @@ class _Check:
         self,
         name: str,
         stored: Estimate,
-        records: Sequence[RetrievalRecord],
+        records: Sequence[RetrievalRecord] | None,
         table: dict[str, np.ndarray],
     ) -> None:
         values = table.get(name)
@@ -256,9 +275,9 @@ class _Check:
             self.add(name, f"{PER_QUERY} has no such column of numbers")
             return
         if name in self.sampling.subsets:
-            self._check_queries(name, values, self._correlations(name), records)
-        elif not measures.of(name).needs_model:
-            self._check_queries(name, values, self._expected(name, records, table), records)
+            self._check_queries(name, values, self._correlations(name), table)
+        elif records is not None and not measures.of(name).needs_model:
+            self._check_queries(name, values, self._expected(name, records, table), table)
         self._check_estimate(name, stored, self.sampling.estimate(name, values))
 
     def _correlations(self, name: str) -> list[float]:
@@ -297,12 +316,12 @@ class _Check:
         name: str,
         values: np.ndarray,
         expected: Sequence[float],
-        records: Sequence[RetrievalRecord],
+        table: dict[str, np.ndarray],
     ) -> None:
         self.n_numbers += len(expected)
         wrong = [
-            (record.example_id, stored, right)
-            for record, stored, right in zip(records, values, expected, strict=False)
+            (query, stored, right)
+            for query, stored, right in zip(table["query_id"], values, expected, strict=False)
             if not _same(stored, right)
         ]
         if wrong:
