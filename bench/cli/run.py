@@ -21,7 +21,7 @@ from bench.core import progress
 from bench.core.errors import UserError, did_you_mean, first_line
 from bench.core.escape import clean
 from bench.run.config_errors import explain
-from bench.run.search_path import join_search_path
+from bench.run.extend_hydra import extend_hydra
 from bench.run.settings import settings_from
 from bench.storage.files import refuse_address
 
@@ -60,7 +60,7 @@ def main(words: Sequence[str]) -> int:
             raise UserError(f"unknown option {name!r}", fix=did_you_mean(name, _OPTIONS))
         if name == "results_dir":  # before Hydra makes a folder of that name
             refuse_address(value.strip("'\""), name)
-    join_search_path()
+    extend_hydra()
     # Hydra takes its options before the overrides only.
     ordered = sorted(words, key=lambda word: word not in _SWEEP)
     with tempfile.NamedTemporaryFile(prefix="tdabench-sweep-") as journal:

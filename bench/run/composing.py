@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench.core.errors import UserError
 from bench.run.config_errors import explain
-from bench.run.search_path import join_search_path
+from bench.run.extend_hydra import extend_hydra
 
 
 def composed(overrides: Sequence[str], command: str) -> DictConfig:
@@ -82,7 +82,7 @@ def _values(override: Override) -> list[str]:
 @contextmanager
 def _hydra(overrides: Sequence[str]) -> Iterator[None]:
     GlobalHydra.instance().clear()
-    join_search_path()
+    extend_hydra()
     try:
         with initialize_config_module("conf", version_base="1.3"):
             yield

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench.core.errors import UserError, did_you_mean, first_line
 from bench.core.registry import DESCRIPTION
-from bench.run.search_path import join_search_path
+from bench.run.extend_hydra import extend_hydra
 
 GROUPS = ("task", "model", "method", "metric", "logger", "engine", "experiment")
 # Hydra's launchers → the extra of pyproject.toml that brings them.
@@ -117,7 +117,7 @@ def _composed(arguments: Sequence[str]) -> DictConfig | None:
         if name in GROUPS and value:
             chosen.append(f"{name}={value.split(',')[0]}")
     GlobalHydra.instance().clear()
-    join_search_path()
+    extend_hydra()
     try:
         with initialize_config_module("conf", version_base="1.3"):
             return compose("config", chosen)
