@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Optional, TypeVar
 
 from bench.core.errors import UserError
-from bench.core.fields import identity, speed
+from bench.core.fields import part_of_key, speed
 from bench.storage.keys import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method
@@ -34,12 +34,12 @@ class EncoderConfig:
     """Settings of ``conf/method/dense.yaml`` and ``conf/method/sparse.yaml``."""
 
     # omegaconf reads the annotations at run time
-    model: Optional[str] = identity()  # noqa: UP045
+    model: Optional[str] = part_of_key()  # noqa: UP045
     batch_size: int = speed(at_least=1)
-    query_prompt: Optional[str] = identity()  # noqa: UP045
-    passage_prompt: Optional[str] = identity()  # noqa: UP045
-    query: QueryPart = identity()
-    max_length: Optional[int] = identity(at_least=1)  # noqa: UP045
+    query_prompt: Optional[str] = part_of_key()  # noqa: UP045
+    passage_prompt: Optional[str] = part_of_key()  # noqa: UP045
+    query: QueryPart = part_of_key()
+    max_length: Optional[int] = part_of_key(at_least=1)  # noqa: UP045
 
 
 class EncoderMethod(Method, Generic[Vectors]):

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
-from bench.core.fields import identity, speed
+from bench.core.fields import part_of_key, speed
 from bench.models.dtypes import in_dtype, running_in
 from bench.models.language_model import LanguageModel, Tokens, pad
 from bench.storage.keys import content_key
@@ -59,10 +59,10 @@ class Pooling(Enum):
 class RepresentationConfig:
     """Settings of ``conf/method/repsim.yaml``."""
 
-    layer: int = identity()
-    pooling: Pooling = identity()
-    normalize: bool = identity()
-    query: QueryPart = identity()
+    layer: int = part_of_key()
+    pooling: Pooling = part_of_key()
+    normalize: bool = part_of_key()
+    query: QueryPart = part_of_key()
     batch_size: int = speed(at_least=1)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.storage import jsonlines
-from bench.storage.files import File, expand, identity
+from bench.storage.files import File, expand, fingerprints
 from bench.tasks import inputs
 from bench.tasks.base import Query, TaskBuilder
 from bench.tasks.chunks import Chunker
@@ -78,12 +78,12 @@ class C4(TaskBuilder):
         self._asked: list[AskedFact] = []
 
     def fingerprint(self) -> dict[str, object]:
-        """Settings and the identity of the files; the seed only where something is sampled."""
+        """Settings and the fingerprints of the files; the seed only where something is sampled."""
         settings = {**asdict(self.config), **self._facts.fingerprint()}
-        settings["passages"] = identity(self._files())
+        settings["passages"] = fingerprints(self._files())
         if self.config.tokenizer is not None:
             path = Path(self.config.tokenizer).expanduser() / "tokenizer.json"
-            settings["tokenizer"] = identity([path])
+            settings["tokenizer"] = fingerprints([path])
         if self.config.n_queries is None and self.config.n_passages is None:
             del settings["seed"]
         return settings

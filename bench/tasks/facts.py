@@ -8,7 +8,7 @@ from enum import Enum
 
 from bench.core import progress
 from bench.core.errors import UserError
-from bench.storage.files import expand, identity
+from bench.storage.files import expand, fingerprints
 from bench.storage.jsonlines import Place
 from bench.tasks import inputs
 from bench.tasks.base import Query
@@ -85,10 +85,10 @@ class FactQueries:
         self._counts = counts
 
     def fingerprint(self) -> dict[str, object]:
-        """The identity of the files that the facts are read from."""
+        """The fingerprints of the files that the facts are read from."""
         files = {"facts": self._config.facts, "queries_from": self._config.queries_from}
         return {
-            kind: pattern and identity(expand(pattern, f"task.{kind}"))
+            kind: pattern and fingerprints(expand(pattern, f"task.{kind}"))
             for kind, pattern in files.items()
         }
 

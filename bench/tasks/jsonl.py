@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 from bench.core.errors import UserError
 from bench.storage import jsonlines
-from bench.storage.files import File, expand, identity
+from bench.storage.files import File, expand, fingerprints
 from bench.storage.jsonlines import Json, Place
 from bench.tasks import inputs
 from bench.tasks.base import Query, TaskBuilder
@@ -71,8 +71,8 @@ class JsonLines(TaskBuilder):
         self._rows: dict[str, int] = {}
 
     def fingerprint(self) -> dict[str, object]:
-        """Settings and the identity of the files; the seed only where something is sampled."""
-        files = {kind: identity(self._files(kind)) for kind in ("queries", "passages")}
+        """Settings and the fingerprints of the files; the seed only where something is sampled."""
+        files = {kind: fingerprints(self._files(kind)) for kind in ("queries", "passages")}
         settings = {**asdict(self.config), **files}
         if self.config.n_queries is None:
             del settings["seed"]

@@ -11,7 +11,7 @@ from enum import Enum
 
 from bench.core import progress
 from bench.core.errors import UserError
-from bench.storage.files import File, expand, identity
+from bench.storage.files import File, expand, fingerprints
 from bench.storage.jsonlines import Place
 from bench.tasks import inputs
 from bench.tasks.base import Query, TaskBuilder
@@ -96,8 +96,8 @@ class TRex(TaskBuilder):
         self._rows: dict[str, list[int]] = {}
 
     def fingerprint(self) -> dict[str, object]:
-        """Settings and the identity of the files; the seed only where something is sampled."""
-        files = self._facts.fingerprint() | {"sentences": identity(self._files())}
+        """Settings and the fingerprints of the files; the seed only where something is sampled."""
+        files = self._facts.fingerprint() | {"sentences": fingerprints(self._files())}
         settings = {**asdict(self.config), **files}
         if self.config.n_queries is None and self.config.n_passages is None:
             del settings["seed"]

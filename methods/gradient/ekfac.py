@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from bench.core import progress
 from bench.core.errors import UserError
-from bench.core.fields import identity
+from bench.core.fields import part_of_key
 from bench.models.dtypes import running_in
 from bench.models.language_model import IGNORE, Tokens, pad
 from bench.storage.keys import content_key
@@ -62,7 +62,7 @@ class Labels(Enum):
 class EkfacConfig(InfluenceConfig):
     """Settings of ``conf/method/ekfac.yaml``."""
 
-    labels: Labels = identity()
+    labels: Labels = part_of_key()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One shard of an index: its file, its sidecar, and how it is made, here or in another process.
+"""One shard of an index: its file, its sealed sidecar, and how it is made, here or elsewhere.
 
 A shard is named by a hash of the texts in it, and what is in it depends on nothing else but the
 features' key: whoever makes it, and however often, writes the same bytes.
