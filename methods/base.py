@@ -77,7 +77,6 @@ class Context:
     """What the harness lends a method for one cell.
 
     Attributes:
-        task: queries and passages.
         cache_dir: root of all caches; a method writes below ``cache_dir/index``.
         load_model: loads or trains the model under study; called at most once, on first use.
         device: name of the torch device, e.g. ``"cpu"``.
@@ -150,8 +149,6 @@ class Method(ABC):
 
         Args:
             config: a value of ``Config`` that ``check_settings`` has passed.
-            architecture: the sizes of the model.
-            run: what is to be done.
 
         Raises:
             UserError: a run would refuse these settings for this model or this run.
@@ -188,7 +185,6 @@ class Method(ABC):
         """Rank the passages for each query.
 
         Args:
-            queries: queries of the task.
             top_k: length of a list, where there are as many passages.
 
         Yields:

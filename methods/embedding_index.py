@@ -29,11 +29,7 @@ Embed = Callable[[list[str]], tuple[Vectors, Mapping[str, int]]]
 
 
 class VectorFormat(ABC, Generic[Vectors]):
-    """The files in which vectors of one kind are kept.
-
-    Attributes:
-        files: the names of its files.
-    """
+    """The files in which vectors of one kind are kept."""
 
     files: ClassVar[tuple[str, ...]]
 
@@ -95,9 +91,7 @@ def open_or_embed(
 
     Args:
         folder: folder of the index, named by a key of everything that decides over a vector.
-        passages: the corpus.
         embed: embeds at most ``CHUNK`` texts; called in the order of rows.
-        form: format of the vectors.
 
     Raises:
         UserError: the index is there, but its files are not what was written.

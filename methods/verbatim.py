@@ -88,7 +88,6 @@ class _QueryGrams:
     """All n-grams of the queries in one trie: a node is an n-gram, and its children add a word.
 
     Args:
-        texts: words of each query.
         answers: words of each query that a passage must hold in a row to have a score; an answer
             without words is in every passage. With None, nothing is required.
         max_n: words of the longest n-gram that counts.

@@ -59,8 +59,6 @@ class RetrainingTruth:
     Args:
         config: checked settings.
         queries: all of them, in the order of the retrained models' answers.
-        n_tokens: tokens of each query's target.
-        n_passages: passages of the corpus.
         top_k: how long lists may be.
         seed: of the random subsets: the same for every method, which share the retrained models.
         retrain: trains, or finds what it trained before.

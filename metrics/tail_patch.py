@@ -92,7 +92,6 @@ class TailPatch:
     """Measures pairs of (query, proponent); each distinct passage is stepped on once.
 
     Args:
-        config: the settings.
         model: left exactly as it was.
         task: where the passages are.
         cache_dir: measured pairs are kept below it and shared by all methods.
@@ -135,7 +134,6 @@ class TailPatch:
         """Step on the first ``top`` proponents of each query, one at a time.
 
         Args:
-            queries: those to measure.
             proponents: passage rows by query id, strongest first.
 
         Raises:

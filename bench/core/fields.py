@@ -87,7 +87,6 @@ def identifying(settings: Any, schema: type | None = None) -> dict[str, Any]:
     """The values that results depend on, nested ones too, as plain values that can be hashed.
 
     Args:
-        settings: a value of a dataclass.
         schema: the class whose fields are asked for, where that is a base of the value's own.
     """
     chosen = [name for name, mark in marks(schema or settings).items() if mark.in_key]
@@ -123,7 +122,6 @@ def check_ranges(settings: Any, where: str) -> None:
     """Refuse values outside the range of their field.
 
     Args:
-        settings: a value of a dataclass.
         where: the config key that the fields are below, such as ``"method"``.
 
     Raises:

@@ -53,7 +53,6 @@ class Plan(Costs):
     Attributes:
         title: task × model × method.
         counted: passages, tokens a passage, queries.
-        architecture: sizes of the model.
         index_key: a hash that cells with the same features of the same corpus share.
         flops_per_second: FLOPs that one device computes in a second.
         devices: number of devices; only steps that an engine shares out gain from more than one.

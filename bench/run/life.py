@@ -53,7 +53,6 @@ class Work:
         task, model: what the result says of them.
         evaluation: the numbers.
         records: the lists, one a query in the order of ``evaluation.per_query``; a stream.
-        top_k: length of the stored lists.
         facts, counts: what the result says of the method: values found, things counted.
         phases: ``[{name, seconds, peak_mib}]``; none where nobody knows what the lists cost.
         index: size of the index; None where nobody knows.

@@ -76,7 +76,6 @@ def _stop(
         ends: where the document's tokens end, ascending.
         cuts: places to cut, ascending, the better kind first.
         size: the most tokens of a passage.
-        length: the length of the document.
     """
     first = bisect_right(ends, start)
     left = len(ends) - first

@@ -68,7 +68,6 @@ class FactQueries:
     Memory grows with the asked facts, and by 8 bytes a fact.
 
     Args:
-        config: the settings of the facts.
         counts: receives how many facts were read and left out, by reason.
 
     Raises:

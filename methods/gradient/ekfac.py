@@ -216,10 +216,8 @@ def sampled_labels(
     ``numpy.random.default_rng([seed, row])``.
 
     Args:
-        module: a causal language model.
         ids, labels: ids and labels, ``[batch, tokens]``; labels are ``IGNORE`` where no loss is.
         rows: row of each text, ``[batch]``.
-        seed: seed of the method.
 
     Returns:
         drawn labels, ``[batch, tokens]``.

@@ -125,7 +125,6 @@ def refuse_too_few(blocks: Sequence[int], n_queries: int) -> None:
     together are fewer than k, σ_eval[k] is zero and λ is 1.
 
     Args:
-        blocks: sizes of the blocks.
         n_queries: how many queries R_eval would be from.
 
     Raises:

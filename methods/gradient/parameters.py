@@ -37,7 +37,6 @@ class Matrix:
     Attributes:
         name: name of the parameter, e.g. ``"model.layers.0.mlp.up_proj.weight"``.
         module: the layer that multiplies by it.
-        block: number of its block.
         transposed: whether the weight is stored as ``[in, out]``, as GPT-2's ``Conv1D`` does.
     """
 

@@ -34,7 +34,6 @@ class Finish:
     their cosines. Zero rows stay zero.
 
     Args:
-        layout: layout of a row.
         whitening: R^(-1/2); None leaves the features as they are.
         unit_norm: whether each row is divided by its norm.
         dtype, device: dtype and device of the computation.
@@ -217,7 +216,6 @@ class Search:
 
         Args:
             queries: raw features of the queries, float32 ``[queries, dim]``.
-            n_highest, n_lowest: lengths of the two lists.
         """
         scored = self._scored(self.finish(queries))
         n_kept = depths(n_highest, n_lowest, self.rerank)

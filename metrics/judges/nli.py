@@ -200,7 +200,6 @@ def probability(logits: np.ndarray, label: int) -> np.ndarray:
 
     Args:
         logits: float64 ``[n, labels]``; with a single label, its sigmoid is the probability.
-        label: column of the label.
 
     Returns:
         float64 ``[n]`` in ``[0, 1]``; NaN where a logit is NaN or infinite.

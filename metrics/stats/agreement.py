@@ -51,7 +51,6 @@ def compare(
         judged: ``[n]``.
         clusters: what each pair belongs to, such as its claim: whole clusters are resampled, since
             pairs of one claim are no independent evidence. None = each pair is its own.
-        samples: bootstrap resamples.
         seed: the same seed gives the same intervals.
 
     Raises:
