@@ -132,6 +132,6 @@ def check_ranges(settings: Any, where: str) -> None:
         if mark.is_bounded and not mark.admits(value):
             finite = isinstance(value, str) or math.isfinite(value)
             wanted = mark.range if finite else "a finite number"
-            raise UserError(
-                f"expected {wanted}, found {value!r}", where=f"{where}.{name}", fix=mark.fix
-            )
+            key = f"{where}.{name}"
+            fix = mark.fix or f"set {key}"
+            raise UserError(f"expected {wanted}, found {value!r}", where=key, fix=fix)

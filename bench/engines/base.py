@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from bench.core import stopping
 from bench.core.errors import UserError
+from bench.core.fields import check_ranges
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ class Engine(ABC):
     def __init__(self, config: Any) -> None:
         self.config = config
 
-    def check(self) -> None:  # noqa: B027 - an engine may have nothing to check
+    def check(self) -> None:
         """Raise UserError, before any work starts, if the engine cannot work here."""
+        check_ranges(self.config, "engine")
 
     def run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
         """Return when every job is done; jobs that are done already are not run again.

@@ -14,7 +14,8 @@ from itertools import islice
 from typing import Optional
 
 from bench.core import progress, stopping
-from bench.core.errors import UserError, at_least
+from bench.core.errors import UserError
+from bench.core.fields import speed
 from bench.engines.base import Engine, Job
 from bench.engines.threads import cores, threads
 
@@ -25,17 +26,14 @@ _TRIES = 3  # a killed process ends its pool's jobs; more than three deaths are 
 class ProcessesConfig:
     """Settings; ``conf/engine/processes.yaml`` says what each is for."""
 
-    workers: Optional[int]  # noqa: UP045 - omegaconf reads the annotation at run time
+    # omegaconf reads the annotation at run time
+    workers: Optional[int] = speed(at_least=1)  # noqa: UP045
 
 
 class Processes(Engine):
     """A pool of fresh processes; when one is killed, what it had not finished runs again."""
 
     Config = ProcessesConfig
-
-    def check(self) -> None:
-        """Refuse a number of workers below 1."""
-        at_least(1, "engine.workers", self.config.workers)
 
     def _run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
         workers = min(self.config.workers or cores(), len(jobs))

@@ -18,7 +18,8 @@ from types import ModuleType
 from typing import Any, Optional
 
 from bench.core import progress, stopping
-from bench.core.errors import UserError, at_least, first_line
+from bench.core.errors import UserError, first_line
+from bench.core.fields import speed
 from bench.engines.base import Engine, Job
 from bench.engines.extras import library
 from bench.engines.threads import use_threads
@@ -32,10 +33,10 @@ class RayConfig:
     """Settings; ``conf/engine/ray.yaml`` says what each is for."""
 
     address: Optional[str]  # noqa: UP045 - omegaconf reads the annotation at run time
-    cpus: int
-    gpus: float
-    parallel: Optional[int]  # noqa: UP045
-    retries: int
+    cpus: int = speed(at_least=1)
+    gpus: float = speed(at_least=0)
+    parallel: Optional[int] = speed(at_least=1)  # noqa: UP045
+    retries: int = speed(at_least=0)
 
 
 class Ray(Engine):
@@ -45,8 +46,7 @@ class Ray(Engine):
 
     def check(self) -> None:
         """Refuse values out of range, and a Python without Ray."""
-        for name, least in {"cpus": 1, "gpus": 0, "parallel": 1, "retries": 0}.items():
-            at_least(least, f"engine.{name}", getattr(self.config, name))
+        super().check()
         library("ray", "ray")
 
     def _run(self, jobs: Sequence[Job], label: str, unit: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench.core import progress
 from bench.core.errors import UserError
+from bench.core.fields import part_of_key
 from bench.storage import jsonlines
 from bench.storage.files import File, expand, fingerprints
 from bench.tasks import inputs
@@ -36,11 +37,11 @@ class Frequency(str, Enum):
 class C4Config(FactsConfig):
     """Settings; ``conf/task/c4.yaml`` says what each is for."""
 
-    passages: str
-    n_passages: int | None
-    passage_tokens: int | None
-    tokenizer: str | None
-    frequency: Frequency
+    passages: str = part_of_key()
+    n_passages: int | None = part_of_key(at_least=1)
+    passage_tokens: int | None = part_of_key(at_least=1)
+    tokenizer: str | None = part_of_key()
+    frequency: Frequency = part_of_key()
 
 
 class C4(TaskBuilder):
@@ -70,7 +71,6 @@ class C4(TaskBuilder):
     def __init__(self, config: C4Config) -> None:
         super().__init__(config)
         self.annotated = False
-        inputs.at_least_one(config.n_passages, "task.n_passages")
         self._facts = FactQueries(config, self.counts)
         tokenizer = None if config.tokenizer is None else Path(config.tokenizer)
         self._chunker = Chunker(config.passage_tokens, tokenizer)

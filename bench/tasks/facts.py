@@ -8,6 +8,7 @@ from enum import Enum
 
 from bench.core import progress
 from bench.core.errors import UserError
+from bench.core.fields import part_of_key
 from bench.storage.files import expand, fingerprints
 from bench.storage.jsonlines import Place
 from bench.tasks import inputs
@@ -38,12 +39,12 @@ class FactsConfig:
 
     facts: str
     queries_from: str | None
-    n_queries: int | None
-    stratify: Stratify
-    prompt: int
-    repetitions: Repetitions
-    separator: str
-    seed: int
+    n_queries: int | None = part_of_key(at_least=1)
+    stratify: Stratify = part_of_key()
+    prompt: int = part_of_key(at_least=0, at_most=N_PROMPTS - 1)
+    repetitions: Repetitions = part_of_key()
+    separator: str = part_of_key()
+    seed: int = part_of_key()
 
 
 @dataclass(frozen=True)
@@ -69,17 +70,9 @@ class FactQueries:
 
     Args:
         counts: receives how many facts were read and left out, by reason.
-
-    Raises:
-        UserError: a setting out of range.
     """
 
     def __init__(self, config: FactsConfig, counts: dict[str, int]) -> None:
-        if config.prompt not in range(N_PROMPTS):
-            raise UserError(
-                f"no prompt {config.prompt}", where="task.prompt", fix=f"set 0 to {N_PROMPTS - 1}"
-            )
-        inputs.at_least_one(config.n_queries, "task.n_queries")
         self._config = config
         self._counts = counts
 

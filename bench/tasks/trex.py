@@ -11,6 +11,7 @@ from enum import Enum
 
 from bench.core import progress
 from bench.core.errors import UserError
+from bench.core.fields import part_of_key
 from bench.storage.files import File, expand, fingerprints
 from bench.storage.jsonlines import Place
 from bench.tasks import inputs
@@ -31,10 +32,10 @@ class MissingSentences(str, Enum):
 class TRexConfig(FactsConfig):
     """Settings; ``conf/task/trex.yaml`` says what each is for."""
 
-    sentences: str
-    n_passages: int | None
-    keep_gold: bool
-    missing_sentences: MissingSentences
+    sentences: str = part_of_key()
+    n_passages: int | None = part_of_key(at_least=1)
+    keep_gold: bool = part_of_key()
+    missing_sentences: MissingSentences = part_of_key()
 
 
 class _Gold:
@@ -91,7 +92,6 @@ class TRex(TaskBuilder):
     def __init__(self, config: TRexConfig) -> None:
         super().__init__(config)
         self._facts = FactQueries(config, self.counts)
-        inputs.at_least_one(config.n_passages, "task.n_passages")
         self._asked: list[AskedFact] = []
         self._rows: dict[str, list[int]] = {}
 
