@@ -107,6 +107,11 @@ class Context:
         return self.load_model()
 
 
+@dataclass
+class NoSettings:
+    """The configuration of a method that has no settings."""
+
+
 class Method(ABC):
     """One way of ranking passages; ``conf/method/NAME.yaml`` names the class as its ``target``.
 
@@ -119,7 +124,7 @@ class Method(ABC):
             Such passages are not listed.
     """
 
-    Config: ClassVar[type]
+    Config: ClassVar[type] = NoSettings
     planned: ClassVar[bool] = False
     version: ClassVar[int | tuple[int, ...]] = 1
     zero_is_no_match: ClassVar[bool] = False

@@ -18,8 +18,10 @@ import numpy as np
 
 from bench.core import progress
 from bench.storage.arrays import map_array, new_array
+from bench.storage.keys import content_key
 from bench.storage.sealed import open_or_make
 from bench.tasks.passages import PassageStore
+from methods.base import Context
 
 CHUNK = 4096  # passages embedded together: sorted by length they need little padding
 
@@ -80,6 +82,29 @@ class EmbeddingIndex(Generic[Vectors]):
     vectors: Vectors
     counts: dict[str, int]
     seconds: float
+
+
+def index_of(
+    context: Context,
+    kind: str,
+    settings: Mapping[str, Any],
+    embed: Embed[Vectors],
+    form: VectorFormat[Vectors],
+) -> EmbeddingIndex[Vectors]:
+    """The index of a task's passages, embedded unless the cache or its copy in a store has it.
+
+    Args:
+        kind: the name of the folder of such indexes.
+        settings: all that a vector depends on beside its text, as JSON values.
+    """
+    passages = context.task.passages
+    key = content_key({**settings, "corpus": passages.sha256})
+    folder = context.cache_dir / "index" / kind / key
+    with context.mirror.shared(folder):
+        index = open_or_embed(folder, passages, embed, form)
+    context.counts.update(index.counts)
+    context.facts["encoding_seconds"] = index.seconds
+    return index
 
 
 def open_or_embed(
