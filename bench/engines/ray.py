@@ -49,20 +49,13 @@ class Ray(Engine):
         super().check()
         library("ray", "ray")
 
-    def _run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
+    def _finished(self, jobs: Sequence[Job], label: str, unit: str) -> Iterator[Job]:  # noqa: ARG002
+        """Yield each job when it is done; a job is handed out only when there is room for it."""
         ray = library("ray", "ray")
         _connect(ray, self.config.address)
         # Retries are our own: Ray's are silent, and never end where memory runs out.
         options = {"num_cpus": self.config.cpus, "num_gpus": self.config.gpus, "max_retries": 0}
         task = ray.remote(**options)(_work)
-        finished = self._finished(ray, task, jobs, label)
-        for _ in progress.track(finished, label, unit=unit, total=len(jobs)):
-            pass
-
-    def _finished(
-        self, ray: ModuleType, task: Any, jobs: Sequence[Job], label: str
-    ) -> Iterator[Job]:
-        """Yield each job when it is done; a job is handed out only when there is room for it."""
         waiting, running = deque(jobs), dict[Any, Job]()
         deaths: Counter[Path] = Counter()
         while running or waiting:

@@ -60,25 +60,20 @@ class Slurm(Engine):
             )
         library("submitit", "slurm")
 
-    def _run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
+    def _finished(self, jobs: Sequence[Job], label: str, unit: str) -> Iterator[Job]:
+        """Yield each job when it is done, submitting as many arrays as it takes."""
         logs = Path(self.config.folder).expanduser()
         with disk_errors(logs):
             logs.mkdir(parents=True, exist_ok=True)
             run = Path(tempfile.mkdtemp(prefix="run-", dir=logs))
         array = _Array(self.config, run)
-        finished = self._finished(array, jobs, label, unit)
-        for _ in progress.track(finished, label, unit=unit, total=len(jobs)):
-            pass
-        shutil.rmtree(run, ignore_errors=True)  # the logs of a run that failed stay
-
-    def _finished(self, array: _Array, jobs: Sequence[Job], label: str, unit: str) -> Iterator[Job]:
-        """Yield each job when it is done, submitting as many arrays as it takes."""
         left, fruitless = list(jobs), 0
         while True:
             before = len(left)
             yield from array.finished(left)
             left = [job for job in left if not job.done]
             if not left or stopping.asked():
+                shutil.rmtree(run, ignore_errors=True)  # the logs of a run that failed stay
                 return
             fruitless = 0 if len(left) < before else fruitless + 1
             if fruitless > self.config.retries:
