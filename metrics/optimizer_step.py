@@ -13,10 +13,9 @@ leading dimension, one entry a passage, and ``torch.func.vmap`` runs the model o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -229,10 +228,11 @@ class OptimizerStep:
     def _log_probs(self, weights: Weights, ids: Tensor, labels: Tensor) -> Tensor:
         """Log-probability of every token, ``[batch, tokens - 1]``."""
         with experts_for(self._model.module, self._model.gradient_dtype):
-            return token_log_probs(self._module_with(weights), ids, labels)
-
-    def _module_with(self, weights: Weights) -> Callable[..., Any]:
-        return lambda **inputs: functional_call(self._model.module, weights, kwargs=inputs)
+            return token_log_probs(
+                lambda **inputs: functional_call(self._model.module, weights, kwargs=inputs),
+                ids,
+                labels,
+            )
 
 
 def _bytes_a_token(model: LanguageModel) -> int:
