@@ -122,9 +122,6 @@ def _labels(cells: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-# ------------------------------------------------------------------ tables
-
-
 def print_sweep(cells: Sequence[CellCost], left_out: Sequence[str]) -> None:
     """Print the cells, the passes of all together, and what is not counted."""
     screen = console.stdout()

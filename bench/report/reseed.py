@@ -176,9 +176,6 @@ def _spread(values: Sequence[float]) -> Spread:
     return Spread(float(np.mean(values)), min(values), max(values))
 
 
-# ------------------------------------------------------------------ as tables
-
-
 def seeds_tables(board: Board) -> tuple[Table, Table]:
     """The re-seedings of a board for readers, a row each; and for programs, a row a metric.
 

@@ -115,8 +115,6 @@ class C4(TaskBuilder):
             yield with_frequency(asked.query, frequency)
         self.counts["queries_that_no_passage_names"] = unnamed
 
-    # -------------------------------------------------------------- facts
-
     def _choose(self) -> tuple[int, bool]:
         """Choose the facts to ask.
 
@@ -157,8 +155,6 @@ class C4(TaskBuilder):
             if self._counter is not None:
                 self._counter.add_passage(text)
         return inputs.ALL_KEYS if n is None else keys.bound(n)
-
-    # -------------------------------------------------------------- passages
 
     def _files(self) -> list[File]:
         return expand(self.config.passages, "task.passages")

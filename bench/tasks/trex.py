@@ -138,8 +138,6 @@ class TRex(TaskBuilder):
             rows = self._rows.get(fact.query.query_id, [])
             yield replace(fact.query, gold_rows=tuple(rows))
 
-    # -------------------------------------------------------------- sentences
-
     def _files(self) -> list[File]:
         return expand(self.config.sentences, "task.sentences")
 

@@ -83,9 +83,6 @@ def feature_dim(architecture: Architecture, config: GradientConfig) -> int:
     return sum(feature_blocks(architecture, config)) + config.passage_weight
 
 
-# ------------------------------------------------------------------ operations
-
-
 def forward_flops(architecture: Architecture, tokens: float) -> float:
     """FLOPs of a forward pass: 2·N·T for the products with weights, 4·a·T²·L for attention.
 
@@ -191,9 +188,6 @@ def tokens_per_word(vocab_size: int) -> float:
     Texts from templates take fewer: 1.78 at 1,024 on ``factworld``.
     """
     return max(1.2, 1.4 + 0.22 * math.log2(32_000 / max(1, vocab_size)))
-
-
-# ------------------------------------------------------------------ memory
 
 
 def memory(

@@ -132,8 +132,6 @@ class Ekfac(Influence):
             part.copy_(factors.solve(gradients, self.config.damping).flatten(1))
         return queries
 
-    # ------------------------------------------------------------------ fitting
-
     def _fit(self) -> list[Factors]:
         """Find the factors of each matrix in two passes."""
         dtype, device = self.encoder.dtype, self.encoder.device
@@ -279,9 +277,6 @@ class _Eigenvalues(Collector):
         rotated = delta_btm.to(self._dtype) @ self.outputs
         for delta, x in zip(rotated.split(self._step), kept.split(self._step), strict=True):
             self.sums += torch.bmm(delta.transpose(1, 2), x).square_().sum(0)
-
-
-# ------------------------------------------------------------------ on disk
 
 
 def _write(folder: Path, factors: Sequence[Factors]) -> dict[str, Any]:

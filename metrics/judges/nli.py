@@ -123,8 +123,6 @@ class Nli(Judge):
         with torch.inference_mode():
             return self._module(**inputs).logits.double().cpu().numpy()
 
-    # -------------------------------------------------------------- the model
-
     @cached_property
     def _model_config(self) -> Any:
         return self._loaded("AutoConfig")
