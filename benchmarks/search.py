@@ -151,7 +151,7 @@ def _gradient_search(stored: np.ndarray, n_queries: int, *, unit_norm: bool) -> 
 
 
 def _drain(search: Search, queries: torch.Tensor, top_k: int) -> None:
-    for _ in search.find(queries, top_k, 0):
+    for _ in search.find([str(i) for i in range(len(queries))], queries, top_k, 0):
         pass
 
 

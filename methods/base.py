@@ -77,7 +77,6 @@ class Context:
     """What the harness lends a method for one cell.
 
     Attributes:
-        task: queries and passages.
         cache_dir: root of all caches; a method writes below ``cache_dir/index``.
         load_model: loads or trains the model under study; called at most once, on first use.
         device: name of the torch device, e.g. ``"cpu"``.
@@ -108,6 +107,11 @@ class Context:
         return self.load_model()
 
 
+@dataclass
+class NoSettings:
+    """The configuration of a method that has no settings."""
+
+
 class Method(ABC):
     """One way of ranking passages; ``conf/method/NAME.yaml`` names the class as its ``target``.
 
@@ -120,7 +124,7 @@ class Method(ABC):
             Such passages are not listed.
     """
 
-    Config: ClassVar[type]
+    Config: ClassVar[type] = NoSettings
     planned: ClassVar[bool] = False
     version: ClassVar[int | tuple[int, ...]] = 1
     zero_is_no_match: ClassVar[bool] = False
@@ -150,8 +154,6 @@ class Method(ABC):
 
         Args:
             config: a value of ``Config`` that ``check_settings`` has passed.
-            architecture: the sizes of the model.
-            run: what is to be done.
 
         Raises:
             UserError: a run would refuse these settings for this model or this run.
@@ -188,7 +190,6 @@ class Method(ABC):
         """Rank the passages for each query.
 
         Args:
-            queries: queries of the task.
             top_k: length of a list, where there are as many passages.
 
         Yields:

@@ -24,7 +24,7 @@ import numpy as np
 
 from bench.core import progress
 from bench.core.errors import UserError
-from bench.core.fields import identity
+from bench.core.fields import part_of_key
 from bench.storage.keys import content_key
 from bench.tasks.base import Query
 from methods.base import IndexSize, Method, Ranking
@@ -47,12 +47,12 @@ class Scoring(Enum):
 class BM25Config:
     """Settings of ``conf/method/bm25.yaml``."""
 
-    variant: Variant = identity()
-    k1: float = identity(above=0)  # at 0 rank_bm25 divides 0 by 0
-    b: float = identity(at_least=0, at_most=1)
-    tokenizer: Tokenizer = identity()
-    query: QueryPart = identity()
-    engine: Scoring = identity()
+    variant: Variant = part_of_key()
+    k1: float = part_of_key(above=0)  # at 0 rank_bm25 divides 0 by 0
+    b: float = part_of_key(at_least=0, at_most=1)
+    tokenizer: Tokenizer = part_of_key()
+    query: QueryPart = part_of_key()
+    engine: Scoring = part_of_key()
 
 
 class BM25(Method):

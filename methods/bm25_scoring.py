@@ -48,12 +48,7 @@ class _Term:
 
 
 class InvertedIndexScorer:
-    """Scores from postings; weights are computed when asked, so one index serves every setting.
-
-    Args:
-        index: postings of the corpus.
-        variant, k1, b: the formula and its constants.
-    """
+    """Scores from postings; weights are computed when asked, so one index serves every setting."""
 
     def __init__(self, index: WordIndex, variant: Variant, k1: float, b: float) -> None:
         self._index, self._variant, self._k1 = index, variant, k1

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.core.fields import identifying, identity
+from bench.core.fields import identifying, part_of_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
 from methods.choosing import chosen
@@ -107,10 +107,10 @@ def _naming(key: str) -> Iterator[None]:
 class HybridConfig:
     """Settings of ``conf/method/hybrid.yaml``."""
 
-    first: dict[str, Any] = identity()
-    second: dict[str, Any] = identity()
-    depth: int = identity(at_least=1)
-    first_share: float = identity(at_least=0, at_most=1)
+    first: dict[str, Any] = part_of_key()
+    second: dict[str, Any] = part_of_key()
+    depth: int = part_of_key(at_least=1)
+    first_share: float = part_of_key(at_least=0, at_most=1)
 
 
 class Hybrid(_Combined):
@@ -160,9 +160,9 @@ class Hybrid(_Combined):
 class FusionConfig:
     """Settings of ``conf/method/fusion.yaml``."""
 
-    members: dict[str, Any] = identity()
-    depth: int = identity(at_least=1)
-    k: float = identity(at_least=1)
+    members: dict[str, Any] = part_of_key()
+    depth: int = part_of_key(at_least=1)
+    k: float = part_of_key(at_least=1)
 
 
 class Fusion(_Combined):

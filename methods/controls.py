@@ -59,18 +59,11 @@ def _random_rows(entropy: int, n: int, k: int) -> np.ndarray:
     return np.array(list(seen)[:k], dtype=np.int64)
 
 
-@dataclass
-class GoldConfig:
-    """Settings of ``conf/method/gold.yaml``: there are none."""
-
-
 class Gold(Method):
     """The annotated passages themselves: the ceiling, as in the paper's row of gold passages.
 
     A list holds no other passage, so it may be shorter than ``top_k``, or empty.
     """
-
-    Config = GoldConfig
 
     def check(self) -> None:
         """Refuse tasks that nobody annotated."""
@@ -114,18 +107,11 @@ class _Prior(Method):
             yield Ranking(query.query_id, rows, self._scores[rows])
 
 
-@dataclass
-class LengthConfig:
-    """Settings of ``conf/method/length.yaml``: there are none."""
-
-
 class Length(_Prior):
     """The longest passages first; the score is the number of characters (code points).
 
     Whatever this control gets, a method may owe to a preference for long passages.
     """
-
-    Config = LengthConfig
 
     def _score_passages(self) -> np.ndarray:
         passages = self.context.task.passages

@@ -17,10 +17,7 @@ class PlannedRun:
     """The run that is planned: its amount of work, and the device for it.
 
     Attributes:
-        passages: number of passages to rank.
         tokens: mean length of a passage; it stands in for a query's, which is shorter.
-        queries: number of queries.
-        top_k: length of the stored lists.
         weights: dtype of the model as it is loaded.
         gradients: dtype of activations and gradients.
         device: where the model runs.
@@ -43,7 +40,6 @@ class Pass:
 
     Attributes:
         rows: how many passages, queries or blocks it takes.
-        flops: operations that it computes.
         bytes_read, bytes_written: what it moves of the index.
         spread: whether an engine shares it out among devices; all else runs on one.
     """
@@ -65,7 +61,6 @@ class Costs:
         blocks: sizes of the blocks of a feature row.
         storage: bytes a passage of each format of the index.
         chosen: the format that the run uses; ``none`` stores nothing.
-        memory: bytes by purpose.
         features: the settings that the index depends on, as JSON values.
         batch_tokens: padded tokens in a forward pass.
         needs_moments: whether the model must bring second moments.

@@ -18,8 +18,10 @@ import numpy as np
 
 from bench.core import progress
 from bench.storage.arrays import map_array, new_array
+from bench.storage.keys import content_key
 from bench.storage.sealed import open_or_make
 from bench.tasks.passages import PassageStore
+from methods.base import Context
 
 CHUNK = 4096  # passages embedded together: sorted by length they need little padding
 
@@ -29,11 +31,7 @@ Embed = Callable[[list[str]], tuple[Vectors, Mapping[str, int]]]
 
 
 class VectorFormat(ABC, Generic[Vectors]):
-    """The files in which vectors of one kind are kept.
-
-    Attributes:
-        files: the names of its files.
-    """
+    """The files in which vectors of one kind are kept."""
 
     files: ClassVar[tuple[str, ...]]
 
@@ -86,6 +84,29 @@ class EmbeddingIndex(Generic[Vectors]):
     seconds: float
 
 
+def index_of(
+    context: Context,
+    kind: str,
+    settings: Mapping[str, Any],
+    embed: Embed[Vectors],
+    form: VectorFormat[Vectors],
+) -> EmbeddingIndex[Vectors]:
+    """The index of a task's passages, embedded unless the cache or its copy in a store has it.
+
+    Args:
+        kind: the name of the folder of such indexes.
+        settings: all that a vector depends on beside its text, as JSON values.
+    """
+    passages = context.task.passages
+    key = content_key({**settings, "corpus": passages.sha256})
+    folder = context.cache_dir / "index" / kind / key
+    with context.mirror.shared(folder):
+        index = open_or_embed(folder, passages, embed, form)
+    context.counts.update(index.counts)
+    context.facts["encoding_seconds"] = index.seconds
+    return index
+
+
 def open_or_embed(
     folder: Path, passages: PassageStore, embed: Embed[Vectors], form: VectorFormat[Vectors]
 ) -> EmbeddingIndex[Vectors]:
@@ -95,9 +116,7 @@ def open_or_embed(
 
     Args:
         folder: folder of the index, named by a key of everything that decides over a vector.
-        passages: the corpus.
         embed: embeds at most ``CHUNK`` texts; called in the order of rows.
-        form: format of the vectors.
 
     Raises:
         UserError: the index is there, but its files are not what was written.

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Optional, TypeVar
 
 from bench.core.errors import UserError
-from bench.core.fields import identity, speed
-from bench.storage.keys import content_key
+from bench.core.fields import part_of_key, speed
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method
-from methods.embedding_index import EmbeddingIndex, VectorFormat, open_or_embed
+from methods.embedding_index import EmbeddingIndex, VectorFormat, index_of
 from methods.encoder_files import encoder_sha256, find_encoder
 from methods.query_text import QueryPart, query_text
 
@@ -34,12 +33,12 @@ class EncoderConfig:
     """Settings of ``conf/method/dense.yaml`` and ``conf/method/sparse.yaml``."""
 
     # omegaconf reads the annotations at run time
-    model: Optional[str] = identity()  # noqa: UP045
+    model: Optional[str] = part_of_key()  # noqa: UP045
     batch_size: int = speed(at_least=1)
-    query_prompt: Optional[str] = identity()  # noqa: UP045
-    passage_prompt: Optional[str] = identity()  # noqa: UP045
-    query: QueryPart = identity()
-    max_length: Optional[int] = identity(at_least=1)  # noqa: UP045
+    query_prompt: Optional[str] = part_of_key()  # noqa: UP045
+    passage_prompt: Optional[str] = part_of_key()  # noqa: UP045
+    query: QueryPart = part_of_key()
+    max_length: Optional[int] = part_of_key(at_least=1)  # noqa: UP045
 
 
 class EncoderMethod(Method, Generic[Vectors]):
@@ -100,24 +99,15 @@ class EncoderMethod(Method, Generic[Vectors]):
 
     def index(self) -> IndexSize:
         """Embed the passages, or open what was embedded before."""
-        config, context = self.config, self.context
-        key = content_key(
-            {
-                "version": EMBEDDINGS_VERSION,
-                "corpus": context.task.passages.sha256,
-                "encoder": self._weights,
-                "passage_prompt": config.passage_prompt,
-                "max_length": config.max_length,
-            }
-        )
-        folder = context.cache_dir / "index" / self.name / key
-        passages = context.task.passages
-        with context.mirror.shared(folder):
-            index = open_or_embed(folder, passages, self._embed_passages, self.form)
+        settings = {
+            "version": EMBEDDINGS_VERSION,
+            "encoder": self._weights,
+            "passage_prompt": self.config.passage_prompt,
+            "max_length": self.config.max_length,
+        }
+        index = index_of(self.context, self.name, settings, self._embed_passages, self.form)
         self._index = index
-        context.counts.update(index.counts)
-        context.facts["encoder_sha256"] = self._weights
-        context.facts["encoding_seconds"] = index.seconds
+        self.context.facts["encoder_sha256"] = self._weights
         return IndexSize(bytes=index.vectors.nbytes, shards=1)
 
     @property

@@ -14,10 +14,6 @@ from methods.word_index import NoWordsError
 class RankBm25:
     """A Python dictionary a passage; every passage is visited for every word of a query.
 
-    Args:
-        passages: words of each passage.
-        k1, b: constants of the formula.
-
     Raises:
         NoWordsError: no passage holds a word.
     """

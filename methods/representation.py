@@ -30,13 +30,12 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
-from bench.core.fields import identity, speed
+from bench.core.fields import part_of_key, speed
 from bench.models.dtypes import in_dtype, running_in
 from bench.models.language_model import LanguageModel, Tokens, pad
-from bench.storage.keys import content_key
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method, Ranking
-from methods.embedding_index import DenseVectors, EmbeddingIndex, open_or_embed
+from methods.embedding_index import DenseVectors, EmbeddingIndex, index_of
 from methods.model_identity import model_identity
 from methods.query_text import QueryPart
 from methods.vector_search import search_rows
@@ -59,10 +58,10 @@ class Pooling(Enum):
 class RepresentationConfig:
     """Settings of ``conf/method/repsim.yaml``."""
 
-    layer: int = identity()
-    pooling: Pooling = identity()
-    normalize: bool = identity()
-    query: QueryPart = identity()
+    layer: int = part_of_key()
+    pooling: Pooling = part_of_key()
+    normalize: bool = part_of_key()
+    query: QueryPart = part_of_key()
     batch_size: int = speed(at_least=1)
 
 
@@ -106,23 +105,15 @@ class _ModelVectors(Method):
 
     def index(self) -> IndexSize:
         """Embed the passages, or open the index made before: float32 ``[passages, dim]``."""
-        context, model = self.context, self.context.model
-        key = content_key(
-            {
-                "version": VECTORS_VERSION,
-                "corpus": context.task.passages.sha256,
-                **model_identity(model),
-                "normalize": self.config.normalize,
-                **self._settings(),
-            }
+        settings = {
+            "version": VECTORS_VERSION,
+            **model_identity(self.context.model),
+            "normalize": self.config.normalize,
+            **self._settings(),
+        }
+        self._index = index_of(
+            self.context, self.kind, settings, self._embed_passages, DenseVectors()
         )
-        folder = context.cache_dir / "index" / self.kind / key
-        with context.mirror.shared(folder):
-            self._index = open_or_embed(
-                folder, context.task.passages, self._embed_passages, DenseVectors()
-            )
-        context.counts.update(self._index.counts)
-        context.facts["encoding_seconds"] = self._index.seconds
         return IndexSize(bytes=self._index.vectors.nbytes, shards=1)
 
     def _embed_passages(self, texts: list[str]) -> tuple[np.ndarray, Mapping[str, int]]:

@@ -103,7 +103,6 @@ def scan(
     """Stream blocks of scores once, and keep the best and the worst rows of each query.
 
     Args:
-        n_queries: number of queries.
         scored: number of the first row, and scores ``[rows, queries]``, which are written over.
         n_highest: number of rows with the highest scores to keep.
         n_lowest: number of rows with the lowest scores to keep.

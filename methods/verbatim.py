@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.core import progress
-from bench.core.fields import identity
+from bench.core.fields import part_of_key
 from bench.tasks.base import Query
 from methods.base import Context, Method, Ranking
 from methods.query_text import QueryPart, query_text
@@ -40,10 +40,10 @@ _PASSAGES_AT_ONCE = 4096  # passages of a block, at most
 class VerbatimConfig:
     """Settings of ``conf/method/verbatim.yaml``."""
 
-    tokenizer: Tokenizer = identity()
-    query: QueryPart = identity()
-    require_answer: bool = identity()
-    max_n: int = identity(at_least=1)
+    tokenizer: Tokenizer = part_of_key()
+    query: QueryPart = part_of_key()
+    require_answer: bool = part_of_key()
+    max_n: int = part_of_key(at_least=1)
 
 
 class Verbatim(Method):
@@ -88,7 +88,6 @@ class _QueryGrams:
     """All n-grams of the queries in one trie: a node is an n-gram, and its children add a word.
 
     Args:
-        texts: words of each query.
         answers: words of each query that a passage must hold in a row to have a score; an answer
             without words is in every passage. With None, nothing is required.
         max_n: words of the longest n-gram that counts.

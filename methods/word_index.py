@@ -45,8 +45,6 @@ class WordIndex:
     """The postings of a corpus; the arrays are memory-mapped and read-only.
 
     Attributes:
-        numbers: the number of each word.
-        starts, rows, frequencies, lengths: as in the module's docstring.
         seconds: what indexing took, in the run that did it.
     """
 

@@ -7,7 +7,6 @@ are reported under their own names.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -33,27 +32,36 @@ class Judged:
     n_gold: int
 
 
-class Metric(ABC):
+@dataclass(frozen=True)
+class Metric:
     """A number in ``[0, 1]`` for one query.
 
     Attributes:
-        needs_n_gold: whether the score depends on how many annotated passages the corpus holds;
-            such a metric cannot be told from a list of judged passages alone.
+        kind: the name of its formula, such as ``"hit"``.
+        k: how many of the strongest passages count; None for the whole stored list.
     """
 
-    needs_n_gold = False
+    kind: str
+    k: int | None = None
 
     @property
-    @abstractmethod
     def name(self) -> str:
         """The name that ``parse_metric`` reads, e.g. ``"hit@10"``."""
+        return self.kind if self.k is None else f"{self.kind}@{self.k}"
+
+    @property
+    def needs_n_gold(self) -> bool:
+        """Whether the score depends on how many annotated passages the corpus holds.
+
+        Such a metric cannot be told from a list of judged passages alone.
+        """
+        return self.kind in _COUNT_THE_CORPUS
 
     @property
     def depth(self) -> int:
         """The least length of the stored list with which the number means what its name says."""
         return measures.of(self.name).depth or 1
 
-    @abstractmethod
     def score(self, correct: np.ndarray, n_gold: int) -> float:
         """The score of one list.
 
@@ -61,76 +69,46 @@ class Metric(ABC):
             correct: bool ``[list length]``, strongest first. What a short list lacks is wrong.
             n_gold: annotated passages in the corpus, at least 1.
         """
+        formula = _WHOLE_LIST[self.kind] if self.k is None else _AT_K[self.kind]
+        return formula(correct[: self.k], n_gold, self.k or len(correct))
 
     def __str__(self) -> str:
         return self.name
 
 
-@dataclass(frozen=True)
-class MRR(Metric):
+# ------------------------------------------------------------------ formulas
+# Each takes which of the passages that count are correct, bool ``[at most k]``, how many passages
+# the corpus has that are annotated, and k.
+
+Formula = Callable[[np.ndarray, int, int], float]
+
+
+def _mrr(correct: np.ndarray, n_gold: int, k: int) -> float:  # noqa: ARG001
     """Reciprocal rank of the first correct passage, 0 if the stored list holds none.
 
     The mean over queries is the mean reciprocal rank. It cannot see past the list, whose length is
     therefore part of every result.
     """
-
-    name = measures.MRR
-
-    def score(self, correct: np.ndarray, n_gold: int) -> float:  # noqa: ARG002
-        """See ``Metric.score``."""
-        hits = np.flatnonzero(correct)
-        return 1.0 / (int(hits[0]) + 1) if len(hits) else 0.0
+    hits = np.flatnonzero(correct)
+    return 1.0 / (int(hits[0]) + 1) if len(hits) else 0.0
 
 
-@dataclass(frozen=True)
-class _AtK(Metric):
-    """A metric of the ``k`` strongest passages."""
-
-    k: int
-    kind = ""
-
-    @property
-    def name(self) -> str:
-        """See ``Metric.name``."""
-        return f"{self.kind}@{self.k}"
+def _hit(correct: np.ndarray, n_gold: int, k: int) -> float:  # noqa: ARG001
+    """Whether any passage is correct: Success@k. The paper says "recall@10"."""
+    return float(np.any(correct))
 
 
-@dataclass(frozen=True)
-class Hit(_AtK):
-    """Whether any of the ``k`` strongest is correct: Success@k. The paper says "recall@10"."""
-
-    kind = "hit"
-
-    def score(self, correct: np.ndarray, n_gold: int) -> float:  # noqa: ARG002
-        """See ``Metric.score``."""
-        return float(np.any(correct[: self.k]))
-
-
-@dataclass(frozen=True)
-class Recall(_AtK):
+def _recall(correct: np.ndarray, n_gold: int, k: int) -> float:  # noqa: ARG001
     """Share of the annotated passages that are among the ``k`` strongest."""
-
-    kind = "recall"
-    needs_n_gold = True
-
-    def score(self, correct: np.ndarray, n_gold: int) -> float:
-        """See ``Metric.score``."""
-        return int(np.sum(correct[: self.k])) / n_gold
+    return int(np.sum(correct)) / n_gold
 
 
-@dataclass(frozen=True)
-class Precision(_AtK):
+def _precision(correct: np.ndarray, n_gold: int, k: int) -> float:  # noqa: ARG001
     """Share of the ``k`` strongest that is correct; at most ``n_gold / k``."""
-
-    kind = "precision"
-
-    def score(self, correct: np.ndarray, n_gold: int) -> float:  # noqa: ARG002
-        """See ``Metric.score``."""
-        return int(np.sum(correct[: self.k])) / self.k
+    return int(np.sum(correct)) / k
 
 
-@dataclass(frozen=True)
-class AveragePrecision(Metric):
+def _map(correct: np.ndarray, n_gold: int, k: int) -> float:  # noqa: ARG001
     """Mean over the annotated passages of the precision at the rank where each of them stands.
 
     ``AP = 1 / n_gold · Σ_{correct ranks r <= k} (correct among the first r) / r``; the mean over
@@ -138,54 +116,32 @@ class AveragePrecision(Metric):
     below ``k``, add 0 and still count in ``n_gold``: on a list that is shorter than the corpus, the
     number is a lower bound of the one on the whole ranking, and ``map`` means "over the stored
     list", whose length is part of every result. With ``n_gold > k``, ``map@k`` cannot reach 1.
-
-    Attributes:
-        k: the cut-off, None for the whole stored list.
     """
-
-    k: int | None = None
-    needs_n_gold = True
-
-    @property
-    def name(self) -> str:
-        """See ``Metric.name``."""
-        return "map" if self.k is None else f"map@{self.k}"
-
-    def score(self, correct: np.ndarray, n_gold: int) -> float:
-        """See ``Metric.score``."""
-        ranks = np.flatnonzero(correct[: self.k]) + 1
-        return float((np.arange(1, len(ranks) + 1) / ranks).sum()) / n_gold
+    ranks = np.flatnonzero(correct) + 1
+    return float((np.arange(1, len(ranks) + 1) / ranks).sum()) / n_gold
 
 
-@dataclass(frozen=True)
-class NDCG(_AtK):
+def _ndcg(correct: np.ndarray, n_gold: int, k: int) -> float:
     """Discounted cumulative gain of the ``k`` strongest over that of the best possible list.
 
     ``DCG = Σ_{correct ranks r <= k} 1 / log2(1 + r)`` with gain 1 for every annotated passage; the
     ideal list has the ``min(n_gold, k)`` first ranks correct, whether or not those passages are
     listed (trec_eval's ``ndcg_cut_K``). What a list shorter than ``k`` lacks has gain 0.
     """
-
-    kind = "ndcg"
-    needs_n_gold = True
-
-    def score(self, correct: np.ndarray, n_gold: int) -> float:
-        """See ``Metric.score``."""
-        ranks = np.flatnonzero(correct[: self.k]) + 1
-        ideal = np.arange(1, min(n_gold, self.k) + 1)
-        return float(_discounts(ranks).sum() / _discounts(ideal).sum())
+    ranks = np.flatnonzero(correct) + 1, np.arange(1, min(n_gold, k) + 1)  # as listed, and ideal
+    gained, ideal = ((1 / np.log2(1 + some)).sum() for some in ranks)
+    return float(gained / ideal)
 
 
-def _discounts(ranks: np.ndarray) -> np.ndarray:
-    return 1 / np.log2(1 + ranks)
-
-
-_WHOLE_LIST: dict[str, Metric] = {metric.name: metric for metric in (MRR(), AveragePrecision())}
-_AT_K: dict[str, Callable[[int], Metric]] = {
-    **{kind.kind: kind for kind in (Hit, Recall, Precision)},
-    "map": AveragePrecision,
-    NDCG.kind: NDCG,
+_WHOLE_LIST: dict[str, Formula] = {"mrr": _mrr, "map": _map}
+_AT_K: dict[str, Formula] = {
+    "hit": _hit,
+    "recall": _recall,
+    "precision": _precision,
+    "map": _map,
+    "ndcg": _ndcg,
 }
+_COUNT_THE_CORPUS = ("recall", "map", "ndcg")
 
 
 def parse_metric(name: str) -> Metric:
@@ -200,7 +156,7 @@ def parse_metric(name: str) -> Metric:
     if not isinstance(name, str):  # settings hold anything, and lists of lists are let through
         raise UserError(f"expected a metric's name, found {name!r:.40}", fix="for example mrr")
     if name in _WHOLE_LIST:
-        return _WHOLE_LIST[name]
+        return Metric(name)
     kind, at, cut = name.partition("@")
     if kind not in _AT_K or not at:
         known = [*_WHOLE_LIST, *(f"{known}@{cut or 10}" for known in _AT_K)]
@@ -210,7 +166,7 @@ def parse_metric(name: str) -> Metric:
             f"metric {name!r:.60}: expected a positive integer after @, found {cut!r:.30}",
             fix=f"for example {kind}@10",
         )
-    return _AT_K[kind](int(cut))
+    return Metric(kind, int(cut))
 
 
 def check_depth(metrics: Iterable[Metric], top_k: int) -> None:

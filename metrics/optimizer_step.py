@@ -13,10 +13,9 @@ leading dimension, one entry a passage, and ``torch.func.vmap`` runs the model o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +72,7 @@ class OptimizerStep:
             stepped on alone.
 
     Attributes:
-        most: passages side by side, whatever the memory; may be lowered.
+        most_at_once: passages side by side, whatever the memory; may be lowered.
         optimizer: whose second moments are used: ``adafactor``, ``adam``, or ``sgd`` for none.
 
     Raises:
@@ -100,7 +99,7 @@ class OptimizerStep:
             factored = any(isinstance(one, Factored) for one in self._moments.values())
             self.optimizer = "adafactor" if factored else "adam"
         self._memory = memory_mib * 2**20
-        self.most = _MOST_PASSAGES
+        self.most_at_once = _MOST_PASSAGES
 
     @cached_property
     def _scales(self) -> Weights | None:
@@ -112,8 +111,8 @@ class OptimizerStep:
             for name, weight in self._weights.items()
         }
 
-    def fit(self, passages: int, tokens: int) -> bool:
-        """Whether so many passages go side by side; one always does.
+    def has_room_for(self, passages: int, tokens: int) -> bool:
+        """Whether there is memory for so many passages side by side; one always does.
 
         Args:
             tokens: of the longest passage, or of the most that is asked after one: what is more.
@@ -123,7 +122,7 @@ class OptimizerStep:
         # A passage takes its gradient and the stepped weights.
         size = 2 * sum(weight.nbytes for weight in self._weights.values())
         needed = passages * (size + tokens * _bytes_a_token(self._model))
-        return passages <= self.most and needed <= self._memory
+        return passages <= self.most_at_once and needed <= self._memory
 
     def log_probs(self, queries: Sequence[Tokens]) -> list[float]:
         """Log-probability of each query's target before any step, in the dtype of those after."""
@@ -139,7 +138,7 @@ class OptimizerStep:
         """Take the step on each passage alone, and ask each its own queries.
 
         Args:
-            passages: each with a token to predict; as many as ``fit``.
+            passages: each with a token to predict; as many as there is room for.
             queries: for each passage, those that are asked after its step.
         """
         weights, losses, clipped, rms = self._stepped(passages)
@@ -229,10 +228,11 @@ class OptimizerStep:
     def _log_probs(self, weights: Weights, ids: Tensor, labels: Tensor) -> Tensor:
         """Log-probability of every token, ``[batch, tokens - 1]``."""
         with experts_for(self._model.module, self._model.gradient_dtype):
-            return token_log_probs(self._module_with(weights), ids, labels)
-
-    def _module_with(self, weights: Weights) -> Callable[..., Any]:
-        return lambda **inputs: functional_call(self._model.module, weights, kwargs=inputs)
+            return token_log_probs(
+                lambda **inputs: functional_call(self._model.module, weights, kwargs=inputs),
+                ids,
+                labels,
+            )
 
 
 def _bytes_a_token(model: LanguageModel) -> int:

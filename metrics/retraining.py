@@ -59,8 +59,6 @@ class RetrainingTruth:
     Args:
         config: checked settings.
         queries: all of them, in the order of the retrained models' answers.
-        n_tokens: tokens of each query's target.
-        n_passages: passages of the corpus.
         top_k: how long lists may be.
         seed: of the random subsets: the same for every method, which share the retrained models.
         retrain: trains, or finds what it trained before.
@@ -112,7 +110,12 @@ class RetrainingTruth:
             kept, outputs = self._subsets()
             measured = outputs.mean(0).T
             lists = [rankings[query.query_id] for query in self._queries]
-            predicted = np.stack([self._summed(ranked, kept) for ranked in lists])
+            predicted = np.stack(
+                [
+                    summed_scores(rows, scores, kept, is_cut=len(rows) >= self._top_k)
+                    for rows, scores in lists
+                ]
+            )
             frame["lds"] = [
                 rank_correlation(*pair) for pair in zip(predicted, measured, strict=True)
             ]
@@ -125,9 +128,6 @@ class RetrainingTruth:
             rows = [Removal.of(rankings[i][0][:top]).rows for i in group["qld"]]
             frame["qld"] = self._spread(chosen, self._effects(rows, chosen)[1])
         return Measured(frame, subsets, facts)
-
-    def _summed(self, ranked: Ranked, kept: np.ndarray) -> np.ndarray:
-        return summed_scores(*ranked, kept, is_cut=len(ranked[0]) >= self._top_k)
 
     def _numbers(self, ids: Sequence[str]) -> list[int]:
         places = {query.query_id: number for number, query in enumerate(self._queries)}

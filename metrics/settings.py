@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 from bench.core.errors import UserError, did_you_mean
-from bench.core.fields import check_ranges, identity, speed
+from bench.core.fields import check_ranges, part_of_key, speed
 from metrics.stats.subsets import MOST_SUBSETS
 
 _OPTIMIZERS = ("saved", "sgd")
@@ -34,12 +34,12 @@ class TailPatchConfig:
     """Settings of the step; defaults and reasons in ``conf/metric/default.yaml``."""
 
     enabled: bool
-    top: int = identity(at_least=1)
-    n_queries: int | None = identity(at_least=1)
-    optimizer: str = identity()
-    learning_rate: float | None = identity(above=0)
-    clip: float | str = identity(above=0, words=("none",))
-    opponents: bool = identity()
+    top: int = part_of_key(at_least=1)
+    n_queries: int | None = part_of_key(at_least=1)
+    optimizer: str = part_of_key()
+    learning_rate: float | None = part_of_key(above=0)
+    clip: float | str = part_of_key(above=0, words=("none",))
+    opponents: bool = part_of_key()
     memory_mib: int = speed(at_least=0)
 
     @property
@@ -66,14 +66,14 @@ class TailPatchConfig:
 class RetrainingConfig:
     """Settings of retraining; defaults and reasons in ``conf/metric/retraining.yaml``."""
 
-    seeds: int = identity(at_least=1)
-    removal_queries: int = identity(at_least=0)
-    removal_group: int = identity(at_least=1)
-    removal_top: int = identity(at_least=1)
-    lds_subsets: int = identity(at_least=0, at_most=MOST_SUBSETS)
-    lds_share: float = identity()
-    qld_queries: int = identity(at_least=0)
-    qld_share: float = identity()
+    seeds: int = part_of_key(at_least=1)
+    removal_queries: int = part_of_key(at_least=0)
+    removal_group: int = part_of_key(at_least=1)
+    removal_top: int = part_of_key(at_least=1)
+    lds_subsets: int = part_of_key(at_least=0, at_most=MOST_SUBSETS)
+    lds_share: float = part_of_key()
+    qld_queries: int = part_of_key(at_least=0)
+    qld_share: float = part_of_key()
 
     def check(self, top_k: int) -> None:
         """Refuse what cannot be measured on any corpus.
@@ -134,7 +134,7 @@ class MetricConfig:
     no_gold: NoGold
     cluster: Cluster
     tail_patch: TailPatchConfig
-    bootstrap_samples: int = identity(at_least=1)
+    bootstrap_samples: int = part_of_key(at_least=1)
 
     def check(self, top_k: int) -> None:
         """Refuse what cannot be measured on any task.

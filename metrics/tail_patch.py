@@ -92,7 +92,6 @@ class TailPatch:
     """Measures pairs of (query, proponent); each distinct passage is stepped on once.
 
     Args:
-        config: the settings.
         model: left exactly as it was.
         task: where the passages are.
         cache_dir: measured pairs are kept below it and shared by all methods.
@@ -135,7 +134,6 @@ class TailPatch:
         """Step on the first ``top`` proponents of each query, one at a time.
 
         Args:
-            queries: those to measure.
             proponents: passage rows by query id, strongest first.
 
         Raises:
@@ -230,7 +228,7 @@ class TailPatch:
                 break
             most = max(most, len(job.passage.ids), job.tokens(tokens))
             if job is not batch[0]:
-                if not self._step.fit(len(batch) + 1, most):
+                if not self._step.has_room_for(len(batch) + 1, most):
                     break
                 batch.append(job)
         return batch
@@ -245,7 +243,7 @@ class TailPatch:
         """Go on with single passages: the model does not run side by side, or memory is short."""
         if passages == 1:
             raise error
-        self._step.most = 1
+        self._step.most_at_once = 1
         progress.say(f"tail-patch: one passage at a time from here on ({first_line(error)})")
 
 

@@ -81,22 +81,14 @@ def _engines() -> Table:
     return _table("engines", ("name", "what it does", "source"), list(_summaries(ENGINES)))
 
 
-def _models() -> Table:
-    return _table("models", ("name", "what it is"), _configs("model"))
-
-
-def _experiments() -> Table:
-    return _table("experiments", ("name", "what it runs"), _configs("experiment"))
-
-
 GROUPS: dict[str, Callable[[], Table]] = {
     "methods": _methods,
     "metrics": _metrics,
     "judges": _judges,
     "tasks": _tasks,
-    "models": _models,
+    "models": lambda: _table("models", ("name", "what it is"), _configs("model")),
     "engines": _engines,
-    "experiments": _experiments,
+    "experiments": lambda: _table("experiments", ("name", "what it runs"), _configs("experiment")),
 }
 
 

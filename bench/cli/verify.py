@@ -18,10 +18,10 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--quiet", action="store_true", help="print problems only")
     options = parser.parse_args(words)
     from bench.report.recorded import recorded_boards, verify_recorded
-    from bench.results.verify import lines, verify
+    from bench.results.verify import verdict_lines, verify
 
     check = verify_recorded if recorded_boards(options.results) else verify
     problems = check(options.results)
-    for line in map(str, problems) if options.quiet else lines(problems):
+    for line in map(str, problems) if options.quiet else verdict_lines(problems):
         print(line)
     return 1 if problems else 0

@@ -2,7 +2,7 @@
 
     @dataclass(frozen=True)
     class Settings:
-        depth: int = identity(at_least=1)
+        depth: int = part_of_key(at_least=1)
         batch_size: int = speed(at_least=1)
 
 A field without such a mark has no range, and results depend on it.
@@ -26,13 +26,13 @@ class Mark:
     """What is known of one field.
 
     Attributes:
-        identity: whether results depend on the value; otherwise only time and memory do.
+        in_key: whether results depend on the value; otherwise only time and memory do.
         at_least, above, at_most: bounds of a number; None where there is none.
         words: what may stand in place of a number, such as ``"auto"``.
         fix: what to do about a value out of range, where the range alone does not say.
     """
 
-    identity: bool = True
+    in_key: bool = True
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
@@ -68,14 +68,14 @@ class Mark:
         )
 
 
-def identity(**details: Any) -> Any:
+def part_of_key(**details: Any) -> Any:
     """A field that results depend on; ``details`` are fields of ``Mark``."""
-    return field(metadata={_MARK: Mark(identity=True, **details)})
+    return field(metadata={_MARK: Mark(in_key=True, **details)})
 
 
 def speed(**details: Any) -> Any:
     """A field that changes time and memory, but no result; ``details`` are fields of ``Mark``."""
-    return field(metadata={_MARK: Mark(identity=False, **details)})
+    return field(metadata={_MARK: Mark(in_key=False, **details)})
 
 
 def marks(schema: Any) -> dict[str, Mark]:
@@ -87,10 +87,9 @@ def identifying(settings: Any, schema: type | None = None) -> dict[str, Any]:
     """The values that results depend on, nested ones too, as plain values that can be hashed.
 
     Args:
-        settings: a value of a dataclass.
         schema: the class whose fields are asked for, where that is a base of the value's own.
     """
-    chosen = [name for name, mark in marks(schema or settings).items() if mark.identity]
+    chosen = [name for name, mark in marks(schema or settings).items() if mark.in_key]
     return {name: _plain(getattr(settings, name)) for name in chosen}
 
 
@@ -107,7 +106,7 @@ def without_speed(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
         if is_dataclass(hints.get(key)) and isinstance(value, Mapping)
         else value
         for key, value in values.items()
-        if key not in known or known[key].identity
+        if key not in known or known[key].in_key
     }
 
 
@@ -123,7 +122,6 @@ def check_ranges(settings: Any, where: str) -> None:
     """Refuse values outside the range of their field.
 
     Args:
-        settings: a value of a dataclass.
         where: the config key that the fields are below, such as ``"method"``.
 
     Raises:
@@ -134,6 +132,6 @@ def check_ranges(settings: Any, where: str) -> None:
         if mark.is_bounded and not mark.admits(value):
             finite = isinstance(value, str) or math.isfinite(value)
             wanted = mark.range if finite else "a finite number"
-            raise UserError(
-                f"expected {wanted}, found {value!r}", where=f"{where}.{name}", fix=mark.fix
-            )
+            key = f"{where}.{name}"
+            fix = mark.fix or f"set {key}"
+            raise UserError(f"expected {wanted}, found {value!r}", where=key, fix=fix)

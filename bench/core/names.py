@@ -57,11 +57,6 @@ def _words(name: str) -> str:
     return " ".join(fold(name).split())
 
 
-def stands_in(name: str, passage: str) -> bool:
-    """Whether ``name`` stands in ``passage`` as whole words."""
-    return any_stands_in([name], fold_passage(passage))
-
-
 def any_stands_in(names: Iterable[str], folded: str) -> bool:
     """Whether one of ``names`` stands in a text that ``fold_passage`` has made, as whole words."""
     patterns = (_pattern(fold_name(name)) for name in names)

@@ -21,8 +21,6 @@ def typed(schema: type, values: Mapping[str, Any], group: str, drop: tuple[str, 
     """Check a group's values against a dataclass and build it.
 
     Args:
-        schema: dataclass with the group's keys.
-        values: plain values.
         group: config group, for messages; empty for the keys outside every group.
         drop: keys that the harness reads itself, such as ``name``.
 

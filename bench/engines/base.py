@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bench.core import stopping
+from bench.core import progress, stopping
 from bench.core.errors import UserError
+from bench.core.fields import check_ranges
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ class Engine(ABC):
     def __init__(self, config: Any) -> None:
         self.config = config
 
-    def check(self) -> None:  # noqa: B027 - an engine may have nothing to check
+    def check(self) -> None:
         """Raise UserError, before any work starts, if the engine cannot work here."""
+        check_ranges(self.config, "engine")
 
     def run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
         """Return when every job is done; jobs that are done already are not run again.
@@ -80,8 +82,10 @@ class Engine(ABC):
         left = [job for job in jobs if not job.done]
         if left:
             with stopping.finish_first():
-                self._run(left, label, unit)
+                finished = self._finished(left, label, unit)
+                for _ in progress.track(finished, label, unit=unit, total=len(left)):
+                    pass
 
     @abstractmethod
-    def _run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
-        """Run jobs that are not done; begin none after ``stopping.asked()``."""
+    def _finished(self, jobs: Sequence[Job], label: str, unit: str) -> Iterator[Job]:
+        """Run jobs, and yield each when it is done; begin none after ``stopping.asked()``."""

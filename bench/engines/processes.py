@@ -14,7 +14,8 @@ from itertools import islice
 from typing import Optional
 
 from bench.core import progress, stopping
-from bench.core.errors import UserError, at_least
+from bench.core.errors import UserError
+from bench.core.fields import speed
 from bench.engines.base import Engine, Job
 from bench.engines.threads import cores, threads
 
@@ -25,7 +26,8 @@ _TRIES = 3  # a killed process ends its pool's jobs; more than three deaths are 
 class ProcessesConfig:
     """Settings; ``conf/engine/processes.yaml`` says what each is for."""
 
-    workers: Optional[int]  # noqa: UP045 - omegaconf reads the annotation at run time
+    # omegaconf reads the annotation at run time
+    workers: Optional[int] = speed(at_least=1)  # noqa: UP045
 
 
 class Processes(Engine):
@@ -33,17 +35,13 @@ class Processes(Engine):
 
     Config = ProcessesConfig
 
-    def check(self) -> None:
-        """Refuse a number of workers below 1."""
-        at_least(1, "engine.workers", self.config.workers)
-
-    def _run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
+    def _finished(self, jobs: Sequence[Job], label: str, unit: str) -> Iterator[Job]:
         workers = min(self.config.workers or cores(), len(jobs))
         left = list(jobs)
         for _ in range(_TRIES):
             try:
                 with threads(max(1, cores() // workers)):
-                    _run_pool(left, workers, label, unit)
+                    yield from _in_pool(left, workers)
             except BrokenProcessPool:
                 if stopping.asked():
                     return
@@ -58,26 +56,20 @@ class Processes(Engine):
         )
 
 
-def _run_pool(jobs: Sequence[Job], workers: int, label: str, unit: str) -> None:
+def _in_pool(jobs: Sequence[Job], workers: int) -> Iterator[Job]:
+    """Yield each job when it is done; a job is handed out only when a worker is free for it."""
     # Spawned, not forked: a fork copies locks that torch's threads may hold at that moment.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as pool:
-        finished = _finished(pool, jobs, workers)
-        for _ in progress.track(finished, label, unit=unit, total=len(jobs)):
-            pass
-
-
-def _finished(pool: ProcessPoolExecutor, jobs: Sequence[Job], workers: int) -> Iterator[Job]:
-    """Yield each job when it is done; a job is handed out only when a worker is free for it."""
     waiting = iter(jobs)
-    running = {pool.submit(_work, job): job for job in islice(waiting, workers)}
-    while running:
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            job = running.pop(future)
-            future.result()
-            if not stopping.asked():
-                running |= {pool.submit(_work, after): after for after in islice(waiting, 1)}
-            yield job
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as pool:
+        running = {pool.submit(_work, job): job for job in islice(waiting, workers)}
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job = running.pop(future)
+                future.result()
+                if not stopping.asked():
+                    running |= {pool.submit(_work, after): after for after in islice(waiting, 1)}
+                yield job
 
 
 def _begin() -> None:

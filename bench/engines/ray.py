@@ -18,7 +18,8 @@ from types import ModuleType
 from typing import Any, Optional
 
 from bench.core import progress, stopping
-from bench.core.errors import UserError, at_least, first_line
+from bench.core.errors import UserError, first_line
+from bench.core.fields import speed
 from bench.engines.base import Engine, Job
 from bench.engines.extras import library
 from bench.engines.threads import use_threads
@@ -32,10 +33,10 @@ class RayConfig:
     """Settings; ``conf/engine/ray.yaml`` says what each is for."""
 
     address: Optional[str]  # noqa: UP045 - omegaconf reads the annotation at run time
-    cpus: int
-    gpus: float
-    parallel: Optional[int]  # noqa: UP045
-    retries: int
+    cpus: int = speed(at_least=1)
+    gpus: float = speed(at_least=0)
+    parallel: Optional[int] = speed(at_least=1)  # noqa: UP045
+    retries: int = speed(at_least=0)
 
 
 class Ray(Engine):
@@ -45,24 +46,16 @@ class Ray(Engine):
 
     def check(self) -> None:
         """Refuse values out of range, and a Python without Ray."""
-        for name, least in {"cpus": 1, "gpus": 0, "parallel": 1, "retries": 0}.items():
-            at_least(least, f"engine.{name}", getattr(self.config, name))
+        super().check()
         library("ray", "ray")
 
-    def _run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
+    def _finished(self, jobs: Sequence[Job], label: str, unit: str) -> Iterator[Job]:  # noqa: ARG002
+        """Yield each job when it is done; a job is handed out only when there is room for it."""
         ray = library("ray", "ray")
         _connect(ray, self.config.address)
         # Retries are our own: Ray's are silent, and never end where memory runs out.
         options = {"num_cpus": self.config.cpus, "num_gpus": self.config.gpus, "max_retries": 0}
         task = ray.remote(**options)(_work)
-        finished = self._finished(ray, task, jobs, label)
-        for _ in progress.track(finished, label, unit=unit, total=len(jobs)):
-            pass
-
-    def _finished(
-        self, ray: ModuleType, task: Any, jobs: Sequence[Job], label: str
-    ) -> Iterator[Job]:
-        """Yield each job when it is done; a job is handed out only when there is room for it."""
         waiting, running = deque(jobs), dict[Any, Job]()
         deaths: Counter[Path] = Counter()
         while running or waiting:

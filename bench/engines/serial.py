@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.core import progress, stopping
+from bench.core import stopping
 from bench.engines.base import Engine, Job
 
 
@@ -20,8 +20,9 @@ class Serial(Engine):
     Config = SerialConfig
     apart = False
 
-    def _run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
-        for job in progress.track(jobs, label, unit=unit):
+    def _finished(self, jobs: Sequence[Job], label: str, unit: str) -> Iterator[Job]:  # noqa: ARG002
+        for job in jobs:
             if stopping.asked():
                 return
             job.run()
+            yield job

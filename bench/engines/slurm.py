@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bench.core import progress, stopping
-from bench.core.errors import UserError, at_least, did_you_mean
+from bench.core.errors import UserError, did_you_mean
+from bench.core.fields import speed
 from bench.engines.base import Engine, Job
 from bench.engines.extras import library
 from bench.engines.threads import threads, use_threads
@@ -34,13 +35,13 @@ class SlurmConfig:
     cluster: str
     folder: str
     partition: Optional[str]  # noqa: UP045 - omegaconf reads the annotation at run time
-    minutes: int
-    cpus: int
-    gpus: int
-    memory_gb: int
-    tasks: int
-    parallel: Optional[int]  # noqa: UP045
-    retries: int
+    minutes: int = speed(at_least=1)
+    cpus: int = speed(at_least=1)
+    gpus: int = speed(at_least=0)
+    memory_gb: int = speed(at_least=1)
+    tasks: int = speed(at_least=1)
+    parallel: Optional[int] = speed(at_least=1)  # noqa: UP045
+    retries: int = speed(at_least=0)
 
 
 class Slurm(Engine):
@@ -50,10 +51,7 @@ class Slurm(Engine):
 
     def check(self) -> None:
         """Refuse values out of range, and a Python without submitit."""
-        least = {"minutes": 1, "cpus": 1, "gpus": 0, "memory_gb": 1, "tasks": 1, "parallel": 1,
-                 "retries": 0}  # fmt: skip
-        for name, bound in least.items():
-            at_least(bound, f"engine.{name}", getattr(self.config, name))
+        super().check()
         if self.config.cluster not in _CLUSTERS:
             raise UserError(
                 f"unknown cluster {self.config.cluster!r}",
@@ -62,25 +60,20 @@ class Slurm(Engine):
             )
         library("submitit", "slurm")
 
-    def _run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
+    def _finished(self, jobs: Sequence[Job], label: str, unit: str) -> Iterator[Job]:
+        """Yield each job when it is done, submitting as many arrays as it takes."""
         logs = Path(self.config.folder).expanduser()
         with disk_errors(logs):
             logs.mkdir(parents=True, exist_ok=True)
             run = Path(tempfile.mkdtemp(prefix="run-", dir=logs))
         array = _Array(self.config, run)
-        finished = self._finished(array, jobs, label, unit)
-        for _ in progress.track(finished, label, unit=unit, total=len(jobs)):
-            pass
-        shutil.rmtree(run, ignore_errors=True)  # the logs of a run that failed stay
-
-    def _finished(self, array: _Array, jobs: Sequence[Job], label: str, unit: str) -> Iterator[Job]:
-        """Yield each job when it is done, submitting as many arrays as it takes."""
         left, fruitless = list(jobs), 0
         while True:
             before = len(left)
             yield from array.finished(left)
             left = [job for job in left if not job.done]
             if not left or stopping.asked():
+                shutil.rmtree(run, ignore_errors=True)  # the logs of a run that failed stay
                 return
             fruitless = 0 if len(left) < before else fruitless + 1
             if fruitless > self.config.retries:

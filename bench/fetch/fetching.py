@@ -21,7 +21,6 @@ def fetch(names: Sequence[str], base: str, folder: Path, yes: bool) -> None:
     """Fetch files that are not there yet.
 
     Args:
-        names: the names of the files.
         base: the address of their folder on the server.
         folder: the folder that they go into; made if missing.
         yes: download without asking.

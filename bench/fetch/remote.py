@@ -107,7 +107,6 @@ def until_done(url: str, attempt: Callable[[], T], progressed: Callable[[], int]
     """The first result of ``attempt`` that is no passing failure, with growing pauses before it.
 
     Args:
-        url: the address that messages name.
         attempt: the function to call; it raises PassingError to be called again.
         progressed: the amount done so far; whenever it has grown, the count of tries starts anew.
 

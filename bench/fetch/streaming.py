@@ -135,7 +135,8 @@ def _documents(stream: Stream, start: int) -> Iterator[dict[str, Any]]:
                     where=stream.dataset,
                     fix="only data sets with a column `text` can be streamed",
                 )
-            yield {name: _plain(record[name]) for name in _FIELDS if record.get(name) is not None}
+            # Timestamps may come as dates.
+            yield {name: str(record[name]) for name in _FIELDS if record.get(name) is not None}
     except UserError:
         raise
     except Exception as error:  # the library raises errors of all kinds
@@ -169,8 +170,3 @@ def _opened(stream: Stream) -> Any:
             where=stream.dataset,
             fix="check --stream, --subset and --split; code of data sets is never run",
         ) from error
-
-
-def _plain(value: Any) -> str:
-    """A field as text: timestamps may come as dates."""
-    return value if isinstance(value, str) else str(value)

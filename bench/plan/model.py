@@ -60,7 +60,6 @@ def architecture_of(
     """The sizes of a model, which is built without memory for its weights.
 
     Args:
-        config: configuration of transformers.
         settings: which matrices carry the gradient, and in which blocks.
         context_length: number of tokens that are read at most; None for what ``config`` says.
 
@@ -125,9 +124,6 @@ def _multiplied(module: nn.Module, decoder: Any) -> int:
     """Number of parameters in matrices that a token is multiplied by, a tied head included.
 
     Embeddings are looked up. Of a layer's experts, a token meets as many as it is sent to.
-
-    Args:
-        decoder: configuration of the decoder.
     """
     mixtures = _mixtures(module)
     inside = {id(parameter) for mixture in mixtures for parameter in mixture.parameters()}

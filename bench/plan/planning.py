@@ -16,7 +16,7 @@ from transformers import PretrainedConfig
 
 from bench.core import progress
 from bench.core.errors import UserError
-from bench.core.fields import check_ranges, identity
+from bench.core.fields import check_ranges, part_of_key
 from bench.core.typed import typed
 from bench.engines import ENGINES
 from bench.plan.corpus import PASSAGES, QUERIES, TOKENS, Count, count_corpus
@@ -38,12 +38,12 @@ class PlanConfig:
     """Settings of a plan, told instead of found out; see ``plan`` in ``conf/config.yaml``."""
 
     # omegaconf reads the annotations at run time
-    passages: Optional[int] = identity(at_least=1)  # noqa: UP045
-    tokens_per_passage: Optional[float] = identity(at_least=1)  # noqa: UP045
-    queries: Optional[int] = identity(at_least=1)  # noqa: UP045
-    device_tflops: Optional[float] = identity(above=0)  # noqa: UP045
-    devices: int = identity(at_least=1)
-    disk_gb_per_second: float = identity(above=0)
+    passages: Optional[int] = part_of_key(at_least=1)  # noqa: UP045
+    tokens_per_passage: Optional[float] = part_of_key(at_least=1)  # noqa: UP045
+    queries: Optional[int] = part_of_key(at_least=1)  # noqa: UP045
+    device_tflops: Optional[float] = part_of_key(above=0)  # noqa: UP045
+    devices: int = part_of_key(at_least=1)
+    disk_gb_per_second: float = part_of_key(above=0)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,6 @@ class Plan(Costs):
     Attributes:
         title: task × model × method.
         counted: passages, tokens a passage, queries.
-        architecture: sizes of the model.
         index_key: a hash that cells with the same features of the same corpus share.
         flops_per_second: FLOPs that one device computes in a second.
         devices: number of devices; only steps that an engine shares out gain from more than one.

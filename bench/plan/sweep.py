@@ -44,9 +44,6 @@ class CellCost:
 def show_plan(cells: Sequence[Sequence[str]]) -> None:
     """Print the plan of a cell or, of several, one table of all.
 
-    Args:
-        cells: the overrides of each.
-
     Raises:
         UserError: wrong overrides, or no method among them that is planned.
     """
@@ -123,9 +120,6 @@ def _labels(cells: Sequence[Sequence[str]]) -> list[str]:
         )
         for cell in cells
     ]
-
-
-# ------------------------------------------------------------------ tables
 
 
 def print_sweep(cells: Sequence[CellCost], left_out: Sequence[str]) -> None:

@@ -132,9 +132,6 @@ def _board(task: str, model: str, cells: list[Cell]) -> Board:
     return Board(task, model, metrics, main, rows, pairs)
 
 
-# ------------------------------------------------------------------ comparison
-
-
 _Table = dict[str, np.ndarray]
 
 

@@ -122,9 +122,6 @@ def _rate(row: Row) -> str:
     return f"{rate:g}" if isinstance(rate, int | float) else "of the training"
 
 
-# ------------------------------------------------------------------ correlation and its interval
-
-
 def _foresight(
     metric: str, truth: str, tables: Sequence[Mapping[str, pd.Series]], seed: int
 ) -> Foresight:
@@ -155,9 +152,6 @@ def _means(values: np.ndarray, times: np.ndarray) -> np.ndarray:
     scored = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return (times @ np.where(scored, values, 0.0)) / (times @ scored.astype(np.float64))
-
-
-# ------------------------------------------------------------------ as a table
 
 
 def foresight_table(board: Board) -> Table:

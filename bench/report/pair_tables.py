@@ -24,12 +24,20 @@ def pair_table(board: Board, pairs: Sequence[MethodPair]) -> Table:
     """A row for each of a board's pairs; readers are told the metric by its title."""
     columns = [
         *of_board(board),
-        Column(_metric, "metric", ("metric",), is_text=True),
+        Column(
+            lambda pair: Value(measures.of(pair.metric).head, (pair.metric,)),
+            "metric",
+            ("metric",),
+            is_text=True,
+        ),
         Column(lambda pair: pair.a, "a", ("method_a",), is_text=True),
         Column(lambda pair: pair.b, "b", ("method_b",), is_text=True),
         Column(_difference, "a − b", ("difference", "difference_low", "difference_high")),
         Column(lambda pair: pair.difference.over, fields=("difference_over",)),
-        Column(_interval, "95% interval"),
+        Column(
+            lambda pair: display.interval(pair.metric, pair.difference, display.difference),
+            "95% interval",
+        ),
         Column(lambda pair: Value(display.p_value(pair.p), (pair.p,)), "p", ("p",)),
         Column(
             lambda pair: Value(display.p_value(pair.p_holm), (pair.p_holm,)), "p Holm", ("p_holm",)
@@ -40,14 +48,6 @@ def pair_table(board: Board, pairs: Sequence[MethodPair]) -> Table:
     return Table(f"Pairs: {board.task} × {board.model}", columns, pairs, LEGEND, note)
 
 
-def _metric(pair: MethodPair) -> Value:
-    return Value(measures.of(pair.metric).head, (pair.metric,))
-
-
 def _difference(pair: MethodPair) -> Value:
     text = display.difference(pair.metric, pair.difference.value)
     return Value(text, raw_of(pair.difference), is_best=pair.significant)
-
-
-def _interval(pair: MethodPair) -> str:
-    return display.interval(pair.metric, pair.difference, display.difference)

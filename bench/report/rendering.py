@@ -31,7 +31,6 @@ def rendered(
     Args:
         folder: folder of the files, below ``templates``.
         scripts: names of the program's parts in their order; ``NAME.js`` is all of it if empty.
-        filters: further filters for the template.
         values: the values that the template shows.
     """
     templates = resources.files("bench.report").joinpath("templates", folder)

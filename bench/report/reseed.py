@@ -63,9 +63,7 @@ class Reseeding:
     """One method under several seeds.
 
     Attributes:
-        method: name of the method.
         reseeded: ``"method"``, or ``"model"`` where the trained models differ, too.
-        n_seeds: number of cells.
         n_queries: number of queries that all of the cells have.
         overlap: shared part of the first ``DEPTH`` passages, over pairs of seeds.
         scores: each metric that all cells measured, over seeds.
@@ -176,9 +174,6 @@ def _over_seeds(
 
 def _spread(values: Sequence[float]) -> Spread:
     return Spread(float(np.mean(values)), min(values), max(values))
-
-
-# ------------------------------------------------------------------ as tables
 
 
 def seeds_tables(board: Board) -> tuple[Table, Table]:

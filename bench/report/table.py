@@ -22,7 +22,6 @@ class Value:
     """The content of one column of one row.
 
     Attributes:
-        text: the text that readers see.
         raw: the raw values, one for each field of the column.
         interval: the interval of an estimate, shown beside or below the text.
         is_best: whether the value stands out among those of its column.
@@ -78,7 +77,6 @@ class Table:
 
     Attributes:
         title: the title, which names the board.
-        columns: the columns in their order.
         rows: the things that the columns show something of.
         legend: what readers must know beforehand, equal for all tables of a kind.
         note: a sentence below this table alone.

@@ -91,9 +91,6 @@ def hash_of(part: dict[str, Any]) -> str:
     return str(part.get("sha256") or "")
 
 
-# ------------------------------------------------------------------ labels
-
-
 def labels_of(cells: Sequence[Cell]) -> list[str]:
     """A label for each cell of a board that no other has.
 
@@ -148,9 +145,6 @@ def rests_on_estimate(cell: Cell) -> bool:
     stepped = isinstance(patch, dict) and patch.get("optimizer") == "saved"
     kinds = {measures.of(metric).kind for metric in cell.result.metrics}
     return corrected or (stepped and MetricKind.influence in kinds)
-
-
-# ------------------------------------------------------------------ how values were measured
 
 
 def measured_alike(metric: str, cell: Cell) -> str:

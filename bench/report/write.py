@@ -29,8 +29,6 @@ class Written:
     """The files of a report.
 
     Attributes:
-        folder: the folder that holds them.
-        html: the page to open first.
         viewer: the viewer's page; None where no cell has rankings, or none was asked for.
         figures: the folder of the figures; None where none were asked for.
     """

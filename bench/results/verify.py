@@ -408,7 +408,7 @@ def _some(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
-def lines(problems: Problems) -> Iterator[str]:
+def verdict_lines(problems: Problems) -> Iterator[str]:
     """The lines that ``tdabench verify`` prints: one for each problem, then what was compared."""
     yield from map(str, problems)
     count = (

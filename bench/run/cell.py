@@ -20,7 +20,6 @@ def run_cell(settings: Settings, overrides: Sequence[str] = (), sweep: str = "si
     """Run one cell, or find it finished.
 
     Args:
-        settings: the settings of this cell.
         overrides: the command-line words that make it, for the record.
         sweep: the name of the sweep, by which loggers group cells.
 

@@ -25,7 +25,6 @@ def explain(error: Exception, arguments: Sequence[str]) -> UserError:
     """Turn a failed composition into a UserError.
 
     Args:
-        error: what Hydra or OmegaConf raised.
         arguments: the command-line words, to know which groups were chosen.
     """
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:

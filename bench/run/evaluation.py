@@ -101,7 +101,9 @@ def evaluate(
         frame = frame.merge(truth.per_query, on="query_id", how="left")
         subsets = truth.subsets
     names = [metric.name for metric in metrics]
-    measured = [*names, *(name for name in _averaged(frame) if name not in names)]
+    columns = measures.in_order(map(str, frame))
+    averaged = [name for name in columns if measures.of(name).is_averaged]
+    measured = [*names, *(name for name in averaged if name not in names)]
     relations = [query.relation for query in task.queries]
     answers = [query.target for query in task.queries]
     sampling = replace(sampling_of(config, relations, answers, seed), subsets=subsets)
@@ -119,11 +121,6 @@ def evaluate(
         judgement=judgement,
         changes=changes,
     )
-
-
-def _averaged(frame: pd.DataFrame) -> list[str]:
-    """The columns that a result holds the means of."""
-    return [name for name in measures.in_order(map(str, frame)) if measures.of(name).is_averaged]
 
 
 def _count(context: Context, name: str, n: int) -> None:

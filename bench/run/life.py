@@ -28,7 +28,7 @@ from bench.run.identity import Identity, metric_identity, task_identity
 from bench.run.judging import claims_of, judge_of, judged_metrics
 from bench.run.loggers import log_cell
 from bench.run.parts import Parts
-from bench.run.rankings import check_rankings
+from bench.run.ranking_checks import check_rankings
 from bench.run.writing import retrieval_records, write_cell
 from bench.storage.keys import content_key, path_part
 from bench.tasks.base import Task
@@ -53,7 +53,6 @@ class Work:
         task, model: what the result says of them.
         evaluation: the numbers.
         records: the lists, one a query in the order of ``evaluation.per_query``; a stream.
-        top_k: length of the stored lists.
         facts, counts: what the result says of the method: values found, things counted.
         phases: ``[{name, seconds, peak_mib}]``; none where nobody knows what the lists cost.
         index: size of the index; None where nobody knows.

@@ -18,7 +18,7 @@ from bench.run.evaluation import Evaluation
 from bench.storage import jsonlines
 from bench.storage.hashes import file_sha256
 from bench.storage.whole_folders import whole_folder
-from bench.tasks.base import Query, Task
+from bench.tasks.base import Task
 from bench.tasks.records import RetrievalRecord
 from methods.base import Ranking
 
@@ -70,56 +70,31 @@ def retrieval_records(
     """The rankings in the release's format, in the order of the task's queries."""
     judgement = evaluation.judgement
     judged = [None] * len(rankings) if judgement is None else judgement.scores
-    for query, ranking, scores in zip(task.queries, rankings, judged, strict=True):
-        yield _record(
-            task,
-            query,
-            ranking,
-            annotated=task.annotated and judgement is None,
-            ais_scores=scores,
-            changes=evaluation.changes.get(query.query_id),
+    annotated = task.annotated and judgement is None  # the one judgement that was scored by
+    for query, ranking, ais_scores in zip(task.queries, rankings, judged, strict=True):
+        rows = ranking.rows.tolist()
+        passages = [task.passages[row] for row in rows]
+        opponents = [task.passages[row] for row in ranking.opponent_rows.tolist()] or None
+        changes = evaluation.changes.get(query.query_id)
+        yield RetrievalRecord(
+            example_id=query.query_id,
+            query_set=task.name,
+            inputs_plaintext=query.prompt,
+            targets_plaintext=query.target,
+            proponents=[passage.text for passage in passages],
+            proponent_ids=[passage.passage_id for passage in passages],
+            proponent_scores=ranking.scores.tolist(),
+            opponents=opponents and [passage.text for passage in opponents],
+            opponent_ids=opponents and [passage.passage_id for passage in opponents],
+            opponent_scores=opponents and ranking.opponent_scores.tolist(),
+            fact_id=query.query_id,
+            relation=query.relation or None,
+            c4_frequency=query.frequency,
+            has_trex_sentence=bool(query.gold_rows) if annotated else None,
+            proponent_correct=task.correct(query, rows).tolist() if annotated else None,
+            proponent_ais_scores=ais_scores,
+            proponent_support=[task.support(query, row).value for row in rows]
+            if query.statement
+            else None,
+            proponent_tail_patch=None if changes is None else padded(changes, len(rows)),
         )
-
-
-def _record(
-    task: Task,
-    query: Query,
-    ranking: Ranking,
-    *,
-    annotated: bool,
-    ais_scores: list[float] | None = None,
-    changes: list[float] | None = None,
-) -> RetrievalRecord:
-    """One query's ranking in the release's format, with the one judgement that was scored by.
-
-    Args:
-        annotated: whether the task's annotation is the judgement that was scored by.
-        ais_scores: the judge's scores of the listed passages; None without a judge, or where it
-            could not judge them all.
-        changes: Δp of the step on each of the first proponents; None if it was not measured.
-    """
-    rows = ranking.rows.tolist()
-    passages = [task.passages[row] for row in rows]
-    opponents = [task.passages[row] for row in ranking.opponent_rows.tolist()] or None
-    support = [task.support(query, row).value for row in rows] if query.statement else None
-    correct = task.correct(query, rows).tolist() if annotated else None
-    return RetrievalRecord(
-        example_id=query.query_id,
-        query_set=task.name,
-        inputs_plaintext=query.prompt,
-        targets_plaintext=query.target,
-        proponents=[passage.text for passage in passages],
-        proponent_ids=[passage.passage_id for passage in passages],
-        proponent_scores=ranking.scores.tolist(),
-        opponents=opponents and [passage.text for passage in opponents],
-        opponent_ids=opponents and [passage.passage_id for passage in opponents],
-        opponent_scores=opponents and ranking.opponent_scores.tolist(),
-        fact_id=query.query_id,
-        relation=query.relation or None,
-        c4_frequency=query.frequency,
-        has_trex_sentence=bool(query.gold_rows) if annotated else None,
-        proponent_correct=correct,
-        proponent_ais_scores=ais_scores,
-        proponent_support=support,
-        proponent_tail_patch=None if changes is None else padded(changes, len(rows)),
-    )

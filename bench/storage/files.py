@@ -52,7 +52,7 @@ class RemoteFile:
             stream = system.open(path, "rb")
         return io.BufferedReader(_Stream(self.url, stream), 1 << 20)
 
-    def identity(self) -> list[str | int]:
+    def fingerprint(self) -> list[str | int]:
         """Name, size in bytes, and the fields of the store's answer that change with the content.
 
         Raises:
@@ -100,16 +100,14 @@ def open_bytes(file: File) -> IO[bytes]:
     return file.open() if isinstance(file, RemoteFile) else open(file, "rb")
 
 
-def identity(files: list[File]) -> list[list[str | int]]:
+def fingerprints(files: list[File]) -> list[list[str | int]]:
     """Name, size in bytes and time of change (ns) of each file; their folder does not matter."""
-    identities: list[list[str | int]] = []
-    for file in files:
-        if isinstance(file, RemoteFile):
-            identities.append(file.identity())
-        else:
-            stat = file.stat()
-            identities.append([file.name, stat.st_size, stat.st_mtime_ns])
-    return identities
+    return [file.fingerprint() if isinstance(file, RemoteFile) else _local(file) for file in files]
+
+
+def _local(path: Path) -> list[str | int]:
+    state = path.stat()
+    return [path.name, state.st_size, state.st_mtime_ns]
 
 
 def expand(pattern: str, setting: str) -> list[File]:

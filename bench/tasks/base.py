@@ -13,6 +13,7 @@ import numpy as np
 
 from bench.core import progress
 from bench.core.errors import UserError
+from bench.core.fields import check_ranges
 from bench.storage import jsonlines
 from bench.storage.hashes import file_sha256
 from bench.storage.keys import content_key
@@ -113,6 +114,7 @@ class TaskBuilder(ABC):
     version: ClassVar[int] = 1
 
     def __init__(self, config: Any) -> None:
+        check_ranges(config, "task")
         self.config = config
         self.annotated = True
         self.counts: dict[str, int] = {}

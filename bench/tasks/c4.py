@@ -12,8 +12,9 @@ from pathlib import Path
 
 from bench.core import progress
 from bench.core.errors import UserError
+from bench.core.fields import part_of_key
 from bench.storage import jsonlines
-from bench.storage.files import File, expand, identity
+from bench.storage.files import File, expand, fingerprints
 from bench.tasks import inputs
 from bench.tasks.base import Query, TaskBuilder
 from bench.tasks.chunks import Chunker
@@ -36,11 +37,11 @@ class Frequency(str, Enum):
 class C4Config(FactsConfig):
     """Settings; ``conf/task/c4.yaml`` says what each is for."""
 
-    passages: str
-    n_passages: int | None
-    passage_tokens: int | None
-    tokenizer: str | None
-    frequency: Frequency
+    passages: str = part_of_key()
+    n_passages: int | None = part_of_key(at_least=1)
+    passage_tokens: int | None = part_of_key(at_least=1)
+    tokenizer: str | None = part_of_key()
+    frequency: Frequency = part_of_key()
 
 
 class C4(TaskBuilder):
@@ -70,7 +71,6 @@ class C4(TaskBuilder):
     def __init__(self, config: C4Config) -> None:
         super().__init__(config)
         self.annotated = False
-        inputs.at_least_one(config.n_passages, "task.n_passages")
         self._facts = FactQueries(config, self.counts)
         tokenizer = None if config.tokenizer is None else Path(config.tokenizer)
         self._chunker = Chunker(config.passage_tokens, tokenizer)
@@ -78,12 +78,12 @@ class C4(TaskBuilder):
         self._asked: list[AskedFact] = []
 
     def fingerprint(self) -> dict[str, object]:
-        """Settings and the identity of the files; the seed only where something is sampled."""
+        """Settings and the fingerprints of the files; the seed only where something is sampled."""
         settings = {**asdict(self.config), **self._facts.fingerprint()}
-        settings["passages"] = identity(self._files())
+        settings["passages"] = fingerprints(self._files())
         if self.config.tokenizer is not None:
             path = Path(self.config.tokenizer).expanduser() / "tokenizer.json"
-            settings["tokenizer"] = identity([path])
+            settings["tokenizer"] = fingerprints([path])
         if self.config.n_queries is None and self.config.n_passages is None:
             del settings["seed"]
         return settings
@@ -114,8 +114,6 @@ class C4(TaskBuilder):
             unnamed += frequency == 0
             yield with_frequency(asked.query, frequency)
         self.counts["queries_that_no_passage_names"] = unnamed
-
-    # -------------------------------------------------------------- facts
 
     def _choose(self) -> tuple[int, bool]:
         """Choose the facts to ask.
@@ -157,8 +155,6 @@ class C4(TaskBuilder):
             if self._counter is not None:
                 self._counter.add_passage(text)
         return inputs.ALL_KEYS if n is None else keys.bound(n)
-
-    # -------------------------------------------------------------- passages
 
     def _files(self) -> list[File]:
         return expand(self.config.passages, "task.passages")

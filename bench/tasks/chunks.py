@@ -29,16 +29,10 @@ class Chunker:
             which are what white space separates.
 
     Raises:
-        UserError: a size below 1, or no tokenizer there.
+        UserError: no tokenizer there.
     """
 
     def __init__(self, size: int | None, tokenizer: Path | None) -> None:
-        if size is not None and size < 1:
-            raise UserError(
-                f"{size} tokens are no passage",
-                where="task.passage_tokens",
-                fix="set 1 or more, or null for whole documents",
-            )
         self._size = size
         self._tokenizer: Any = None if tokenizer is None else _load(tokenizer)
 
@@ -76,7 +70,6 @@ def _stop(
         ends: where the document's tokens end, ascending.
         cuts: places to cut, ascending, the better kind first.
         size: the most tokens of a passage.
-        length: the length of the document.
     """
     first = bisect_right(ends, start)
     left = len(ends) - first

@@ -8,7 +8,8 @@ from enum import Enum
 
 from bench.core import progress
 from bench.core.errors import UserError
-from bench.storage.files import expand, identity
+from bench.core.fields import part_of_key
+from bench.storage.files import expand, fingerprints
 from bench.storage.jsonlines import Place
 from bench.tasks import inputs
 from bench.tasks.base import Query
@@ -38,12 +39,12 @@ class FactsConfig:
 
     facts: str
     queries_from: str | None
-    n_queries: int | None
-    stratify: Stratify
-    prompt: int
-    repetitions: Repetitions
-    separator: str
-    seed: int
+    n_queries: int | None = part_of_key(at_least=1)
+    stratify: Stratify = part_of_key()
+    prompt: int = part_of_key(at_least=0, at_most=N_PROMPTS - 1)
+    repetitions: Repetitions = part_of_key()
+    separator: str = part_of_key()
+    seed: int = part_of_key()
 
 
 @dataclass(frozen=True)
@@ -68,27 +69,18 @@ class FactQueries:
     Memory grows with the asked facts, and by 8 bytes a fact.
 
     Args:
-        config: the settings of the facts.
         counts: receives how many facts were read and left out, by reason.
-
-    Raises:
-        UserError: a setting out of range.
     """
 
     def __init__(self, config: FactsConfig, counts: dict[str, int]) -> None:
-        if config.prompt not in range(N_PROMPTS):
-            raise UserError(
-                f"no prompt {config.prompt}", where="task.prompt", fix=f"set 0 to {N_PROMPTS - 1}"
-            )
-        inputs.at_least_one(config.n_queries, "task.n_queries")
         self._config = config
         self._counts = counts
 
     def fingerprint(self) -> dict[str, object]:
-        """The identity of the files that the facts are read from."""
+        """The fingerprints of the files that the facts are read from."""
         files = {"facts": self._config.facts, "queries_from": self._config.queries_from}
         return {
-            kind: pattern and identity(expand(pattern, f"task.{kind}"))
+            kind: pattern and fingerprints(expand(pattern, f"task.{kind}"))
             for kind, pattern in files.items()
         }
 

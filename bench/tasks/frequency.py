@@ -36,7 +36,6 @@ class MentionCounter:
         Args:
             fact_id: an id that no other fact has.
             subjects: the names of the fact's subject.
-            answers: the names of its answer.
         """
         number = len(self._ids)
         self._ids.append(fact_id)

@@ -15,18 +15,6 @@ ALL_KEYS = 1 << 64  # a bound that every row's key is below
 FACT_ROWS, PASSAGE_ROWS = 1, 2  # streams of `row_key`, so that two files are not sampled alike
 
 
-def at_least_one(value: int | None, setting: str) -> None:
-    """Check a setting that is a count, or None for all.
-
-    Raises:
-        UserError: the count is zero or negative.
-    """
-    if value is not None and value < 1:
-        raise UserError(
-            f"{value} is not a number to keep", where=setting, fix="set 1 or more, or null for all"
-        )
-
-
 def row_key(seed: int, stream: int, row: int) -> int:
     """A pseudo-random key in ``[0, 2**64)``, different for every row of one seed and stream.
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 from bench.core.errors import UserError
+from bench.core.fields import part_of_key
 from bench.storage import jsonlines
-from bench.storage.files import File, expand, identity
+from bench.storage.files import File, expand, fingerprints
 from bench.storage.jsonlines import Json, Place
 from bench.tasks import inputs
 from bench.tasks.base import Query, TaskBuilder
@@ -30,8 +31,8 @@ class JsonLinesConfig:
     queries: str
     passages: str
     separator: str
-    n_queries: int | None
-    seed: int
+    n_queries: int | None = part_of_key(at_least=1)
+    seed: int = part_of_key()
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,12 @@ class JsonLines(TaskBuilder):
 
     def __init__(self, config: JsonLinesConfig) -> None:
         super().__init__(config)
-        inputs.at_least_one(config.n_queries, "task.n_queries")
         self._asked: list[_Asked] = []
         self._rows: dict[str, int] = {}
 
     def fingerprint(self) -> dict[str, object]:
-        """Settings and the identity of the files; the seed only where something is sampled."""
-        files = {kind: identity(self._files(kind)) for kind in ("queries", "passages")}
+        """Settings and the fingerprints of the files; the seed only where something is sampled."""
+        files = {kind: fingerprints(self._files(kind)) for kind in ("queries", "passages")}
         settings = {**asdict(self.config), **files}
         if self.config.n_queries is None:
             del settings["seed"]

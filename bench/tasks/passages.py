@@ -50,7 +50,6 @@ class PassageStore:
     """A row-addressed, re-iterable view of a corpus folder written by ``write_passages``.
 
     Args:
-        folder: the corpus folder.
         sha256: the hash of its texts where somebody has checked it; None where nobody has.
 
     Raises:

@@ -192,9 +192,6 @@ def id_field(record: Json, place: Place, field: str) -> str:
     return _id(record.get(field), place, field, field)
 
 
-# ------------------------------------------------------------------ readers
-
-
 def parse_fact(record: Json, place: Place) -> Fact:
     """Validate one line of a facts file."""
     return Fact(

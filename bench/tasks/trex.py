@@ -11,7 +11,8 @@ from enum import Enum
 
 from bench.core import progress
 from bench.core.errors import UserError
-from bench.storage.files import File, expand, identity
+from bench.core.fields import part_of_key
+from bench.storage.files import File, expand, fingerprints
 from bench.storage.jsonlines import Place
 from bench.tasks import inputs
 from bench.tasks.base import Query, TaskBuilder
@@ -31,10 +32,10 @@ class MissingSentences(str, Enum):
 class TRexConfig(FactsConfig):
     """Settings; ``conf/task/trex.yaml`` says what each is for."""
 
-    sentences: str
-    n_passages: int | None
-    keep_gold: bool
-    missing_sentences: MissingSentences
+    sentences: str = part_of_key()
+    n_passages: int | None = part_of_key(at_least=1)
+    keep_gold: bool = part_of_key()
+    missing_sentences: MissingSentences = part_of_key()
 
 
 class _Gold:
@@ -91,13 +92,12 @@ class TRex(TaskBuilder):
     def __init__(self, config: TRexConfig) -> None:
         super().__init__(config)
         self._facts = FactQueries(config, self.counts)
-        inputs.at_least_one(config.n_passages, "task.n_passages")
         self._asked: list[AskedFact] = []
         self._rows: dict[str, list[int]] = {}
 
     def fingerprint(self) -> dict[str, object]:
-        """Settings and the identity of the files; the seed only where something is sampled."""
-        files = self._facts.fingerprint() | {"sentences": identity(self._files())}
+        """Settings and the fingerprints of the files; the seed only where something is sampled."""
+        files = self._facts.fingerprint() | {"sentences": fingerprints(self._files())}
         settings = {**asdict(self.config), **files}
         if self.config.n_queries is None and self.config.n_passages is None:
             del settings["seed"]
@@ -137,8 +137,6 @@ class TRex(TaskBuilder):
         for fact in self._asked:
             rows = self._rows.get(fact.query.query_id, [])
             yield replace(fact.query, gold_rows=tuple(rows))
-
-    # -------------------------------------------------------------- sentences
 
     def _files(self) -> list[File]:
         return expand(self.config.sentences, "task.sentences")

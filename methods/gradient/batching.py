@@ -42,8 +42,6 @@ def encode_all(
     Where memory runs out, the batch is halved and no later one is as large; that is said once.
 
     Args:
-        encoder: encoder of one side.
-        tokens: tokens of each text.
         batch_size: number of texts in a batch, at most.
         batch_tokens: number of tokens in a batch, padding included, at most; a single text may
             exceed it. None takes the number that suits the device.

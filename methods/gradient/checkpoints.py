@@ -48,7 +48,6 @@ class CheckpointEncoder:
         weighted: whether each encoder appends a text's weight; the row gets their mean.
 
     Attributes:
-        layout: layout of a row.
         name, dim, dtype, device, fitting_tokens: as in ``GradientEncoder``.
     """
 

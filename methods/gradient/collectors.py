@@ -201,7 +201,6 @@ def make_collector(
         settings: ``projection_dim`` and ``seed``.
         moments: second moments to divide by; None leaves the gradient as it is.
         dtype: dtype of the model.
-        device: device of the model.
 
     Raises:
         UserError: ``moments`` lack this matrix.

@@ -34,7 +34,6 @@ class Architecture:
         n_layers: L.
         hidden_size: width of a layer.
         attention_width: a, all heads of a layer together.
-        vocab_size: size of the vocabulary.
         context_length: the longest text, in tokens.
         unwatched_layers: number of layers below the lowest matrix, which no gradient reaches.
         unwatched: the part of N that is in these layers.
@@ -57,9 +56,7 @@ class Workload:
     """The numbers that the steps of a run depend on.
 
     Attributes:
-        passages: number of passages.
         tokens: mean length of a passage; it stands in for a query's, which is shorter.
-        queries: number of queries.
         together: number of queries that are searched together, since memory holds no more.
         candidates: passages a query, of both ends, that are scored a second time.
     """
@@ -84,9 +81,6 @@ def feature_blocks(architecture: Architecture, config: GradientConfig) -> list[i
 def feature_dim(architecture: Architecture, config: GradientConfig) -> int:
     """Number of dimensions of a feature row, the passage's weight included."""
     return sum(feature_blocks(architecture, config)) + config.passage_weight
-
-
-# ------------------------------------------------------------------ operations
 
 
 def forward_flops(architecture: Architecture, tokens: float) -> float:
@@ -194,9 +188,6 @@ def tokens_per_word(vocab_size: int) -> float:
     Texts from templates take fewer: 1.78 at 1,024 on ``factworld``.
     """
     return max(1.2, 1.4 + 0.22 * math.log2(32_000 / max(1, vocab_size)))
-
-
-# ------------------------------------------------------------------ memory
 
 
 def memory(

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from bench.core import progress
 from bench.core.errors import UserError
-from bench.core.fields import identity
+from bench.core.fields import part_of_key
 from bench.models.dtypes import running_in
 from bench.models.language_model import IGNORE, Tokens, pad
 from bench.storage.keys import content_key
@@ -62,7 +62,7 @@ class Labels(Enum):
 class EkfacConfig(InfluenceConfig):
     """Settings of ``conf/method/ekfac.yaml``."""
 
-    labels: Labels = identity()
+    labels: Labels = part_of_key()
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,6 @@ class Ekfac(Influence):
             gradients = part.unflatten(1, factors.eigenvalues.shape)
             part.copy_(factors.solve(gradients, self.config.damping).flatten(1))
         return queries
-
-    # ------------------------------------------------------------------ fitting
 
     def _fit(self) -> list[Factors]:
         """Find the factors of each matrix in two passes."""
@@ -216,10 +214,8 @@ def sampled_labels(
     ``numpy.random.default_rng([seed, row])``.
 
     Args:
-        module: a causal language model.
         ids, labels: ids and labels, ``[batch, tokens]``; labels are ``IGNORE`` where no loss is.
         rows: row of each text, ``[batch]``.
-        seed: seed of the method.
 
     Returns:
         drawn labels, ``[batch, tokens]``.
@@ -281,9 +277,6 @@ class _Eigenvalues(Collector):
         rotated = delta_btm.to(self._dtype) @ self.outputs
         for delta, x in zip(rotated.split(self._step), kept.split(self._step), strict=True):
             self.sums += torch.bmm(delta.transpose(1, 2), x).square_().sum(0)
-
-
-# ------------------------------------------------------------------ on disk
 
 
 def _write(folder: Path, factors: Sequence[Factors]) -> dict[str, Any]:

@@ -37,10 +37,8 @@ class GradientEncoder:
             ``settings.optimizer_correction`` is not asked: the two sides may differ in it.
 
     Attributes:
-        name: name of the model.
         module: the model itself, in the gradient dtype.
         matrices: the matrices that carry the gradient, in the order of exact features.
-        block_sizes: dimensions of each block.
         dim: dimensions of all blocks together and, with ``passage_weight``, of the weight.
         dtype: dtype of the features: the gradient dtype, float32 where that is a half precision.
         device: where the model is.
@@ -167,7 +165,6 @@ class _Sums:
     """The sums that make up the features, in order.
 
     Attributes:
-        sizes: shape of each sum.
         of_matrix: number of the sum that each matrix adds to.
         block_sizes: number of dimensions of each block.
     """

@@ -47,8 +47,6 @@ def estimate_whitening(
     Those of the queries are there only if R is mixed.
 
     Args:
-        source: features of the passages.
-        queries: features of the queries.
         rows_at_once: passages in memory together.
         facts: gets what R is made of.
         device: where R is summed up and decomposed.

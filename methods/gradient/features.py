@@ -23,10 +23,6 @@ class Features:
 
     Args:
         model: the model at its last checkpoint.
-        config: settings of the method.
-
-    Attributes:
-        passages: the encoder of passages.
 
     Raises:
         UserError: fewer checkpoints than asked for, no second moments where they are needed, or a

@@ -19,7 +19,8 @@ from bench.core.errors import UserError
 
 MAX_BLOCK = 8192  # an eigendecomposition above this takes minutes and gigabytes a block
 CROSSING_SHARE = 1000 / 2**16  # the paper's k, about 1,000, of its 2^16 dimensions
-MOST_MIXING = 0.99  # the larger of the paper's two λ; beyond it R_train plays next to no part
+# The bound on an automatic λ: the larger of the paper's two. Beyond it R_train is next to nothing.
+MOST_MIXING = 0.99
 
 _CPU = torch.device("cpu")
 _FIX = "set method.mixing to a number (0.9 is the paper's for T-REx), or ask more queries"
@@ -124,7 +125,6 @@ def refuse_too_few(blocks: Sequence[int], n_queries: int) -> None:
     together are fewer than k, σ_eval[k] is zero and λ is 1.
 
     Args:
-        blocks: sizes of the blocks.
         n_queries: how many queries R_eval would be from.
 
     Raises:

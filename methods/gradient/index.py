@@ -61,8 +61,6 @@ class GradientIndex(FeatureSource):
     """The finished shards of one corpus.
 
     Attributes:
-        folder: folder of the shards.
-        codec: codec of their format.
         shards: records of the manifest: file, first row, rows.
         seconds: time that encoding took, all runs and processes together; None if that is not known
             of every shard.
@@ -119,7 +117,6 @@ class IndexBuilder:
         folder: folder of all features of this key.
         settings: everything that the features depend on, for the manifest.
         storage: format of the shards; where a shard is there in full precision, it is translated.
-        source: the encoder of this process.
         recipe: makes the encoder in other processes; its key is a hash of ``settings``.
         corpus_sha256: hash of the corpus, which names the manifest.
         mirror: the copy of the cache in a store; shards that are there are not encoded.

@@ -118,11 +118,9 @@ class Influence(Method):
             source = self._source(plan)
             if start == 0:  # texts that are cut are counted in one pass
                 source = replace(source, counts=self.context.counts)
+            ids = [query.query_id for query in queries[start : start + len(preconditioned)]]
             one_pass = replace(search, scanned=source)
-            ranked = one_pass.find(preconditioned, top_k, self.config.opponents)
-            some = queries[start : start + len(preconditioned)]
-            for query, lists in zip(some, ranked, strict=True):
-                yield Ranking(query.query_id, **vars(lists))
+            yield from one_pass.find(ids, preconditioned, top_k, self.config.opponents)
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
         """Score chosen passages, float64 ``[candidates]`` a query, from gradients encoded now."""

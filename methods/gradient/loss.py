@@ -22,7 +22,6 @@ def backward_of(output: Output, module: nn.Module, ids: Tensor, labels: Tensor) 
 
     Args:
         output: the function of the tokens whose gradient is taken.
-        module: a causal language model.
         ids: token ids ``[batch, tokens]``.
         labels: labels ``[batch, tokens]``, ``IGNORE`` where a token has no loss; there is at least
             one label after the first position.

@@ -110,9 +110,8 @@ class Gradient(Method):
             refuse_second_pass(mib, len(queries), dim, self._dtype)
         search = self._search(self._source, groups)
         for start, features in groups:
-            ranked = search.find(features, top_k, self.config.opponents)
-            for query, rows in zip(queries[start : start + len(features)], ranked, strict=True):
-                yield Ranking(query.query_id, **vars(rows))
+            ids = [query.query_id for query in queries[start : start + len(features)]]
+            yield from search.find(ids, features, top_k, self.config.opponents)
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
         """Score chosen passages, float64 ``[candidates]`` a query, from the index or anew."""

@@ -37,7 +37,6 @@ class Matrix:
     Attributes:
         name: name of the parameter, e.g. ``"model.layers.0.mlp.up_proj.weight"``.
         module: the layer that multiplies by it.
-        block: number of its block.
         transposed: whether the weight is stored as ``[in, out]``, as GPT-2's ``Conv1D`` does.
     """
 
@@ -84,7 +83,7 @@ def gradient_matrices(model: nn.Module, settings: FeatureSettings) -> list[Matri
         else:
             group = chosen.index(one.number) * n_groups // len(chosen)
             block = {
-                BlockLayout.groups: 2 * group + _is_mlp(one.path),
+                BlockLayout.groups: 2 * group + (_kind(one.path) == "mlp"),
                 BlockLayout.matrices: len(matrices),
                 BlockLayout.single: 0,
             }[settings.block_layout]
@@ -250,10 +249,6 @@ def _kind(path: str) -> str | None:
     if any(word in path for word in _MLP):
         return "mlp"
     return "attention" if any(word in path for word in _ATTENTION) else None
-
-
-def _is_mlp(path: str) -> bool:
-    return _kind(path) == "mlp"
 
 
 def _judge(faults: Sequence[str], unsupported: Unsupported) -> None:

@@ -18,11 +18,8 @@ def projection(seed: int, name: str, side: str, dim: int, size: int) -> Tensor:
     """A projection ``P`` with E⟨Px, Py⟩ = ⟨x, y⟩.
 
     Args:
-        seed: seed of the method.
         name: name of the weight matrix.
         side: ``"out"`` or ``"in"``.
-        dim: number of rows of P.
-        size: number of columns of P.
 
     Returns:
         P, float64 ``[dim, size]``, with normal entries of variance ``1 / dim``.

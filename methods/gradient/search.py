@@ -7,7 +7,7 @@ or, if the index is lossy, from gradients that are encoded anew (``rerank``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bench.core import memory, progress
 from bench.core.errors import UserError
+from methods.base import Ranking
 from methods.gradient.checkpoints import FeatureLayout
 from methods.gradient.source import FeatureSource
 from methods.gradient.whitening import Whitening
@@ -34,7 +35,6 @@ class Finish:
     their cosines. Zero rows stay zero.
 
     Args:
-        layout: layout of a row.
         whitening: R^(-1/2); None leaves the features as they are.
         unit_norm: whether each row is divided by its norm.
         dtype, device: dtype and device of the computation.
@@ -183,16 +183,6 @@ def refuse_second_pass(memory_mib: int, n_queries: int, dim: int, dtype: torch.d
 
 
 @dataclass(frozen=True)
-class RankedRows:
-    """Rows and scores of one query, highest score first, and of its opponents, lowest first."""
-
-    rows: np.ndarray
-    scores: np.ndarray
-    opponent_rows: np.ndarray
-    opponent_scores: np.ndarray
-
-
-@dataclass(frozen=True)
 class Search:
     """One search over all passages.
 
@@ -212,20 +202,22 @@ class Search:
     rerank: int | None
     memory: MemoryPlan
 
-    def find(self, queries: Tensor, n_highest: int, n_lowest: int) -> Iterator[RankedRows]:
-        """Rank the passages for some queries.
+    def find(
+        self, ids: Sequence[str], queries: Tensor, n_highest: int, n_lowest: int
+    ) -> Iterator[Ranking]:
+        """Rank the passages for some queries, with so many opponents.
 
         Args:
             queries: raw features of the queries, float32 ``[queries, dim]``.
-            n_highest, n_lowest: lengths of the two lists.
         """
         scored = self._scored(self.finish(queries))
         n_kept = depths(n_highest, n_lowest, self.rerank)
         highest, lowest = scan(len(queries), scored, *n_kept)
         scores = self._score(queries, highest.rows, highest.scores)
         opposed = self._score(queries, lowest.rows, -lowest.scores)
-        for number in range(len(queries)):
-            yield RankedRows(
+        for number, query_id in enumerate(ids):
+            yield Ranking(
+                query_id,
                 *_best(highest.rows[number], scores[number], n_highest),
                 *_worst(lowest.rows[number], opposed[number], n_lowest),
             )

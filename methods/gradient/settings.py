@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Optional, Union
 
 from bench.core.errors import UserError
-from bench.core.fields import identity, speed
+from bench.core.fields import part_of_key, speed
 
 AUTO = "auto"  # in place of a number for λ or damping: the value that a rule gives
 # Bounds of the automatic damping: what keeps R invertible where texts repeat, and beyond which R
@@ -112,9 +112,9 @@ class Storage(Enum):
 class EncodingSettings:
     """Which matrices carry the gradient, and how many texts are in a forward pass."""
 
-    layers: Optional[list[int]] = identity()  # noqa: UP045 - omegaconf reads the annotation at run time
-    adapters: Adapters = identity()
-    unsupported: Unsupported = identity()
+    layers: Optional[list[int]] = part_of_key()  # noqa: UP045 - omegaconf reads the annotation at run time
+    adapters: Adapters = part_of_key()
+    unsupported: Unsupported = part_of_key()
     batch_size: int = speed(at_least=1)
     batch_tokens: Optional[int] = speed(at_least=1)  # noqa: UP045
 
@@ -123,14 +123,14 @@ class EncodingSettings:
 class FeatureSettings(EncodingSettings):
     """The switches of the encoder: what a stored feature depends on beside model and text."""
 
-    optimizer_correction: bool = identity()
-    output: Output = identity()
-    passage_weight: bool = identity()
-    checkpoints: int = identity(at_least=1)
-    projection_dim: Optional[int] = identity(at_least=1)  # noqa: UP045
-    layer_blocks: int = identity(at_least=1)
-    block_layout: BlockLayout = identity()
-    seed: int = identity()
+    optimizer_correction: bool = part_of_key()
+    output: Output = part_of_key()
+    passage_weight: bool = part_of_key()
+    checkpoints: int = part_of_key(at_least=1)
+    projection_dim: Optional[int] = part_of_key(at_least=1)  # noqa: UP045
+    layer_blocks: int = part_of_key(at_least=1)
+    block_layout: BlockLayout = part_of_key()
+    seed: int = part_of_key()
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,13 @@ class HessianSettings:
         hessian_sample: passages that the passages' R is estimated from, by seed; None takes all.
     """
 
-    hessian: Hessian = identity()
-    mixing: Union[float, str] = identity(at_least=0, at_most=1, words=(AUTO,))  # noqa: UP007
-    damping: Union[float, str] = identity(at_least=0, words=(AUTO,))  # noqa: UP007
-    hessian_form: HessianForm = identity()
-    hessian_components: int = identity(at_least=1)
-    hessian_sample: Optional[int] = identity(at_least=1)  # noqa: UP045
-    seed: int = identity()
+    hessian: Hessian = part_of_key()
+    mixing: Union[float, str] = part_of_key(at_least=0, at_most=1, words=(AUTO,))  # noqa: UP007
+    damping: Union[float, str] = part_of_key(at_least=0, words=(AUTO,))  # noqa: UP007
+    hessian_form: HessianForm = part_of_key()
+    hessian_components: int = part_of_key(at_least=1)
+    hessian_sample: Optional[int] = part_of_key(at_least=1)  # noqa: UP045
+    seed: int = part_of_key()
 
     @property
     def has_matrices(self) -> bool:
@@ -205,12 +205,12 @@ class GradientConfig(FeatureSettings, HessianSettings):
         memory_mib: bound of what a search holds.
     """
 
-    correct_queries: bool = identity()
-    checkpoint_weights: CheckpointWeights = identity()
-    unit_norm: bool = identity()
-    storage: Storage = identity()
-    rerank: Optional[int] = identity(at_least=1)  # noqa: UP045
-    opponents: int = identity(at_least=0)
+    correct_queries: bool = part_of_key()
+    checkpoint_weights: CheckpointWeights = part_of_key()
+    unit_norm: bool = part_of_key()
+    storage: Storage = part_of_key()
+    rerank: Optional[int] = part_of_key(at_least=1)  # noqa: UP045
+    opponents: int = part_of_key(at_least=0)
     memory_mib: int = speed(at_least=1)
 
 
@@ -218,14 +218,14 @@ class GradientConfig(FeatureSettings, HessianSettings):
 class InfluenceConfig(EncodingSettings):
     """Settings of influence functions with exact gradients; see ``conf/method/_influence.yaml``."""
 
-    damping: float = identity(
+    damping: float = part_of_key(
         above=0,
         fix="without damping H has no inverse where passages are few; the sources take 0.1",
     )
-    sample: Optional[int] = identity(at_least=1)  # noqa: UP045
-    opponents: int = identity(at_least=0)
+    sample: Optional[int] = part_of_key(at_least=1)  # noqa: UP045
+    opponents: int = part_of_key(at_least=0)
     memory_mib: int = speed(at_least=1)
-    seed: int = identity()
+    seed: int = part_of_key()
 
 
 def exact_gradients(shared: EncodingSettings) -> FeatureSettings:

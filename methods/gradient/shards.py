@@ -1,4 +1,4 @@
-"""One shard of an index: its file, its sidecar, and how it is made, here or in another process.
+"""One shard of an index: its file, its sealed sidecar, and how it is made, here or elsewhere.
 
 A shard is named by a hash of the texts in it, and what is in it depends on nothing else but the
 features' key: whoever makes it, and however often, writes the same bytes.
@@ -47,7 +47,6 @@ class EncoderRecipe:
 
     Attributes:
         load_model: brings the model; can be sent too.
-        config: settings of the method.
         key: key of the features: ``content_key`` of ``Features.key_settings``.
     """
 
@@ -80,7 +79,6 @@ class ShardWriter:
 
     Attributes:
         folder: of all features of this key; a format has a folder below it.
-        dim: features of a row.
         recipe: of the encoder, for other processes.
         mirror: the copy of the cache in a store; what is written is kept there, too.
         source: the encoder, where it is at hand; it is not sent along.

@@ -155,11 +155,9 @@ def low_rank(
 
     Args:
         squares: the diagonal of R, float64 ``[dim]``.
-        blocks: sizes of the blocks.
         multiply: R times the directions of each block; called three times.
         components: eigenvectors a block, at most.
         dampings: those of the blocks, as in ``full``.
-        seed: seed of the random directions.
 
     Raises:
         UserError: a dimension is zero and there is no damping.

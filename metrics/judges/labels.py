@@ -13,7 +13,6 @@ def entailment_index(id2label: Mapping[int, str], chosen: str | None, where: str
     """The index of the entailment label.
 
     Args:
-        id2label: the model's labels by index.
         chosen: the label that the user names, or its index; None = by name.
         where: the model, for the error message.
 

@@ -10,8 +10,7 @@ Source of the setting: AIS by entailment, Rashkin et al. 2023 (2112.12870), Hono
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -124,16 +123,9 @@ class Nli(Judge):
         with torch.inference_mode():
             return self._module(**inputs).logits.double().cpu().numpy()
 
-    # -------------------------------------------------------------- the model
-
     @cached_property
     def _model_config(self) -> Any:
-        from transformers import AutoConfig
-
-        with self._loading():
-            return AutoConfig.from_pretrained(
-                self._folder, local_files_only=True, trust_remote_code=False
-            )
+        return self._loaded("AutoConfig")
 
     @cached_property
     def _label(self) -> int:
@@ -142,12 +134,7 @@ class Nli(Judge):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
-        with self._loading():
-            return AutoTokenizer.from_pretrained(
-                self._folder, local_files_only=True, trust_remote_code=False
-            )
+        return self._loaded("AutoTokenizer")
 
     @cached_property
     def _max_length(self) -> int:
@@ -161,17 +148,13 @@ class Nli(Judge):
     @cached_property
     def _module(self) -> Any:
         import torch
-        from transformers import AutoModelForSequenceClassification
 
-        with self._loading():
-            module, report = AutoModelForSequenceClassification.from_pretrained(
-                self._folder,
-                dtype=torch.float32,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
+        module, report = self._loaded(
+            "AutoModelForSequenceClassification",
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
         if missing := sorted(report["missing_keys"]):  # transformers would draw them at random
             raise UserError(
                 f"is no trained classifier: its weights lack {missing[0]}",
@@ -180,12 +163,15 @@ class Nli(Judge):
             )
         return module.eval().requires_grad_(False).to(self.device)
 
-    @contextmanager
-    def _loading(self) -> Iterator[None]:
+    def _loaded(self, kind: str, **options: Any) -> Any:
+        """What a class of transformers makes of the folder; its code is never run."""
+        import transformers
         from safetensors import SafetensorError
 
         try:
-            yield
+            return getattr(transformers, kind).from_pretrained(
+                self._folder, local_files_only=True, trust_remote_code=False, **options
+            )
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()
             raise UserError(
@@ -200,7 +186,6 @@ def probability(logits: np.ndarray, label: int) -> np.ndarray:
 
     Args:
         logits: float64 ``[n, labels]``; with a single label, its sigmoid is the probability.
-        label: column of the label.
 
     Returns:
         float64 ``[n]`` in ``[0, 1]``; NaN where a logit is NaN or infinite.

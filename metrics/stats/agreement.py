@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from metrics.stats.bootstrap import percentiles
+
 MEASURES = ("precision", "recall", "f1", "kappa", "accuracy")
 
 
@@ -51,7 +53,6 @@ def compare(
         judged: ``[n]``.
         clusters: what each pair belongs to, such as its claim: whole clusters are resampled, since
             pairs of one claim are no independent evidence. None = each pair is its own.
-        samples: bootstrap resamples.
         seed: the same seed gives the same intervals.
 
     Raises:
@@ -65,56 +66,36 @@ def compare(
     numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
     tables = np.zeros((len(numbers), 4))
     np.add.at(tables, (np.array([numbers[name] for name in names]), kinds), 1)
-    point = measures_of(tables.sum(axis=0))
-    rng = np.random.default_rng(seed)
+    total = tables.sum(axis=0)
     chance = np.full(len(tables), 1 / len(tables))
-    drawn = np.stack(
-        [measures_of(rng.multinomial(len(tables), chance) @ tables) for _ in range(samples)]
-    )
-    total = tables.sum(axis=0).astype(int).tolist()
+    times = np.random.default_rng(seed).multinomial(len(tables), chance, size=samples)
+    bounds = percentiles(measures_of(times @ tables))
     return Agreement(
         n=len(right),
-        table=(total[0], total[1], total[2], total[3]),
+        table=tuple(total.astype(int).tolist()),
         measures={
-            name: Measure(float(point[i]), _interval(drawn[:, i]))
-            for i, name in enumerate(MEASURES)
+            name: Measure(value, (low, high))
+            for name, value, low, high in zip(
+                MEASURES, *(one.tolist() for one in (measures_of(total), *bounds)), strict=True
+            )
         },
     )
 
 
-def measures_of(table: np.ndarray) -> np.ndarray:
-    """The numbers of ``MEASURES`` for one table.
+def measures_of(tables: np.ndarray) -> np.ndarray:
+    """The numbers of ``MEASURES`` for some tables.
 
     Args:
-        table: true positives, false positives, false negatives, true negatives: ``[4]``.
+        tables: true positives, false positives, false negatives, true negatives: ``[..., 4]``.
 
     Returns:
-        float64 ``[5]``; NaN where a denominator is 0.
+        float64 ``[..., 5]``; NaN where a denominator is 0.
     """
-    both, only_judged, only_true, neither = map(float, table)
+    both, only_judged, only_true, neither = np.moveaxis(np.asarray(tables, dtype=np.float64), -1, 0)
     n = both + only_judged + only_true + neither
     judged, true = both + only_judged, both + only_true
     chance = judged * true + (n - judged) * (n - true)  # times n²
     observed = both + neither
-    return np.array(
-        [
-            _ratio(both, judged),
-            _ratio(both, true),
-            _ratio(2 * both, judged + true),
-            _ratio(observed * n - chance, n * n - chance),
-            _ratio(observed, n),
-        ]
-    )
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    """Percentiles of the resamples in which the measure is defined."""
-    defined = values[~np.isnan(values)]
-    if not len(defined):
-        return float("nan"), float("nan")
-    low, high = np.percentile(defined, [2.5, 97.5])
-    return float(low), float(high)
+    parts = np.stack([both, both, 2 * both, observed * n - chance, observed], axis=-1)
+    wholes = np.stack([judged, true, judged + true, n * n - chance, n], axis=-1)
+    return np.divide(parts, wholes, out=np.full(parts.shape, np.nan), where=wholes != 0)

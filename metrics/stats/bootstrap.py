@@ -100,7 +100,6 @@ def resampled_columns(
         values: float ``[n_queries, n_columns]`` without NaN, at least one query.
         labels: the cluster of each query, of any sortable kind, ``[n_queries]``; None = each query
             is its own.
-        samples: how many means.
         seed: of the draws, which all columns share.
     """
     if labels is None and values.shape[1] == 1:

@@ -80,9 +80,7 @@ def compare_methods(
     """Test every two methods on one metric.
 
     Args:
-        metric: its name.
         labels: of the methods, at least one, best first: the first gets the letter ``a``.
-        scored: what each of them scored.
         clusters: the cluster of each query, by what clusters are made by; for the intervals.
         always: see ``Sampling``.
     """

@@ -58,7 +58,6 @@ class Sampling:
     """How intervals are made.
 
     Attributes:
-        samples: bootstrap resamples.
         seed: of their draws.
         labels: the cluster of each query, by what clusters are made by, ``[n_queries]`` each.
         always: whether an interval over clusters is shown in any case; otherwise it is where it is
@@ -84,7 +83,6 @@ class Sampling:
         """The mean of a metric over queries, with its interval.
 
         Args:
-            metric: its name.
             values: one score a query, float ``[n_queries]``; NaN where a query was not scored.
 
         Returns:

@@ -33,7 +33,6 @@ def resampled_scores(
         predicted: what a method foresees of each subset, ``[n_queries, n_subsets]``.
         measured: what came of it, likewise.
         labels: the cluster of each query, ``[n_queries]``; None = each query is its own.
-        samples: how many means.
         seed: of the draws.
 
     Returns:

@@ -63,7 +63,7 @@ def test_an_error_arrives_as_it_was(tmp_path: Path, name: str) -> None:
 
 def test_nothing_to_do_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").touch()
-    monkeypatch.setattr(Processes, "_run", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(Processes, "_finished", lambda *_: pytest.fail("started"))
     engine("processes").run([Job(refuse, (tmp_path / "a",), tmp_path / "a")], "x", unit="files")
 
 

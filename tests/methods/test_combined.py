@@ -127,6 +127,12 @@ def test_facts_and_counts_are_kept_by_part(context):
     assert "hessian_passages" not in context.facts
 
 
+def test_the_identity_of_a_combination_holds_that_of_each_part(context):
+    one = hybrid(context)
+    parts = {"first": bm25.BM25.version, "second": Gradient.version}
+    assert one.identity() == [Hybrid.version, parts]
+
+
 def test_errors_of_a_part_name_the_part(context):
     with pytest.raises(UserError, match=r"method\.first\.k1"):
         checked(hybrid(context, first={**BM25, "k1": -1.0}))

@@ -9,12 +9,10 @@ from omegaconf import OmegaConf
 
 from bench.core.errors import UserError
 from bench.tasks.base import Query
-from methods.base import Context
+from methods.base import Context, NoSettings
 from methods.controls import (
     Gold,
-    GoldConfig,
     Length,
-    LengthConfig,
     Popularity,
     PopularityConfig,
     Random,
@@ -74,7 +72,7 @@ def test_random_permutations_are_uniform(tmp_path):
 
 
 def test_gold_returns_the_annotated_rows_in_order(context):
-    method = Gold(GoldConfig(), context)
+    method = Gold(NoSettings(), context)
     checked(method)
     assert method.index().bytes == 0
     rankings = list(method.search(QUERIES, 2))
@@ -85,15 +83,15 @@ def test_gold_returns_the_annotated_rows_in_order(context):
 def test_gold_refuses_a_task_without_annotation(tmp_path):
     task = make_task(tmp_path / "task", ["x"], QUERIES, annotated=False)
     with pytest.raises(UserError, match="toy has no annotated passages"):
-        checked(Gold(GoldConfig(), Context(task, tmp_path)))
+        checked(Gold(NoSettings(), Context(task, tmp_path)))
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("random", RandomConfig(seed=7)),
-        ("gold", GoldConfig()),
-        ("length", LengthConfig()),
+        ("gold", NoSettings()),
+        ("length", NoSettings()),
         ("popularity", PopularityConfig(Tokenizer.words)),
     ],
 )
@@ -120,7 +118,7 @@ TEXTS = ["a b", "", "the cat", "The, the cat!", "b", "école — cat", "the"]
 
 @pytest.mark.parametrize("top_k", [1, 3, 100])
 def test_length_is_in_characters_and_ties_go_by_row(tmp_path, top_k):
-    found = search_prior(tmp_path, Length, LengthConfig(), TEXTS, top_k=top_k)
+    found = search_prior(tmp_path, Length, NoSettings(), TEXTS, top_k=top_k)
     assert [ranking.query_id for ranking in found] == ["q0", "q1", "q2"]
     for ranking in found:  # whatever the query
         assert ranking.rows.tolist() == [3, 5, 2, 0, 6, 4, 1][:top_k]
@@ -164,4 +162,4 @@ def test_popularity_follows_the_tokenizer(tmp_path):
 
 def test_a_prior_is_not_searched_before_it_is_indexed(context):
     with pytest.raises(ValueError, match="index"):
-        list(Length(LengthConfig(), context).search(QUERIES, 3))
+        list(Length(NoSettings(), context).search(QUERIES, 3))

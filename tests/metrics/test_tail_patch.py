@@ -235,10 +235,10 @@ def test_memory_decides_how_many_go_side_by_side(model):
     token = 8 * (4 * config.vocab_size + 20 * config.hidden_size * config.num_hidden_layers)
     for mib, tokens, most in [(0, 1, 1), (7 * size / 2**20, 0, 3), (2**20, 9, 32)]:
         step = OptimizerStep(model, 0.1, None, None, mib)
-        assert [step.fit(n, tokens) for n in (most, most + 1)] == [True, False]
+        assert [step.has_room_for(n, tokens) for n in (most, most + 1)] == [True, False]
     step = OptimizerStep(model, 0.1, None, None, 2 * (2 * size + 10 * token) / 2**20)
-    assert step.fit(2, 10)
-    assert not step.fit(2, 11)
+    assert step.has_room_for(2, 10)
+    assert not step.has_room_for(2, 11)
 
 
 def test_what_goes_side_by_side_moves_no_digit(tmp_path, model):

@@ -11,15 +11,9 @@ from tests.fixtures.trees import copied, tdabench, touched
 RANKING_RECORD = """\
     _attribution("mrr@k", "MRR that does not see past the top k", title="MRR@k"),
 """
-RANKING_CLASS = '''@dataclass(frozen=True)
-class MRRAtK(_AtK):
+RANKING_FORMULA = '''def _mrr_at_k(correct: np.ndarray, n_gold: int, k: int) -> float:
     """1 / rank of the first correct passage, 0 if none is among the ``k`` strongest."""
-
-    kind = "mrr"
-
-    def score(self, correct: np.ndarray, n_gold: int) -> float:
-        """See ``Metric.score``."""
-        return MRR().score(correct[: self.k], n_gold)
+    return _mrr(correct, n_gold, k)
 
 
 '''
@@ -67,8 +61,8 @@ def test_a_metric_is_two_files_and_a_format_one(tmp_path: Path) -> None:
     measures = tree / "metrics" / "measures.py"
     attribution = tree / "metrics" / "attribution.py"
     insert(measures, '    _attribution(\n        "hit@k"', RANKING_RECORD)
-    insert(attribution, "_WHOLE_LIST: dict", RANKING_CLASS)
-    insert(attribution, "    NDCG.kind: NDCG,\n", "    MRRAtK.kind: MRRAtK,\n")
+    insert(attribution, "_WHOLE_LIST: dict", RANKING_FORMULA)
+    insert(attribution, '    "ndcg": _ndcg,\n', '    "mrr": _mrr_at_k,\n')
     files = {*touched(tree)}
     print("a metric of rankings:", sorted(files))
     assert files == {"metrics/measures.py", "metrics/attribution.py"}

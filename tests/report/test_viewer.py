@@ -11,8 +11,7 @@ import pytest
 
 from bench.core.errors import UserError
 from bench.report.viewer.__main__ import main
-from bench.report.viewer.build import write_viewer
-from bench.report.viewer.page import viewer_page
+from bench.report.viewer.build import viewer_page, write_viewer
 from bench.report.viewer.reading import rounded
 from bench.report.viewer.sources import RankingGroup, RankingSource, group_of_files
 from bench.report.write import report

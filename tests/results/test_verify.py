@@ -15,7 +15,7 @@ import pytest
 from bench.core.errors import UserError
 from bench.results.per_query import read_per_query
 from bench.results.schema import CONFIG, PER_QUERY, RESULT, RETRIEVALS
-from bench.results.verify import lines, verify
+from bench.results.verify import verdict_lines, verify
 from metrics.attribution import parse_metric
 from metrics.stats.correlation import rank_correlation
 from metrics.stats.sampling import Sampling
@@ -42,7 +42,7 @@ def test_cells_as_written_hold(cell: Path) -> None:
     assert problems.n_cells == 2
     # A cell: n_scored, 40 queries x 4 metrics. An estimate is 4: of 6 + 4 metrics, 2 x 3 groups.
     assert problems.n_numbers == 2 * (1 + 40 * 4) + 4 * (6 + 4 + 3 + 3)
-    assert next(lines(problems)) == "2 cells, 386 numbers compared: all hold"
+    assert next(verdict_lines(problems)) == "2 cells, 386 numbers compared: all hold"
 
 
 def set_metric(name: str, field: str, value: Any) -> Callable[[dict[str, Any]], None]:

@@ -14,8 +14,8 @@ from bench.run import evaluation as evaluation_module
 from bench.run.evaluation import Evaluation, evaluate, spread
 from bench.tasks.base import Query, Task
 from bench.tasks.passages import Passage, PassageStore, write_passages
-from methods.base import Context, Ranking
-from methods.controls import Gold, GoldConfig
+from methods.base import Context, NoSettings, Ranking
+from methods.controls import Gold
 from metrics.measures import LENGTH_RATIO, MEASURES
 from metrics.settings import Cluster, MetricConfig, NoGold, TailPatchConfig
 from tests.fixtures.helpers import make_task
@@ -219,7 +219,7 @@ def test_only_the_first_ten_proponents_have_a_share(
 
 def test_gold_has_empty_rankings(stated: Task) -> None:
     context = Context(stated, stated.passages.folder)
-    rankings = list(Gold(GoldConfig(), context).search(stated.queries, 10))
+    rankings = list(Gold(NoSettings(), context).search(stated.queries, 10))
     assert [len(one.rows) for one in rankings] == [1, 0]
     found = evaluate(config(), context, rankings, seed=0, top_k=100)
     assert shares_of(found) == {"entails": 1.0}, "a query without proponents has no shares"

@@ -11,7 +11,7 @@ import pytest
 
 from bench.core.errors import UserError
 from bench.storage import jsonlines
-from bench.storage.files import RemoteFile, expand, identity
+from bench.storage.files import RemoteFile, expand, fingerprints
 from tests.fixtures.fact_files import TRexFiles, fact, sentence
 
 MEMORY = "memory:///corpus"
@@ -48,10 +48,10 @@ def test_records_are_those_of_a_folder(store, tmp_path: Path) -> None:
 
 def test_identity_tells_another_content(store) -> None:
     put(store, "a.jsonl", [{"text": "a"}])
-    (before,) = identity(expand(f"{MEMORY}/a.jsonl", "k"))
-    assert identity(expand(f"{MEMORY}/a.jsonl", "k")) == [before]
+    (before,) = fingerprints(expand(f"{MEMORY}/a.jsonl", "k"))
+    assert fingerprints(expand(f"{MEMORY}/a.jsonl", "k")) == [before]
     put(store, "a.jsonl", [{"text": "b"}])
-    assert identity(expand(f"{MEMORY}/a.jsonl", "k")) != [before]
+    assert fingerprints(expand(f"{MEMORY}/a.jsonl", "k")) != [before]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_store_that_does_not_tell_of_changes_is_refused(store, monkeypatch) ->
     put(store, "a.jsonl", [{"text": "a"}])
     monkeypatch.setattr(type(store), "info", lambda *_, **__: {"size": 3, "name": "a"})
     with pytest.raises(UserError, match="its store does not say when it has changed"):
-        identity([RemoteFile(f"{MEMORY}/a.jsonl")])
+        fingerprints([RemoteFile(f"{MEMORY}/a.jsonl")])
 
 
 def test_a_damaged_record_is_named(store) -> None:

@@ -231,10 +231,10 @@ def test_two_shards_of_one_name(world):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_passages": 0}, "task.n_passages: 0 is not"),
-        ({"n_queries": -1}, "task.n_queries: -1 is not"),
-        ({"prompt": 3}, "task.prompt: no prompt 3"),
-        ({"passage_tokens": 0}, "task.passage_tokens: 0 tokens are no passage"),
+        ({"n_passages": 0}, "task.n_passages: expected at least 1, found 0"),
+        ({"n_queries": -1}, "task.n_queries: expected at least 1, found -1"),
+        ({"prompt": 3}, "task.prompt: expected 0 to 2, found 3"),
+        ({"passage_tokens": 0}, "task.passage_tokens: expected at least 1, found 0"),
         ({"tokenizer": "/none"}, "/none: no tokenizer.json there"),
         ({"passages": "none*"}, "no such file; set task.passages to"),
         ({"facts": "none*"}, "no such file; set task.facts to"),

@@ -92,7 +92,6 @@ def test_a_word_is_cut_only_if_it_is_too_long_by_itself(letters: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "folder", "message"), [
-    (0, None, "task.passage_tokens: 0 tokens are no passage"),
     (5, "none", "none: no tokenizer.json there; set task.tokenizer"),
     (5, "broken", "tokenizer.json: no tokenizer ("),
 ])  # fmt: skip

@@ -95,11 +95,3 @@ def test_equal_hashes_of_different_ids_are_no_repetition():
     check([-1, -2])
     with pytest.raises(UserError, match="x:3"):
         check([-1, -2, -1])
-
-
-@pytest.mark.parametrize("value", [0, -1])
-def test_a_count_is_at_least_one(value):
-    inputs.at_least_one(None, "task.n")
-    inputs.at_least_one(1, "task.n")
-    with pytest.raises(UserError, match=f"^task.n: {value} is not"):
-        inputs.at_least_one(value, "task.n")

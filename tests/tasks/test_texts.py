@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from hypothesis import given
@@ -24,11 +25,16 @@ def test_counts_are_those_of_the_texts_themselves(texts: list[str], asked: str) 
         assert counter.copies(text) == counts[text]
 
 
+@dataclass
+class NoSettings:
+    """A task without settings."""
+
+
 class Given(TaskBuilder):
     """Passages and queries that a test chose."""
 
     def __init__(self, texts: list[str], gold: list[tuple[int, ...]]) -> None:
-        super().__init__(None)
+        super().__init__(NoSettings())
         self._texts, self._gold = texts, gold
 
     def fingerprint(self) -> list[object]:

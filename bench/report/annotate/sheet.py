@@ -14,7 +14,6 @@ from bench.tasks.records import RetrievalRecord, read_retrievals
 from metrics.judges.base import make_claim
 
 COLUMNS = ("pair_id", "passage", "claim", "answer")
-ANSWERS = ("y", "n", "unsure")
 
 
 @dataclass(frozen=True)

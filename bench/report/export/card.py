@@ -85,9 +85,6 @@ def export_card(results_dir: Path, out_dir: Path, license_id: str) -> int:
     return len(rows)
 
 
-# ------------------------------------------------------------------ rankings
-
-
 def _write_rankings(row: Row, folder: Path) -> int:
     """Stream a cell's rankings into Parquet; returns the number of queries."""
     n_records = 0
@@ -113,9 +110,6 @@ def _valid(value: Any) -> Any:
     if isinstance(value, list):
         return [_valid(inner) for inner in value]
     return valid_unicode(value) if isinstance(value, str) else value
-
-
-# ------------------------------------------------------------------ card
 
 
 def _front_matter(

@@ -70,7 +70,6 @@ class _Task:
     """The qrels of one task.
 
     Attributes:
-        name: name of the file.
         counts_empty: whether a query without correct passage is scored 0, and not left out.
         queries: the gold of each query, by its encoded id.
     """

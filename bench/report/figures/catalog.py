@@ -13,6 +13,7 @@ from bench.report.board import Board
 from bench.report.figures import methods, sweeps
 from bench.report.figures.data import Body, Figure
 from bench.report.figures.selection import comparable
+from metrics.measures import TAIL_PATCH
 
 FOLDER, FORMATS = "figures", ("png", "svg", "pdf", "csv")
 ON_PAGE = "attribution_influence"  # the figure that the report's page shows, too
@@ -104,12 +105,12 @@ SPECS = (
         "projection_dim",
         "Attribution and influence by the dimension of the gradients' projection.",
         "no two cells differ in method.projection_dim alone", "projection_dim",
-        of_board=sweeps.projection_dim,
+        of_board=sweeps.over("projection_dim", "projection dimension per side"),
     ),
     Spec(
         "mixing", "Attribution and influence by λ; a star marks the λ that mixing=auto found.",
         "no two cells with method.hessian=mixed differ in method.mixing alone", "mixing",
-        of_board=sweeps.mixing,
+        of_board=sweeps.over(sweeps.MIXING, "λ, the queries' share in R", "linear"),
     ),
     Spec(
         "cost_quality", "What a ranking costs, in seconds and in bytes, against its MRR.",
@@ -128,12 +129,16 @@ SPECS = (
     Spec(
         "tail_patch_top", "Influence by the number of proponents that are patched.",
         "no two cells differ in metric.tail_patch.top alone", "top_k_tail_patch",
-        of_board=sweeps.tail_patch_top,
+        of_board=sweeps.over(
+            "metric.tail_patch.top", "proponents patched per query", metrics=(TAIL_PATCH,)
+        ),
     ),
     Spec(
         "tail_patch_learning_rate", "Influence by the learning rate of the tail-patch step.",
         "no two cells differ in metric.tail_patch.learning_rate alone", "tail_patch_learning_rate",
-        of_board=sweeps.tail_patch_learning_rate,
+        of_board=sweeps.over(
+            "metric.tail_patch.learning_rate", "learning rate of the step", metrics=(TAIL_PATCH,)
+        ),
     ),
 )  # fmt: skip
 

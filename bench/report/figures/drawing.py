@@ -63,9 +63,6 @@ def _scaled(metric: str, estimate: Estimate) -> tuple[float, list[list[float]]]:
     return value, [[max(0.0, value - low)], [max(0.0, high - value)]]
 
 
-# ------------------------------------------------------------------ lines
-
-
 def _draw_lines(lines: Lines) -> Canvas:
     series = list(dict.fromkeys(point.series for point in lines.points))
     metrics = measures.in_order(point.metric for point in lines.points)
@@ -196,9 +193,6 @@ def _y_axis(axes: Axes, metric: str) -> None:
         axes.axhline(0, color=SOFT, linewidth=0.6, zorder=1)
 
 
-# ------------------------------------------------------------------ scatter
-
-
 def _draw_scatter(scatter: Scatter) -> Canvas:
     n = len(scatter.panels)
     canvas, panels = _panels(n, 2.5 if n == 1 else PANEL_HEIGHT, _EDGE, shared=False)
@@ -269,8 +263,6 @@ def _legend(canvas: Canvas, axes: Axes, families: Sequence[str]) -> None:
         frameon=False, handletextpad=0.1, columnspacing=1.0, borderpad=0.1, borderaxespad=0.0,
     )  # fmt: skip
 
-
-# ------------------------------------------------------------------ bars
 
 # From blue, what states the fact, over what leads to it, to grey, what has nothing to do with it;
 # a hatch for what denies it.

@@ -46,7 +46,7 @@ def inline_svg(canvas: Canvas, figure: Figure, save: dict[str, Any]) -> str:
     titles = dict(_titles(figure.body)) if isinstance(figure.body, Scatter) else {}
     for element in root.iter():
         element.tag = element.tag.removeprefix(_NAMESPACE)
-        for child in [one for one in element if _local(one) in _LEFT_OUT]:
+        for child in [one for one in element if one.tag.rpartition("}")[2] in _LEFT_OUT]:
             element.remove(child)
         if title := titles.get(element.get("id", "")):
             first = ElementTree.Element("title")
@@ -57,10 +57,6 @@ def inline_svg(canvas: Canvas, figure: Figure, save: dict[str, Any]) -> str:
     root.attrib.clear()
     root.attrib.update({"viewBox": box, "role": "img", "aria-label": figure.caption, **_LINES})
     return ElementTree.tostring(root, encoding="unicode")
-
-
-def _local(element: ElementTree.Element) -> str:
-    return element.tag.rpartition("}")[2]
 
 
 def _rename(element: ElementTree.Element, prefix: str) -> None:

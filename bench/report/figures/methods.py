@@ -48,9 +48,6 @@ def _pairs(board: Board, x: str, y: str) -> Iterator[Dot]:
             yield Dot(series, row.cell.folder.name, across, up)
 
 
-# ------------------------------------------------------------------ cost
-
-
 def cost_quality(board: Board) -> Scatter | None:
     """Seconds of indexing and search, and bytes of the index per passage, against MRR."""
     chosen = [(series, row) for series, row in cells_of(board.rows) if not row.is_control]
@@ -98,9 +95,6 @@ def _ranking_seconds(row: Row) -> float | None:
     return max(phases.get("index", 0.0), made) + phases.get("search", 0.0)
 
 
-# ------------------------------------------------------------------ groups of queries
-
-
 def frequency(board: Board) -> Lines | None:
     """Both metrics by how often the corpus states the fact."""
     chosen = methods_of([row for row in board.rows if FREQUENCY in row.result.slices])
@@ -131,9 +125,6 @@ def proponent_kinds(board: Board) -> Bars | None:
             bars.append(Bar(series, row.cell.folder.name, known))
     parts = [kind.value for kind in Support if any(kind.value in bar.shares for bar in bars)]
     return Bars("share of the top 10 proponents", "kind", parts, bars) if bars else None
-
-
-# ------------------------------------------------------------------ models
 
 
 def model_size(boards: Sequence[Board]) -> Lines | None:

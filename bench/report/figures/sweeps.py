@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.report.board import Board, Row
 from bench.report.figures.data import Lines, Point, Series
 from bench.report.figures.selection import measured, named, sweeps
 from bench.report.telling_apart import settings
-from metrics.measures import MRR, SIDES, TAIL_PATCH
+from metrics.measures import MRR, SIDES
 
-_MIXING, _STORAGE, _RERANK = "mixing", "storage", "rerank"
-
-
-def projection_dim(board: Board) -> Lines | None:
-    """Both metrics by the dimension of the projection."""
-    points = _swept(board.rows, "projection_dim", SIDES)
-    return _lines(points, "projection_dim", "projection dimension per side", "log")
+MIXING, _STORAGE, _RERANK = "mixing", "storage", "rerank"
 
 
-def mixing(board: Board) -> Lines | None:
-    """Both metrics by λ, with a mark where the crossing rule put it."""
-    # Without the queries' part in R, λ is a setting that nothing reads.
-    rows = [row for row in board.rows if settings(row.cell).get("hessian") == "mixed"]
-    points = _swept(rows, _MIXING, SIDES)
-    return _lines(points, _MIXING, "λ, the queries' share in R", "linear")
+def over(
+    setting: str, title: str, scale: str = "log", metrics: Sequence[str] = SIDES
+) -> Callable[[Board], Lines | None]:
+    """The function that collects metrics by a setting; ``title`` and ``scale`` are of the axis."""
 
+    def collect(board: Board) -> Lines | None:
+        rows = board.rows
+        if setting == MIXING:  # without the queries' part in R, nothing reads it
+            rows = [row for row in rows if settings(row.cell).get("hessian") == "mixed"]
+        points = _swept(rows, setting, metrics)
+        column = setting.removeprefix("metric.").replace(".", "_")
+        return Lines(points, column, title, scale) if points else None
 
-def tail_patch_top(board: Board) -> Lines | None:
-    """Tail-patch by the number of proponents that it is a mean of."""
-    points = _swept(board.rows, "metric.tail_patch.top", (TAIL_PATCH,))
-    return _lines(points, "tail_patch_top", "proponents patched per query", "log")
-
-
-def tail_patch_learning_rate(board: Board) -> Lines | None:
-    """Tail-patch by the learning rate of its step."""
-    points = _swept(board.rows, "metric.tail_patch.learning_rate", (TAIL_PATCH,))
-    return _lines(points, "tail_patch_learning_rate", "learning rate of the step", "log")
+    return collect
 
 
 def storage_quality(board: Board) -> Lines | None:
@@ -57,10 +47,6 @@ def storage_quality(board: Board) -> Lines | None:
     return Lines(
         points, "index_bytes_per_passage", "index (bytes per passage)", "log", "bytes", True
     )
-
-
-def _lines(points: Sequence[Point], column: str, title: str, scale: str) -> Lines | None:
-    return Lines(points, column, title, scale) if points else None
 
 
 def _swept(rows: Sequence[Row], setting: str, metrics: Sequence[str]) -> list[Point]:
@@ -85,8 +71,8 @@ def _swept(rows: Sequence[Row], setting: str, metrics: Sequence[str]) -> list[Po
 
 def _place(setting: str, value: Any, row: Row) -> tuple[float | None, str, str]:
     """The place of a value on the axis, its name, and the reason why it is set apart."""
-    if setting == _MIXING and value == "auto":
-        chosen = row.result.method.get("facts", {}).get(_MIXING)
+    if setting == MIXING and value == "auto":
+        chosen = row.result.method.get("facts", {}).get(MIXING)
         return (chosen, f"auto: {chosen:.3g}", "auto") if _is_number(chosen) else (None, "auto", "")
     if _is_number(value):
         return float(value), f"{value:g}", ""

@@ -36,9 +36,6 @@ def of_records(fields: Sequence[str], records: Iterable[Mapping[str, Raw]]) -> s
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(map(escape.clean, fields))
     for record in records:
-        writer.writerow([_written(record[name]) for name in fields])
+        raws = (record[name] for name in fields)
+        writer.writerow([escape.spreadsheet(raw) if isinstance(raw, str) else raw for raw in raws])
     return stream.getvalue()
-
-
-def _written(raw: Raw) -> Raw:
-    return escape.spreadsheet(raw) if isinstance(raw, str) else raw

@@ -78,9 +78,6 @@ def check(claims: Sequence[PaperClaim], boards: Sequence[Board]) -> list[Checked
     return [CheckedClaim(claim, list(checks[claim.kind](claim, boards))) for claim in claims]
 
 
-# ------------------------------------------------------------------ orders
-
-
 def _order(claim: PaperClaim, boards: Sequence[Board]) -> Iterator[Finding]:
     for board in boards:
         rows = _rows(board)
@@ -121,9 +118,6 @@ def _sign(difference: Estimate) -> Verdict:
     return Verdict.ok if difference.value > 0 else Verdict.differs
 
 
-# ------------------------------------------------------------------ figures
-
-
 def _value(claim: PaperClaim, boards: Sequence[Board]) -> Iterator[Finding]:
     for board in boards:
         if not _of_scale(claim, board):
@@ -156,9 +150,6 @@ def _of_scale(claim: PaperClaim, board: Board) -> bool:
     return all(names[part] in allowed for part, allowed in claim.scale.items())
 
 
-# ------------------------------------------------------------------ trends
-
-
 def _rises(claim: PaperClaim, boards: Sequence[Board]) -> Iterator[Finding]:
     """Over the models of one task, by size: the first and the last decide, by their intervals."""
     tasks: dict[str, list[tuple[int, Board, Row]]] = {}
@@ -185,9 +176,6 @@ def _trend(values: Sequence[Estimate]) -> Verdict:
         rising = all(a.value <= b.value for a, b in pairwise(values))
         return Verdict.ok if rising else Verdict.undecided
     return Verdict.differs if last.ci95[1] < first.ci95[0] else Verdict.undecided
-
-
-# ------------------------------------------------------------------ rows
 
 
 def _rows(board: Board) -> dict[str, Row]:

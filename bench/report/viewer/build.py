@@ -14,8 +14,8 @@ from bench.core import progress
 from bench.core.environment import __version__
 from bench.core.errors import UserError
 from bench.core.escape import clean
+from bench.report.rendering import rendered
 from bench.report.viewer.chunks import write_chunk
-from bench.report.viewer.page import viewer_page
 from bench.report.viewer.queries import Measures, Queries
 from bench.report.viewer.reading import Ranked, read_ranked, rounded
 from bench.report.viewer.sources import PAGE, RankingGroup, RankingSource
@@ -25,6 +25,9 @@ from bench.storage.whole_folders import partial_folder
 from metrics.measures import MRR
 
 DATA, CATALOG = "data", "catalog"
+_SCRIPTS = (
+    "dom", "store", "text", "state", "filter", "list", "ranking", "query", "keys", "main",
+)  # fmt: skip
 _ENTRIES = 2500  # listed passages in one chunk of rankings
 _CHARACTERS, _PASSAGES = 1 << 17, 1000  # in one chunk of passages
 
@@ -55,6 +58,11 @@ def write_viewer(
         write_chunk(data, CATALOG, catalog)
         (partial / PAGE).write_text(viewer_page(home), encoding="utf-8")
     return folder / PAGE
+
+
+def viewer_page(home: str | None) -> str:
+    """The page, program and style in one file; ``home`` as of ``write_viewer``."""
+    return rendered("viewer", folder="viewer", scripts=_SCRIPTS, home=home)
 
 
 @contextmanager

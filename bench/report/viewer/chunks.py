@@ -28,9 +28,3 @@ def write_chunk(folder: Path, name: str, value: Any) -> None:
     packed = packer.compress(valid_unicode(text).encode()) + packer.flush()
     payload = base64.b64encode(packed).decode()
     (folder / f"{name}.js").write_text(f'{REGISTER}("{name}","{payload}");\n', encoding="ascii")
-
-
-def read_chunk(path: Path) -> Any:
-    """The value that ``write_chunk`` wrote into a file."""
-    payload = path.read_text(encoding="ascii").split('"')[3]
-    return json.loads(zlib.decompress(base64.b64decode(payload), -zlib.MAX_WBITS))

@@ -46,7 +46,6 @@ class FactWorld(TaskBuilder):
 
     def __init__(self, config: FactWorldConfig) -> None:
         super().__init__(config)
-        config.check()
         self._world = World(
             self._n_facts(),
             config.n_objects,

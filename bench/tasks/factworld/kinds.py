@@ -13,7 +13,6 @@ class NameForm:
     its form, and no two entities share a name (``names.Namer``).
 
     Attributes:
-        endings: the endings of ordinary names.
         near_endings: ``endings`` with one letter changed, for near-duplicate names; empty where
             the form has none.
         companions: words that go with the invented one; None stands for invented given names.

@@ -12,8 +12,6 @@ class Relation:
     """A relation and its phrasings, as clauses with ``{s}`` for the subject, ``{o}`` the object.
 
     Attributes:
-        subject: the kind of the subjects.
-        object: the kind of the objects.
         phrasings: the first ``N_OBJECT_LAST`` end with the object. What precedes the object there
             occurs in no other phrasing, so a prompt is not found in a sentence phrased otherwise.
         composed: the relation of the same subject, from whose object the fact follows by way of

@@ -41,10 +41,11 @@ class Sent(Engine):
         self._seed = seed
         self.n_jobs = 0
 
-    def _run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
+    def _finished(self, jobs: Sequence[Job], label: str, unit: str) -> Iterator[Job]:
         self.n_jobs += len(jobs)
         for job in random.Random(self._seed).sample(list(jobs), len(jobs)):
             pickle.loads(pickle.dumps(job)).run()
+            yield job
 
 
 @pytest.fixture

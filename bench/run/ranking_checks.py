@@ -43,12 +43,8 @@ def _fault(rows: np.ndarray, scores: np.ndarray, n_passages: int, longest: int) 
         return f"has {len(rows)} rows and {len(scores)} scores, where {longest} fit"
     if not np.isfinite(scores).all():
         return "has scores that are NaN or infinite"
-    if len(set(rows.tolist())) != len(rows) or not _within(rows, n_passages):
+    if len(set(rows.tolist())) != len(rows) or ((rows < 0) | (rows >= n_passages)).any():
         return "has rows that repeat or do not exist"
     if (step > 0).any() or ((step == 0) & (np.diff(rows) < 0)).any():
         return "is not sorted by score, then rising row"
     return ""
-
-
-def _within(rows: np.ndarray, n_passages: int) -> bool:
-    return bool(((rows >= 0) & (rows < n_passages)).all())
