@@ -16,6 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from bench.cli.commands import COMMANDS, Parser
 from bench.core.environment import __version__
+from bench.run.extend_hydra import extend_hydra
 from bench.run.settings import settings_from
 from tests.fixtures.pages import (
     ROOT,
@@ -73,6 +74,7 @@ def test_settings_of_commands_compose(words: list[str]) -> None:
         if "=" in word and word != OWN_METHOD and not word.startswith(LEFT_OUT)
     ]
     GlobalHydra.instance().clear()
+    extend_hydra()
     with initialize_config_module("conf", version_base="1.3"):
         settings_from(compose("config", overrides))
 
