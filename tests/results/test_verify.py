@@ -364,9 +364,11 @@ def test_changed_clusters_and_subsets(clustered: Path) -> None:
     assert any("clusters by relation: per_query.parquet has others" in x for x in found(clustered))
     edit_table(clustered, lambda old: old["lds_predicted"][0].__setitem__(0, 99.0))
     assert any("lds of query q0: stored" in line for line in found(clustered))
-    for lists in ([[1.0]] * 40, [[1.0, 2.0]] * 39 + [[1.0]], [["a"]] * 40, [[1.0] * 1001] * 40):
+    for lists in ([[1.0]] * 40, [[1.0, 2.0]] * 39 + [[1.0]], [[1.0] * 1001] * 40):
         edit_table(clustered, lambda old, own=lists: old.update(lds_predicted=own))
         assert any("lds: lds_predicted: " in line for line in found(clustered))
+    edit_table(clustered, lambda old: old.update(lds_predicted=[["a"]] * 40))
+    assert any("column 'lds_predicted': holds list<" in line for line in found(clustered))
 
 
 def test_another_cluster_in_the_settings(clustered: Path) -> None:
