@@ -17,7 +17,8 @@ def main(words: Sequence[str]) -> int:
     add_results(parser)
     parser.add_argument("--quiet", action="store_true", help="print problems only")
     options = parser.parse_args(words)
-    from bench.results.verify import lines, verify
+    from bench.results.problems import lines
+    from bench.results.verify import verify
 
     problems = verify(options.results)
     for line in map(str, problems) if options.quiet else lines(problems):

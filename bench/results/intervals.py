@@ -9,7 +9,6 @@ import numpy as np
 from bench.core.errors import UserError
 from bench.results.per_query import cluster_labels_of, subsets_of
 from bench.results.schema import PER_QUERY, RETRIEVALS
-from bench.tasks.records import RetrievalRecord
 from metrics.settings import Cluster
 from metrics.stats.bootstrap import Estimate
 from metrics.stats.sampling import Sampling, cluster_labels
@@ -18,7 +17,8 @@ Complaint = tuple[str, str]  # what is wrong, and in which way
 
 
 def stored_sampling(
-    records: Sequence[RetrievalRecord],
+    relations: Sequence[str],
+    targets: Sequence[str],
     table: dict[str, np.ndarray],
     cluster: Cluster,
     metrics: Iterable[str],
@@ -29,13 +29,11 @@ def stored_sampling(
     correlation over subsets of the corpus, the table has what it is the correlation of.
 
     Args:
-        records: the rankings, in the order of the table.
+        relations, targets: of the queries, as the rankings have them, in the order of the table.
         cluster: the cell's setting.
         metrics: names of the cell's metrics.
     """
-    relations = [record.relation or "" for record in records]
-    answers = [record.targets_plaintext for record in records]
-    labels, stored = cluster_labels(cluster, relations, answers), cluster_labels_of(table)
+    labels, stored = cluster_labels(cluster, relations, targets), cluster_labels_of(table)
     complaints = [
         (f"clusters by {name}", f"{PER_QUERY} has others than {RETRIEVALS}")
         for name in sorted({*labels, *stored})

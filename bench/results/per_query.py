@@ -18,6 +18,7 @@ from bench.storage.tables import read_columns
 from metrics.stats.subsets import MOST_SUBSETS
 
 CLUSTER = "cluster="
+SUPPORT = "top10_support"  # before "=KIND": the share of the first proponents of this kind
 
 
 def cluster_columns(labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -47,6 +47,8 @@ class Result:
         top_k: stored list length; MRR cannot see past it.
         command: the overrides that make this cell again.
         imported: true for rankings made elsewhere.
+        identity: what the key, the name of the folder, is made of, and the version of that rule
+            (``bench.run.identity``).
     """
 
     task: dict[str, Any]
@@ -63,6 +65,7 @@ class Result:
     command: str
     rankings_sha256: str = ""
     imported: bool = False
+    identity: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -192,8 +195,7 @@ def cell_folders(results_dir: Path, files: Sequence[str] = FILES) -> list[Path]:
     """The folders of cells below a results folder, sorted, which hold any of some files.
 
     Raises:
-        UserError: the folder does not exist or holds no cell, or a file of a cell is a link that
-            leads out of it.
+        UserError: the folder does not exist or holds no cell.
     """
     if not results_dir.is_dir():
         raise UserError(
@@ -205,19 +207,28 @@ def cell_folders(results_dir: Path, files: Sequence[str] = FILES) -> list[Path]:
         raise UserError(
             "holds no finished cell", where=str(results_dir), fix=where_cells_are(results_dir)
         )
-    for folder in folders:
-        for file in FILES:
-            check_inside(folder / file, results_dir)
     return folders
+
+
+def check_links(folder: Path) -> None:
+    """Refuse a cell of which a file is a link that leads out of the results folder.
+
+    Raises:
+        UserError: one is.
+    """
+    for file in FILES:
+        check_inside(folder / file, folder.parents[3])
 
 
 def read_cells(results_dir: Path) -> list[Cell]:
     """All finished cells below a results folder, in the order of their paths.
 
     Raises:
-        UserError: as ``cell_folders``, or a result is damaged.
+        UserError: as ``cell_folders`` and ``check_links``, or a result is damaged.
     """
     folders = cell_folders(results_dir, [RESULT])
+    for folder in folders:
+        check_links(folder)
     return [Cell(folder, read_result(folder / RESULT)) for folder in folders]
 
 

@@ -40,7 +40,7 @@ LARGEST_INTEGER = 2**64 - 1
 # What a gzip file may become. Rankings pack to a tenth or a thirtieth, zeros to a thousandth; small
 # files may do as they like.
 MOST_EXPANSION = 200
-EXPANDS_FREELY = 64 * MIB
+EXPANDS_FREELY = 16 * MIB
 # The table of queries: 20,000 queries with scores over 100 subsets have 32 MB.
 MOST_TABLE_BYTES = 128 * MIB
 MOST_TABLE_ROWS = 1_000_000  # of a table whose number of queries nobody says
