@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.core.errors import UserError, did_you_mean
 from bench.core.fields import check_ranges, part_of_key, speed
-from metrics.stats.subsets import MOST_SUBSETS
+from metrics.stats.subsets import MOST_RESAMPLES, MOST_SUBSETS
 
 _OPTIMIZERS = ("saved", "sgd")
 
@@ -134,7 +134,7 @@ class MetricConfig:
     no_gold: NoGold
     cluster: Cluster
     tail_patch: TailPatchConfig
-    bootstrap_samples: int = part_of_key(at_least=1)
+    bootstrap_samples: int = part_of_key(at_least=1, at_most=MOST_RESAMPLES)
 
     def check(self, top_k: int) -> None:
         """Refuse what cannot be measured on any task.

@@ -15,6 +15,7 @@ from bench.cli.commands import add_results, parser_of
 from bench.core import console
 from bench.core.escape import clean
 from bench.report.board import make_boards
+from bench.report.folder import report_folder
 from bench.report.reproduction.check import CheckedClaim, Verdict, check
 from bench.report.reproduction.claims import read_claims
 from bench.results.schema import read_cells
@@ -37,7 +38,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--claims", type=Path, metavar="FILE", help="a YAML of claims of your own")
     options = parser.parse_args(words)
     checked = check(read_claims(options.claims), make_boards(read_cells(options.results)))
-    path = options.results / "report" / "reproduction.html"
+    path = report_folder(options.results) / "reproduction.html"
     with whole_file(path) as stream:
         stream.write(page(checked))
     console.stdout().print(_table(checked))

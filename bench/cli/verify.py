@@ -1,4 +1,4 @@
-"""``tdabench verify``: every number of a results folder, or of kept leaderboards, recomputed."""
+"""``tdabench verify``: every number of a results folder recomputed from the stored rankings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--quiet", action="store_true", help="print problems only")
     options = parser.parse_args(words)
     from bench.report.recorded import recorded_boards, verify_recorded
-    from bench.results.verify import verdict_lines, verify
+    from bench.results.problems import verdict_lines
+    from bench.results.verify import verify
 
     check = verify_recorded if recorded_boards(options.results) else verify
     problems = check(options.results)

@@ -7,7 +7,6 @@ by their order. Whether a high score is a strong one stands in ``config.yaml`` a
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from bench.core import progress
 from bench.core.errors import UserError
+from bench.storage.bounds import open_regular, values_of
+from bench.storage.documents import read_json, read_yaml
 from bench.tasks.base import Task
 from methods.base import Ranking
 from methods.topk import TopK
@@ -95,7 +95,7 @@ def _blocks(path: Path, layout: Layout, task: Task) -> Iterator[tuple[int, np.nd
     at_once = max(1, _BLOCK_BYTES // layout.itemsize)
     starts = range(0, layout.num_items, at_once)
     size = layout.dtype.itemsize
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         for start in progress.track(starts, f"read {SCORES}", unit="blocks"):
             raw = np.frombuffer(stream.read(at_once * layout.itemsize), dtype=np.uint8)
             raw = raw.reshape(-1, layout.itemsize)
@@ -142,12 +142,7 @@ def read_layout(path: Path) -> Layout:
         UserError: no such file, no JSON, scores by token, a number that is no count, or another
             layout than one score and one flag a query at equal distances.
     """
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read it ({error.strerror})", where=str(path)) from error
-    except (ValueError, RecursionError) as error:
-        raise UserError("is no JSON", where=str(path), fix="copy the folder again") from error
+    info = read_json(path)
     if not isinstance(info, dict):
         raise UserError("is no JSON object", where=str(path), fix="copy the folder again")
     if info.get("attribute_tokens"):
@@ -174,6 +169,7 @@ def _layout(dtype: Any, num_items: int, num_scores: int, path: Path) -> Layout:
         itemsize = dtype["itemsize"]
         kind, stride = formats[0], offsets[2] if num_scores > 1 else itemsize
         numbers = all(type(number) is int for number in (itemsize, stride, *offsets))
+        numbers = numbers and len(formats) == 2 * num_scores  # before as many are written out
     except (TypeError, KeyError, IndexError) as error:
         raise UserError(
             "is no structured dtype", where=where, fix="copy the folder again"
@@ -193,7 +189,6 @@ def _layout(dtype: Any, num_items: int, num_scores: int, path: Path) -> Layout:
         and offsets == [at for start in starts for at in (start, start + score.itemsize)]
         and all(f == kind for f in formats[::2])
         and all(f in _FLAGS for f in formats[1::2])
-        and len(formats) == 2 * num_scores
     )
     if not regular:
         raise UserError(
@@ -210,13 +205,11 @@ def read_orientation(path: Path) -> bool:
     Raises:
         UserError: no such file, no YAML, or no one answer in it.
     """
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read it ({error.strerror})", where=str(path)) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError("is no YAML", where=str(path), fix="copy the folder again") from error
-    answers = list(_values(config))
+    answers = [
+        value[_ORIENTATION]
+        for value in values_of(read_yaml(path))
+        if isinstance(value, dict) and _ORIENTATION in value
+    ]
     if not all(isinstance(value, bool) for value in answers) or len(set(answers)) != 1:
         what = f"found {', '.join(map(str, answers))[:60]}" if answers else "it is not there"
         raise UserError(
@@ -225,20 +218,3 @@ def read_orientation(path: Path) -> bool:
             fix="say whether a higher score is a stronger one",
         )
     return answers[0]
-
-
-def _values(config: Any) -> Iterator[Any]:
-    """Every value under the key, at any depth; what aliases repeat is looked at once."""
-    seen: set[int] = set()
-    waiting = [config]
-    while waiting:
-        node = waiting.pop()
-        if not isinstance(node, dict | list) or id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node, dict):
-            if _ORIENTATION in node:
-                yield node[_ORIENTATION]
-            waiting += node.values()
-        else:
-            waiting += node

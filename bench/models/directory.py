@@ -27,6 +27,7 @@ from bench.models.loading import (
 from bench.models.moment_files import sha256_of
 from bench.models.moments_estimate import ESTIMATE_VERSION, EstimateConfig, with_estimate
 from bench.models.second_moments import load_moments
+from bench.models.sizes import check_files, check_numbers
 from bench.storage.keys import content_key
 from bench.tasks.base import Task
 
@@ -72,7 +73,10 @@ class Directory(ModelSource):
     Config = DirectoryConfig
 
     def check(self) -> None:
-        """Refuse numbers out of range, unknown dtypes, and files and folders that are not there."""
+        """Refuse numbers out of range, unknown dtypes, and files and folders that are not there.
+
+        The sizes in the model's configuration are numbers, too.
+        """
         self._check_dtypes()
         at_least(1, "model.context_length", self.config.context_length)
         if not 0 < self.config.adam_beta2 < 1:
@@ -90,6 +94,7 @@ class Directory(ModelSource):
             raise UserError(
                 "no such directory", where=self.config.path, fix="set model.path=DIR to a model"
             )
+        check_files(self._path)
         self._check_optimizer_state()
         self._check_checkpoints()
 
@@ -203,7 +208,7 @@ class Directory(ModelSource):
             return AutoConfig.from_pretrained(
                 self._path, local_files_only=True, trust_remote_code=False
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 "has no config.json that transformers can read", where=str(self._path)
             ) from error
@@ -237,6 +242,7 @@ def _decoder(geometry: Geometry) -> PretrainedConfig:
         if name != "architecture":
             at_least(1, f"model.geometry.{name}", value)
     check_decoder(geometry, "model.geometry")
+    check_numbers(asdict(geometry), "model.geometry")
     inner = "n_inner" if geometry.architecture == "gpt2" else "intermediate_size"
     return AutoConfig.for_model(
         geometry.architecture,

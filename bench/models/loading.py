@@ -28,6 +28,7 @@ from bench.models.context import context_of, declared_context
 from bench.models.dtypes import choose_experts, in_dtype
 from bench.models.language_model import MOMENTS, LanguageModel
 from bench.models.placing import place
+from bench.models.sizes import check_files, check_stored
 from bench.storage.hashes import file_sha256
 from bench.storage.keys import content_key
 
@@ -108,6 +109,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 def load_module(path: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """The weights of a folder, frozen and in eval mode; raises as ``load_directory`` does."""
     with _loading(path):
+        check_stored(path)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,
@@ -128,6 +130,7 @@ def load_module(path: Path, dtype: torch.dtype, device: torch.device) -> PreTrai
 
 @contextmanager
 def _loading(path: Path) -> Iterator[None]:
+    check_files(path)
     try:
         yield
     except (

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from bench.core.errors import UserError, first_line
 from bench.models.context import declared_context
 from bench.models.dtypes import in_dtype
+from bench.models.sizes import laid_out, n_elements
 from methods.gradient.cost import Architecture, backward_flops, forward_flops
 from methods.gradient.parameters import gradient_matrices
 from methods.gradient.settings import (
@@ -30,6 +31,7 @@ from methods.gradient.settings import (
 # Parameters of the layer that is timed: so many that products are as fast as in the real model, and
 # so few that it takes seconds. On an accelerator, small products would not show what it can do.
 _LAYER_PARAMETERS = {"cpu": 2**25, "cuda": 2**28}
+_MOST_TIMED = 2**29  # where a layer cannot be narrowed, or looks up a long table of positions
 _RUN_FLOPS = {"cpu": 3e10, "cuda": 2e13}  # FLOPs of one timed run, about half a second
 _SECONDS, _MOST_RUNS = 1.0, 20
 # Names that configurations of transformers give to the number of experts a token is sent to.
@@ -67,14 +69,14 @@ def architecture_of(
         UserError: the configuration is not of a causal language model whose gradients can be taken,
             or it does not say how many tokens are read, or how many experts a token is sent to.
     """
-    module = _on_meta(config)
+    module = laid_out(config)
     matrices = gradient_matrices(module, settings)
     below = _below(module, [matrix.name for matrix in matrices])
     decoder: Any = config.get_text_config()
     heads = decoder.num_attention_heads
     head_dim = getattr(decoder, "head_dim", None) or decoder.hidden_size // heads
     return Architecture(
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        parameters=n_elements(module),
         multiplied=_multiplied(module, decoder),
         matrices=tuple((*matrix.shape, matrix.block) for matrix in matrices),
         n_layers=decoder.num_hidden_layers,
@@ -105,19 +107,6 @@ def _below(module: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     prefix = next((match[1] for match in matches if match), "")
     layers: Any = module.get_submodule(prefix)
     return [layers[number] for number in range(min(numbers, default=0))]
-
-
-def _on_meta(config: PretrainedConfig) -> nn.Module:
-    try:
-        with torch.device("meta"):
-            module: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
-        reason = first_line(error)
-        raise UserError(
-            f"no causal language model can be built from its configuration ({reason})",
-            where="model",
-        ) from error
-    return module
 
 
 def _multiplied(module: nn.Module, decoder: Any) -> int:
@@ -189,6 +178,12 @@ def calibrate(
     """
     kind = "cuda" if device.startswith("cuda") else "cpu"
     small = _reduced(config, _LAYER_PARAMETERS[kind])
+    if (n_parameters := n_elements(laid_out(small))) > _MOST_TIMED:
+        raise UserError(
+            f"one layer of it has {n_parameters:,} parameters, too many to time",
+            where="model",
+            fix="set plan.device_tflops to what your device sustains",
+        )
     limit = None if declared_context(small) else batch_tokens  # no table of positions ends
     measured = architecture_of(small, _EVERY_MATRIX, limit)
     budget = int(_RUN_FLOPS[kind] / (4 * measured.multiplied))
@@ -222,12 +217,12 @@ def _reduced(config: PretrainedConfig, most_parameters: int) -> PretrainedConfig
     if getattr(decoder, "layer_types", None):
         decoder.layer_types = decoder.layer_types[:1]
     # Experts are held in memory, whether a token is sent to them or not.
-    while sum(p.numel() for p in _matrices(_on_meta(reduced))) > most_parameters:
+    while sum(p.numel() for p in _matrices(laid_out(reduced))) > most_parameters:
         narrow = copy.deepcopy(reduced)
         if not _halve(narrow.get_text_config()):
             break
         try:
-            _on_meta(narrow)
+            laid_out(narrow)
         except UserError:  # this family's widths depend on each other in another way
             break
         reduced = narrow

@@ -166,7 +166,8 @@ def _compared(metric: str, tables: Sequence[tuple[Row, _Table]]) -> list[MethodP
 
 def table_of(cell: Cell) -> _Table:
     """The columns of a cell's per-query table; empty if it has none."""
-    return read_per_query(cell.folder) if (cell.folder / PER_QUERY).exists() else {}
+    has_table = (cell.folder / PER_QUERY).exists()
+    return read_per_query(cell.folder, cell.result.n_queries) if has_table else {}
 
 
 def scores_of(table: Mapping[str, np.ndarray], metric: str) -> dict[str, float]:

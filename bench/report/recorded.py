@@ -17,9 +17,12 @@ from pathlib import Path
 from bench.core.errors import UserError
 from bench.report.board import make_boards
 from bench.report.formats import all_files
+from bench.report.reseed import reseedings
 from bench.report.write import content_of
+from bench.results.problems import Problem, Problems
+from bench.results.rankings import keep_first_passages
 from bench.results.schema import CONFIG, PER_QUERY, RESULT, read_cells
-from bench.results.verify import Problem, Problems, verify
+from bench.results.verify import verify
 from bench.storage.whole_files import whole_file
 from bench.storage.whole_folders import whole_folder
 
@@ -39,6 +42,7 @@ def record_cells(results_dir: Path, folder: Path) -> int:
         UserError: there is no cell, one is damaged, or the folder cannot be written.
     """
     cells = read_cells(results_dir)
+    reseeded = any(reseedings(board) for board in make_boards(cells))
     if (folder / CELLS).exists():
         shutil.rmtree(folder / CELLS)
     with whole_folder(folder / CELLS) as copies:
@@ -47,6 +51,8 @@ def record_cells(results_dir: Path, folder: Path) -> int:
             copy.mkdir(parents=True)
             for name in (CONFIG, PER_QUERY):
                 shutil.copyfile(cell.folder / name, copy / name)
+            if reseeded:  # how far the rankings of seeds agree is told from their first passages
+                keep_first_passages(cell.folder, copy)
             result = json.loads((cell.folder / RESULT).read_text(encoding="utf-8"))
             with whole_file(copy / RESULT) as stream:
                 stream.write(json.dumps(result, separators=(",", ":")) + "\n")
@@ -72,6 +78,7 @@ def verify_recorded(folder: Path) -> Problems:
         problems += [_beside(problem, board, folder) for problem in of_cells]
         problems.n_cells += of_cells.n_cells
         problems.n_numbers += of_cells.n_numbers
+        problems.n_without_identity += of_cells.n_without_identity
         if not of_cells:
             problems += _compared(board, board.relative_to(folder).as_posix(), problems)
     for path in sorted(folder.glob(f"*/{LEADERBOARD}")):

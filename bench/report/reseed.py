@@ -19,14 +19,12 @@ from bench.report.leaderboard import of_board
 from bench.report.table import Column, Table, Value
 from bench.report.telling_apart import METHOD_SEED, settings
 from bench.results.per_query import clusters_of
-from bench.results.schema import RETRIEVALS
-from bench.tasks.records import read_retrievals
+from bench.results.rankings import DEPTH, first_passages
 from metrics import measures
 from metrics.stats.bootstrap import Estimate
 from metrics.stats.sampling import Sampling
 from metrics.stats.seeds import estimate_over_seeds
 
-DEPTH = 10  # passages of a list that are compared, as many as the metrics look at
 LEGEND = (
     "Cells of one method that differ in seeds alone. Overlap: share of the first "
     f"{DEPTH} passages that two seeds have in common, mean over queries and pairs of seeds, with "
@@ -124,7 +122,7 @@ def _method_seed(row: Row) -> object:
 
 def _reseeding(rows: Sequence[Row], reseeded: str) -> Reseeding | None:
     """The agreement of rows that differ in one seed; None if they share no query."""
-    lists = [_first_passages(row) for row in rows]
+    lists = [first_passages(row.cell.folder) for row in rows]
     shared = sorted(set.intersection(*(set(one) for one in lists)))
     if not shared:
         return None
@@ -140,11 +138,6 @@ def _reseeding(rows: Sequence[Row], reseeded: str) -> Reseeding | None:
         if all(metric in row.result.metrics for row in rows)
     }
     return Reseeding(rows[0].method, reseeded, len(rows), len(shared), _spread(pairs), scores)
-
-
-def _first_passages(row: Row) -> dict[str, set[str]]:
-    records = read_retrievals(row.cell.folder / RETRIEVALS)
-    return {record.example_id: set(record.proponent_ids[:DEPTH]) for record in records}
 
 
 def _overlap(

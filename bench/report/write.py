@@ -11,6 +11,7 @@ from bench.core.escape import clean
 from bench.report.board import Board, make_boards
 from bench.report.figures.catalog import FOLDER, FigurePlan, plan
 from bench.report.figures.write import write_figures
+from bench.report.folder import report_folder
 from bench.report.formats import Content, all_files
 from bench.report.formats.page import PAGE
 from bench.report.leaderboard import leaderboards
@@ -57,10 +58,10 @@ def report(
         viewer: whether rankings are read and the viewer is written.
 
     Raises:
-        UserError: there is no cell, one is damaged, or the folder cannot be written; where a cell
-            is damaged, nothing is written.
+        UserError: there is no cell, one is damaged, or the folder cannot be written or is a link
+            that leads elsewhere; where a cell is damaged, nothing is written.
     """
-    out_dir = results_dir / "report" if out_dir is None else out_dir
+    out_dir = report_folder(results_dir, out_dir)
     boards = make_boards(read_cells(results_dir))
     groups = sources.groups_of(boards) if viewer else []
     drawn = plan(boards, results_dir) if figures else None

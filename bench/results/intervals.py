@@ -9,7 +9,6 @@ import numpy as np
 from bench.core.errors import UserError
 from bench.results.per_query import cluster_labels_of, subsets_of
 from bench.results.schema import PER_QUERY, RETRIEVALS
-from bench.tasks.records import RetrievalRecord
 from metrics.settings import Cluster
 from metrics.stats.bootstrap import Estimate
 from metrics.stats.sampling import Sampling, cluster_labels
@@ -18,7 +17,7 @@ Complaint = tuple[str, str]  # what is wrong, and in which way
 
 
 def stored_sampling(
-    records: Sequence[RetrievalRecord] | None,
+    asked_for: tuple[Sequence[str], Sequence[str]] | None,
     table: dict[str, np.ndarray],
     cluster: Cluster,
     metrics: Iterable[str],
@@ -29,16 +28,14 @@ def stored_sampling(
     correlation over subsets of the corpus, the table has what it is the correlation of.
 
     Args:
-        records: the rankings, in the order of the table; None without them: the clusters of the
-            table are then believed.
+        asked_for: relation and target of each query, as the rankings have them, in the order of
+            the table; None without rankings: the clusters of the table are then believed.
         cluster: the cell's setting.
         metrics: names of the cell's metrics.
     """
     labels = stored = cluster_labels_of(table)
-    if records is not None:
-        relations = [record.relation or "" for record in records]
-        answers = [record.targets_plaintext for record in records]
-        labels = cluster_labels(cluster, relations, answers)
+    if asked_for is not None:
+        labels = cluster_labels(cluster, *asked_for)
     complaints = [
         (f"clusters by {name}", f"{PER_QUERY} has others than {RETRIEVALS}")
         for name in sorted({*labels, *stored})

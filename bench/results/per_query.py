@@ -14,9 +14,11 @@ import numpy as np
 
 from bench.core.errors import UserError
 from bench.results.schema import PER_QUERY
+from bench.storage.tables import read_columns
 from metrics.stats.subsets import MOST_SUBSETS
 
 CLUSTER = "cluster="
+SUPPORT = "top10_support"  # before "=KIND": the share of the first proponents of this kind
 
 
 def cluster_columns(labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -64,35 +66,30 @@ def subsets_of(table: Mapping[str, np.ndarray], metric: str) -> list[tuple[np.nd
     return list(zip(*columns, strict=True))
 
 
-def read_per_query(folder: Path) -> dict[str, np.ndarray]:
+def read_per_query(folder: Path, n_queries: int | None = None) -> dict[str, np.ndarray]:
     """The columns of a cell's ``per_query.parquet`` in the order of its rows.
 
+    Args:
+        n_queries: queries that the cell has, as its result says; None where nobody says.
+
     Returns:
-        Column name → array: ``query_id`` as str, numbers as float64 with NaN where not scored,
-        everything else as object.
+        Column name → array: ``query_id`` and other texts as objects that are str, numbers as
+        float64 with NaN where not scored, lists of numbers as objects.
 
     Raises:
-        UserError: missing or damaged file, no ``query_id`` column, or a query that occurs twice.
+        UserError: missing or damaged file, more rows than queries, no ``query_id`` column, a query
+            that has no id or occurs twice, or clusters that are no numbers.
     """
-    import pyarrow as pa
-    from pyarrow import parquet
-
     path = folder / PER_QUERY
-    try:
-        # Not read_table: that reads folder names like `b=0.4` as partition columns.
-        with parquet.ParquetFile(path) as file:
-            table = file.read()
-        columns = {name: _array(table.column(name)) for name in table.column_names}
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"cannot read it ({error})", where=str(path)) from error
+    columns = read_columns(path, n_queries)
     if "query_id" not in columns:
         raise UserError("has no column query_id", where=str(path))
-    columns["query_id"] = columns["query_id"].astype(str)
-    if len(set(columns["query_id"])) != len(columns["query_id"]):
+    queries = columns["query_id"].tolist()
+    if not all(isinstance(query, str) for query in queries):
+        raise UserError("query_id is no column of texts", where=str(path))
+    if len(set(queries)) != len(queries):
         raise UserError("lists a query twice", where=str(path))
+    for name, labels in cluster_labels_of(columns).items():
+        if labels.dtype.kind != "f" or not np.isfinite(labels).all():
+            raise UserError(f"{CLUSTER}{name} is no column of numbers", where=str(path))
     return columns
-
-
-def _array(column: object) -> np.ndarray:
-    values = column.to_numpy()  # type: ignore[attr-defined]
-    return values.astype(np.float64) if values.dtype.kind in "fiub" else values.astype(object)

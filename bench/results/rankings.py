@@ -9,8 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.core.errors import UserError
 from bench.results.schema import ENTAILED, RETRIEVALS
-from bench.tasks.records import RetrievalRecord
+from bench.storage import jsonlines
+from bench.storage.whole_files import whole_file
+from bench.tasks.records import RetrievalRecord, read_retrievals
+
+FIRST_PASSAGES = "first_passages.jsonl"  # of a cell that is kept without its rankings
+DEPTH = 10  # passages of a query that it holds, and that agreement of rankings looks at
 
 
 def has_rankings(folder: Path) -> bool:
@@ -33,3 +39,28 @@ def correct_of(record: RetrievalRecord, threshold: float = ENTAILED) -> np.ndarr
     if record.proponent_ais_scores is not None:
         return np.asarray(record.proponent_ais_scores, dtype=np.float64) > threshold
     return None
+
+
+def first_passages(folder: Path) -> dict[str, set[str]]:
+    """The ids of the first ten passages of each query of a cell.
+
+    Raises:
+        UserError: the cell's rankings are missing or damaged, or what was kept of them is.
+    """
+    if has_rankings(folder) or not (folder / FIRST_PASSAGES).exists():
+        records = read_retrievals(folder / RETRIEVALS)
+        return {record.example_id: set(record.proponent_ids[:DEPTH]) for record in records}
+    first = {}
+    for place, record in jsonlines.read(folder / FIRST_PASSAGES):
+        query, ids = record.get("query_id"), record.get("passage_ids")
+        if not isinstance(query, str) or not isinstance(ids, list):
+            raise UserError("expected query_id and passage_ids", where=str(place))
+        first[query] = set(map(str, ids[:DEPTH]))
+    return first
+
+
+def keep_first_passages(folder: Path, copy: Path) -> None:
+    """Write the ids of each query's first ten passages beside the copy of a cell."""
+    with whole_file(copy / FIRST_PASSAGES) as stream:
+        for query, ids in first_passages(folder).items():
+            stream.write(jsonlines.dump({"query_id": query, "passage_ids": sorted(ids)}))

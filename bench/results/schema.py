@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bench.core.errors import UserError
 from bench.core.fields import without_speed
+from bench.results.fields import check_fields
+from bench.storage.bounds import check_inside
+from bench.storage.documents import read_json, read_yaml
 from metrics.settings import MetricConfig
 from metrics.stats.bootstrap import QUERIES, Estimate, Interval
 
@@ -23,6 +24,7 @@ RESULT, RETRIEVALS, PER_QUERY, CONFIG = (
     "per_query.parquet",
     "config.yaml",
 )
+FILES = (RESULT, RETRIEVALS, PER_QUERY, CONFIG)
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Result:
         top_k: stored list length; MRR cannot see past it.
         command: the overrides that make this cell again.
         imported: true for rankings made elsewhere.
+        identity: what the key, the name of the folder, is made of, and the version of that rule
+            (``bench.run.identity``).
     """
 
     task: dict[str, Any]
@@ -61,33 +65,28 @@ class Result:
     command: str
     rankings_sha256: str = ""
     imported: bool = False
+    identity: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property
     def judge(self) -> dict[str, Any]:
         """The record of the judge; empty where the annotation decided, or nobody did."""
-        judge = self.task.get("judge")
-        return judge if isinstance(judge, dict) else {}
+        return self.task.get("judge") or {}
 
     @property
     def threshold(self) -> float:
-        """The score of the judge above which a passage is correct; the release's without a judge.
+        """The judge's score above which a passage is correct; without a judge the release's."""
+        return float(self.judge.get("threshold", ENTAILED))
 
-        Raises:
-            UserError: it is no number.
-        """
-        threshold = self.judge.get("threshold", ENTAILED)
-        if not isinstance(threshold, int | float):
-            what = f"expected a number, found {threshold!r:.40}"
-            raise UserError(what, where="task.judge.threshold")
-        return float(threshold)
+    @property
+    def n_queries(self) -> int | None:
+        """How many queries the cell has; None where the result does not say."""
+        return self.task.get("n_queries")
 
     @property
     def repeated_texts(self) -> int:
         """How many passages have the text of an earlier one; 0 where nobody has counted."""
-        counts = self.task.get("counts")
-        repeated = counts.get("repeated_texts") if isinstance(counts, dict) else 0
-        return repeated if isinstance(repeated, int) else 0
+        return (self.task.get("counts") or {}).get("repeated_texts", 0)
 
     def to_json(self) -> dict[str, Any]:
         """The record as ``result.json`` holds it."""
@@ -105,8 +104,8 @@ class Cell:
     def config(self) -> dict[str, Any]:
         """Its settings, as its ``config.yaml`` has them; empty if that is damaged."""
         try:
-            settings = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError, ValueError, RecursionError):
+            settings = read_yaml(self.folder / CONFIG)
+        except UserError:
             return {}  # `tdabench verify` tells of it
         return settings if isinstance(settings, dict) else {}
 
@@ -143,22 +142,20 @@ def read_result(path: Path) -> Result:
     Raises:
         UserError: not JSON, another schema version, a missing or unknown field, a wrong type.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot read it ({error})", where=str(path)) from error
+    record = read_json(path)
     if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"not a result of schema version {SCHEMA_VERSION}", where=str(path))
     try:
-        _check_types(record)
+        check_fields(record)
         record["metrics"] = _estimates(record["metrics"])
         record["slices"] = {
             name: {group: _estimates(values) for group, values in groups.items()}
             for name, groups in record["slices"].items()
         }
         return Result(**record)
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(f"not a valid result ({error})", where=str(path)) from error
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
+        reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"not a valid result ({reason:.200})", where=str(path)) from error
 
 
 def _estimates(record: dict[str, Any]) -> dict[str, Estimate]:
@@ -167,10 +164,10 @@ def _estimates(record: dict[str, Any]) -> dict[str, Estimate]:
 
 def _estimate(record: dict[str, Any]) -> Estimate:
     intervals = {
-        str(name): Interval(_bounds(interval["ci95"]), int(interval["units"]))
+        name: Interval(_bounds(interval["ci95"]), _whole(interval["units"]))
         for name, interval in record.get("intervals", {}).items()
     }
-    value, n, over = float(record["value"]), int(record["n"]), record.get("over", QUERIES)
+    value, n, over = _real(record["value"]), _whole(record["n"]), record.get("over", QUERIES)
     if not isinstance(over, str):
         raise TypeError(f"over is no text: {over!r:.40}")
     return Estimate(value, _bounds(record["ci95"]), n, over, intervals)
@@ -178,11 +175,24 @@ def _estimate(record: dict[str, Any]) -> Estimate:
 
 def _bounds(values: list[Any]) -> tuple[float, float]:
     low, high = values
-    return float(low), float(high)
+    return _real(low), _real(high)
 
 
-def read_cells(results_dir: Path) -> list[Cell]:
-    """All finished cells below a results folder, in the order of their paths.
+def _real(value: Any) -> float:
+    """The value as a float, NaN and infinities included: `tdabench verify` tells of these."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"expected a number, found {value!r:.40}")
+    return float(value)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError(f"expected a count, found {value!r:.40}")
+    return value
+
+
+def cell_folders(results_dir: Path, files: Sequence[str] = FILES) -> list[Path]:
+    """The folders of cells below a results folder, sorted, which hold any of some files.
 
     Raises:
         UserError: the folder does not exist or holds no cell.
@@ -191,12 +201,35 @@ def read_cells(results_dir: Path) -> list[Cell]:
         raise UserError(
             "no such results folder", where=str(results_dir), fix="run `tdabench run` first"
         )
-    paths = sorted(p for p in results_dir.glob(f"*/*/*/*/{RESULT}") if ".partial-" not in str(p))
-    if not paths:
+    paths = {path.parent for file in files for path in results_dir.glob(f"*/*/*/*/{file}")}
+    folders = sorted(path for path in paths if ".partial-" not in str(path))
+    if not folders:
         raise UserError(
             "holds no finished cell", where=str(results_dir), fix=where_cells_are(results_dir)
         )
-    return [Cell(path.parent, read_result(path)) for path in paths]
+    return folders
+
+
+def check_links(folder: Path) -> None:
+    """Refuse a cell of which a file is a link that leads out of the results folder.
+
+    Raises:
+        UserError: one is.
+    """
+    for file in FILES:
+        check_inside(folder / file, folder.parents[3])
+
+
+def read_cells(results_dir: Path) -> list[Cell]:
+    """All finished cells below a results folder, in the order of their paths.
+
+    Raises:
+        UserError: as ``cell_folders`` and ``check_links``, or a result is damaged.
+    """
+    folders = cell_folders(results_dir, [RESULT])
+    for folder in folders:
+        check_links(folder)
+    return [Cell(folder, read_result(folder / RESULT)) for folder in folders]
 
 
 def where_cells_are(results_dir: Path) -> str:
@@ -211,25 +244,3 @@ def where_cells_are(results_dir: Path) -> str:
         if next(results_dir.glob("*/" * (3 - depth) + RESULT), None):
             return f"give {above}, of whose cells it holds a part"
     return "run `tdabench run` first"
-
-
-_NUMBERS = ("seconds", "peak_mib", "bytes", "bytes_per_passage", "shards")
-_COUNTS = ("n_queries", "n_scored", "n_passages")
-
-
-def _check_types(record: dict[str, Any]) -> None:
-    """What reports reckon with is a number or missing: files may be anybody's."""
-    for part in (*record["phases"], record["index"]):
-        for name in _NUMBERS:
-            _number(part.get(name), name)
-    for name in _COUNTS:
-        _number(record["task"].get(name), f"task.{name}")
-    for name in ("top_k", "seed"):
-        _number(record[name], name)
-    for part in ("task", "model", "method", "env"):
-        record[part].items()
-
-
-def _number(value: Any, name: str) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise TypeError(f"{name} is no number: {value!r:.40}")

@@ -1,80 +1,56 @@
 """Recompute every metric of finished cells from their stored rankings.
 
 What is recomputed: each query's attribution metrics from ``proponent_correct`` and ``n_gold``, or
-from a judge's ``proponent_ais_scores`` and its threshold; and each mean and interval from the
-per-query table. What is not: the value that takes a model for a single query (``needs_model`` of
-``metrics.measures``) is believed, only its mean and interval are recomputed, but for a rank
-correlation over subsets of the corpus, of which only what was foreseen and measured of each is
-believed; and whether a passage is correct is the task's annotation, or the judge's word, of which a
-ranking holds a copy.
+from a judge's ``proponent_ais_scores`` and its threshold; a query's tail-patch from the changes of
+its proponents; and each mean and interval from the per-query table. What is not: the other values
+that take a model for a single query (``needs_model`` of ``metrics.measures``) are believed, only
+their mean and interval are recomputed, but for a rank correlation over subsets of the corpus, of
+which only what was foreseen and measured of each is believed; and whether a passage is correct is
+the task's annotation, or the judge's word, of which a ranking holds a copy.
+
+What a cell says of itself must agree as well, and nothing that follows may be missing
+(``bench.results.consistency``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from bench.core.errors import UserError
-from bench.core.escape import clean
+from bench.results.consistency import disagreements, groups_of, left_out, not_asked_for, some
 from bench.results.intervals import numbers_beside, stored_sampling
-from bench.results.per_query import read_per_query
-from bench.results.rankings import correct_of
+from bench.results.lists import Listed, read_lists
+from bench.results.per_query import SUPPORT, read_per_query
+from bench.results.problems import Problem, Problems
 from bench.results.schema import (
     CONFIG,
-    ENTAILED,
     PER_QUERY,
     RESULT,
     RETRIEVALS,
     Result,
+    cell_folders,
+    check_links,
     read_result,
 )
+from bench.results.settings import MeasuredBy, measured_by, read_config
 from bench.storage.hashes import file_sha256
-from bench.tasks.records import RetrievalRecord, read_retrievals
 from metrics import measures
-from metrics.length import length_ratio
-from metrics.measures import LENGTH_RATIO, MetricKind
-from metrics.settings import Cluster
+from metrics.measures import LENGTH_RATIO, TAIL_PATCH, MetricKind
 from metrics.stats.bootstrap import Estimate
 from metrics.stats.correlation import rank_correlation
 
 _TOLERANCE = 1e-9  # relative: sums in another order differ in the last bits
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One thing that does not hold.
-
-    Attributes:
-        cell: the cell's folder below the results folder.
-        metric: the metric, or the file, that is wrong.
-        stored: the value that the cell gives.
-        recomputed: the value that follows from its rankings, or that was expected.
-    """
-
-    cell: str
-    metric: str
-    stored: str
-    recomputed: str = ""
-
-    def __str__(self) -> str:
-        expected = f", recomputed {self.recomputed}" if self.recomputed else ""
-        return clean(f"{self.cell}: {self.metric}: {self.stored}{expected}")
-
-
-class Problems(list[Problem]):
-    """The problems of a results folder, with how many cells and numbers were looked at."""
-
-    n_cells = 0
-    n_numbers = 0
-
-
 def verify(results_dir: Path, with_lists: bool = True) -> Problems:
     """Check every cell below ``results_dir``; damaged files are problems, not exceptions.
+
+    A cell that lost its result is damaged, not absent.
 
     Args:
         results_dir: the folder of the cells.
@@ -84,123 +60,102 @@ def verify(results_dir: Path, with_lists: bool = True) -> Problems:
     Raises:
         UserError: the folder does not exist or holds no cell.
     """
-    folders = _cell_folders(results_dir)
-    if not folders:
-        raise UserError(
-            "holds no finished cell", where=str(results_dir), fix="run `tdabench run` first"
-        )
     problems = Problems()
-    for folder in folders:
+    for folder in cell_folders(results_dir):
         check = _Check(folder, str(folder.relative_to(results_dir)), with_lists)
         problems += check.run()
         problems.n_cells += 1
         problems.n_numbers += check.n_numbers
+        problems.n_without_identity += check.has_no_identity
     return problems
-
-
-def _cell_folders(results_dir: Path) -> list[Path]:
-    """Folders that hold any file of a cell: one that lost its result is damaged, not absent."""
-    files = (RESULT, RETRIEVALS, PER_QUERY, CONFIG)
-    folders = {path.parent for file in files for path in results_dir.glob(f"*/*/*/*/{file}")}
-    return sorted(folder for folder in folders if ".partial-" not in folder.name)
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """The settings of a cell's metrics in its ``config.yaml``.
-
-    Attributes:
-        samples: number of bootstrap resamples of the intervals.
-        without_gold: the score of a query that has no correct passage: NaN or 0.
-        judged: whether a judge was asked, and not the annotation.
-        threshold: a passage is correct above this score of the judge.
-        cluster: by what queries hang together, for the intervals.
-    """
-
-    samples: int
-    without_gold: float
-    judged: bool = False
-    threshold: float = ENTAILED
-    cluster: Cluster = Cluster.none
 
 
 class _Check:
     """The check of one cell."""
+
+    result: Result
+    asked: MeasuredBy
 
     def __init__(self, folder: Path, name: str, with_lists: bool) -> None:
         self.folder = folder
         self.name = name
         self.with_lists = with_lists
         self.n_numbers = 0
+        self.has_no_identity = False
         self.problems: list[Problem] = []
 
     def run(self) -> list[Problem]:
-        """Read the three files, then compare; what cannot be read ends the check."""
+        """Read the four files, then compare; what cannot be read ends the check."""
         try:
+            check_links(self.folder)
             result = self.result = read_result(self.folder / RESULT)
-            _check_shape(result)
-            records = self._read_lists()
-            table = read_per_query(self.folder)
-            self.settings = _read_settings(self.folder / CONFIG)
-        except (UserError, OSError, RecursionError) as error:
-            what = error.what if isinstance(error, UserError) else str(error)
-            self.add(_place(error), what)
+            config = read_config(self.folder)
+            self.asked = measured_by(config)
+            table = read_per_query(self.folder, result.n_queries)
+            lists = self._lists() if self.with_lists else None
+            has_same_lists = lists is None or (
+                file_sha256(self.folder / RETRIEVALS) == result.rankings_sha256
+            )
+        except UserError as error:
+            self.add(_place(error), error.what)
             return self.problems
-        if records is None:
-            self._check_numbers(None, table)
-            return self.problems
-        if file_sha256(self.folder / RETRIEVALS) != result.rankings_sha256:
+        self.has_no_identity = not result.identity
+        for complaint in disagreements(self.folder, result, config):
+            self.add(*complaint)
+        if not has_same_lists:
             self.add(RETRIEVALS, "is not the file that was written with this result")
             return self.problems
-        for record in records:
-            self._check_list(record, result.top_k)
-        if self._same_queries(records, table, result):
-            by_id = {record.example_id: record for record in records}
-            ordered = [by_id[query] for query in table["query_id"]]
-            self._check_judge(ordered)
-            if self._check_gold(ordered, table):
-                self._check_numbers(ordered, table)
+        if lists is None:
+            self._compare(None, table)
+            return self.problems
+        for one in lists:
+            for fault in one.faults:
+                self.add(f"{RETRIEVALS}, query {one.query}", fault)
+        if self._same_queries(lists, table):
+            by_id = {one.query: one for one in lists}
+            self._compare([by_id[query] for query in table["query_id"]], table)
         return self.problems
-
-    def _read_lists(self) -> list[RetrievalRecord] | None:
-        """The rankings; None of a cell that is kept without them."""
-        return list(read_retrievals(self.folder / RETRIEVALS)) if self.with_lists else None
-
-    def _check_numbers(
-        self, records: Sequence[RetrievalRecord] | None, table: dict[str, np.ndarray]
-    ) -> None:
-        result = self.result
-        self._check_n_scored(result, table)
-        cluster = self.settings.cluster
-        sampling, complaints = stored_sampling(records, table, cluster, result.metrics)
-        for complaint in complaints:
-            self.add(*complaint)
-        self.sampling = replace(sampling, samples=self.settings.samples, seed=result.seed)
-        for name, stored in result.metrics.items():
-            self._check_metric(name, stored, records, table)
-        self._check_slices(result, table)
 
     def add(self, metric: str, stored: object, recomputed: object = "") -> None:
         """Note one problem."""
         self.problems.append(Problem(self.name, metric, str(stored), str(recomputed)))
 
+    def _lists(self) -> list[Listed]:
+        counts = self.result.task.get("counts") or {}
+        n_characters = counts.get("characters") or 0
+        n_passages = self.result.task.get("n_passages") or 0
+        if LENGTH_RATIO in self.result.metrics and not (n_characters and n_passages):
+            raise UserError(
+                "task.n_passages and task.counts.characters are no counts", where=RESULT
+            )
+        mean_length = n_characters / n_passages if n_passages else math.nan
+        path, asked = self.folder / RETRIEVALS, self.asked
+        top_k = self.result.top_k
+        return list(read_lists(path, top_k, asked.threshold, asked.top, mean_length))
+
+    def _compare(self, lists: Sequence[Listed] | None, table: dict[str, np.ndarray]) -> None:
+        """Compare what the lists, in the order of the table, give with the table and the result."""
+        result, asked = self.result, self.asked
+        self._check_n_scored(result, table)
+        asked_for, judged = None, True
+        if lists is not None:
+            self._check_judge(lists)
+            judged = any(one.correct is not None for one in lists)
+            asked_for = [one.relation for one in lists], [one.target for one in lists]
+        sampling, complaints = stored_sampling(asked_for, table, asked.cluster, result.metrics)
+        complaints += [*not_asked_for(table, asked, judged), *left_out(result, table)]
+        for complaint in complaints:
+            self.add(*complaint)
+        self.sampling = replace(sampling, samples=asked.samples, seed=result.seed)
+        if lists is None or self._check_gold(lists, table):
+            for name, stored in result.metrics.items():
+                self._check_metric(name, stored, lists, table)
+            self._check_slices(result, table)
+
     # -------------------------------------------------------------- rankings
 
-    def _check_list(self, record: RetrievalRecord, top_k: int) -> None:
-        where = f"{RETRIEVALS}, query {record.example_id}"
-        scores = np.asarray(record.proponent_scores, dtype=np.float64)
-        if len(record.proponents) > top_k:
-            self.add(where, f"lists {len(record.proponents)} proponents, top_k is {top_k}")
-        if (np.diff(scores) > 0).any():
-            rank = int(np.argmax(np.diff(scores) > 0)) + 2
-            self.add(where, f"proponent {rank} scores higher than the one before it")
-        if len(set(record.proponent_ids)) != len(record.proponent_ids):
-            self.add(where, "lists a proponent twice")
-
-    def _same_queries(
-        self, records: Sequence[RetrievalRecord], table: dict[str, np.ndarray], result: Result
-    ) -> bool:
-        ranked = [record.example_id for record in records]
+    def _same_queries(self, lists: Sequence[Listed], table: dict[str, np.ndarray]) -> bool:
+        ranked = [one.query for one in lists]
         listed = set(table["query_id"])
         twice = len(ranked) - len(set(ranked))
         before = len(self.problems)
@@ -209,44 +164,42 @@ class _Check:
                 RETRIEVALS, f"{twice} {'query is' if twice == 1 else 'queries are'} listed twice"
             )
         if missing := sorted(listed - set(ranked)):
-            self.add(RETRIEVALS, f"lacks {_some(missing)}, in {PER_QUERY}")
+            self.add(RETRIEVALS, f"lacks {some(missing)}, in {PER_QUERY}")
         if missing := sorted(set(ranked) - listed):
-            self.add(PER_QUERY, f"lacks {_some(missing)}, in {RETRIEVALS}")
-        if result.task.get("n_queries") != len(listed):
-            self.add(RESULT, f"n_queries {result.task.get('n_queries')}", len(listed))
+            self.add(PER_QUERY, f"lacks {some(missing)}, in {RETRIEVALS}")
+        if self.result.n_queries != len(listed):
+            self.add(RESULT, f"n_queries {self.result.n_queries}", len(listed))
         return len(self.problems) == before
 
-    def _check_gold(self, records: Sequence[RetrievalRecord], table: dict[str, np.ndarray]) -> bool:
+    def _check_gold(self, lists: Sequence[Listed], table: dict[str, np.ndarray]) -> bool:
         """A label flipped below every cut-off moves no metric, but may exceed the gold."""
         gold = table.get("n_gold")
         if gold is None or gold.dtype.kind != "f":
             self.add("n_gold", f"{PER_QUERY} has no such column of numbers")
             return False
-        known = self.result.task.get("n_passages") is not None and not self.settings.judged
+        known = self.result.task.get("n_passages") is not None and not self.asked.judged
         if np.isnan(gold).any() and known:
             self.add("n_gold", "is unknown for some query, though the corpus is known")
             return False
-        for record, n_gold in zip(records, gold, strict=True):
-            n_correct = sum(record.proponent_correct or ())
-            if n_correct > n_gold:
-                where = f"{RETRIEVALS}, query {record.example_id}"
-                self.add(where, f"{n_correct} correct proponents, {n_gold:.0f} gold passages")
+        for one, n_gold in zip(lists, gold, strict=True):
+            if one.n_correct > n_gold:
+                where = f"{RETRIEVALS}, query {one.query}"
+                self.add(where, f"{one.n_correct} correct proponents, {n_gold:.0f} gold passages")
         return True
 
-    def _check_judge(self, records: Sequence[RetrievalRecord]) -> None:
+    def _check_judge(self, lists: Sequence[Listed]) -> None:
         """The result says by whom and by which threshold was judged, as the settings do."""
         judge = self.result.task.get("judge")
-        if not self.settings.judged:
+        if not self.asked.judged:
             if judge is not None:
                 self.add("judge", f"{RESULT} names one, {CONFIG} does not")
             return
-        threshold = judge.get("threshold") if isinstance(judge, dict) else None
-        counts = judge.get("counts") if isinstance(judge, dict) else None
-        unjudged = sum(record.proponent_ais_scores is None for record in records)
-        stored = counts.get("queries_not_judged") if isinstance(counts, dict) else None
+        threshold = (judge or {}).get("threshold")
+        unjudged = sum(not one.is_judged for one in lists)
+        stored = (judge or {}).get("counts", {}).get("queries_not_judged")
         self.n_numbers += 2
-        if threshold != self.settings.threshold:
-            self.add("judge threshold", f"stored {threshold}", self.settings.threshold)
+        if threshold != self.asked.threshold:
+            self.add("judge threshold", f"stored {threshold}", self.asked.threshold)
         if stored != unjudged:
             self.add("judge queries_not_judged", f"stored {stored}", unjudged)
 
@@ -267,7 +220,7 @@ class _Check:
         self,
         name: str,
         stored: Estimate,
-        records: Sequence[RetrievalRecord] | None,
+        lists: Sequence[Listed] | None,
         table: dict[str, np.ndarray],
     ) -> None:
         values = table.get(name)
@@ -276,39 +229,38 @@ class _Check:
             return
         if name in self.sampling.subsets:
             self._check_queries(name, values, self._correlations(name), table)
-        elif records is not None and not measures.of(name).needs_model:
-            self._check_queries(name, values, self._expected(name, records, table), table)
+        elif lists is not None and name == TAIL_PATCH:
+            self._check_queries(name, values, [one.change for one in lists], table)
+        elif lists is not None and not measures.of(name).needs_model:
+            self._check_queries(name, values, self._expected(name, lists, table), table)
         self._check_estimate(name, stored, self.sampling.estimate(name, values))
 
     def _correlations(self, name: str) -> list[float]:
         return [rank_correlation(*pair) for pair in zip(*self.sampling.subsets[name], strict=True)]
 
     def _expected(
-        self, name: str, records: Sequence[RetrievalRecord], table: dict[str, np.ndarray]
+        self, name: str, lists: Sequence[Listed], table: dict[str, np.ndarray]
     ) -> list[float]:
         """The metric of each query, computed from its ranking; empty for an unknown metric."""
         from metrics.attribution import parse_metric
 
         if name == LENGTH_RATIO:
-            task = self.result.task
-            mean_length = task["counts"]["characters"] / task["n_passages"]
-            return [length_ratio(record.proponents, mean_length) for record in records]
+            return [one.length_ratio for one in lists]
         try:
             metric = parse_metric(name)
         except UserError as error:
             self.add(name, error.what)
             return []
         expected = []
-        for record, n_gold in zip(records, table["n_gold"], strict=True):
-            correct = correct_of(record, self.settings.threshold)
-            if correct is None:
+        for one, n_gold in zip(lists, table["n_gold"], strict=True):
+            if one.correct is None:
                 expected.append(math.nan)
             elif math.isnan(n_gold):  # judged by the file it came in: how much gold is unknown
-                expected.append(math.nan if metric.needs_n_gold else metric.score(correct, 1))
+                expected.append(math.nan if metric.needs_n_gold else metric.score(one.correct, 1))
             elif n_gold > 0:
-                expected.append(metric.score(correct, int(n_gold)))
+                expected.append(metric.score(one.correct, int(n_gold)))
             else:
-                expected.append(self.settings.without_gold)
+                expected.append(self.asked.without_gold)
         return expected
 
     def _check_queries(
@@ -342,78 +294,48 @@ class _Check:
                 self.add(f"{name}{part}", f"stored {old:.8g}", f"{new:.8g}")
 
     def _check_slices(self, result: Result, table: dict[str, np.ndarray]) -> None:
+        known = groups_of(table)
         for slice_name, groups in result.slices.items():
-            labels = table.get(slice_name)
-            for group, metrics in groups.items():
-                for name, stored in metrics.items():
-                    where = f"{name} of {slice_name}={group}"
-                    values = table.get(where.removeprefix("share of "), table.get(name))
+            if slice_name == SUPPORT:
+                self._check_shares(groups, table)
+                continue
+            if slice_name not in known:
+                self.add(f"slices, {slice_name}", f"{PER_QUERY} has no column {slice_name}")
+                continue
+            for group, stored in groups.items():
+                rows = known[slice_name].get(group)
+                if rows is None:
+                    self.add(f"slices, {slice_name}={group}", f"{PER_QUERY} has no such group")
+                    continue
+                sampling = self.sampling.of(rows)
+                for name, one in stored.items():
+                    where, values = f"{name} of {slice_name}={group}", table.get(name)
                     if values is None or values.dtype.kind != "f":
                         self.add(where, f"{PER_QUERY} has no such column of numbers")
-                    elif name == "share":
-                        self._check_estimate(where, stored, self.sampling.estimate(name, values))
-                    elif labels is None:
-                        self.add(where, f"{PER_QUERY} has no column {slice_name}")
                     else:
-                        rows = labels.astype(str) == group
-                        expected = self.sampling.of(rows).estimate(name, values[rows])
-                        self._check_estimate(where, stored, expected)
+                        self._check_estimate(where, one, sampling.estimate(name, values[rows]))
+
+    def _check_shares(
+        self, kinds: dict[str, dict[str, Estimate]], table: dict[str, np.ndarray]
+    ) -> None:
+        """The mean share of each kind of support among the first proponents."""
+        for kind, stored in kinds.items():
+            values = table.get(f"{SUPPORT}={kind}")
+            for name, one in stored.items():
+                where = f"{name} of {SUPPORT}={kind}"
+                if name != "share" or values is None or values.dtype.kind != "f":
+                    self.add(where, f"{PER_QUERY} has no such column of numbers")
+                else:
+                    self._check_estimate(where, one, self.sampling.estimate(name, values))
 
 
-def _check_shape(result: Result) -> None:
-    """The fields that the check relies on have their type; ``read_result`` checks the metrics."""
-    for name, kind in (("task", dict), ("top_k", int), ("seed", int)):
-        if not isinstance(getattr(result, name), kind):
-            raise UserError(f"{name} is no {kind.__name__}", where=RESULT)
-    if LENGTH_RATIO in result.metrics:
-        counts = result.task.get("counts")
-        sizes = (result.task.get("n_passages"), dict(counts or {}).get("characters"))
-        if not all(isinstance(size, int) and size > 0 for size in sizes):
-            raise UserError(
-                "task.n_passages and task.counts.characters are no counts", where=RESULT
-            )
-
-
-def _read_settings(path: Path) -> _Settings:
-    try:
-        metric = yaml.safe_load(path.read_text(encoding="utf-8"))["metric"]
-        judge = metric.get("judge")
-        return _Settings(
-            samples=int(metric["bootstrap_samples"]),
-            without_gold={"skip": math.nan, "zero": 0.0}[metric["no_gold"]],
-            judged=judge is not None,
-            threshold=ENTAILED if judge is None else float(judge["threshold"]),
-            cluster=Cluster(metric["cluster"]),
-        )
-    except Exception as error:  # a file of settings may be broken in any way
-        what = " ".join(str(error).split())[:200]
-        raise UserError(f"no valid metric settings in it ({what})", where=str(path)) from error
-
-
-def _place(error: Exception) -> str:
+def _place(error: UserError) -> str:
     """The name of the file, and of the line in it, that an error is about."""
-    if isinstance(error, UserError):
-        return Path(error.where.partition(",")[0]).name + "".join(error.where.partition(",")[1:])
-    return Path(getattr(error, "filename", None) or RESULT).name
+    path, comma, field = error.where.partition(",")
+    return Path(path).name + comma + field
 
 
 def _same(stored: float, expected: float) -> bool:
     if math.isnan(stored) or math.isnan(expected):
         return math.isnan(stored) and math.isnan(expected)
     return math.isclose(stored, expected, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:3])
-    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
-
-
-def verdict_lines(problems: Problems) -> Iterator[str]:
-    """The lines that ``tdabench verify`` prints: one for each problem, then what was compared."""
-    yield from map(str, problems)
-    count = (
-        f"{len(problems)} problem{'s' if len(problems) != 1 else ''}" if problems else "all hold"
-    )
-    cells = f"{problems.n_cells} cell{'s' if problems.n_cells != 1 else ''}"
-    yield f"{cells}, {problems.n_numbers:,} numbers compared: {count}"
-    yield "influence: means and intervals recomputed; steps and trainings are not run again"

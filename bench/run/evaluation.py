@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bench.core.errors import UserError
-from bench.results.per_query import CLUSTER, cluster_columns, subset_columns
+from bench.results.per_query import CLUSTER, SUPPORT, cluster_columns, subset_columns
 from bench.run.judging import Judgement, judge_rankings, judged_metrics, score_judged
 from bench.tasks.base import Query, Task
 from bench.tasks.support import Support
@@ -25,7 +25,6 @@ from metrics.stats.bootstrap import Estimate
 from metrics.stats.sampling import Sampling, cluster_labels
 from metrics.tail_patch import TailPatch
 
-_SUPPORT = "top10_support"
 _NAMED = 10  # passages that a result names; all are counted
 _SUPPORT_DEPTH = 10  # the paper looks at the kinds of the top 10 proponents
 
@@ -111,8 +110,8 @@ def evaluate(
     slices = by_group(labels, frame[measured], sampling)
     if support is not None:
         shares = estimates(support, sampling)
-        slices[_SUPPORT] = {kind: {"share": share} for kind, share in shares.items()}
-        labels = labels.join(support.add_prefix(f"{_SUPPORT}="))
+        slices[SUPPORT] = {kind: {"share": share} for kind, share in shares.items()}
+        labels = labels.join(support.add_prefix(f"{SUPPORT}="))
     return Evaluation(
         per_query=with_samples(frame.join(labels), sampling),
         metrics=estimates(frame[measured], sampling),
@@ -178,7 +177,7 @@ def check_slice_names(config: MetricConfig, queries: Sequence[Query]) -> None:
     taken = {"query_id", *config.attribution, *others, *subset_columns(measures.LDS)}
     for query in queries:
         for name in query.slices:
-            if name in taken or name.startswith((_SUPPORT, CLUSTER)):
+            if name in taken or name.startswith((SUPPORT, CLUSTER)):
                 raise UserError(
                     f"a group of queries cannot be called {name!r}: a column is",
                     where=f"slices of query {query.query_id}",

@@ -50,6 +50,11 @@ class Identity:
         """The name of the cell's folder: equal for cells that must have equal numbers."""
         return content_key([CELL_VERSION, asdict(self)])
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``result.json`` keeps of it, from which ``tdabench verify`` makes the key again."""
+        return {"version": CELL_VERSION, **asdict(self)}
+
 
 def task_identity(task: Task) -> list[Any]:
     """What a prepared task is told by: its hash covers the queries and every passage."""

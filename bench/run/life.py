@@ -131,20 +131,21 @@ class CellLife(ABC):
         self.check_settings()
         self.check_task()
         names = map(path_part, self.names)
-        folder = settings.results_dir.joinpath(*names, self.identity().key)
+        identity = self.identity()
+        folder = settings.results_dir.joinpath(*names, identity.key)
         settings.results.bring_folder(folder)
         if is_finished(folder):
             settings.results.keep_folder(folder)  # an earlier command may have had no store
             progress.say(f"already there: {folder}")
             return Outcome(Cell(folder, read_result(folder / RESULT)), reused=True)
-        cell = self._written(folder, self.work())
+        cell = self._written(folder, identity, self.work())
         settings.results.keep_folder(folder)
         log_cell(settings.logger, cell, self.config, self.sweep)
         values = ", ".join(f"{name} {one.value:.3f}" for name, one in cell.result.metrics.items())
         progress.say(f"{'imported' if self.imported else 'done'}: {folder}: {values}")
         return Outcome(cell, reused=False)
 
-    def _written(self, folder: Path, work: Work) -> Cell:
+    def _written(self, folder: Path, identity: Identity, work: Work) -> Cell:
         method, index = self.config["method"], work.index
         n_passages = work.task["n_passages"]
         result = Result(
@@ -172,6 +173,7 @@ class CellLife(ABC):
             # Cleaned: a file's name in it may be no UTF-8, or hold a line break.
             command=clean(shlex.join(self.words)),
             imported=self.imported,
+            identity=identity.record,
         )
         per_query = work.evaluation.per_query
         return Cell(folder, write_cell(folder, self.config, result, work.records, per_query))

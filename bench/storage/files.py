@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from bench.core.errors import UserError
 from bench.storage.addresses import check_address, filesystem, is_address, reachable
+from bench.storage.bounds import open_regular
 
 # Fields of a store's answer that change when a file's content does. Times of reading are no such.
 _MARKS = (
@@ -96,8 +97,13 @@ File = Path | RemoteFile
 
 
 def open_bytes(file: File) -> IO[bytes]:
-    """A stream of the file's bytes; raises OSError for a path, UserError for an address."""
-    return file.open() if isinstance(file, RemoteFile) else open(file, "rb")
+    """A stream of the file's bytes.
+
+    Raises:
+        OSError: a path that cannot be opened.
+        UserError: an address that cannot be reached, or a path of something that is no file.
+    """
+    return file.open() if isinstance(file, RemoteFile) else open_regular(file)
 
 
 def fingerprints(files: list[File]) -> list[list[str | int]]:

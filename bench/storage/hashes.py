@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from bench.storage.bounds import open_regular
 from bench.storage.whole_files import whole_file
 
 _LONG_NS = 10 * 10**9  # no file system has a coarser clock than FAT, with two seconds
@@ -30,8 +31,9 @@ def file_sha256(path: Path) -> str:
 
     Raises:
         OSError: it cannot be read.
+        UserError: it is no regular file.
     """
-    with open(path, "rb") as stream:  # opened: NFS may tell old times of a file that is not
+    with open_regular(path) as stream:  # opened: NFS may tell old times of a file that is not
         state = _state(stream)
         if state in _known:
             return _known[state]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
 import zlib
@@ -13,10 +14,19 @@ from typing import IO, Any, cast
 
 from bench.core.errors import UserError
 from bench.core.escape import clean
+from bench.storage.bounds import (
+    EXPANDS_FREELY,
+    MOST_EXPANSION,
+    MOST_LINE_BYTES,
+    check_depth,
+    check_values,
+    whole_number,
+)
 from bench.storage.files import File, open_bytes
 
 Json = dict[str, Any]
 
+_BLOCK = 1 << 20  # bytes that are unpacked at a time
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 # JSON can hold such a character only as an escape; those of two surrogates that are one character
 # match as well, and are looked at again.
@@ -42,7 +52,8 @@ def read(path: File) -> Iterator[tuple[Place, Json]]:
     """Yield every record of one file with its place; blank lines are skipped.
 
     Raises:
-        UserError: not readable, not UTF-8, not JSON, not an object, or a damaged gzip stream.
+        UserError: not readable, not UTF-8, not JSON, not an object, a damaged gzip stream, or
+            beyond a bound of ``bench.storage.bounds``.
     """
     for place, raw in lines(path):
         yield place, _parse(raw, place)
@@ -95,12 +106,20 @@ def lines(path: File) -> Iterator[tuple[Place, bytes]]:
     """Yield every line of one plain or gzipped file with its place; blank lines are skipped.
 
     Raises:
-        UserError: not readable, or a damaged gzip stream.
+        UserError: not readable, a damaged gzip stream, one that expands beyond measure, or a line
+            that is longer than any that is read.
     """
     line_number = 0
     try:
         with _open(path) as stream:
-            for line_number, raw in enumerate(stream, start=1):
+            while raw := stream.readline(MOST_LINE_BYTES + 1):
+                line_number += 1
+                if len(raw) > MOST_LINE_BYTES:
+                    raise UserError(
+                        f"has more than {MOST_LINE_BYTES:,} bytes, the most of a line that is read",
+                        where=str(Place(path, line_number)),
+                        fix="put each record on a line of its own",
+                    )
                 if raw.strip():
                     yield Place(path, line_number), raw
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -123,10 +142,51 @@ def _open(path: File) -> Iterator[IO[bytes]]:
         is_gzip = stream.read(2) == b"\x1f\x8b"  # by content, as the name may lie
     with open_bytes(path) as stream:  # opened again, as not every store can go back
         if is_gzip:
-            with gzip.open(stream) as unpacked:
-                yield cast("IO[bytes]", unpacked)
+            packed = _Counted(stream)
+            with gzip.open(packed) as unpacked:
+                yield cast(
+                    "IO[bytes]", io.BufferedReader(_Expanding(path, packed, unpacked), _BLOCK)
+                )
         else:
             yield stream
+
+
+class _Counted(io.RawIOBase):
+    """A stream that counts the bytes that are read of it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self.n_read = stream, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        self.n_read += len(data)
+        return len(data)
+
+
+class _Expanding(io.RawIOBase):
+    """What a gzip stream unpacks to, as long as that is within measure of what it is packed in."""
+
+    def __init__(self, path: File, packed: _Counted, unpacked: Any) -> None:
+        self._path, self._packed, self._unpacked, self._n_made = path, packed, unpacked, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._unpacked.read(len(buffer))
+        buffer[: len(data)] = data
+        self._n_made += len(data)
+        if self._n_made > EXPANDS_FREELY + MOST_EXPANSION * self._packed.n_read:
+            raise UserError(
+                f"unpacks to more than {MOST_EXPANSION} times its size",
+                where=str(self._path),
+                fix="unpack it yourself if you trust it",
+            )
+        return len(data)
 
 
 def _parse(raw: bytes, place: Place) -> Json:
@@ -134,7 +194,9 @@ def _parse(raw: bytes, place: Place) -> Json:
         # Some editors put a byte order mark before the first line; it is no part of the record.
         # Without the newline, a fault at the end of the line is not reported as column 1.
         text = raw.rstrip(b"\r\n").decode("utf-8-sig" if place.line == 1 else "utf-8")
-        record = json.loads(text)
+        check_values(raw)
+        record = json.loads(text, parse_int=whole_number)
+        check_depth(record, raw)
     except UnicodeDecodeError as error:
         raise UserError(
             f"not UTF-8 at byte {error.start} of the line", where=str(place), fix="re-encode it"
@@ -143,7 +205,7 @@ def _parse(raw: bytes, place: Place) -> Json:
         detail = ": nested too deeply"
         if isinstance(error, json.JSONDecodeError):
             detail = f" at column {error.colno}: {error.msg}"
-        elif isinstance(error, ValueError):  # Python refuses an integer of thousands of digits
+        elif isinstance(error, ValueError):  # beyond a bound
             detail = f": {error}"
         raise UserError(
             f"broken JSON{detail}", where=str(place), fix="mend or delete the line"

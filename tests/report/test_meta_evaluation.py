@@ -15,7 +15,7 @@ from bench.report.formats.comma_separated import of_tables
 from bench.report.formats.markdown import section
 from bench.report.meta_evaluation import Foresight, foresight_table, foresights
 from bench.results.schema import read_cells
-from tests.fixtures.cells import edit_result, edit_table, write_cell
+from tests.fixtures.cells import edit_result, edit_step, edit_table, write_cell
 
 stats = pytest.importorskip("scipy.stats")  # comes with sentence-transformers
 METHODS = ("bm25", "dense", "grad_dot", "grad_cos", "trackstar")
@@ -33,8 +33,7 @@ def write(
     }
     edit_result(folder, lambda record: record["metrics"].update(stored))
     if rate is not None:
-        with open(folder / "config.yaml", "a") as stream:
-            stream.write(f"  tail_patch:\n    learning_rate: {rate}\n")
+        edit_step(folder, learning_rate=rate)
         folder = folder.rename(folder.with_name(f"{hash(rate) % 10**16:016}"))
     return folder
 

@@ -116,7 +116,7 @@ def test_figures_of_two_boards_share_no_names_of_parts(tmp_path: Path) -> None:
 
 def test_page_has_slices_as_tables(paths: Written) -> None:
     page = Page(paths.html)
-    assert [tag["class"] for tag in page.all("details")].count("slice") == 1
+    assert [tag["class"] for tag in page.all("details")].count("slice") == 2, "MRR and tail-patch"
     assert {"born in", "instrument", "capital of"} <= set(page.text)
 
 

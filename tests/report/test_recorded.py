@@ -10,6 +10,7 @@ import pytest
 
 from bench.cli.main import main
 from bench.report.recorded import CELLS, record_cells, verify_recorded
+from bench.results.rankings import DEPTH, FIRST_PASSAGES
 from bench.results.schema import RESULT, RETRIEVALS
 from tests.fixtures.cells import edit_result, edit_table, write_cell
 
@@ -105,3 +106,19 @@ def test_results_are_the_same_json(kept: Path, tmp_path: Path) -> None:
     for copy in (kept / "board" / CELLS).rglob(RESULT):
         original = tmp_path / "runs" / copy.relative_to(kept / "board" / CELLS)
         assert json.loads(copy.read_text()) == json.loads(original.read_text())
+
+
+def test_agreement_of_seeds_is_told_from_the_first_passages(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_cell(tmp_path / "runs", "trackstar", config={"seed": seed}, seed=seed)
+    board = tmp_path / "kept" / "board"
+    words = ["report", str(tmp_path / "runs"), "--out", str(board), "--cells", "--quiet"]
+    assert main([*words, "--no-viewer", "--no-figures"]) == 0
+    assert len((board / "seeds.csv").read_text().splitlines()) > 1
+    assert problems(board.parent) == []
+    first = next((board / CELLS).rglob(FIRST_PASSAGES))
+    kept = [json.loads(line) for line in first.read_text().splitlines()]
+    assert all(len(one["passage_ids"]) == DEPTH for one in kept)
+    kept[0]["passage_ids"] = [f"other{i}" for i in range(DEPTH)]
+    first.write_text("".join(json.dumps(one) + "\n" for one in kept))
+    assert any("seeds.csv" in line for line in problems(board.parent))

@@ -15,7 +15,14 @@ from bench.core.errors import UserError
 from bench.report.write import Written, report
 from bench.results.schema import PER_QUERY, read_cells
 from metrics.stats.correlation import rank_correlation
-from tests.fixtures.cells import METRICS, N_PASSAGES, edit_result, edit_table, write_cell
+from tests.fixtures.cells import (
+    METRICS,
+    N_PASSAGES,
+    edit_result,
+    edit_step,
+    edit_table,
+    write_cell,
+)
 from tests.fixtures.reports import Page, boards_of, labels, three_cells
 
 
@@ -45,8 +52,7 @@ def test_settings_are_named_only_where_cells_differ(tmp_path: Path) -> None:
 def test_how_it_was_measured_tells_cells_apart(tmp_path: Path) -> None:
     for number, top in enumerate((1, 10)):
         folder = write_cell(tmp_path, "bm25")
-        with open(folder / "config.yaml", "a") as stream:
-            stream.write(f"  tail_patch:\n    top: {top}\n")
+        edit_step(folder, top=top)
         folder.rename(folder.with_name(f"{number}" * 16))
     write_cell(tmp_path, "dense")
     expected = ["bm25 (metric.tail_patch.top=1)", "bm25 (metric.tail_patch.top=10)", "dense"]
@@ -64,9 +70,7 @@ def test_seeds_are_rows_of_their_own(tmp_path: Path) -> None:
 
 
 def measured(folder: Path, **tail_patch: object) -> None:
-    with open(folder / "config.yaml", "a") as stream:
-        settings = "".join(f"    {key}: {value}\n" for key, value in tail_patch.items())
-        stream.write(f"  tail_patch:\n    enabled: true\n{settings}")
+    edit_step(folder, enabled=True, **tail_patch)
 
 
 def test_values_measured_in_another_way_are_told_apart_and_not_compared(tmp_path: Path) -> None:
@@ -188,8 +192,7 @@ def test_rows_that_rest_on_estimated_moments_say_so(tmp_path: Path) -> None:
         record = json.loads((folder / "result.json").read_text())
         record["model"]["training"] = {"second_moments": moments}
         (folder / "result.json").write_text(json.dumps(record))
-        with open(folder / "config.yaml", "a") as stream:
-            stream.write(f"  tail_patch: {{optimizer: {optimizer}}}\n")
+        edit_step(folder, optimizer=optimizer)
 
     corrected, plain = {"optimizer_correction": True}, {"optimizer_correction": False}
     edited(write_cell(tmp_path, "a", config=corrected), "estimated", "sgd")

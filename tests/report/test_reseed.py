@@ -14,11 +14,17 @@ from bench.report.board import make_boards
 from bench.report.formats.comma_separated import of_tables
 from bench.report.formats.markdown import section
 from bench.report.reseed import DEPTH, Reseeding, reseedings, seeds_tables
-from bench.results.schema import CONFIG, read_cells
+from bench.results.schema import read_cells
 from bench.tasks.records import read_retrievals
 from metrics.stats.sampling import Sampling
 from metrics.stats.seeds import estimate_over_seeds
-from tests.fixtures.cells import edit_result, edit_retrievals, edit_table, write_cell
+from tests.fixtures.cells import (
+    edit_config,
+    edit_result,
+    edit_retrievals,
+    edit_table,
+    write_cell,
+)
 
 
 def seeded(results: Path, method: str, seed: int, model: str = "m0", rate: float = 1) -> Path:
@@ -31,8 +37,8 @@ def seeded(results: Path, method: str, seed: int, model: str = "m0", rate: float
         record["model"]["sha256"] = model
 
     edit_result(folder, change)
-    with open(folder / CONFIG, "a") as stream:
-        stream.write(f"model:\n  learning_rate: {rate}\n  seed: {model[-1]}\n")
+    settings = {"learning_rate": rate, "seed": model[-1]}
+    edit_config(folder, lambda config: config["model"].update(settings))
     rng = np.random.default_rng([seed, len(model), ord(model[-1])])
     edit_retrievals(folder, lambda records: [shuffle(record, rng) for record in records])
     return folder
@@ -132,8 +138,9 @@ def test_equal_lists_agree_and_short_ones_count_by_the_longer(tmp_path: Path) ->
     def cut(n: int):
         def change(records: list[dict]) -> None:
             for record in records:
-                for key in ("proponents", "proponent_ids", "proponent_scores", "proponent_correct"):
-                    record[key] = record[key][:n]
+                for key in record.keys() - {"proponent_ids"}:
+                    if key.startswith("proponent"):
+                        record[key] = record[key][:n]
                 record["proponent_ids"] = [f"s{i}" for i in range(n)]
 
         return change

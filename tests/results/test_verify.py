@@ -14,12 +14,20 @@ import pytest
 
 from bench.core.errors import UserError
 from bench.results.per_query import read_per_query
+from bench.results.problems import verdict_lines
 from bench.results.schema import CONFIG, PER_QUERY, RESULT, RETRIEVALS
-from bench.results.verify import verdict_lines, verify
+from bench.results.verify import verify
 from metrics.attribution import parse_metric
 from metrics.stats.correlation import rank_correlation
 from metrics.stats.sampling import Sampling
-from tests.fixtures.cells import SAMPLES, edit_result, edit_retrievals, edit_table, write_cell
+from tests.fixtures.cells import (
+    SAMPLES,
+    edit_config,
+    edit_result,
+    edit_retrievals,
+    edit_table,
+    write_cell,
+)
 from tests.fixtures.estimates import estimate_mean
 
 
@@ -40,9 +48,10 @@ def test_cells_as_written_hold(cell: Path) -> None:
     problems = verify(cell.parents[3])
     assert list(problems) == []
     assert problems.n_cells == 2
-    # A cell: n_scored, 40 queries x 4 metrics. An estimate is 4: of 6 + 4 metrics, 2 x 3 groups.
-    assert problems.n_numbers == 2 * (1 + 40 * 4) + 4 * (6 + 4 + 3 + 3)
-    assert next(verdict_lines(problems)) == "2 cells, 386 numbers compared: all hold"
+    # A cell: n_scored, 40 queries x 4 metrics, and 40 of tail-patch in one of them. An estimate is
+    # 4 numbers: of 6 and of 4 metrics, each of all queries and of 3 groups.
+    assert problems.n_numbers == 2 * (1 + 40 * 4) + 40 + 4 * (6 + 4) * (1 + 3)
+    assert next(verdict_lines(problems)) == "2 cells, 522 numbers compared: all hold"
 
 
 def set_metric(name: str, field: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -78,8 +87,9 @@ def test_a_nan_in_the_result(cell: Path) -> None:
 
 def test_a_metric_without_column(cell: Path) -> None:
     edit_table(cell, lambda columns: columns.pop("hit@1"))
-    (line,) = found(cell)
-    assert "hit@1" in line
+    problems = found(cell)
+    assert len(problems) == 4  # of all queries, and of three groups
+    assert all("hit@1" in line for line in problems)
 
 
 def add_metric(cell: Path, name: str) -> None:
@@ -91,9 +101,15 @@ def add_metric(cell: Path, name: str) -> None:
         for record, n in zip(records, n_gold, strict=True)
     ]
     edit_table(cell, lambda columns: columns.update({name: values}))
-    found = estimate_mean(np.array(values), SAMPLES, seed=0)
-    assert found is not None
-    edit_result(cell, lambda record: record["metrics"].update({name: asdict(found)}))
+    relations, scores = read_per_query(cell)["relation"], np.array(values)
+
+    def change(record: dict[str, Any]) -> None:
+        record["metrics"][name] = asdict(estimate_mean(scores, SAMPLES, seed=0))
+        for relation, own in record["slices"]["relation"].items():
+            own[name] = asdict(estimate_mean(scores[relations == relation], SAMPLES, seed=0))
+
+    edit_result(cell, change)
+    edit_config(cell, lambda settings: settings["metric"]["attribution"].append(name))
 
 
 @pytest.mark.parametrize("name", ["map", "map@10", "ndcg@10", "precision@10"])
@@ -167,6 +183,7 @@ def test_a_nan_score(cell: Path) -> None:
 
 def test_a_list_longer_than_top_k(cell: Path) -> None:
     edit_result(cell, lambda r: r.update(top_k=19))
+    edit_config(cell, lambda settings: settings.update(top_k=19))
     problems = found(cell)
     assert len(problems) == 40
     assert "lists 20 proponents, top_k is 19" in problems[0]
@@ -307,8 +324,8 @@ def test_another_rankings_file_is_noticed_by_its_hash(cell: Path) -> None:
 @pytest.fixture
 def clustered(cell: Path) -> Path:
     """The cell with intervals over clusters, and a score over subsets of the corpus."""
-    config = (cell / CONFIG).read_text()
-    (cell / CONFIG).write_text(config.replace("cluster: none", "cluster: relation"))
+    measured = {"cluster": "relation", "retraining": {"lds_subsets": 5}}
+    edit_config(cell, lambda settings: settings["metric"].update(measured))
     table, rng = read_per_query(cell), np.random.default_rng(0)
     labels = [("born in", "instrument", "capital of").index(name) for name in table["relation"]]
     predicted, measured = rng.normal(size=(40, 5)), rng.normal(size=(40, 5))
@@ -327,9 +344,10 @@ def clustered(cell: Path) -> Path:
         names = [*record["metrics"], "lds"]
         values = {**table, "lds": np.array(scores)}
         record["metrics"] = {n: asdict(sampling.estimate(n, values[n])) for n in names}
-        for group, own in record["slices"]["relation"].items():
+        for group in record["slices"]["relation"]:
             rows = table["relation"] == group
-            own["mrr"] = asdict(sampling.of(rows).estimate("mrr", table["mrr"][rows]))
+            of_group = {n: sampling.of(rows).estimate(n, values[n][rows]) for n in names}
+            record["slices"]["relation"][group] = {n: asdict(one) for n, one in of_group.items()}
 
     edit_result(cell, change)
     return cell
@@ -364,9 +382,11 @@ def test_changed_clusters_and_subsets(clustered: Path) -> None:
     assert any("clusters by relation: per_query.parquet has others" in x for x in found(clustered))
     edit_table(clustered, lambda old: old["lds_predicted"][0].__setitem__(0, 99.0))
     assert any("lds of query q0: stored" in line for line in found(clustered))
-    for lists in ([[1.0]] * 40, [[1.0, 2.0]] * 39 + [[1.0]], [["a"]] * 40, [[1.0] * 1001] * 40):
+    for lists in ([[1.0]] * 40, [[1.0, 2.0]] * 39 + [[1.0]], [[1.0] * 1001] * 40):
         edit_table(clustered, lambda old, own=lists: old.update(lds_predicted=own))
         assert any("lds: lds_predicted: " in line for line in found(clustered))
+    edit_table(clustered, lambda old: old.update(lds_predicted=[["a"]] * 40))
+    assert any("column 'lds_predicted': holds list<" in line for line in found(clustered))
 
 
 def test_another_cluster_in_the_settings(clustered: Path) -> None:

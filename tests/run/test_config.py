@@ -142,7 +142,7 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         ("~method", "method: nothing is chosen; set method=NAME"),
         ("method.seed=${nope}", "Interpolation key 'nope' not found; check the ${...}"),
         ("cache_dir=${oc.env:TDABENCH_NO_SUCH}", "KeyError raised while resolving interpolation"),
-        ("metric.bootstrap_samples=0", "metric.bootstrap_samples: expected at least 1, found 0"),
+        ("metric.bootstrap_samples=0", "metric.bootstrap_samples: expected 1 to 10000, found 0"),
         ("metric.bootstrap_samples=x", "metric.bootstrap_samples: Value 'x'"),
         ("metric.tail_patch.top=0", "metric.tail_patch.top: expected at least 1, found 0"),
         (

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench.core.errors import UserError, did_you_mean
+from bench.storage.bounds import MOST_LINE_BYTES, MOST_SHEET_BYTES, open_regular
 from bench.storage.jsonlines import Place
 
 _MEANINGS = {
@@ -16,7 +18,6 @@ _MEANINGS = {
     "": "",
 }
 _NEEDED = ("pair_id", "answer")
-_LONGEST_FIELD = 1 << 30  # characters; csv stops at 128 KiB, and passages may be longer
 
 
 def read_answers(path: Path) -> dict[str, tuple[Place, str]]:
@@ -54,11 +55,12 @@ def read_answers(path: Path) -> dict[str, tuple[Place, str]]:
 
 
 def _rows(path: Path) -> Iterator[tuple[Place, dict[str, str]]]:
-    limit = csv.field_size_limit(_LONGEST_FIELD)
+    limit = csv.field_size_limit(MOST_LINE_BYTES)  # of itself, csv stops at 128 KiB
     line = 1
     try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            head = stream.readline()
+        sheet = open_regular(path, MOST_SHEET_BYTES)
+        with io.TextIOWrapper(sheet, encoding="utf-8-sig", newline="") as stream:
+            head = stream.readline(MOST_LINE_BYTES)
             stream.seek(0)
             reader = csv.reader(stream, delimiter=max(",;\t", key=head.count), strict=True)
             columns = [column.strip() for column in next(reader, [])]

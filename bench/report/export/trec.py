@@ -195,7 +195,7 @@ def _qrels(task: _Task) -> Iterator[str]:
 
 def _n_gold(row: Row) -> dict[str, int]:
     """The number of correct passages in the corpus, for the queries of which it is known."""
-    table = read_per_query(row.cell.folder)
+    table = read_per_query(row.cell.folder, row.result.n_queries)
     if "n_gold" not in table or row.result.judge:
         return {}
     pairs = zip(table["query_id"].tolist(), table["n_gold"].tolist(), strict=True)

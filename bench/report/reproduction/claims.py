@@ -1,16 +1,16 @@
 """The claims file: what is in it, and that it is well formed."""
 
 # No postponed annotations: OmegaConf reads the types of the fields.
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bench.core.errors import UserError
 from bench.core.typed import typed
+from bench.storage.documents import read_yaml
 from metrics import measures
 from metrics.attribution import parse_metric
 
@@ -64,19 +64,17 @@ def read_claims(path: Path | None = None) -> list[PaperClaim]:
     Raises:
         UserError: no such file, no YAML, or a claim with an unknown, missing or wrong field.
     """
-    source = resources.files("bench.report.reproduction") / "claims.yaml" if path is None else path
-    try:
-        records = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(
-            f"cannot read it ({' '.join(str(error).split())})", where=str(path)
-        ) from error
+    with ExitStack() as stack:
+        if path is None:
+            ours = resources.files("bench.report.reproduction") / "claims.yaml"
+            path = stack.enter_context(resources.as_file(ours))
+        records = read_yaml(path)
     if not isinstance(records, list) or not records:
         raise UserError("expected a list of claims", where=str(path))
-    claims = [_claim(record, source, i) for i, record in enumerate(records, start=1)]
+    claims = [_claim(record, path, i) for i, record in enumerate(records, start=1)]
     ids = [claim.id for claim in claims]
     if twice := sorted({name for name in ids if ids.count(name) > 1}):
-        raise UserError(f"claim {twice[0]!r} is there twice", where=str(source))
+        raise UserError(f"claim {twice[0]!r} is there twice", where=str(path))
     return claims
 
 

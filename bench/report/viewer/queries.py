@@ -8,12 +8,10 @@ import numpy as np
 
 from bench.report import display
 from bench.report.viewer.reading import Ranked, rounded
-from bench.results.per_query import cluster_columns, cluster_labels_of
+from bench.results.per_query import SUPPORT, cluster_columns, cluster_labels_of
 from bench.tasks.buckets import groups_named_by
 from metrics import measures
 from metrics.measures import MRR
-
-_KINDS = "top10_support="
 
 
 class Queries:
@@ -69,7 +67,7 @@ class Measures:
             if values.dtype.kind == "O" and name != "query_id"
         }
         numbers = {name: values for name, values in table.items() if values.dtype.kind == "f"}
-        self._kinds = {n: v for n, v in numbers.items() if n.startswith(_KINDS)}
+        self._kinds = {n: v for n, v in numbers.items() if n.startswith(f"{SUPPORT}=")}
         hidden = (*self._kinds, *cluster_columns(cluster_labels_of(table)))
         names = measures.in_order(name for name in numbers if name not in hidden)
         self._numbers = {name: numbers[name] for name in names}
@@ -110,7 +108,7 @@ class Measures:
             ],
             "kinds": [
                 {
-                    "name": name.removeprefix(_KINDS),
+                    "name": name.removeprefix(f"{SUPPORT}="),
                     "shares": [_at(values, entry[0] if entry else None) for entry in entries],
                 }
                 for name, values in self._kinds.items()

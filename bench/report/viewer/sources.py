@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.core.errors import UserError
 from bench.core.escape import clean
-from bench.report.board import Board
+from bench.report.board import Board, table_of
 from bench.results.per_query import read_per_query
 from bench.results.rankings import has_rankings
 from bench.results.schema import ENTAILED, PER_QUERY, RESULT, RETRIEVALS, Cell, read_result
@@ -93,8 +93,8 @@ def group_of_files(paths: Sequence[Path], task: str = "rankings", model: str = "
 
 
 def _source(label: str, cell: Cell) -> RankingSource:
-    source = _with_table(label, cell.folder)
-    return replace(source, threshold=cell.result.threshold)
+    rankings = cell.folder / RETRIEVALS
+    return RankingSource(label, rankings, table_of(cell), cell.result.threshold)
 
 
 def _of_folder(folder: Path) -> RankingSource:
@@ -103,10 +103,6 @@ def _of_folder(folder: Path) -> RankingSource:
     path = folder / RESULT
     if path.exists():
         return _source(label, Cell(folder, read_result(path)))
-    return _with_table(label, folder)
-
-
-def _with_table(label: str, folder: Path) -> RankingSource:
     has_table = (folder / PER_QUERY).exists()
     return RankingSource(label, folder / RETRIEVALS, read_per_query(folder) if has_table else {})
 
