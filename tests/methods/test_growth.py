@@ -20,7 +20,8 @@ SWITCH = {
     "methods/gradient/settings.py": [
         (
             "    block_layout: BlockLayout = part_of_key()\n",
-            "    block_layout: BlockLayout = part_of_key()\n    scale: float = part_of_key(above=0)\n",
+            "    block_layout: BlockLayout = part_of_key()\n"
+            "    scale: float = part_of_key(above=0)\n",
         ),
         ("        layer_blocks=1,", "        scale=1.0,\n        layer_blocks=1,"),
     ],
