@@ -149,9 +149,9 @@ def test_the_job_is_small(tmp_path, model, task):
     sizes: list[int] = []
 
     class Weighed(Sent):
-        def _run(self, jobs: Sequence[Job], label: str, unit: str) -> None:
+        def _finished(self, jobs: Sequence[Job], label: str, unit: str) -> Iterator[Job]:
             sizes.extend(len(pickle.dumps(job)) for job in jobs)
-            super()._run(jobs, label, unit)
+            return super()._finished(jobs, label, unit)
 
     recipe = ModelRecipe(scratch_source(), task, tmp_path, "cpu")
     make(task, recipe(), tmp_path, engine=Weighed(), recipe=recipe,
