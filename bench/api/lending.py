@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
+from bench.core.spinning import brief_spinning
 from bench.storage.disk import disk_errors
 
 
@@ -16,7 +17,8 @@ def composing() -> Iterator[None]:
     """A context in which Hydra composes; its global objects are then those of the caller again."""
     hydra, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
     try:
-        yield
+        with brief_spinning():  # settings may import torch, to look for a GPU
+            yield
     finally:  # Hydra itself exchanges the instances
         GlobalHydra.instance().hydra, HydraConfig.instance().cfg = hydra, config
 
@@ -28,7 +30,8 @@ def working() -> Iterator[None]:
     Raises:
         UserError: for what a disk refuses and nothing else has said.
     """
-    import torch  # slow to import
+    with composing(), disk_errors():
+        import torch  # slow to import
 
-    with composing(), torch.random.fork_rng(range(torch.cuda.device_count())), disk_errors():
-        yield
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            yield

@@ -39,10 +39,10 @@ def run(**settings: Any) -> Results:
         cells = [
             (words, settings_from(composed(words, "run"))) for words in sweep(words_of(settings))
         ]
-        from bench.run.cell import run_cell  # imports torch: not needed for a wrong word
-
         group = f"{datetime.now():%Y-%m-%d_%H-%M-%S}" if len(cells) > 1 else "single"
         with working():
+            from bench.run.cell import run_cell  # imports torch: not needed for a wrong word
+
             outcomes = []
             for words, own in cells:
                 with progress.silenced(own.quiet):
