@@ -14,29 +14,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bench.api.attribution import Attribution, RankedPassages, attribute
+    from bench.api.evaluation import evaluate
+    from bench.api.results import Results, load
+    from bench.api.running import run
     from bench.core.environment import __version__
     from bench.core.errors import UserError
-    from bench.results.schema import Cell, Result, read_cells
-    from bench.run.cell import run_cell
-    from bench.run.composing import composed
-    from bench.run.life import Outcome
-    from bench.run.settings import Settings, settings_from
 
 _HOMES = {
-    "__version__": "bench.core.environment",
+    "Attribution": "bench.api.attribution",
+    "RankedPassages": "bench.api.attribution",
+    "Results": "bench.api.results",
     "UserError": "bench.core.errors",
-    "composed": "bench.run.composing",
-    "Settings": "bench.run.settings",
-    "settings_from": "bench.run.settings",
-    "Outcome": "bench.run.life",
-    "run_cell": "bench.run.cell",
-    "Cell": "bench.results.schema",
-    "Result": "bench.results.schema",
-    "read_cells": "bench.results.schema",
+    "__version__": "bench.core.environment",
+    "attribute": "bench.api.attribution",
+    "evaluate": "bench.api.evaluation",
+    "load": "bench.api.results",
+    "run": "bench.api.running",
 }
 __all__ = [
-    "Cell", "Outcome", "Result", "Settings", "UserError", "__version__", "composed", "main",
-    "read_cells", "run_cell", "settings_from",
+    "Attribution", "RankedPassages", "Results", "UserError", "__version__", "attribute",
+    "evaluate", "load", "main", "run",
 ]  # fmt: skip
 _PACKAGES = ("bench", "methods", "metrics", "conf")
 
@@ -47,6 +45,10 @@ def __getattr__(name: str) -> Any:
     if fault := _shadowed():
         raise ImportError(fault)
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ FLOORS = (
     ("bench.results",),
     ("bench.run",),
     ("bench.importing", "bench.plan", "bench.report"),
-    ("bench.cli",),
+    ("bench.api", "bench.cli"),
     ("tdabench",),
     ("bench.__main__",),
 )

@@ -12,6 +12,7 @@ from bench.core import stopping
 from bench.core.environment import __version__
 from bench.core.errors import UserError, did_you_mean
 from bench.core.escape import clean
+from bench.core.spinning import brief_spinning
 from bench.storage.disk import disk_errors
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED, STOPPED = 0, 1, 2, 130, 143
@@ -25,13 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         wrong, 130 interrupted, 143 stopped by SIGTERM after finishing what was at hand.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    # Threads that wait spin for a moment, then sleep. With OpenMP's long default, one of two cores
-    # taken made a training step of `tiny` ten times slower; never spinning halves the speed of
-    # tail-patch on a quiet machine. OpenMP reads it once, when torch is imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         # The line of `disk_errors` is for what no command has caught for itself.
-        with stopping.on_sigterm(), disk_errors(folders="it"):
+        with brief_spinning(), stopping.on_sigterm(), disk_errors(folders="it"):
             return _dispatch(words)
     except SystemExit as stop:  # --help and --version have printed what was asked for
         return int(stop.code or DONE)

@@ -35,6 +35,17 @@ def set_quiet(quiet: bool) -> None:
     _quiet = quiet
 
 
+@contextmanager
+def silenced(quiet: bool) -> Iterator[None]:
+    """A context in which progress and notices are silenced or not, and after it as before."""
+    before = _quiet
+    set_quiet(quiet)
+    try:
+        yield
+    finally:
+        set_quiet(before)
+
+
 def say(message: str) -> None:
     """Print one plain line to standard error, unless quiet."""
     if not _quiet:

@@ -124,8 +124,8 @@ def parse(words: Sequence[str]) -> Request:
         words=tuple(words),
         files=tuple(files),
         name=name,
-        format=_choice(Format, "format", given["format"]) if "format" in given else None,
-        missing=_choice(Missing, "missing", given.get("missing", "error")),
+        format=choice(Format, "format", given["format"]) if "format" in given else None,
+        missing=choice(Missing, "missing", given.get("missing", "error")),
         top_k=settings.top_k if "top_k" in overrides else None,
         settings=settings,
         has_task=has_task,
@@ -180,7 +180,8 @@ def _check_keys(overrides: dict[str, str], has_task: bool, has_model: bool) -> N
             raise UserError("of which model?", where=key, fix="add model=NAME")
 
 
-def _choice(kind: type[_Choice], key: str, value: str) -> _Choice:
+def choice(kind: type[_Choice], key: str, value: str) -> _Choice:
+    """The choice that is called ``value``; raises UserError with the nearest if none is."""
     try:
         return kind(value)
     except ValueError as error:

@@ -66,6 +66,69 @@ class DirectoryConfig:
     checkpoints: list[str]
     checkpoint_learning_rates: list[float]
 
+    @property
+    def checkpoint_paths(self) -> list[Path]:
+        """The folders of earlier checkpoints, oldest first."""
+        return [Path(path).expanduser() for path in self.checkpoints]
+
+    def check(self) -> None:
+        """Refuse numbers out of range, unknown dtypes, and checkpoints that are not there.
+
+        Raises:
+            UserError: names the key.
+        """
+        self.check_dtypes()
+        at_least(1, "model.context_length", self.context_length)
+        if not 0 < self.adam_beta2 < 1:
+            raise UserError(
+                f"expected a number between 0 and 1, found {self.adam_beta2}",
+                where="model.adam_beta2",
+            )
+        if self.optimizer_state == ESTIMATE:
+            if self.estimate_moments is None:
+                raise UserError(
+                    "has no value",
+                    where="model.estimate_moments",
+                    fix="take that of conf/model/hf.yaml: passages, batch_size and seed",
+                )
+            self.estimate_moments.check()
+        for path in self.checkpoint_paths:
+            if not path.is_dir():
+                raise UserError("no such directory", where=f"model.checkpoints: {path}")
+        if len(self.checkpoints) != len(self.checkpoint_learning_rates):
+            raise UserError(
+                f"{len(self.checkpoints)} checkpoints and "
+                f"{len(self.checkpoint_learning_rates)} learning rates",
+                where="model.checkpoint_learning_rates",
+                fix="give one for each of model.checkpoints, oldest first",
+            )
+
+    def check_dtypes(self) -> None:
+        """Refuse a dtype that is none, with a UserError."""
+        for name in ("dtype", "gradient_dtype"):
+            value = getattr(self, name)
+            if value not in DTYPES:
+                raise UserError(
+                    f"unknown dtype {value!r}",
+                    where=f"model.{name}",
+                    fix=did_you_mean(value, DTYPES),
+                )
+
+    def complete(self, model: LanguageModel, task: Task, cache_dir: Path) -> LanguageModel:
+        """Give a loaded model what settings say beside its weights and its state; returns it.
+
+        Task and cache play a part only where moments are estimated.
+        """
+        model.adam_epsilon, model.adam_beta2 = self.adam_epsilon, self.adam_beta2
+        if self.optimizer_state == ESTIMATE and self.estimate_moments is not None:
+            with_estimate(model, task, self.estimate_moments, cache_dir)
+        model.learning_rate = self.learning_rate
+        paths, rates = self.checkpoint_paths, self.checkpoint_learning_rates
+        model.checkpoints = [
+            Checkpoint(path, rate) for path, rate in zip(paths, rates, strict=True)
+        ]
+        return model
+
 
 class Directory(ModelSource):
     """A source that loads a folder: weights, tokenizer and, where given, second moments."""
@@ -77,14 +140,9 @@ class Directory(ModelSource):
 
         The sizes in the model's configuration are numbers, too.
         """
-        self._check_dtypes()
-        at_least(1, "model.context_length", self.config.context_length)
-        if not 0 < self.config.adam_beta2 < 1:
-            raise UserError(
-                f"expected a number between 0 and 1, found {self.config.adam_beta2}",
-                where="model.adam_beta2",
-            )
-        if self.config.path is None:
+        config: DirectoryConfig = self.config
+        config.check()
+        if config.path is None:
             raise UserError(
                 "no weights are given",
                 where="model.path",
@@ -92,11 +150,15 @@ class Directory(ModelSource):
             )
         if not self._path.is_dir():
             raise UserError(
-                "no such directory", where=self.config.path, fix="set model.path=DIR to a model"
+                "no such directory", where=config.path, fix="set model.path=DIR to a model"
+            )
+        if (state := self._state) is not None and not state.exists():
+            raise UserError(
+                "no such file or folder",
+                where=f"model.optimizer_state={config.optimizer_state}",
+                fix="or set it to estimate",
             )
         check_files(self._path)
-        self._check_optimizer_state()
-        self._check_checkpoints()
 
     def check_step(self, optimizer: str, learning_rate: float | None) -> None:
         """Refuse a step without learning rate, or with an optimizer state that is not given."""
@@ -105,65 +167,23 @@ class Directory(ModelSource):
         if optimizer == "saved" and self.config.optimizer_state is None:
             raise no_moments_to_step_with(self.name)
 
-    def _check_optimizer_state(self) -> None:
-        config = self.config
-        if config.optimizer_state == ESTIMATE:
-            if config.estimate_moments is None:
-                raise UserError(
-                    "has no value",
-                    where="model.estimate_moments",
-                    fix="take that of conf/model/hf.yaml: passages, batch_size and seed",
-                )
-            config.estimate_moments.check()
-        elif (state := self._state) is not None and not state.exists():
-            raise UserError(
-                "no such file or folder",
-                where=f"model.optimizer_state={config.optimizer_state}",
-                fix="or set it to estimate",
-            )
-
     @property
     def _state(self) -> Path | None:
         """The path of the optimizer's state; None if there is none or it is estimated."""
         state = self.config.optimizer_state
         return None if state in (None, ESTIMATE) else Path(state).expanduser()
 
-    def _check_checkpoints(self) -> None:
-        config = self.config
-        for path in self._checkpoint_paths:
-            if not path.is_dir():
-                raise UserError("no such directory", where=f"model.checkpoints: {path}")
-        if len(config.checkpoints) != len(config.checkpoint_learning_rates):
-            raise UserError(
-                f"{len(config.checkpoints)} checkpoints and "
-                f"{len(config.checkpoint_learning_rates)} learning rates",
-                where="model.checkpoint_learning_rates",
-                fix="give one for each of model.checkpoints, oldest first",
-            )
-
-    @property
-    def _checkpoint_paths(self) -> list[Path]:
-        return [Path(path).expanduser() for path in self.config.checkpoints]
-
     @property
     def _path(self) -> Path:
         return Path(self.config.path).expanduser()
-
-    def _check_dtypes(self) -> None:
-        for name in ("dtype", "gradient_dtype"):
-            value = getattr(self.config, name)
-            if value not in DTYPES:
-                raise UserError(
-                    f"unknown dtype {value!r}",
-                    where=f"model.{name}",
-                    fix=did_you_mean(value, DTYPES),
-                )
 
     def identity(self, task: Task) -> str:
         """Hash of the files and of the settings that they are read with, wherever they are."""
         settings = asdict(self.config) | {"path": directory_sha256(self._path)}
         del settings["geometry"]  # a model that is there is its files
-        settings["checkpoints"] = [_checkpoint_identity(path) for path in self._checkpoint_paths]
+        settings["checkpoints"] = [
+            _checkpoint_identity(path) for path in self.config.checkpoint_paths
+        ]
         if self.config.optimizer_state == ESTIMATE:
             settings["optimizer_state"] = [ESTIMATE, ESTIMATE_VERSION, task.corpus_sha256]
         else:
@@ -184,23 +204,15 @@ class Directory(ModelSource):
             append_eos=config.append_eos,
             context_length=config.context_length,
         )
-        model.adam_epsilon, model.adam_beta2 = config.adam_epsilon, config.adam_beta2
         if (state := self._state) is not None:
             model.second_moments = load_moments(
                 state, model.module, config.adam_epsilon, config.adam_beta2
             )
-        if config.optimizer_state == ESTIMATE and config.estimate_moments is not None:
-            with_estimate(model, task, config.estimate_moments, cache_dir)
-        model.learning_rate = config.learning_rate
-        rates = config.checkpoint_learning_rates
-        model.checkpoints = [
-            Checkpoint(path, rate) for path, rate in zip(self._checkpoint_paths, rates, strict=True)
-        ]
-        return model
+        return config.complete(model, task, cache_dir)
 
     def architecture(self) -> PretrainedConfig:
         """The configuration in the folder or, without a folder, the one of ``geometry``."""
-        self._check_dtypes()
+        self.config.check_dtypes()
         if self.config.path is None and self.config.geometry is not None:
             return _decoder(self.config.geometry)
         self.check()

@@ -117,7 +117,7 @@ class LanguageModel:
                 "has none",
                 where=f"model {self.name}",
                 fix="set model.optimizer_state=FILE (optimizer.pt, or a name-keyed safetensors "
-                "file) or =estimate, or method.optimizer_correction=false",
+                "file) or =estimate (in Python, moments=…), or method.optimizer_correction=false",
             )
         return self.second_moments
 

@@ -72,7 +72,7 @@ def load_directory(
         )
     tokenizer = load_tokenizer(path)
     module = load_module(path, dtype, torch.device(device))
-    _check_vocabulary(tokenizer, module, path)
+    check_vocabulary(tokenizer, module, str(path))
     context = context_of(module.config, tokenizer, context_length, str(path))
     return LanguageModel(
         name=name,
@@ -92,7 +92,8 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     Raises:
         UserError: there is none, or one without a vocabulary.
     """
-    with _loading(path):
+    check_files(path)
+    with _loading(str(path)):
         tokenizer = AutoTokenizer.from_pretrained(
             path, local_files_only=True, trust_remote_code=False
         )
@@ -108,7 +109,8 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
 def load_module(path: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """The weights of a folder, frozen and in eval mode; raises as ``load_directory`` does."""
-    with _loading(path):
+    check_files(path)
+    with _loading(str(path)):
         check_stored(path)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -123,14 +125,12 @@ def load_module(path: Path, dtype: torch.dtype, device: torch.device) -> PreTrai
     _check_tensors(report, path)
     choose_experts(module, dtype)
     place(module.eval().requires_grad_(False), device)
-    _check_finite(module, path)
-    _check_causal(module, path)
+    check_weights(module, str(path))
     return module
 
 
 @contextmanager
-def _loading(path: Path) -> Iterator[None]:
-    check_files(path)
+def _loading(where: str) -> Iterator[None]:
     try:
         yield
     except (
@@ -141,7 +141,7 @@ def _loading(path: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"cannot be loaded as a causal language model ({first_line(error)})",
-            where=str(path),
+            where=where,
             fix="it needs config.json, a tokenizer and *.safetensors; remote code is never run",
         ) from error
 
@@ -174,19 +174,33 @@ def _check_tensors(report: dict, path: Path) -> None:
             )
 
 
-def _check_finite(module: PreTrainedModel, path: Path) -> None:
+def check_weights(module: PreTrainedModel, where: str) -> None:
+    """Refuse weights that are not finite, and a model that sees the answer.
+
+    Args:
+        module: the model, in eval mode.
+        where: its place, for messages.
+
+    Raises:
+        UserError: names the parameter, or says that the model is not causal.
+    """
+    _check_finite(module, where)
+    _check_causal(module, where)
+
+
+def _check_finite(module: PreTrainedModel, where: str) -> None:
     for name, parameter in module.named_parameters():
         if not torch.isfinite(parameter).all():
             raise UserError(
                 f"parameter {name} holds NaN or infinite values",
-                where=str(path),
+                where=where,
                 fix="use another checkpoint",
             )
 
 
-def _check_causal(module: PreTrainedModel, path: Path) -> None:
+def _check_causal(module: PreTrainedModel, where: str) -> None:
     """Refuse a model whose logits at a token depend on a later one: it would see the answer."""
-    with _loading(path):
+    with _loading(where):
         try:
             sees = _sees_later_tokens(module)
         except RuntimeError as error:
@@ -198,7 +212,7 @@ def _check_causal(module: PreTrainedModel, path: Path) -> None:
         raise UserError(
             f"{type(module).__name__} is not causal: what it says of a token depends on later "
             "ones, so it sees the answer",
-            where=str(path),
+            where=where,
             fix="use a decoder-only model, which predicts each token from those before it",
         )
 
@@ -226,16 +240,16 @@ def _sees_later_tokens(module: nn.Module) -> bool:
     return bool(((after - before).abs() > rounding).any())
 
 
-def _check_vocabulary(
-    tokenizer: PreTrainedTokenizerBase, module: PreTrainedModel, path: Path
+def check_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, module: PreTrainedModel, where: str
 ) -> None:
-    """Refuse a tokenizer that gives ids for which there is no embedding."""
+    """Refuse, with a UserError, a tokenizer that gives ids for which there is no embedding."""
     n_ids = max(tokenizer.get_vocab().values(), default=-1) + 1
     n_rows = _n_embeddings(module)
     if n_ids > n_rows:
         raise UserError(
             f"its tokenizer has {n_ids:,} ids and its embedding {n_rows:,} rows",
-            where=str(path),
+            where=where,
             fix="save the tokenizer that the model was trained with into the folder",
         )
 

@@ -108,6 +108,19 @@ def _read_file(path: Path) -> dict[str, Fields]:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"not a safetensors file ({error})", where=str(path)) from error
+    return keyed_fields(tensors, str(path))
+
+
+def keyed_fields(tensors: Mapping[str, Tensor], where: str) -> dict[str, Fields]:
+    """The fields of each parameter, from tensors by ``PARAMETER.FIELD``.
+
+    Args:
+        tensors: what such a file holds.
+        where: its place, for messages.
+
+    Raises:
+        UserError: a key that is no second moment.
+    """
     state: dict[str, Fields] = {}
     for key, tensor in tensors.items():
         name, _, field = key.rpartition(".")
@@ -116,5 +129,5 @@ def _read_file(path: Path) -> dict[str, Fields]:
         elif field in (ROW, COL, FULL):
             state.setdefault(name, {})[field] = tensor
         else:
-            raise UserError(f"key {key!r} is no second moment", where=str(path), fix=NAME_KEYED)
+            raise UserError(f"key {key!r} is no second moment", where=where, fix=NAME_KEYED)
     return state

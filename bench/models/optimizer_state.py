@@ -50,39 +50,9 @@ def read_optimizer(path: Path, module: nn.Module) -> dict[str, Fields]:
             stand under the key ``optimizer``.
         module: the model whose parameters it is of.
 
-    Returns:
-        fields by the names that the state records, or by those of the model.
-
     Raises:
-        UserError: the file is no such state, there are no second moments in it, or its parameters
-            have no names and fit none or several of the known orders.
+        UserError: the file cannot be read, or as ``state_fields``.
     """
-    checkpoint = _read(path)
-    try:
-        entries = list(_entries(checkpoint, path))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            "its 'state' and 'param_groups' are not as torch writes them",
-            where=str(path),
-            fix=NAME_KEYED,
-        ) from error
-    _check_second_moments([entry.fields for entry in entries], path)
-    names = [entry.name for entry in entries]
-    known = [name for name in names if name is not None]
-    if known and len(known) < len(names):
-        raise UserError(
-            f"it names {len(known)} of its {len(names)} parameters", where=str(path), fix=NAME_KEYED
-        )
-    if not known:
-        known = _names_by_place(entries, module, path)
-    return {
-        name: fields
-        for name, entry in zip(known, entries, strict=True)
-        if (fields := _second_moments(entry, name, path))
-    }
-
-
-def _read(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is not what it expects
@@ -91,18 +61,62 @@ def _read(path: Path) -> dict[str, Any]:
             where=str(path),
             fix=NAME_KEYED,
         ) from error
+    return state_fields(checkpoint, module, str(path))
+
+
+def state_fields(checkpoint: Any, module: nn.Module, where: str) -> dict[str, Fields]:
+    """The second moments of an optimizer's ``state_dict``, perhaps under the key ``optimizer``.
+
+    Args:
+        checkpoint: the state.
+        module: the model whose parameters it is of.
+        where: the place of the state, for messages.
+
+    Returns:
+        fields by the names that the state records, or by those of the model.
+
+    Raises:
+        UserError: it is no such state, there are no second moments in it, or its parameters have no
+            names and fit none or several of the known orders.
+    """
+    checkpoint = _state_of(checkpoint, where)
+    try:
+        entries = list(_entries(checkpoint, where))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            "its 'state' and 'param_groups' are not as torch writes them",
+            where=where,
+            fix=NAME_KEYED,
+        ) from error
+    _check_second_moments([entry.fields for entry in entries], where)
+    names = [entry.name for entry in entries]
+    known = [name for name in names if name is not None]
+    if known and len(known) < len(names):
+        raise UserError(
+            f"it names {len(known)} of its {len(names)} parameters", where=where, fix=NAME_KEYED
+        )
+    if not known:
+        known = _names_by_place(entries, module, where)
+    return {
+        name: fields
+        for name, entry in zip(known, entries, strict=True)
+        if (fields := _second_moments(entry, name, where))
+    }
+
+
+def _state_of(checkpoint: Any, where: str) -> dict[str, Any]:
     if isinstance(checkpoint, dict) and "optimizer" in checkpoint:
         checkpoint = checkpoint["optimizer"]
     if not (isinstance(checkpoint, dict) and {"state", "param_groups"} <= set(checkpoint)):
         raise UserError(
             "no optimizer state_dict (keys 'state' and 'param_groups') in it",
-            where=str(path),
+            where=where,
             fix=NAME_KEYED,
         )
     return checkpoint
 
 
-def _entries(checkpoint: Mapping[str, Any], path: Path) -> Iterator[_Entry]:
+def _entries(checkpoint: Mapping[str, Any], where: str) -> Iterator[_Entry]:
     """The parameters of all groups, in their order."""
     for group in checkpoint["param_groups"]:
         identifiers = list(group["params"])
@@ -110,7 +124,7 @@ def _entries(checkpoint: Mapping[str, Any], path: Path) -> Iterator[_Entry]:
         if len(names) != len(identifiers):
             raise UserError(
                 f"a group has {len(identifiers)} parameters and {len(names)} param_names",
-                where=str(path),
+                where=where,
                 fix=NAME_KEYED,
             )
         for identifier, name in zip(identifiers, names, strict=True):
@@ -125,7 +139,7 @@ def _if_name(identifier: Any) -> str | None:
 # ------------------------------------------------------------------ what a state holds
 
 
-def _check_second_moments(state: Sequence[Mapping[str, Any]], path: Path) -> None:
+def _check_second_moments(state: Sequence[Mapping[str, Any]], where: str) -> None:
     """Refuse a state without second moments, with the reason why it has none."""
     if any(_has_second_moments(fields) for fields in state):
         return
@@ -145,7 +159,7 @@ def _check_second_moments(state: Sequence[Mapping[str, Any]], path: Path) -> Non
         reason = f"it keeps {', '.join(present)} alone"
     raise UserError(
         f"there are no second moments in it: {reason}",
-        where=str(path),
+        where=where,
         fix="set model.optimizer_state=estimate, or a state of Adam or Adafactor",
     )
 
@@ -157,7 +171,7 @@ def _has_second_moments(fields: Mapping[str, Any]) -> bool:
     )
 
 
-def _second_moments(entry: _Entry, name: str, path: Path) -> Fields:
+def _second_moments(entry: _Entry, name: str, where: str) -> Fields:
     """The second moments of one parameter under this project's names; empty if it has none."""
     fields, group = entry.fields, entry.group
     if _is_torch_adafactor(fields):
@@ -171,7 +185,7 @@ def _second_moments(entry: _Entry, name: str, path: Path) -> Fields:
             raise UserError(
                 f"parameter {name} has no step, so that its {FULL} cannot be corrected for its "
                 "start at zero",
-                where=str(path),
+                where=where,
                 fix=NAME_KEYED,
             )
         kept |= {STEP: float(step), BETA2: float(group["betas"][1])}
@@ -200,7 +214,7 @@ def _of_torch_adafactor(fields: Mapping[str, Any], group: Mapping[str, Any]) -> 
 # ------------------------------------------------------------------ names by place
 
 
-def _names_by_place(entries: Sequence[_Entry], module: nn.Module, path: Path) -> list[str]:
+def _names_by_place(entries: Sequence[_Entry], module: nn.Module, where: str) -> list[str]:
     """The names of parameters that the state has numbers for, in its order."""
     groups: dict[int, int] = {}
     for entry in entries:
@@ -214,7 +228,7 @@ def _names_by_place(entries: Sequence[_Entry], module: nn.Module, path: Path) ->
         raise UserError(
             f"its {len(entries)} parameters in {len(sizes)} group(s) fit {fitted} of the "
             f"model's {len(parameters)} parameters",
-            where=str(path),
+            where=where,
             fix=NAME_KEYED,
         )
     return fitting[0]

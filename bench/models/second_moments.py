@@ -135,7 +135,29 @@ def load_moments(
         state = read_moments(path, module)
     else:
         state = read_optimizer(path, module)
-    named = _by_own_names(state, module, path)
+    return moments_of(state, module, str(path), sha256_of(path), adam_epsilon, adam_beta2)
+
+
+def moments_of(
+    state: Mapping[str, Fields],
+    module: nn.Module,
+    where: str,
+    sha256: str,
+    adam_epsilon: float = ADAM_EPSILON,
+    adam_beta2: float = ADAM_BETA2,
+) -> SecondMoments:
+    """Second moments of what is known of each parameter, every name and shape checked.
+
+    Args:
+        state: fields by the names that the state has for parameters.
+        module, adam_epsilon, adam_beta2: as of ``load_moments``.
+        where: the place of the state, for messages.
+        sha256: the hash of the state.
+
+    Raises:
+        UserError: no second moments but zeros, names that are not the model's, or wrong shapes.
+    """
+    named = _by_own_names(state, module, where)
     # Adafactor keeps vectors unfactored, adds nothing to their root and corrects nothing; Adam
     # factors nothing.
     if any(ROW in fields or FLOOR in fields for fields in named.values()):
@@ -144,12 +166,12 @@ def load_moments(
     parameters = dict(module.named_parameters())
     moments = {}
     for name, fields in named.items():
-        _check_fields(name, fields, tuple(parameters[name].shape), path)
+        _check_fields(name, fields, tuple(parameters[name].shape), where)
         moments[name] = _moment(fields, adam_epsilon, adam_beta2)
-    return SecondMoments(moments, sha256_of(path))
+    return SecondMoments(moments, sha256)
 
 
-def _by_own_names(state: Mapping[str, Fields], module: nn.Module, path: Path) -> dict[str, Fields]:
+def _by_own_names(state: Mapping[str, Fields], module: nn.Module, where: str) -> dict[str, Fields]:
     """The state by the names of ``named_parameters``, which lists tied parameters once.
 
     Raises:
@@ -164,17 +186,17 @@ def _by_own_names(state: Mapping[str, Fields], module: nn.Module, path: Path) ->
         if parameter is None:
             raise UserError(
                 f"parameter {name} is not in the model",
-                where=str(path),
+                where=where,
                 fix=f"use the state of this very model, or {NAME_KEYED}",
             )
         if own[parameter] in named:
-            raise UserError(f"parameter {name} is there under another name, too", where=str(path))
+            raise UserError(f"parameter {name} is there under another name, too", where=where)
         named[own[parameter]] = fields
     tensors = [v for fields in named.values() for v in fields.values() if isinstance(v, Tensor)]
     if not any(tensor.any() for tensor in tensors):
         raise UserError(
             "all second moments in it are zero, as before the first step",
-            where=str(path),
+            where=where,
             fix="use the state of a trained model, or model.optimizer_state=estimate",
         )
     return named
@@ -184,7 +206,7 @@ def _without(fields: Fields, name: str) -> Fields:
     return {field: value for field, value in fields.items() if field != name}
 
 
-def _check_fields(name: str, fields: Fields, shape: tuple[int, ...], path: Path) -> None:
+def _check_fields(name: str, fields: Fields, shape: tuple[int, ...], where: str) -> None:
     """Refuse fields that make no V of a parameter of this shape."""
     if ROW in fields and COL in fields:
         expected = {ROW: shape[:-1], COL: (*shape[:-2], *shape[-1:])}
@@ -193,7 +215,7 @@ def _check_fields(name: str, fields: Fields, shape: tuple[int, ...], path: Path)
     else:
         raise UserError(
             f"parameter {name}: has neither {FULL} nor {ROW} and {COL}",
-            where=str(path),
+            where=where,
             fix=NAME_KEYED,
         )
     for field, want in expected.items():
@@ -201,19 +223,19 @@ def _check_fields(name: str, fields: Fields, shape: tuple[int, ...], path: Path)
         if not (isinstance(tensor, Tensor) and tensor.is_floating_point()):
             raise UserError(
                 f"parameter {name}: {field} is no tensor of floating-point numbers",
-                where=str(path),
+                where=where,
                 fix=NAME_KEYED,
             )
         if tuple(tensor.shape) != want:
             raise UserError(
                 f"parameter {name}: {field} has shape {tuple(tensor.shape)}, expected {want}",
-                where=str(path),
+                where=where,
                 fix=NAME_KEYED,
             )
         if not (torch.isfinite(tensor).all() and (tensor >= 0).all()):
             raise UserError(
                 f"parameter {name}: second moments must be finite and not negative",
-                where=str(path),
+                where=where,
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -38,6 +39,15 @@ def _side_of(*, _parent_: DictConfig) -> int:
 
 
 def projection_side(folder: str | None) -> int:
+    """Dimensions a side of the projection that suits the model in a folder, or that none is at."""
+    try:
+        text = Path(folder or "", "config.json").expanduser().read_text(encoding="utf-8")
+        return side_of(json.loads(text) if folder else None)
+    except (OSError, ValueError):
+        return _PAPERS_SIDE  # what a folder lacks is refused where the model is loaded
+
+
+def side_of(configuration: object) -> int:
     """Dimensions a side of the projection that suits a model's width, for ``conf/model/hf.yaml``.
 
     It is the largest power of two that is at most a quarter of the width, from 4 to the paper's 64:
@@ -45,25 +55,16 @@ def projection_side(folder: str | None) -> int:
     full rank on a corpus of the size that such a model is trained on.
 
     Args:
-        folder: the model's; what it lacks is refused where it is loaded, and counts as wide here.
+        configuration: fields of the model's ``config.json``; the paper's side without a width.
     """
-    width = _width(Path(folder).expanduser()) if folder else None
+    nested = [configuration]
+    if isinstance(configuration, Mapping):
+        nested.append(configuration.get("text_config"))
+    widths = [one.get(name) for one in nested if isinstance(one, Mapping) for name in _WIDTHS]
+    width = next((width for width in widths if isinstance(width, int)), None)
     if width is None:
         return _PAPERS_SIDE
     side = _LEAST_SIDE
     while side * 2 <= min(width // 4, _PAPERS_SIDE):
         side *= 2
     return side
-
-
-def _width(folder: Path) -> int | None:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    nested = [config, config.get("text_config")] if isinstance(config, dict) else []
-    for fields in (one for one in nested if isinstance(one, dict)):
-        for name in _WIDTHS:
-            if isinstance(width := fields.get(name), int):
-                return width
-    return None

@@ -70,9 +70,14 @@ def read_texts(path: File) -> Iterator[tuple[Place, Json]]:
     for place, raw in lines(path):
         record = _parse(raw, place)
         if _MAY_BE_NO_TEXT.search(raw):
-            for name, value in record.items():
-                _check_characters([name, value], name, place)
+            check_texts(record, place)
         yield place, record
+
+
+def check_texts(record: Json, place: Place) -> None:
+    """Refuse, with a UserError, a record with a text or a name that holds such a character."""
+    for name, value in record.items():
+        _check_characters([name, value], name, place)
 
 
 def check_characters(text: str, field: str, place: Place) -> None:

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from bench.report.figures import labels
+from bench.report.figures.canvas import Canvas
 from bench.report.figures.data import Bars, Body, Dot, Lines, Panel, Point, Scatter, Series
 from bench.report.figures.style import (
     FAMILIES,
@@ -25,6 +25,7 @@ from bench.report.figures.style import (
     looks,
     name,
     quantity,
+    style,
 )
 from metrics import measures
 from metrics.stats.bootstrap import Estimate
@@ -40,6 +41,14 @@ def draw(body: Body) -> Canvas:
     if isinstance(body, Lines):
         return _draw_lines(body)
     return _draw_scatter(body) if isinstance(body, Scatter) else _draw_bars(body)
+
+
+def drawn(body: Body) -> Canvas:
+    """The figure, finished in the one style: what is done to it later needs no ``style()``."""
+    with style():
+        canvas = draw(body)
+        canvas.draw_without_rendering()  # ticks are made as they are drawn
+    return canvas
 
 
 def _panels(n: int, height: float, right: float, shared: bool) -> tuple[Canvas, list[Axes]]:
