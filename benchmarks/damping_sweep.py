@@ -52,7 +52,8 @@ def main() -> None:
         world._FACTS_PER_OBJECT = 1
     for side in options.sides:
         for n_passages in options.passages:
-            words = [options.data, *_label(options), n_passages, side, options.seed]
+            words = [options.data, *["raw"] * options.raw, *_label(options), n_passages, side]
+            words.append(options.seed)
             path = folder / f"{'-'.join(map(str, words))}.npz"
             if not path.exists():
                 _sweep(options, n_passages, side, path)
@@ -80,10 +81,9 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _label(options: argparse.Namespace) -> list[str]:
-    """What is unlike the usual setting, by name."""
+    """What is unlike the usual task, by name."""
     settings = {"group": options.group, "objects": options.objects}
-    named = [f"{name}{value}" for name, value in settings.items() if value is not None]
-    return ["raw"] * options.raw + named
+    return [f"{name}{value}" for name, value in settings.items() if value is not None]
 
 
 def _sweep(options: argparse.Namespace, n_passages: int, side: int, path: Path) -> None:
@@ -95,7 +95,8 @@ def _sweep(options: argparse.Namespace, n_passages: int, side: int, path: Path) 
     parts = [_ranks(encoded.of(rows), options.mixings) for rows in groups]
     order = np.argsort(np.concatenate(groups))  # back to the order of the queries
     arrays = {}
-    for name in parts[0][1]:
+    given = [name for name in options.mixings if all(name in ranks for _, ranks in parts)]
+    for name in given:
         arrays[f"ranks-{name}"] = np.concatenate([p[1][name].ranks for p in parts], axis=1)[
             :, order
         ]
@@ -106,7 +107,7 @@ def _sweep(options: argparse.Namespace, n_passages: int, side: int, path: Path) 
         "trace_ratio": float(np.mean([part[0].trace_ratio for part in parts])),
         "mixings": {
             name: float(np.mean([part[0].crossing for part in parts])) if name == "auto"
-            else float(name) for name in parts[0][1]
+            else float(name) for name in given
         },
         "seconds": round(time.perf_counter() - start),
     }  # fmt: skip
