@@ -72,7 +72,7 @@ def main() -> int:
             rng = random.Random(f"{options.seed} {number}")
             results = mutated(sound, folder, kind, rng)
             before = _contents(folder / "outside")
-            for command, end, seconds in _tried(results, number):
+            for command, end, seconds in _tried(results, number // len(kinds)):
                 ends[kind][f"{command} {end.partition(':')[0]}"] += 1
                 slowest = max(slowest, seconds)
                 if end not in ("done", "problems", "refused"):
@@ -104,20 +104,24 @@ def _sound(place: Path) -> Path:
     return results
 
 
-def _commands(results: Path, number: int = 0) -> dict[str, list[str]]:
-    """The commands over one folder; figures are drawn for few, as they take a second each."""
+def _commands(results: Path, turn: int = 0) -> dict[str, list[str]]:
+    """The commands over one folder; figures are drawn for few, as they take a second each.
+
+    Args:
+        turn: how often each kind was tried before.
+    """
     out = results.parent / "out"
-    figures = [] if number % 50 == 0 else ["--no-figures"]
+    figures = [] if turn % 50 == 0 else ["--no-figures"]
     commands = {
         "verify": ["verify", str(results)],
         "trec": ["export", "trec", str(results), "--out", str(out / "trec")],
         "card": ["export", "card", str(results), "--out", str(out / "card"), "--license", "mit"],
         "report": ["report", str(results), "--quiet", *figures],
     }
-    return commands if number % 10 else {**commands, "reproduce": ["reproduce", str(results)]}
+    return commands if turn % 10 else {**commands, "reproduce": ["reproduce", str(results)]}
 
 
-def _tried(results: Path, number: int) -> list[tuple[str, str, float]]:
+def _tried(results: Path, turn: int) -> list[tuple[str, str, float]]:
     """Each command with how it ended and its seconds, as a forked process saw it."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -125,7 +129,7 @@ def _tried(results: Path, number: int) -> list[tuple[str, str, float]]:
         os.close(reading)
         with os.fdopen(writing, "w") as stream:
             _limit_memory()
-            for command, words in _commands(results, number).items():
+            for command, words in _commands(results, turn).items():
                 signal.setitimer(signal.ITIMER_PROF, _SECONDS)
                 signal.alarm(_WAITING)
                 stream.write(json.dumps([command]) + "\n")
