@@ -154,12 +154,16 @@ def _load_encoder(folder: Path, device: str, max_length: int | None, kind: str) 
         max_length: tokens after which a text is cut; None stands for the model's own limit.
 
     Raises:
-        UserError: the files are no model that the library can load, or ``max_length`` is beyond
-            the model's positions.
+        UserError: the files are no model that the library can load, or one of absurd size, or
+            ``max_length`` is beyond the model's positions.
     """
     import sentence_transformers
     from transformers.utils import logging
 
+    from bench.models.sizes import check_files
+
+    for path in folder.rglob("config.json"):  # a folder may hold a model a module
+        check_files(path.parent)
     logging.disable_progress_bar()  # a line for each weight matrix says nothing to a user
     try:
         encoder = getattr(sentence_transformers, kind)(

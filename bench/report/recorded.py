@@ -23,6 +23,8 @@ from bench.results.problems import Problem, Problems
 from bench.results.rankings import keep_first_passages
 from bench.results.schema import CONFIG, PER_QUERY, RESULT, read_cells
 from bench.results.verify import verify
+from bench.storage.bounds import MOST_TABLE_BYTES, check_inside, read_bytes
+from bench.storage.documents import read_json
 from bench.storage.whole_files import whole_file
 from bench.storage.whole_folders import whole_folder
 
@@ -50,10 +52,10 @@ def record_cells(results_dir: Path, folder: Path) -> int:
             copy = copies / cell.folder.relative_to(results_dir)
             copy.mkdir(parents=True)
             for name in (CONFIG, PER_QUERY):
-                shutil.copyfile(cell.folder / name, copy / name)
+                (copy / name).write_bytes(read_bytes(cell.folder / name, MOST_TABLE_BYTES))
             if reseeded:  # how far the rankings of seeds agree is told from their first passages
                 keep_first_passages(cell.folder, copy)
-            result = json.loads((cell.folder / RESULT).read_text(encoding="utf-8"))
+            result = read_json(cell.folder / RESULT)
             with whole_file(copy / RESULT) as stream:
                 stream.write(json.dumps(result, separators=(",", ":")) + "\n")
     return len(cells)
@@ -70,6 +72,9 @@ def verify_recorded(folder: Path) -> Problems:
 
     What is compared are all tables that ``tdabench report`` writes and that the board's folder
     holds: numbers up to rounding, words letter by letter.
+
+    Raises:
+        UserError: a table is no file, too large, or a link that leads out of its folder.
     """
     problems = Problems()
     boards = recorded_boards(folder)
@@ -103,7 +108,8 @@ def _compared(board: Path, name: str, problems: Problems) -> Iterator[Problem]:
         path = board / file
         if path.suffix not in _TABLES or not path.exists():
             continue
-        stored = path.read_text(encoding="utf-8")
+        check_inside(path, board)
+        stored = read_bytes(path, MOST_TABLE_BYTES).decode("utf-8", errors="replace")
         split = _cells_of_csv if path.suffix == ".csv" else _lines
         pairs = list(zip(split(stored), split(made), strict=False))
         problems.n_numbers += sum(_number(value) is not None for _, (value, _) in _flat(pairs))

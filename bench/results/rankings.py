@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.results.schema import ENTAILED, RETRIEVALS
+from bench.results.schema import ENTAILED, FIRST_PASSAGES, RETRIEVALS
 from bench.storage import jsonlines
 from bench.storage.whole_files import whole_file
 from bench.tasks.records import RetrievalRecord, read_retrievals
 
-FIRST_PASSAGES = "first_passages.jsonl"  # of a cell that is kept without its rankings
 DEPTH = 10  # passages of a query that it holds, and that agreement of rankings looks at
 
 

@@ -25,6 +25,7 @@ RESULT, RETRIEVALS, PER_QUERY, CONFIG = (
     "config.yaml",
 )
 FILES = (RESULT, RETRIEVALS, PER_QUERY, CONFIG)
+FIRST_PASSAGES = "first_passages.jsonl"  # of a cell that is kept without its rankings
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ def check_links(folder: Path) -> None:
     Raises:
         UserError: one is.
     """
-    for file in FILES:
+    for file in (*FILES, FIRST_PASSAGES):
         check_inside(folder / file, folder.parents[3])
 
 

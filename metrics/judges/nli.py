@@ -168,6 +168,9 @@ class Nli(Judge):
         import transformers
         from safetensors import SafetensorError
 
+        from bench.models.sizes import check_files
+
+        check_files(self._folder)
         try:
             return getattr(transformers, kind).from_pretrained(
                 self._folder, local_files_only=True, trust_remote_code=False, **options

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.cli.main import main
-from bench.results.schema import CONFIG, PER_QUERY, RESULT, RETRIEVALS
+from bench.results.schema import CONFIG, FIRST_PASSAGES, PER_QUERY, RESULT, RETRIEVALS
 from tests.fixtures.cells import edit_result, edit_table, write_cell
 from tests.storage.test_bounds import ALIASES
 
@@ -22,7 +22,7 @@ Capture = pytest.CaptureFixture[str]
 def _within_seconds() -> Iterator[None]:
     """A command that does not end fails its test, and none of the others."""
     before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it does not end"))
-    signal.alarm(20)
+    signal.alarm(60)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
@@ -109,6 +109,12 @@ def test_a_link_out_of_the_folder(cell: Path, capsys: Capture, command: str, fil
         assert "leads out of the folder" in line
 
 
+def test_first_passages_that_are_a_link_out_of_the_folder(cell: Path, capsys: Capture) -> None:
+    (cell / FIRST_PASSAGES).symlink_to(cell.parents[4] / "secret")
+    for command in COMMANDS:
+        assert f"{FIRST_PASSAGES}: is a link" in said(command, cell, capsys)
+
+
 @pytest.mark.parametrize("name", ["report", "report/figures", "report/viewer"])
 def test_a_report_that_is_a_link_out_of_the_folder(cell: Path, capsys: Capture, name: str) -> None:
     outside, place = cell.parents[4] / "mine", cell.parents[3] / name
@@ -185,5 +191,5 @@ def test_a_clusters_column_of_texts(cell: Path, capsys: Capture) -> None:
 
 def test_import_of_a_line_of_gigabytes(cell: Path, capsys: Capture) -> None:
     with open(cell / RETRIEVALS, "ab") as stream:
-        stream.truncate(100 << 20)  # holes alone
+        stream.truncate(40 << 20)  # holes alone
     assert f"{RETRIEVALS}:41: has more than" in said("import", cell, capsys)

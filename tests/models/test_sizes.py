@@ -14,7 +14,11 @@ from bench.cli.main import main
 from bench.core.errors import UserError
 from bench.models.loading import load_directory
 from bench.models.sizes import check_files, check_numbers
+from methods.encoders import _load_encoder
+from metrics.judges.nli import Nli, NliConfig
+from tests.fixtures.judge_models import make_classifier
 from tests.fixtures.models import make_model
+from tests.fixtures.sentence_encoders import save_encoder
 
 CPU = {"device": "cpu", "dtype": torch.float32}
 
@@ -100,3 +104,15 @@ def test_a_geometry_of_absurd_size(capsys: pytest.CaptureFixture[str]) -> None:
              "plan.tokens_per_passage=10", "plan.queries=1", "plan.device_tflops=1"]  # fmt: skip
     assert main(words) == 2
     assert "model.geometry: num_layers is 1,000,000,000, and 1,000" in capsys.readouterr().err
+
+
+def test_an_encoder_and_a_judge_of_absurd_size(tmp_path: Path) -> None:
+    encoder, judge = tmp_path / "encoder", make_classifier(tmp_path / "judge")
+    save_encoder(encoder)
+    for path in (*encoder.rglob("config.json"), judge / "config.json"):
+        edit(path.parent, num_hidden_layers=10**9)
+    message = r"config\.json: num_hidden_layers is 1,000,000,000"
+    with pytest.raises(UserError, match=message):
+        _load_encoder(encoder, "cpu", None, "SentenceTransformer")
+    with pytest.raises(UserError, match=message):
+        _ = Nli(NliConfig(model=str(judge)))._module
