@@ -153,7 +153,7 @@ def _estimates(
     """Means and intervals by metric, as a cell would have them."""
     from bench.importing.matching import join
     from bench.importing.settings import Missing, choice
-    from bench.run.evaluation import evaluate as evaluated
+    from bench.run.evaluation import measure
     from methods.base import Context
 
     joined = join(_lists(rankings), task, choice(Missing, "missing", missing), None)
@@ -161,4 +161,4 @@ def _estimates(
     if not (has_corpus and longest == len(task.passages)):  # else nothing is left to list
         check_depth(map(parse_metric, settings.metric.attribution), longest)
     asked = Context(replace(task, queries=joined.queries), settings.cache_dir)
-    return evaluated(settings.metric, asked, joined.rankings, settings.seed, longest).metrics
+    return measure(settings.metric, asked, joined.rankings, settings.seed, longest).metrics

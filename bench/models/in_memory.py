@@ -74,7 +74,7 @@ def lent(
                 tokenizer=copied,
                 context_length=context.tokens,
                 context_source=context.source,
-                sha256=sha256_of(module, tokenizer),
+                sha256=contents_sha256(module, tokenizer),
                 append_eos=config.append_eos,
                 gradient_dtype=gradient_dtype,
             )
@@ -132,7 +132,7 @@ def _kernels_as_they_were() -> Iterator[None]:
         memory.fill_uninitialized_memory = fills
 
 
-def sha256_of(module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+def contents_sha256(module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash of weights, configuration and tokenizer; of other words than that of a folder."""
     with tempfile.TemporaryDirectory(prefix="tdabench-") as folder:
         tokenizer.save_pretrained(folder)

@@ -149,7 +149,7 @@ def left_out(result: Result, table: Table) -> Iterator[Complaint]:
     scored = [name for name in scored if not np.isnan(table[name]).all()]
     if lacking := [name for name in scored if name not in result.metrics]:
         yield "metrics", f"{RESULT} lacks {some(lacking)}, which {PER_QUERY} has"
-    for name, groups in groups_of(table).items():
+    for name, groups in labelled_groups(table).items():
         stored = result.slices.get(name)
         if stored is None:
             yield f"slices, {name}", f"{RESULT} lacks it: {PER_QUERY} has {len(groups)} groups"
@@ -166,7 +166,7 @@ def left_out(result: Result, table: Table) -> Iterator[Complaint]:
         yield f"slices, {SUPPORT}", f"{RESULT} lacks {some(lacking)}"
 
 
-def groups_of(table: Table) -> dict[str, dict[str, np.ndarray]]:
+def labelled_groups(table: Table) -> dict[str, dict[str, np.ndarray]]:
     """The rows of each group of queries, by slice: columns of texts but the ids."""
     slices: dict[str, dict[str, np.ndarray]] = {}
     for name, labels in table.items():

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.core.errors import UserError
-from bench.results.consistency import disagreements, groups_of, left_out, not_asked_for, some
+from bench.results.consistency import disagreements, labelled_groups, left_out, not_asked_for, some
 from bench.results.intervals import numbers_beside, stored_sampling
 from bench.results.lists import Listed, read_lists
 from bench.results.per_query import SUPPORT, read_per_query
@@ -294,7 +294,7 @@ class _Check:
                 self.add(f"{name}{part}", f"stored {old:.8g}", f"{new:.8g}")
 
     def _check_slices(self, result: Result, table: dict[str, np.ndarray]) -> None:
-        known = groups_of(table)
+        known = labelled_groups(table)
         for slice_name, groups in result.slices.items():
             if slice_name == SUPPORT:
                 self._check_shares(groups, table)

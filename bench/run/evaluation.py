@@ -51,7 +51,7 @@ class Evaluation:
     changes: dict[str, list[float]] = field(default_factory=dict)
 
 
-def evaluate(
+def measure(
     config: MetricConfig, context: Context, rankings: Sequence[Ranking], seed: int, top_k: int
 ) -> Evaluation:
     """Score the rankings, patch the model with them, and put error bars on both.

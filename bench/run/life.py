@@ -23,7 +23,7 @@ from bench.core.environment import environment
 from bench.core.escape import clean
 from bench.models.language_model import LanguageModel
 from bench.results.schema import RESULT, Cell, Result, is_finished, read_result
-from bench.run.evaluation import Evaluation, check_slice_names, evaluate
+from bench.run.evaluation import Evaluation, check_slice_names, measure
 from bench.run.identity import Identity, metric_identity, task_identity
 from bench.run.judging import claims_of, judge_of, judged_metrics
 from bench.run.loggers import log_cell
@@ -273,7 +273,7 @@ class TaskLife(CellLife):
         settings, context = self.settings, self.context
         check_rankings(rankings, task.queries, len(task.passages), top_k)
         asked = replace(context, task=task, load_model=lambda: context.model)
-        evaluation = evaluate(settings.metric, asked, rankings, settings.seed, top_k)
+        evaluation = measure(settings.metric, asked, rankings, settings.seed, top_k)
         phases = [] if self.imported else context.phases.records
         return Work(
             task=task_record(task, evaluation),

@@ -157,7 +157,7 @@ def values_of(document: Any) -> Iterator[Any]:
             waiting += [(one, depth + 1) for one in inner]
 
 
-def check_depth(document: Any, text: bytes) -> None:
+def check_nesting(document: Any, text: bytes) -> None:
     """Refuse a parsed JSON value that is nested too deeply.
 
     Args:

@@ -15,7 +15,7 @@ from bench.storage.bounds import (
     MOST_JSON_BYTES,
     MOST_YAML_BYTES,
     MOST_YAML_VALUES,
-    check_depth,
+    check_nesting,
     check_values,
     read_bytes,
     values_of,
@@ -41,7 +41,7 @@ def read_json(path: Path) -> Any:
     try:
         check_values(content)
         document = json.loads(content.decode("utf-8"), parse_int=whole_number)
-        check_depth(document, content)
+        check_nesting(document, content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"cannot read it ({_reason(error)})", where=str(path)) from error
     return document

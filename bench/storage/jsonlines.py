@@ -18,7 +18,7 @@ from bench.storage.bounds import (
     EXPANDS_FREELY,
     MOST_EXPANSION,
     MOST_LINE_BYTES,
-    check_depth,
+    check_nesting,
     check_values,
     whole_number,
 )
@@ -201,7 +201,7 @@ def _parse(raw: bytes, place: Place) -> Json:
         text = raw.rstrip(b"\r\n").decode("utf-8-sig" if place.line == 1 else "utf-8")
         check_values(raw)
         record = json.loads(text, parse_int=whole_number)
-        check_depth(record, raw)
+        check_nesting(record, raw)
     except UnicodeDecodeError as error:
         raise UserError(
             f"not UTF-8 at byte {error.start} of the line", where=str(place), fix="re-encode it"

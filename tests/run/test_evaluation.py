@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench.run import evaluation as evaluation_module
-from bench.run.evaluation import Evaluation, evaluate, spread
+from bench.run.evaluation import Evaluation, measure, spread
 from bench.tasks.base import Query, Task
 from bench.tasks.passages import Passage, PassageStore, write_passages
 from methods.base import Context, NoSettings, Ranking
@@ -63,7 +63,7 @@ def evaluated(
 ) -> Evaluation:
     context = Context(task, task.passages.folder / "cache")
     rankings = [ranking(query.query_id, rows[query.query_id]) for query in task.queries]
-    return evaluate(settings or config(), context, rankings, seed=3, top_k=100)
+    return measure(settings or config(), context, rankings, seed=3, top_k=100)
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_a_seed_makes_the_intervals(task: Task) -> None:
     context = Context(task, task.passages.folder)
     rankings = [ranking(query_id, rows) for query_id, rows in ROWS.items()]
     first, again, other = (
-        evaluate(config(bootstrap_samples=5), context, rankings, seed, top_k=100)
+        measure(config(bootstrap_samples=5), context, rankings, seed, top_k=100)
         for seed in (0, 0, 1)
     )
     assert first.metrics == again.metrics
@@ -221,7 +221,7 @@ def test_gold_has_empty_rankings(stated: Task) -> None:
     context = Context(stated, stated.passages.folder)
     rankings = list(Gold(NoSettings(), context).search(stated.queries, 10))
     assert [len(one.rows) for one in rankings] == [1, 0]
-    found = evaluate(config(), context, rankings, seed=0, top_k=100)
+    found = measure(config(), context, rankings, seed=0, top_k=100)
     assert shares_of(found) == {"entails": 1.0}, "a query without proponents has no shares"
     assert found.slices["top10_support"]["entails"]["share"].n == 1
     np.testing.assert_array_equal(found.per_query["top10_support=entails"], [1, np.nan])
@@ -259,7 +259,7 @@ def rankings() -> list[Ranking]:
 
 
 def test_influence_of_the_chosen_queries(context: Context, rankings: list[Ranking]) -> None:
-    found = evaluate(config(tail_patch=True, n_queries=2), context, rankings, seed=0, top_k=100)
+    found = measure(config(tail_patch=True, n_queries=2), context, rankings, seed=0, top_k=100)
     table = found.per_query
     assert table["query_id"].tolist() == ["q0", "q1", "q2", "q3"]
     assert table["tail_patch"].notna().tolist() == [True, False, True, False]
@@ -277,16 +277,16 @@ def test_opponents_are_patched_where_asked(context: Context, rankings: list[Rank
         dataclasses.replace(r, opponent_rows=r.rows, opponent_scores=-r.scores) for r in rankings
     ]
     asked = config(tail_patch=True, n_queries=2, opponents=True)
-    found = evaluate(asked, context, turned, seed=0, top_k=100).per_query
+    found = measure(asked, context, turned, seed=0, top_k=100).per_query
     assert found["tail_patch"].notna().any()
     for name in ("tail_patch", "tail_patch_log"):
         assert found[f"opponent_{name}"].tolist() == pytest.approx(
             found[name].tolist(), nan_ok=True
         )
-    without = evaluate(asked, context, rankings, seed=0, top_k=100)
+    without = measure(asked, context, rankings, seed=0, top_k=100)
     assert without.per_query["opponent_tail_patch"].isna().all(), "a method that has none"
     assert "opponent_tail_patch" not in without.metrics
-    silent = evaluate(config(tail_patch=True, n_queries=2), context, turned, seed=0, top_k=100)
+    silent = measure(config(tail_patch=True, n_queries=2), context, turned, seed=0, top_k=100)
     assert not any("opponent" in name for name in silent.per_query)
 
 
@@ -296,7 +296,7 @@ def test_without_tail_patch_no_model_is_asked_for(task: Task) -> None:
 
 
 def test_the_change_of_each_proponent_is_kept(context: Context, rankings: list[Ranking]) -> None:
-    found = evaluate(config(tail_patch=True, n_queries=2), context, rankings, seed=0, top_k=100)
+    found = measure(config(tail_patch=True, n_queries=2), context, rankings, seed=0, top_k=100)
     means = found.per_query.set_index("query_id")["tail_patch"]
     assert set(found.changes) == {"q0", "q2"}
     for query_id, changes in found.changes.items():
