@@ -161,7 +161,8 @@ _FACTS = (
     ),
     Column(
         lambda row: row.seconds, "seconds", ("seconds",), "wall time of the row's own work: "
-        "neither training or loading the model nor making an index that other rows use, too", room=1,
+        "neither training or loading the model nor making an index that other rows use, too",
+        room=1,
     ),
     Column(
         lambda row: shared_seconds(row.result), "shared s", ("shared_seconds",), "wall time of "

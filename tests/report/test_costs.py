@@ -11,7 +11,7 @@ from tests.fixtures.reports import Page, boards_of, labels
 
 
 def test_shared_work_is_charged_to_no_row(tmp_path: Path) -> None:
-    """Fault: the first row was the dearest, for it trained the model and made the index."""
+    """Fault: the first row was the dearest: it trained the model and made the index."""
     phases = {
         "random": [("model", 150.0), ("index", 150.5), ("search", 1.0), ("tail_patch", 2.0)],
         "grad_cos": [("model", 0.5), ("index", 20.5), ("search", 1.0), ("tail_patch", 2.0)],

@@ -65,8 +65,9 @@ def _rename(element: ElementTree.Element, prefix: str) -> None:
         element.set("id", f"{prefix}-{element.get('id')}")
     if target := element.attrib.pop(_LINK, None):
         element.set("href", f"#{prefix}-{target.removeprefix('#')}")
-    if clip := element.get("clip-path"):
-        element.set("clip-path", clip.replace("url(#", f"url(#{prefix}-"))
+    for key in ("clip-path", "style", "fill"):  # a hatch is the fill of a style
+        if "url(#" in (value := element.get(key, "")):
+            element.set(key, value.replace("url(#", f"url(#{prefix}-"))
 
 
 def _titles(scatter: Scatter) -> list[tuple[str, str]]:
