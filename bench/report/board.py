@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from bench.report.costs import own_seconds
 from bench.report.telling_apart import hash_of, labels_of, measured_alike, name_of
 from bench.results.per_query import clusters_of, read_per_query, subsets_of
 from bench.results.schema import ENTAILED, PER_QUERY, Cell, Result
@@ -51,13 +52,14 @@ class Row:
 
     @property
     def seconds(self) -> float | None:
-        """Wall time of all phases in seconds, None if none was measured."""
-        return _over_phases(self.result, "seconds", sum)
+        """Wall time of the row's own work in seconds, None if none was measured."""
+        return own_seconds(self.result)
 
     @property
     def peak_mib(self) -> float | None:
         """The largest peak memory of any phase in MiB, None if none was measured."""
-        return _over_phases(self.result, "peak_mib", max)
+        peaks = [phase["peak_mib"] for phase in self.result.phases if phase.get("peak_mib")]
+        return max(peaks, default=None)
 
     @property
     def index_bytes_per_passage(self) -> float | None:
@@ -212,10 +214,3 @@ def _judge(cell: Cell) -> str:
 def _family(cell: Cell) -> str:
     name = name_of(cell, "method")
     return (METHODS.entry(name).family if name in METHODS else "") or "other"
-
-
-def _over_phases(
-    result: Result, quantity: str, combine: Callable[[list[float]], float]
-) -> float | None:
-    values = [phase[quantity] for phase in result.phases if phase.get(quantity) is not None]
-    return combine(values) if values else None

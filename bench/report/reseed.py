@@ -17,7 +17,7 @@ from bench.report import display
 from bench.report.board import Board, Row, scores_of, table_of
 from bench.report.leaderboard import of_board
 from bench.report.table import Column, Table, Value
-from bench.report.telling_apart import METHOD_SEED, settings
+from bench.report.telling_apart import METHOD_SEED, MODEL_SEED, settings
 from bench.results.per_query import clusters_of
 from bench.results.rankings import DEPTH, first_passages
 from metrics import measures
@@ -99,7 +99,7 @@ def reseedings(board: Board) -> list[Reseeding]:
 
 
 def _unseeded(row: Row) -> list[tuple[str, object]]:
-    drawn = ("seed", METHOD_SEED, "model")
+    drawn = ("seed", METHOD_SEED, MODEL_SEED, "model")
     return sorted((k, v) for k, v in settings(row.cell).items() if k not in drawn)
 
 

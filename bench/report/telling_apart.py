@@ -13,6 +13,7 @@ from metrics.measures import MetricKind
 Settings = dict[str, Any]
 
 METHOD_SEED = "method.seed"  # the method's own seed, a setting where it is not the seed of all
+MODEL_SEED = "model.seed"  # the seed that the model was trained with, where the settings say it
 # What a tail-patch depends on; all but ``top`` as the step was made, defaults resolved.
 _PATCH = "metric.tail_patch."
 _STEP = ("optimizer", "second_moments", "learning_rate", "clip")
@@ -31,10 +32,16 @@ def settings(cell: Cell) -> Settings:
         **_step_of(cell),
         "method": name_of(cell, "method"),
         "model": hash_of(result.model)[:8],
+        **_model_seed(cell),
         "seed": result.seed,
         "top_k": result.top_k,
         "imported": result.imported,
     }
+
+
+def _model_seed(cell: Cell) -> Settings:
+    model = cell.config.get("model")
+    return {MODEL_SEED: model["seed"]} if isinstance(model, dict) and "seed" in model else {}
 
 
 def _step_of(cell: Cell) -> Settings:
@@ -63,11 +70,15 @@ def differing(own: Settings, peers: Iterable[Settings]) -> Settings:
         key for key in sorted(own) if any(peer.get(key, _ABSENT) != own[key] for peer in peers)
     ]
     # Another seed trains another model, and a method without one knows of none: the hash is news
-    # only where the seeds are equal and both hashes are known.
-    model, seed = own.get("model"), own.get("seed")
-    rivals = {peer["model"] for peer in peers if peer.get("seed") == seed and peer.get("model")}
-    is_news = model and not rivals <= {model}
-    return {key: own[key] for key in names if key != "model" or is_news}
+    # only where all seeds are equal and both hashes are known; the model's seed, where that of the
+    # cell is equal and does not tell the cells apart already.
+    alike = [peer for peer in peers if peer.get("seed") == own.get("seed")]
+    seed, model = own.get(MODEL_SEED), own.get("model")
+    seeds = {peer.get(MODEL_SEED, seed) for peer in alike}
+    models = {peer.get("model") for peer in alike if peer.get(MODEL_SEED, seed) == seed}
+    dull = {"model"} if not model or models <= {model, "", None} else set()
+    dull |= {MODEL_SEED} if seeds <= {seed} else set()
+    return {key: own[key] for key in names if key not in dull}
 
 
 def spelled(apart: Settings) -> str:
@@ -178,4 +189,5 @@ def _all_measuring(own: Settings) -> Settings:
     kinds = [MetricKind.attribution, MetricKind.retraining]
     kinds += [MetricKind.influence] if own.get("metric.tail_patch.enabled") else []
     names = set().union(*(_measuring(kind, own) for kind in kinds))
+    names |= {MODEL_SEED} if "model" in names else set()
     return {key: value for key, value in own.items() if key in names}

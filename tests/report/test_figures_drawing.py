@@ -22,7 +22,7 @@ from bench.report.figures.catalog import FORMATS, SPECS
 from bench.report.figures.data import Dot, Figure, Lines, Panel, Point, Scatter, Series
 from bench.report.figures.drawing import draw
 from bench.report.figures.inline import inline_svg
-from bench.report.figures.style import FAMILIES, looks, name, quantity, style
+from bench.report.figures.style import FAMILIES, looks, name, names, quantity, style
 from bench.report.figures.write import write_figures
 from bench.report.write import report
 from bench.results.schema import RETRIEVALS
@@ -286,3 +286,24 @@ def test_a_damaged_ranking_leaves_the_old_report_whole(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"retrievals.jsonl:41"):
         report(tmp_path, quiet=True, figures=True)
     assert {p: p.read_bytes() for p in (tmp_path / "report").rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["t (metric.tail_patch.top=1)", "t (metric.tail_patch.top=10)"],
+         ["t (top=1)", "t (top=10)"]),
+        (["t (metric.a.b=1)", "t (metric.c.b=1)"], ["t (metric.a.b=1)", "t (metric.c.b=1)"]),
+        (["t (model.seed=0, metric.a.k=2)", "u"], ["t (model.seed=0, k=2)", "u"]),
+        ([f"{'x' * 40}1", f"{'x' * 40}2"], [f"{'x' * 10}…{'x' * 18}{n}" for n in "12"]),
+    ],
+)  # fmt: skip
+def test_short_names_tell_points_apart(labels: list[str], expected: list[str]) -> None:
+    """Fault: two points of a figure were called ``trackstar (metric.tail_patc…``."""
+    assert [*names(labels).values()] == expected
+
+
+def test_names_that_cannot_be_told_apart_get_numbers() -> None:
+    same = [f"{'a' * 15}{middle}{'b' * 30}" for middle in "xyz"]
+    assert len({*names(same).values()}) == 3
+    assert all(len(one) <= 30 for one in names(same).values())

@@ -47,7 +47,12 @@ def test_page_does_not_print_long_histories(results: Path) -> None:
 
 def test_page_links_to_the_rankings(paths: Written) -> None:
     links = [attrs["href"] or "" for attrs in Page(paths.html).all("a")]
-    assert len(links) == 6, "the rankings of each row, and the viewer that shows them"
+    top, rows = links[:5], links[5:]
+    assert top == [
+        "viewer/index.html", "leaderboard.csv", "significance.csv", "leaderboard.tex",
+        "leaderboard.md",
+    ]  # fmt: skip
+    assert len(rows) == 6, "the rankings of each row, and the viewer that shows them"
     assert all((paths.html.parent / link.partition("#")[0]).is_file() for link in links)
     assert "viewer/index.html#task=factworld&model=tiny&method=bm25" in links
 
@@ -84,14 +89,20 @@ def test_page_heads_are_buttons_and_the_sorted_one_says_so(paths: Written) -> No
 # ------------------------------------------------------------------ the figure on the page
 
 
+def scatters(page: Page) -> list[dict[str, str | None]]:
+    """The figures on a page that show attribution against influence."""
+    svgs = page.all("svg")
+    return [one for one in svgs if (one["aria-label"] or "").startswith("Attribution (")]
+
+
 def test_two_methods_with_both_metrics_are_drawn_and_one_is_not(tmp_path: Path) -> None:
     """Fault: a lone point had axes of its own, which said nothing."""
     write_cell(tmp_path, "bm25")
     write_cell(tmp_path, "dense", tail_patch=0.01)
-    assert not Page(report(tmp_path, quiet=True, figures=True).html).all("svg")
+    assert not scatters(Page(report(tmp_path, quiet=True, figures=True).html))
     write_cell(tmp_path, "trackstar", tail_patch=0.02)
     page = Page(report(tmp_path, quiet=True, figures=True).html)
-    assert [tag["role"] for tag in page.all("svg")] == ["img"]
+    assert [tag["role"] for tag in scatters(page)] == ["img"]
     drawn = {"dense", "trackstar"}
     titles = [text for text in page.text if re.match(r"(dense|trackstar): 0\.\d{3}, \+\d", text)]
     assert {title.partition(":")[0] for title in titles} == drawn, "what a mark tells on hover"
@@ -104,7 +115,7 @@ def test_figures_of_two_boards_share_no_names_of_parts(tmp_path: Path) -> None:
         write_cell(tmp_path, method, tail_patch=0.01, model="small")
     html = report(tmp_path, quiet=True, figures=True).html
     page = Page(html)
-    assert len(page.all("svg")) == 2
+    assert len(scatters(page)) == 2
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
     links = [link for _, attrs in page.tags if (link := attrs.get("href") or "").startswith("#")]
@@ -144,7 +155,7 @@ def test_no_name_becomes_markup_or_script(
 ) -> None:
     other = tmp_path_factory.mktemp("plain")
     for seed in (0, 1):
-        write_cell(other, "new", seed=seed, tail_patch=0.01)
+        write_cell(other, "new_one", seed=seed, tail_patch=0.01)
     page, plain = Page(hostile.html), Page(report(other, quiet=True, figures=True).html)
     assert page.all("svg")
     assert page.scripts == plain.scripts

@@ -415,7 +415,7 @@ def test_markdown_shows_value_interval_and_tail_patch_in_points(
     patch = cell.result.metrics["tail_patch"]
     line = next(line for line in lines if line.startswith("| trackstar"))
     assert f"**{100 * patch.value:+.3f}**<sup>a</sup> \\[{100 * patch.ci95[0]:+.3f}, " in line
-    assert "| 500 | 40/40 | 20 | – | 256 | 1.75 | 402 |" in line
+    assert "| 500 | 40/40 | 20 | – | 256 | 1.75 | – | 402 |" in line
 
 
 def test_latex_is_a_table_per_board(paths: Written) -> None:

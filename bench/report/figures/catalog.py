@@ -16,7 +16,7 @@ from bench.report.figures.selection import comparable
 from metrics.measures import TAIL_PATCH
 
 FOLDER, FORMATS = "figures", ("png", "svg", "pdf", "csv")
-ON_PAGE = "attribution_influence"  # the figure that the report's page shows, too
+_ON_PAGE = 2  # figures that the report's page shows above each board, the first of the catalog
 
 _CHOICE = "One cell a method: the one whose settings are the most common among its cells."
 
@@ -79,27 +79,12 @@ class FigurePlan:
     missing: list[MissingFigure] = field(default_factory=list)
 
 
+# The most telling first: the page shows the first of each board.
 SPECS = (
     Spec(
-        "model_size", "Attribution and influence by the size of the model.",
-        "no method was run, with equal settings, on two models of different size", "scaling",
-        of_task=methods.model_size,
-    ),
-    Spec(
-        ON_PAGE, "Attribution (right is better) against influence (up is better).",
+        "attribution_influence", "Attribution (right is better) against influence (up is better).",
         "no two cells of one task and model have both MRR and tail-patch", "quickstart",
         of_board=methods.attribution_influence, compares_methods=True,
-    ),
-    Spec(
-        "retraining",
-        "Cheap metrics against what training without the proponents takes from the probability.",
-        "no two cells of one task and model have a removal effect", "ground_truth",
-        of_board=methods.retraining, compares_methods=True,
-    ),
-    Spec(
-        "frequency", "Attribution and influence by how often the corpus states the fact.",
-        "no cell has results for two or more groups of frequency", "frequency",
-        of_board=methods.frequency, compares_methods=True,
     ),
     Spec(
         "projection_dim",
@@ -113,18 +98,8 @@ SPECS = (
         of_board=sweeps.over(sweeps.MIXING, "λ, the queries' share in R", "linear"),
     ),
     Spec(
-        "cost_quality", "What a ranking costs, in seconds and in bytes, against its MRR.",
-        "no two methods of one task and model have both a cost and MRR", "quickstart",
-        of_board=methods.cost_quality, compares_methods=True,
-    ),
-    Spec(
         "storage_quality", "MRR by the size of the index in each storage format.",
         "no two cells differ in method.storage alone", "storage", of_board=sweeps.storage_quality,
-    ),
-    Spec(
-        "proponent_kinds", "What the top 10 proponents say about the fact.",
-        "no cell's task annotates what its passages say", "proponent_types",
-        of_board=methods.proponent_kinds, compares_methods=True,
     ),
     Spec(
         "tail_patch_top", "Influence by the number of proponents that are patched.",
@@ -139,6 +114,32 @@ SPECS = (
         of_board=sweeps.over(
             "metric.tail_patch.learning_rate", "learning rate of the step", metrics=(TAIL_PATCH,)
         ),
+    ),
+    Spec(
+        "retraining",
+        "Cheap metrics against what training without the proponents takes from the probability.",
+        "no two cells of one task and model have a removal effect", "ground_truth",
+        of_board=methods.retraining, compares_methods=True,
+    ),
+    Spec(
+        "proponent_kinds", "What the top 10 proponents say about the fact.",
+        "no cell's task annotates what its passages say", "proponent_types",
+        of_board=methods.proponent_kinds, compares_methods=True,
+    ),
+    Spec(
+        "frequency", "Attribution and influence by how often the corpus states the fact.",
+        "no cell has results for two or more groups of frequency", "frequency",
+        of_board=methods.frequency, compares_methods=True,
+    ),
+    Spec(
+        "cost_quality", "What a ranking costs, in seconds and in bytes, against its MRR.",
+        "no two methods of one task and model have both a cost and MRR", "quickstart",
+        of_board=methods.cost_quality, compares_methods=True,
+    ),
+    Spec(
+        "model_size", "Attribution and influence by the size of the model.",
+        "no method was run, with equal settings, on two models of different size", "scaling",
+        of_task=methods.model_size,
     ),
 )  # fmt: skip
 
@@ -160,6 +161,11 @@ def plan(boards: Sequence[Board], results_dir: Path) -> FigurePlan:
             command = f"tdabench run -m experiment={spec.experiment} {folder}"
             planned.missing.append(MissingFigure(spec.name, spec.lacks, command))
     return planned
+
+
+def on_page(figures: Sequence[Figure], task: str, model: str) -> list[Figure]:
+    """The figures of one board that the report's page shows."""
+    return [figure for figure in figures if figure.place == (task, model)][:_ON_PAGE]
 
 
 def _is_choice(board: Board, body: Body) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -24,6 +24,7 @@ from bench.report.figures.style import (
     Look,
     looks,
     name,
+    names,
     quantity,
     style,
 )
@@ -75,8 +76,8 @@ def _scaled(metric: str, estimate: Estimate) -> tuple[float, list[list[float]]]:
 def _draw_lines(lines: Lines) -> Canvas:
     series = list(dict.fromkeys(point.series for point in lines.points))
     metrics = measures.in_order(point.metric for point in lines.points)
-    names = {one: name(one.label) for one in series}
-    right = 0.24 + _CHARACTER * max(map(len, names.values()))
+    short = names(one.label for one in series)
+    right = 0.24 + _CHARACTER * max(map(len, short.values()))
     height = PANEL_HEIGHT - 0.3 if len(metrics) > 1 else PANEL_HEIGHT
     canvas, panels = _panels(len(metrics), height, min(right, WIDTH / 2.2), shared=True)
     styles = looks(series)
@@ -85,7 +86,9 @@ def _draw_lines(lines: Lines) -> Canvas:
         _x_axis(axes, lines, is_last=axes is panels[-1])
         _y_axis(axes, metric)
         ends = [
-            _draw_series(axes, one, of_metric, styles[one], _nudge(lines, place, len(series)))
+            _draw_series(
+                axes, one, of_metric, styles[one], _nudge(lines, place, len(series)), short
+            )
             for place, one in enumerate(series)
         ]
         _name_points(canvas, axes, lines, of_metric, styles)
@@ -99,7 +102,12 @@ def _nudge(lines: Lines, place: int, n: int) -> float:
 
 
 def _draw_series(
-    axes: Axes, series: Series, points: Sequence[Point], look: Look, nudge: float
+    axes: Axes,
+    series: Series,
+    points: Sequence[Point],
+    look: Look,
+    nudge: float,
+    short: Mapping[str, str],
 ) -> labels.Name | None:
     """Draw one line with its intervals; returns its name at its last point."""
     own = [point for point in points if point.series == series]
@@ -125,7 +133,7 @@ def _draw_series(
         if point.x is None:
             _level(axes, point, look)
     if joined:
-        return labels.Name(name(series.label), *joined[-1], look.ink)
+        return labels.Name(short[series.label], *joined[-1], look.ink)
     return None
 
 
@@ -147,7 +155,7 @@ def _name_points(
 ) -> None:
     """Name every point, or those that are set apart."""
     placed = [(point.x, _value(point), point) for point in points if point.x is not None]
-    names = [
+    beside = [
         labels.Name(name(point.text), x, y, styles[point.series].ink)
         for x, y, point in placed
         if lines.named_points or point.mark
@@ -157,8 +165,8 @@ def _name_points(
         [(x, y) for x, y, point in placed if point.series == one and not point.mark]
         for one in styles
     ]
-    if names:
-        labels.beside_marks(canvas, axes, names, bars, [line for line in joined if line])
+    if beside:
+        labels.beside_marks(canvas, axes, beside, bars, [line for line in joined if line])
 
 
 def _x_axis(axes: Axes, lines: Lines, is_last: bool) -> None:
@@ -206,9 +214,10 @@ def _draw_scatter(scatter: Scatter) -> Canvas:
     n = len(scatter.panels)
     canvas, panels = _panels(n, 2.5 if n == 1 else PANEL_HEIGHT, _EDGE, shared=False)
     styles = looks(dot.series for panel in scatter.panels for dot in panel.dots)
+    short = names(dot.series.label for panel in scatter.panels for dot in panel.dots)
     numbers = itertools.count()
     for axes, panel in zip(panels, scatter.panels, strict=True):
-        _draw_panel(canvas, axes, panel, styles, numbers)
+        _draw_panel(canvas, axes, panel, styles, short, numbers)
     _legend(canvas, panels[0], [dot.series.family for p in scatter.panels for dot in p.dots])
     return canvas
 
@@ -219,9 +228,14 @@ def dot_id(number: int) -> str:
 
 
 def _draw_panel(
-    canvas: Canvas, axes: Axes, panel: Panel, styles: dict[Series, Look], numbers: Iterator[int]
+    canvas: Canvas,
+    axes: Axes,
+    panel: Panel,
+    styles: dict[Series, Look],
+    short: Mapping[str, str],
+    numbers: Iterator[int],
 ) -> None:
-    names, bars = [], []
+    beside, bars = [], []
     for dot in panel.dots:
         color, marker = styles[dot.series].color, styles[dot.series].marker
         x, across = _x_scaled(panel, dot)
@@ -231,7 +245,7 @@ def _draw_panel(
             [x], [y], marker=marker, color=color, markersize=4.5, linestyle="none", zorder=3,
             markeredgecolor="white", markeredgewidth=0.4, gid=dot_id(next(numbers)),
         )  # fmt: skip
-        names.append(labels.Name(name(dot.series.label), x, y, styles[dot.series].ink))
+        beside.append(labels.Name(short[dot.series.label], x, y, styles[dot.series].ink))
         bars.append(_box(x, None, y, dot.y, panel.metric))
         if isinstance(dot.x, Estimate):
             bars.append(_box(x, dot.x, y, dot.y, panel.metric, panel.column))
@@ -240,7 +254,7 @@ def _draw_panel(
     axes.margins(0.08)
     axes.set_xlabel(panel.title)
     _y_axis(axes, panel.metric)
-    labels.beside_marks(canvas, axes, names, bars)
+    labels.beside_marks(canvas, axes, beside, bars)
 
 
 def _x_scaled(panel: Panel, dot: Dot) -> tuple[float, list[list[float]] | None]:
@@ -290,9 +304,10 @@ _OTHER = ("#999999", "")
 
 
 def _draw_bars(bars: Bars) -> Canvas:
-    names = [name(bar.series.label) for bar in bars.bars]
-    left = 0.15 + _CHARACTER * max(map(len, names))
-    height = 0.17 * len(names) + 0.1
+    short = names(bar.series.label for bar in bars.bars)
+    labelled = [short[bar.series.label] for bar in bars.bars]
+    left = 0.15 + _CHARACTER * max(map(len, labelled))
+    height = 0.17 * len(labelled) + 0.1
     n_rows = math.ceil(len(bars.parts) / 3)
     top = 0.15 * n_rows + 0.1
     total = top + height + _BOTTOM
@@ -300,8 +315,8 @@ def _draw_bars(bars: Bars) -> Canvas:
     axes = canvas.add_axes(
         (left / WIDTH, _BOTTOM / total, (WIDTH - left - 0.12) / WIDTH, height / total)
     )
-    places = range(len(names))
-    done = [0.0] * len(names)
+    places = range(len(labelled))
+    done = [0.0] * len(labelled)
     for part in bars.parts:
         shares = [bar.shares[part].value if part in bar.shares else 0.0 for bar in bars.bars]
         color, hatch = _PARTS.get(part, _OTHER)
@@ -310,9 +325,9 @@ def _draw_bars(bars: Bars) -> Canvas:
             height=0.78,
         )  # fmt: skip
         done = [before + share for before, share in zip(done, shares, strict=True)]
-    axes.set_yticks(list(places), names)
+    axes.set_yticks(list(places), labelled)
     axes.invert_yaxis()
-    axes.set_ylim(len(names) - 0.45, -0.55)
+    axes.set_ylim(len(labelled) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     axes.set_xlim(0, 1)

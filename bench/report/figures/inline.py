@@ -18,7 +18,7 @@ from matplotlib.text import Text
 from bench.report import display
 from bench.report.figures.data import Figure, Scatter
 from bench.report.figures.drawing import dot_id
-from bench.report.figures.style import name
+from bench.report.figures.style import names
 from metrics.stats.bootstrap import Estimate
 
 _NAMESPACE = "{http://www.w3.org/2000/svg}"
@@ -65,16 +65,18 @@ def _rename(element: ElementTree.Element, prefix: str) -> None:
         element.set("id", f"{prefix}-{element.get('id')}")
     if target := element.attrib.pop(_LINK, None):
         element.set("href", f"#{prefix}-{target.removeprefix('#')}")
-    if clip := element.get("clip-path"):
-        element.set("clip-path", clip.replace("url(#", f"url(#{prefix}-"))
+    for key in ("clip-path", "style", "fill"):  # a hatch is the fill of a style
+        if "url(#" in (value := element.get(key, "")):
+            element.set(key, value.replace("url(#", f"url(#{prefix}-"))
 
 
 def _titles(scatter: Scatter) -> list[tuple[str, str]]:
     """The name of each mark, and what it tells: the method and both values."""
     dots = [(panel, dot) for panel in scatter.panels for dot in panel.dots]
+    short = names(dot.series.label for _, dot in dots)
     titles = []
     for place, (panel, dot) in enumerate(dots):
         x, y = dot.x, display.number(panel.metric, dot.y.value)
         across = display.number(panel.column, x.value) if isinstance(x, Estimate) else f"{x:g}"
-        titles.append((dot_id(place), f"{name(dot.series.label)}: {across}, {y}"))
+        titles.append((dot_id(place), f"{short[dot.series.label]}: {across}, {y}"))
     return titles

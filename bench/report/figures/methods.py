@@ -7,6 +7,7 @@ from operator import attrgetter
 
 from bench.report import display
 from bench.report.board import Board, Row
+from bench.report.costs import ranking_seconds
 from bench.report.figures.data import Bar, Bars, Dot, Lines, Panel, Point, Scatter, Series
 from bench.report.figures.selection import (
     cells_of,
@@ -54,7 +55,12 @@ def cost_quality(board: Board) -> Scatter | None:
     panels = [
         Panel(column, title, MRR, dots, is_log=True, unit=unit)
         for column, title, unit, quantity in (
-            ("seconds", "index and search (seconds)", "count", _ranking_seconds),
+            (
+                "seconds",
+                "index and search (seconds)",
+                "count",
+                lambda row: ranking_seconds(row.result),
+            ),
             (
                 "index_bytes_per_passage",
                 "index (bytes per passage)",
@@ -74,25 +80,6 @@ def _costs(
         mrr, cost = measured(row, MRR), quantity(row)
         if mrr and cost:
             yield Dot(series, row.cell.folder.name, float(cost), mrr)
-
-
-def _ranking_seconds(row: Row) -> float | None:
-    """What the ranking took: not the model's training, not the metrics.
-
-    An index that lay in the cache took no time in this cell, but its making is on record.
-    """
-    phases: dict[str, float] = {}
-    for phase in row.result.phases:
-        # A model that was needed first by the index was trained or loaded within its phase, and so
-        # ended before it.
-        name, seconds = str(phase.get("name")), phase.get("seconds") or 0.0
-        phases[name] = seconds - phases.get("model", 0.0) if name == "index" else seconds
-    if "index" not in phases and "search" not in phases:
-        return None
-    made = row.result.method.get("facts", {}).get("encoding_seconds", 0.0)
-    if made is None:  # by another machine, which did not say
-        return None
-    return max(phases.get("index", 0.0), made) + phases.get("search", 0.0)
 
 
 def frequency(board: Board) -> Lines | None:

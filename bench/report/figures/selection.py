@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bench.report.board import Row
 from bench.report.figures.data import Series
-from bench.report.telling_apart import Settings, differing, settings, spelled
+from bench.report.telling_apart import MODEL_SEED, Settings, differing, settings, spelled
 from metrics.stats.bootstrap import Estimate
 
 _MOST_CELLS = 16  # names of more do not fit beside their points
@@ -39,7 +39,8 @@ def sweeps(rows: Iterable[Row], swept: Sequence[str]) -> list[Sweep]:
         own = settings(row.cell)
         if swept[0] not in own:
             continue
-        shared = {key: value for key, value in own.items() if key not in swept}
+        drawn = {MODEL_SEED} if "model" in swept else set()
+        shared = {key: value for key, value in own.items() if key not in {*swept, *drawn}}
         name = repr(sorted(shared.items(), key=lambda item: item[0]))
         chosen = {key: own.get(key) for key in swept}
         groups.setdefault(name, Sweep(shared, [])).rows.append((chosen, row))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ PANEL_HEIGHT = 1.9  # inches, of one of several panels
 NAME_SIZE = 6.5  # points of the names beside lines and marks; small print has 6
 INK, SOFT, GRID = "#1b1f24", "#59636e", "#e3e6ea"
 _LONGEST_NAME = 30
+_PREFIX = re.compile(r"(\(|, )metric\.(?:[a-z_]+\.)+(?=[a-z_]+=)")  # in a label
 _DARK_ENOUGH = 1.05 / 4.5 - 0.05  # luminance
 
 # Okabe & Ito's colours stay apart for colour-blind readers, and the marks say the same once more.
@@ -153,6 +155,35 @@ def name(text: str, longest: int = _LONGEST_NAME) -> str:
     """The name as one printable line that fits; characters that XML cannot hold are replaced."""
     line = re.sub("[\ufffe\uffff]", "\N{REPLACEMENT CHARACTER}", clean(text))
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def names(labels: Iterable[str], longest: int = _LONGEST_NAME) -> dict[str, str]:
+    """Short names of a figure's labels, as ``name`` makes them, of which no two are equal.
+
+    ``trackstar (metric.tail_patch.top=5)`` becomes ``trackstar (top=5)``, unless that is the name
+    of another, too. Labels that agree in all that there is room for keep their ends, and then get
+    numbers.
+    """
+    every = list(dict.fromkeys(labels))
+    chosen: dict[str, str] = {}
+    for label in every:
+        bare = _PREFIX.sub(r"\1", label)
+        is_free = [_PREFIX.sub(r"\1", other) for other in every].count(bare) == 1
+        chosen[label] = bare if is_free else label
+    cut = {label: name(text, longest) for label, text in chosen.items()}
+    counts = Counter(cut.values())
+    taken: set[str] = set()
+    for label, text in chosen.items():
+        if counts[cut[label]] > 1:
+            start, end = longest // 3, longest - longest // 3 - 1
+            line = name(text, len(text))
+            cut[label] = line if len(line) <= longest else f"{line[:start]}…{line[-end:]}"
+        whole, number = cut[label], 2
+        while cut[label] in taken:
+            tail = f" {number}"
+            cut[label], number = f"{whole[: longest - len(tail)]}{tail}", number + 1
+        taken.add(cut[label])
+    return cut
 
 
 def quantity(value: float, unit: str) -> str:

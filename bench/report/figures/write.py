@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core import progress
-from bench.report.figures.catalog import FORMATS, ON_PAGE, is_figure
+from bench.report.figures.catalog import FORMATS, is_figure, on_page
 from bench.report.figures.data import Figure
 from bench.report.formats.comma_separated import of_records
 from bench.storage.whole_files import whole_file
@@ -30,7 +30,12 @@ def write_figures(figures: Sequence[Figure], folder: Path, quiet: bool = False) 
         UserError: the folder cannot be written.
     """
     shown = figures if quiet else progress.track(figures, "figures", unit="figures")
-    pictures = {figure.stem: svg for figure in shown if (svg := _write(figure, folder))}
+    boards = dict.fromkeys(figure.place for figure in figures if len(figure.place) == 2)
+    chosen = {one.stem for task, model in boards for one in on_page(figures, task, model)}
+    pictures = {}
+    for figure in shown:
+        if svg := _write(figure, folder, is_inline=figure.stem in chosen):
+            pictures[figure.stem] = svg
     stems = {figure.stem for figure in figures}
     if folder.is_dir():
         for path in folder.iterdir():
@@ -40,7 +45,7 @@ def write_figures(figures: Sequence[Figure], folder: Path, quiet: bool = False) 
     return pictures
 
 
-def _write(figure: Figure, folder: Path) -> str:
+def _write(figure: Figure, folder: Path, *, is_inline: bool) -> str:
     """Write one figure; returns its SVG for the page, empty if it does not stand there."""
     from bench.report.figures.drawing import draw  # matplotlib is slow to import
     from bench.report.figures.inline import inline_svg
@@ -53,7 +58,7 @@ def _write(figure: Figure, folder: Path) -> str:
                 canvas.savefig(stream, **_saved_as(kind))
         with whole_file(folder / f"{figure.stem}.csv") as stream:
             stream.write(csv_of(figure))
-        return inline_svg(canvas, figure, _saved_as("svg")) if figure.name == ON_PAGE else ""
+        return inline_svg(canvas, figure, _saved_as("svg")) if is_inline else ""
 
 
 def _saved_as(kind: str) -> dict[str, Any]:

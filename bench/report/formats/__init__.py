@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import ClassVar
 
 from bench.report.board import Board
 from bench.report.figures.catalog import FigurePlan
@@ -48,17 +49,24 @@ class Content:
 class ReportFormat(ABC):
     """One way of writing down a report."""
 
+    links: ClassVar[dict[str, str]] = {}  # names of files that the page links to, by their titles
+
     @abstractmethod
     def files(self, content: Content) -> dict[str, str]:
         """The text of its files by their names in the folder of the report."""
 
 
-def all_files(content: Content) -> dict[str, str]:
-    """The text of every file that any format writes, by its name."""
+def formats() -> list[type[ReportFormat]]:
+    """Every format, in the order of the modules' names."""
     for module in sorted(one.name for one in iter_modules(__path__)):
         import_module(f"{__name__}.{module}")
+    return ReportFormat.__subclasses__()
+
+
+def all_files(content: Content) -> dict[str, str]:
+    """The text of every file that any format writes, by its name."""
     texts: dict[str, str] = {}
-    for form in ReportFormat.__subclasses__():
+    for form in formats():
         of_format = form().files(content)
         taken = sorted(texts.keys() & of_format.keys())
         assert not taken, f"two formats write {taken}"

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
+from typing import ClassVar
 
 from bench.core import escape
 from bench.report.formats import Content, ReportFormat
@@ -14,6 +15,8 @@ from bench.report.table import Raw, Table
 
 class CsvFiles(ReportFormat):
     """A file for each kind of table, with the rows of all boards."""
+
+    links: ClassVar = {"CSV": "leaderboard.csv", "Significance": "significance.csv"}
 
     def files(self, content: Content) -> dict[str, str]:
         """A file for each kind of table, with the rows of all boards."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 from bench.core import escape
 from bench.report import display
@@ -13,6 +14,8 @@ from bench.report.table import Table, Value
 
 class LatexFiles(ReportFormat):
     """The leaderboards for a paper."""
+
+    links: ClassVar = {"LaTeX": "leaderboard.tex"}
 
     def files(self, content: Content) -> dict[str, str]:
         """``leaderboard.tex``: a ``tabular`` for each board."""

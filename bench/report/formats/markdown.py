@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from bench.core import escape
 from bench.report.formats import Content, ReportFormat
 from bench.report.leaderboard import LEGEND
@@ -10,6 +12,8 @@ from bench.report.table import Table, Value
 
 class MarkdownFiles(ReportFormat):
     """The leaderboards, and what else there is to say of them, for a repository's pages."""
+
+    links: ClassVar = {"Markdown": "leaderboard.md"}
 
     def files(self, content: Content) -> dict[str, str]:
         """``leaderboard.md``: the leaderboards, and what else there is to say of them."""

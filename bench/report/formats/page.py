@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
+from bench.core.escape import clean
 from bench.report import display
 from bench.report.board import Board, Row
-from bench.report.figures.catalog import FOLDER, FORMATS, ON_PAGE
-from bench.report.formats import Content, ReportFormat
+from bench.report.figures.catalog import FOLDER, FORMATS, on_page
+from bench.report.formats import Content, ReportFormat, formats
 from bench.report.leaderboard import LEGEND, value_of
 from bench.report.pair_tables import pair_table
 from bench.report.rendering import rendered
@@ -49,11 +50,13 @@ class PageFiles(ReportFormat):
         """``index.html``; its links are relative to the folder of the report."""
         filters: dict[str, Callable[..., Any]] = {
             "bar": _bar,
+            "breakable": _breakable,
+            "chosen": _chosen,
             "details": _details,
             "folds": _folds,
             "key": _sort_key,
             "number": display.plain,
-            "plot": partial(_plot, content),
+            "plots": partial(_plots, content),
             "rankings": partial(_rankings, content),
             "spans": _spans,
             "viewed": partial(_viewed, content),
@@ -62,12 +65,81 @@ class PageFiles(ReportFormat):
             "leaderboard",
             filters=filters,
             boards=[*zip(content.boards, content.leaderboards, strict=True)],
+            columns=_all_columns(content.leaderboards),
+            files={title: name for form in formats() for title, name in form.links.items()},
             figures=content.figures,
             figure_folder=FOLDER,
             figure_formats=FORMATS,
             legend=LEGEND,
+            viewer=f"{sources.FOLDER}/{sources.PAGE}" if _has_rankings(content) else "",
         )
         return {PAGE: page}
+
+
+# ------------------------------------------------------------------ the choice of columns
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A column as the page chooses it.
+
+    Attributes:
+        id: name of the column in the page's address.
+        rank: order in which columns are kept where there is no room for all, the lowest first.
+        is_alike: whether all rows have the same value: it stands below the table instead.
+    """
+
+    column: Column
+    id: str
+    rank: int
+    is_alike: bool
+
+
+# What a method costs comes behind what it is worth, and before the same value in another unit.
+_COSTS, _VARIANTS = 100, 200
+
+
+def _chosen(table: Table) -> list[Choice]:
+    """The columns of a table, as the page chooses among them."""
+    return [
+        Choice(column, _id(column), _rank(column), _is_alike(table, column))
+        for column in table.shown()
+    ]
+
+
+def _id(column: Column) -> str:
+    return column.fields[0] if column.fields else column.head
+
+
+def _rank(column: Column) -> int:
+    if column.is_text:
+        return 0
+    if measures.of(_id(column)).variant_of:
+        return _VARIANTS
+    return _COSTS - column.room if column.rank is None else 1 + column.rank
+
+
+def _is_alike(table: Table, column: Column) -> bool:
+    """Whether a fact is the same of every row; a metric is never left out for that."""
+    texts = {column.value(row).text for row in table.rows}
+    return len(table.rows) > 1 and len(texts) == 1 and not (column.is_text or column.has_interval)
+
+
+def _all_columns(tables: Sequence[Table]) -> dict[str, Column]:
+    """Every column that a reader may choose, by its name in the address."""
+    return {
+        _id(column): column for table in tables for column in table.shown() if not column.is_text
+    }
+
+
+def _has_rankings(content: Content) -> bool:
+    rows = (row for board in content.boards for row in board.rows)
+    return content.has_viewer and any(has_rankings(row.cell.folder) for row in rows)
+
+
+def _breakable(text: str) -> Markup:
+    """A name that may go on in the next line behind an underscore, never within a word."""
+    return escape(clean(text)).replace("_", Markup("_<wbr>"))
 
 
 # ------------------------------------------------------------------ intervals and sorting
@@ -157,13 +229,13 @@ def _leaf(value: Any) -> str:
 # ------------------------------------------------------------------ what stands below a board
 
 
-def _plot(content: Content, board: Board) -> tuple[Markup, str] | None:
-    """Attribution against influence, where it was drawn, and its caption."""
-    for figure in content.figures.figures if content.figures else ():
-        if figure.name == ON_PAGE and figure.place == (board.task, board.model):
-            svg = Markup(content.pictures[figure.stem])  # noqa: S704 - drawn here, names as text
-            return svg, figure.caption
-    return None
+def _plots(content: Content, board: Board) -> list[tuple[Markup, str]]:
+    """The figures of a board that stand on the page, where they were drawn, and their captions."""
+    figures = content.figures.figures if content.figures else ()
+    return [
+        (Markup(content.pictures[figure.stem]), figure.caption)  # noqa: S704 - names are text there
+        for figure in on_page(figures, board.task, board.model)
+    ]
 
 
 def _folds(board: Board) -> Iterator[Fold]:
