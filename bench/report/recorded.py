@@ -1,8 +1,9 @@
 """Leaderboards that are kept with the cells that they were made of, and that can be made again.
 
 A folder such as ``results/quickstart`` holds tables and ``cells/``: of each cell the settings, the
-result and the values of each query. The lists are left out, since they quote the corpus. That is
-enough for every mean, interval, letter and p-value of the tables.
+result and the values of each query. The lists are left out, since they quote the corpus, and the
+means of groups of queries, which follow from the values. That is enough for every mean, interval,
+letter and p-value of the tables.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def record_cells(results_dir: Path, folder: Path) -> int:
                 keep_first_passages(cell.folder, copy)
             result = read_json(cell.folder / RESULT)
             with whole_file(copy / RESULT) as stream:
-                stream.write(json.dumps(result, separators=(",", ":")) + "\n")
+                stream.write(json.dumps({**result, "slices": {}}, separators=(",", ":")) + "\n")
     return len(cells)
 
 

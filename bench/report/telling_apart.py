@@ -49,7 +49,11 @@ def _step_of(cell: Cell) -> Settings:
     step = dict(cell.result.method.get("facts") or {}).get("tail_patch_step")
     if not isinstance(step, dict):
         return {}
-    return {f"{_PATCH}{name}": step[name] for name in _STEP if name in step}
+    model = cell.config.get("model")
+    # Of a model that was trained or published here, V is the training's: the model's name says it.
+    own = isinstance(model, dict) and model.get("source") in ("scratch", "published")
+    names = [name for name in _STEP if name in step and not (own and name == "second_moments")]
+    return {f"{_PATCH}{name}": step[name] for name in names}
 
 
 def flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -139,8 +139,12 @@ def not_asked_for(table: Table, asked: MeasuredBy, is_judged: bool) -> Iterator[
         yield measures.TAIL_PATCH, f"{PER_QUERY} lacks it, {CONFIG} says that it was measured"
 
 
-def left_out(result: Result, table: Table) -> Iterator[Complaint]:
-    """Means, slices and groups that follow from the table of queries and are not in the result."""
+def left_out(result: Result, table: Table, with_slices: bool) -> Iterator[Complaint]:
+    """Means, slices and groups that follow from the table of queries and are not in the result.
+
+    Args:
+        with_slices: whether the result has them; that of a kept cell is without.
+    """
     scored = [
         name
         for name in measures.in_order(table)
@@ -149,7 +153,7 @@ def left_out(result: Result, table: Table) -> Iterator[Complaint]:
     scored = [name for name in scored if not np.isnan(table[name]).all()]
     if lacking := [name for name in scored if name not in result.metrics]:
         yield "metrics", f"{RESULT} lacks {some(lacking)}, which {PER_QUERY} has"
-    for name, groups in labelled_groups(table).items():
+    for name, groups in labelled_groups(table).items() if with_slices else ():
         stored = result.slices.get(name)
         if stored is None:
             yield f"slices, {name}", f"{RESULT} lacks it: {PER_QUERY} has {len(groups)} groups"
@@ -162,7 +166,8 @@ def left_out(result: Result, table: Table) -> Iterator[Complaint]:
                 yield f"slices, {name}={group}", f"{RESULT} lacks {some(lacking)}"
     kinds = [name.partition("=")[2] for name in table if name.startswith(f"{SUPPORT}=")]
     shares = result.slices.get(SUPPORT, {})
-    if lacking := [kind for kind in kinds if "share" not in shares.get(kind, {})]:
+    lacking = [kind for kind in kinds if "share" not in shares.get(kind, {})]
+    if lacking and with_slices:
         yield f"slices, {SUPPORT}", f"{RESULT} lacks {some(lacking)}"
 
 

@@ -143,7 +143,10 @@ class _Check:
             judged = any(one.correct is not None for one in lists)
             asked_for = [one.relation for one in lists], [one.target for one in lists]
         sampling, complaints = stored_sampling(asked_for, table, asked.cluster, result.metrics)
-        complaints += [*not_asked_for(table, asked, judged), *left_out(result, table)]
+        complaints += [
+            *not_asked_for(table, asked, judged),
+            *left_out(result, table, lists is not None),
+        ]
         for complaint in complaints:
             self.add(*complaint)
         self.sampling = replace(sampling, samples=asked.samples, seed=result.seed)

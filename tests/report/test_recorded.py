@@ -87,7 +87,6 @@ def test_a_changed_value_of_a_query_is_named(kept: Path) -> None:
     lines = problems(kept)
     assert all(line.startswith("board/cells/factworld/tiny/trackstar/") for line in lines)
     assert any(": mrr: stored" in line for line in lines)
-    assert any(": mrr of relation=" in line for line in lines)
 
 
 def test_a_changed_mean_is_named(kept: Path) -> None:
@@ -105,7 +104,7 @@ def test_a_board_without_cells_is_a_problem(kept: Path) -> None:
 def test_results_are_the_same_json(kept: Path, tmp_path: Path) -> None:
     for copy in (kept / "board" / CELLS).rglob(RESULT):
         original = tmp_path / "runs" / copy.relative_to(kept / "board" / CELLS)
-        assert json.loads(copy.read_text()) == json.loads(original.read_text())
+        assert json.loads(copy.read_text()) == {**json.loads(original.read_text()), "slices": {}}
 
 
 def test_agreement_of_seeds_is_told_from_the_first_passages(tmp_path: Path) -> None:
