@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import yaml
 
+from bench.core import progress
 from bench.core.errors import UserError, did_you_mean, first_line
-from bench.core.escape import clean
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -162,7 +162,7 @@ class Registry(Generic[T]):
         if what not in self._announced:
             self._announced.add(what)
             message = f"{self.kind} of your own, whose code is run: {what}"
-            print(clean(message), file=sys.stderr, flush=True)
+            progress.complain(message)
 
     def _file(self, name: str) -> Path:
         """The file of a target that is a path."""
