@@ -46,8 +46,8 @@ from bench.models.language_model import LanguageModel
 from bench.tasks.base import Task
 from methods.base import Context
 from methods.gradient.datainf import DataInf
-from methods.gradient.ekfac import Ekfac, EkfacConfig, Labels
-from methods.gradient.settings import Adapters, InfluenceConfig, Unsupported
+from methods.gradient.ekfac import Ekfac
+from methods.gradient.settings import Adapters, EkfacConfig, InfluenceConfig, Labels, Unsupported
 
 SETTINGS = {
     "damping": 0.1, "sample": None, "opponents": 0, "memory_mib": 512, "batch_size": 32,

@@ -20,8 +20,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -30,7 +28,6 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
-from bench.core.fields import part_of_key, speed
 from bench.models.dtypes import in_dtype, running_in
 from bench.models.language_model import LanguageModel, Tokens, pad
 from bench.tasks.base import Query
@@ -38,38 +35,11 @@ from methods.base import Context, IndexSize, Method, Ranking
 from methods.embedding_index import DenseVectors, EmbeddingIndex, index_of
 from methods.model_identity import model_identity
 from methods.query_text import QueryPart
+from methods.representation_settings import OutputEmbeddingConfig, Pooling, RepresentationConfig
 from methods.vector_search import search_rows
 
 # Raised whenever a change of code moves a vector; part of every index key.
 VECTORS_VERSION = 3
-
-
-class Pooling(Enum):
-    """How the states of a text's tokens become one vector.
-
-    ``mean`` averages them; ``last`` takes the last token's, the only one that saw the whole text.
-    """
-
-    mean = "mean"
-    last = "last"
-
-
-@dataclass
-class RepresentationConfig:
-    """Settings of ``conf/method/repsim.yaml``."""
-
-    layer: int = part_of_key()
-    pooling: Pooling = part_of_key()
-    normalize: bool = part_of_key()
-    query: QueryPart = part_of_key()
-    batch_size: int = speed(at_least=1)
-
-
-@dataclass
-class OutputEmbeddingConfig:
-    """Settings of ``conf/method/output_embedding.yaml``."""
-
-    normalize: bool
 
 
 class _ModelVectors(Method):

@@ -183,7 +183,7 @@ def attribute(
     words = words_of(
         {
             "task": {"name": "jsonl", "queries": "queries", "passages": "passages"},
-            "model": {"name": "hf", "path": "memory", **own},
+            "model": {"name": "hf", "path": None, **own},
             "model.optimizer_state": "estimate" if estimates else None,
             "method": {**method_settings, "name": method},
             "metric": "attribution",
@@ -234,8 +234,9 @@ def _ranked(
     cache_dir: Path,
 ) -> Attribution:
     """The rankings of a method over a task that is prepared now."""
-    from bench.models.directory import DirectoryConfig
+    from bench.models.directory import completed
     from bench.models.in_memory import lent
+    from bench.models.settings import DirectoryConfig
     from bench.tasks.base import load_task
     from methods.base import Context
     from methods.choosing import chosen
@@ -248,7 +249,7 @@ def _ranked(
         context = Context(
             task=task,
             cache_dir=cache_dir,
-            load_model=lambda: config.complete(model, task, cache_dir),
+            load_model=lambda: completed(config, model, task, cache_dir),
             device=str(model.device),
         )
         method = kind(own, context)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import hydra
@@ -17,16 +20,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.core import progress
+from bench.core import progress, run_log
 from bench.core.errors import UserError, did_you_mean, first_line
 from bench.core.escape import clean
 from bench.run.config_errors import explain
 from bench.run.extend_hydra import extend_hydra
-from bench.run.settings import settings_from
+from bench.run.settings import Settings, settings_from
 from bench.storage.files import refuse_address
 
 # Jobs of a sweep append "done" or "failed" here, whichever process they run in.
 _JOURNAL = "TDABENCH_SWEEP_JOURNAL"
+_LOG = "run.log"  # what the run said, in a folder of its own below results_dir/.jobs
 _SWEEP = ("-m", "--multirun")
 _OPTIONS = (
     *_SWEEP, "-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p",
@@ -122,24 +126,45 @@ def _job(config: DictConfig) -> None:
     if not in_sweep and _is_sweep(hydra_config, overrides):
         _raised.append(_IsSweep())
         return
-    try:
-        settings = settings_from(config)
-        progress.set_quiet(settings.quiet)
-        from bench.run.cell import run_cell  # imports torch: not needed for a wrong word
+    with ExitStack() as stack:
+        try:
+            if in_sweep:  # Hydra has made the folder already
+                stack.enter_context(run_log.kept_in(Path(hydra_config.runtime.output_dir) / _LOG))
+            settings = settings_from(config)
+            progress.set_quiet(settings.quiet)
+            if not in_sweep:
+                stack.enter_context(_log_of(settings))
+            run_log.note(shlex.join(["tdabench", "run", *overrides]))
+            from bench.run.cell import run_cell  # imports torch: not needed for a wrong word
 
-        run_cell(settings, overrides, Path(hydra_config.sweep.dir).name if in_sweep else "single")
-    except UserError as error:
-        if in_sweep:
-            print(f"error: {clean(' '.join(overrides))}: {clean(error)}", file=sys.stderr)
+            sweep = Path(hydra_config.sweep.dir).name if in_sweep else "single"
+            run_cell(settings, overrides, sweep)
+        except UserError as error:
+            if in_sweep:
+                progress.complain(f"error: {' '.join(overrides)}: {error}")
+                _note("failed")
+                raise
+            run_log.note(f"error: {error}")
+            _raised.append(error)
+            return
+        except Exception as error:
+            traceback.print_exc()
+            run_log.note(traceback.format_exc())
             _note("failed")
-            raise
-        _raised.append(error)
-        return
-    except Exception as error:
-        traceback.print_exc()
-        _note("failed")
-        raise CellError(f"{' '.join(overrides)}: {error}") from error
+            raise CellError(f"{' '.join(overrides)}: {error}") from error
     _note("done")
+
+
+@contextmanager
+def _log_of(settings: Settings) -> Iterator[None]:
+    """The context in which what a single run says is kept below its results."""
+    file = settings.results_dir / ".jobs" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}" / _LOG
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(run_log.kept_in(file))
+        except OSError as error:
+            raise _unwritable(error) from error
+        yield
 
 
 def _is_sweep(hydra_config: HydraConf, overrides: Sequence[str]) -> bool:

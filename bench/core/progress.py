@@ -1,4 +1,4 @@
-"""Progress of every step above a second: a bar on a terminal, plain lines in a log."""
+"""Progress of every step above a second: a bar on a terminal, plain lines in a file and a log."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from bench.core import run_log
 from bench.core.escape import clean
 
 T = TypeVar("T")
@@ -47,10 +48,17 @@ def silenced(quiet: bool) -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """Print one plain line to standard error, unless quiet."""
+    """Print one plain line to standard error, unless quiet; the run's log has it either way."""
+    run_log.note(message)
     if not _quiet:
         # Names of files may hold characters that steer a terminal.
         print(clean(message), file=sys.stderr, flush=True)
+
+
+def complain(message: str) -> None:
+    """Print one line that quiet does not silence; the log of the run has it, too."""
+    run_log.note(message)
+    print(clean(message), file=sys.stderr, flush=True)
 
 
 def track(
@@ -84,13 +92,17 @@ def counted(
     Yields:
         a function that is told how many more items are done.
     """
-    if _quiet:
-        yield lambda _: None
-    elif sys.stderr.isatty():
+    if not _quiet and sys.stderr.isatty():
+        lines = _Lines(description, total, unit, run_log.note)
         with _bar(description, total) as advance:
-            yield advance
+
+            def advance_both(n: int) -> None:
+                advance(n)
+                lines.advance(n)
+
+            yield advance_both
     else:
-        yield _Lines(description, total, unit).advance
+        yield _Lines(description, total, unit, say).advance
 
 
 @contextmanager
@@ -121,9 +133,12 @@ def _columns() -> tuple[ProgressColumn, ...]:
 
 
 class _Lines:
-    """The progress of one step as a line now and then, for a log."""
+    """The progress of one step as a line now and then, for a file or a log."""
 
-    def __init__(self, description: str, total: int | None, unit: str) -> None:
+    def __init__(
+        self, description: str, total: int | None, unit: str, tell: Callable[[str], None]
+    ) -> None:
+        self._tell = tell
         self._description, self._total, self._unit = description, total, unit
         self._done = 0
         self._start = self._last = time.monotonic()
@@ -137,4 +152,4 @@ class _Lines:
         rate = self._done / max(now - self._start, 1e-9)
         left = f", {(self._total - self._done) / rate:.0f} s left" if self._total else ""
         whole = f"{self._total:,}" if self._total else "?"
-        say(f"{self._description}: {self._done:,}/{whole} {self._unit} ({rate:.1f}/s{left})")
+        self._tell(f"{self._description}: {self._done:,}/{whole} {self._unit} ({rate:.1f}/s{left})")

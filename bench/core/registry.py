@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import yaml
 
+from bench.core import progress
 from bench.core.errors import UserError, did_you_mean, first_line
-from bench.core.escape import clean
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -43,6 +43,8 @@ class Entry:
         needs: what must be at hand, e.g. ``("model", "optimizer state")``.
         cost: cost class, e.g. ``"one forward and backward pass over the corpus"``.
         source: the paper or library it comes from.
+        settings: ``"module:Class"`` of the settings, where these can be imported without what the
+            class itself takes, such as torch; empty where the class is as quick to import.
     """
 
     target: str
@@ -51,6 +53,7 @@ class Entry:
     needs: tuple[str, ...] = ()
     cost: str = ""
     source: str = ""
+    settings: str = ""
 
 
 DESCRIPTION = tuple(field.name for field in fields(Entry))  # keys of a YAML that are no settings
@@ -137,6 +140,19 @@ class Registry(Generic[T]):
             raise UserError(f"{self.kind} {target!r} is not a subclass of {self._base}")
         return cast("type[T]", kind)
 
+    def settings_of(self, name: str) -> type:
+        """The class of the settings of ``name``; the class itself is imported only if it must be.
+
+        Raises:
+            UserError: there is no such name, or its module does not load.
+        """
+        if not (settings := self.entry(name).settings):
+            config: type = self.get(name).Config  # type: ignore[attr-defined]
+            return config
+        module, _, attribute = settings.partition(":")
+        kind: type = getattr(importlib.import_module(module), attribute)
+        return kind
+
     def undescribed(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings alone, which results depend on; those of parts within them likewise.
 
@@ -162,7 +178,7 @@ class Registry(Generic[T]):
         if what not in self._announced:
             self._announced.add(what)
             message = f"{self.kind} of your own, whose code is run: {what}"
-            print(clean(message), file=sys.stderr, flush=True)
+            progress.complain(message)
 
     def _file(self, name: str) -> Path:
         """The file of a target that is a path."""

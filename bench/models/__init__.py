@@ -9,6 +9,7 @@ SOURCES.add(
     "scratch",
     Entry(
         target="bench.models.scratch:Scratch",
+        settings="bench.models.settings:ScratchConfig",
         summary="trained here, from random weights, on the task's passages; cached by content",
     ),
 )
@@ -16,6 +17,7 @@ SOURCES.add(
     "directory",
     Entry(
         target="bench.models.directory:Directory",
+        settings="bench.models.settings:DirectoryConfig",
         summary="a causal language model saved by transformers in a local directory",
     ),
 )
@@ -23,6 +25,7 @@ SOURCES.add(
     "published",
     Entry(
         target="bench.models.published:Published",
+        settings="bench.models.settings:PublishedConfig",
         summary="weights that come with the package, the same everywhere, for one corpus",
     ),
 )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Optional
 
 import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from bench.core.errors import UserError, at_least, did_you_mean
+from bench.core.errors import UserError, at_least
 from bench.models.base import ModelSource, no_moments_to_step_with, unknown_learning_rate
 from bench.models.decoder import check_decoder
 from bench.models.language_model import (
-    DTYPES,
     MOMENTS,
     Checkpoint,
     LanguageModel,
@@ -25,109 +23,12 @@ from bench.models.loading import (
     weights_sha256,
 )
 from bench.models.moment_files import sha256_of
-from bench.models.moments_estimate import ESTIMATE_VERSION, EstimateConfig, with_estimate
+from bench.models.moments_estimate import ESTIMATE_VERSION, with_estimate
 from bench.models.second_moments import load_moments
+from bench.models.settings import ESTIMATE, DirectoryConfig, Geometry
 from bench.models.sizes import check_files, check_numbers
 from bench.storage.keys import content_key
 from bench.tasks.base import Task
-
-ESTIMATE = "estimate"  # a value of `optimizer_state`: a pass over the task's passages, no file
-
-
-@dataclass
-class Geometry:
-    """The size of a decoder that is planned with before there are weights."""
-
-    architecture: str
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    intermediate_size: int
-    vocab_size: int
-    context_length: int
-
-
-@dataclass
-class DirectoryConfig:
-    """Settings of a model that exists already; defaults and reasons in ``conf/model/hf.yaml``."""
-
-    path: Optional[str]  # noqa: UP045 - omegaconf reads the annotation at run time
-    optimizer_state: Optional[str]  # noqa: UP045
-    estimate_moments: Optional[EstimateConfig]  # noqa: UP045
-    adam_epsilon: float
-    adam_beta2: float
-    learning_rate: Optional[float]  # noqa: UP045
-    dtype: str
-    gradient_dtype: str
-    append_eos: bool
-    context_length: Optional[int]  # noqa: UP045
-    projection_dim: int
-    geometry: Optional[Geometry]  # noqa: UP045
-    checkpoints: list[str]
-    checkpoint_learning_rates: list[float]
-
-    @property
-    def checkpoint_paths(self) -> list[Path]:
-        """The folders of earlier checkpoints, oldest first."""
-        return [Path(path).expanduser() for path in self.checkpoints]
-
-    def check(self) -> None:
-        """Refuse numbers out of range, unknown dtypes, and checkpoints that are not there.
-
-        Raises:
-            UserError: names the key.
-        """
-        self.check_dtypes()
-        at_least(1, "model.context_length", self.context_length)
-        if not 0 < self.adam_beta2 < 1:
-            raise UserError(
-                f"expected a number between 0 and 1, found {self.adam_beta2}",
-                where="model.adam_beta2",
-            )
-        if self.optimizer_state == ESTIMATE:
-            if self.estimate_moments is None:
-                raise UserError(
-                    "has no value",
-                    where="model.estimate_moments",
-                    fix="take that of conf/model/hf.yaml: passages, batch_size and seed",
-                )
-            self.estimate_moments.check()
-        for path in self.checkpoint_paths:
-            if not path.is_dir():
-                raise UserError("no such directory", where=f"model.checkpoints: {path}")
-        if len(self.checkpoints) != len(self.checkpoint_learning_rates):
-            raise UserError(
-                f"{len(self.checkpoints)} checkpoints and "
-                f"{len(self.checkpoint_learning_rates)} learning rates",
-                where="model.checkpoint_learning_rates",
-                fix="give one for each of model.checkpoints, oldest first",
-            )
-
-    def check_dtypes(self) -> None:
-        """Refuse a dtype that is none, with a UserError."""
-        for name in ("dtype", "gradient_dtype"):
-            value = getattr(self, name)
-            if value not in DTYPES:
-                raise UserError(
-                    f"unknown dtype {value!r}",
-                    where=f"model.{name}",
-                    fix=did_you_mean(value, DTYPES),
-                )
-
-    def complete(self, model: LanguageModel, task: Task, cache_dir: Path) -> LanguageModel:
-        """Give a loaded model what settings say beside its weights and its state; returns it.
-
-        Task and cache play a part only where moments are estimated.
-        """
-        model.adam_epsilon, model.adam_beta2 = self.adam_epsilon, self.adam_beta2
-        if self.optimizer_state == ESTIMATE and self.estimate_moments is not None:
-            with_estimate(model, task, self.estimate_moments, cache_dir)
-        model.learning_rate = self.learning_rate
-        paths, rates = self.checkpoint_paths, self.checkpoint_learning_rates
-        model.checkpoints = [
-            Checkpoint(path, rate) for path, rate in zip(paths, rates, strict=True)
-        ]
-        return model
 
 
 class Directory(ModelSource):
@@ -148,16 +49,6 @@ class Directory(ModelSource):
                 where="model.path",
                 fix="set model.path=DIR to a model",
             )
-        if not self._path.is_dir():
-            raise UserError(
-                "no such directory", where=config.path, fix="set model.path=DIR to a model"
-            )
-        if (state := self._state) is not None and not state.exists():
-            raise UserError(
-                "no such file or folder",
-                where=f"model.optimizer_state={config.optimizer_state}",
-                fix="or set it to estimate",
-            )
         check_files(self._path)
 
     def check_step(self, optimizer: str, learning_rate: float | None) -> None:
@@ -166,12 +57,6 @@ class Directory(ModelSource):
             raise unknown_learning_rate()
         if optimizer == "saved" and self.config.optimizer_state is None:
             raise no_moments_to_step_with(self.name)
-
-    @property
-    def _state(self) -> Path | None:
-        """The path of the optimizer's state; None if there is none or it is estimated."""
-        state = self.config.optimizer_state
-        return None if state in (None, ESTIMATE) else Path(state).expanduser()
 
     @property
     def _path(self) -> Path:
@@ -188,7 +73,7 @@ class Directory(ModelSource):
             settings["optimizer_state"] = [ESTIMATE, ESTIMATE_VERSION, task.corpus_sha256]
         else:
             del settings["estimate_moments"]  # it changes nothing
-        if (state := self._state) is not None:
+        if (state := self.config.state_path) is not None:
             settings["optimizer_state"] = sha256_of(state) if state.exists() else None
         return content_key(settings)
 
@@ -204,11 +89,11 @@ class Directory(ModelSource):
             append_eos=config.append_eos,
             context_length=config.context_length,
         )
-        if (state := self._state) is not None:
+        if (state := self.config.state_path) is not None:
             model.second_moments = load_moments(
                 state, model.module, config.adam_epsilon, config.adam_beta2
             )
-        return config.complete(model, task, cache_dir)
+        return completed(config, model, task, cache_dir)
 
     def architecture(self) -> PretrainedConfig:
         """The configuration in the folder or, without a folder, the one of ``geometry``."""
@@ -237,6 +122,22 @@ class Directory(ModelSource):
             return load_tokenizer(self._path)
         except UserError:
             return None
+
+
+def completed(
+    config: DirectoryConfig, model: LanguageModel, task: Task, cache_dir: Path
+) -> LanguageModel:
+    """Give a loaded model what settings say beside its weights and its state; returns it.
+
+    Task and cache play a part only where moments are estimated.
+    """
+    model.adam_epsilon, model.adam_beta2 = config.adam_epsilon, config.adam_beta2
+    if config.optimizer_state == ESTIMATE and config.estimate_moments is not None:
+        with_estimate(model, task, config.estimate_moments, cache_dir)
+    model.learning_rate = config.learning_rate
+    paths, rates = config.checkpoint_paths, config.checkpoint_learning_rates
+    model.checkpoints = [Checkpoint(path, rate) for path, rate in zip(paths, rates, strict=True)]
+    return model
 
 
 def _checkpoint_identity(folder: Path) -> list[str | None]:

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.core.errors import UserError
 from bench.models.context import context_of
-from bench.models.directory import DirectoryConfig
 from bench.models.dtypes import experts_for
 from bench.models.language_model import LanguageModel
 from bench.models.loading import check_vocabulary, check_weights, directory_sha256
@@ -24,6 +23,7 @@ from bench.models.moment_files import FULL, Fields, keyed_fields
 from bench.models.optimizer_state import state_fields
 from bench.models.placing import place
 from bench.models.second_moments import SecondMoments, moments_of
+from bench.models.settings import DirectoryConfig
 from bench.storage.keys import content_key
 
 _MOMENTS = "moments"  # the argument, for messages

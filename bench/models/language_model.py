@@ -19,7 +19,6 @@ from bench.models.reading import TextReader
 from bench.models.second_moments import ADAM_BETA2, ADAM_EPSILON, SecondMoments
 from bench.tasks.base import Query
 
-DTYPES = ("float32", "float64", "bfloat16", "float16")  # of weights and of gradients
 MOMENTS = "second_moments.safetensors"  # beside the weights, by parameter name
 TRAINING = "training.json"  # the log of a training, beside the weights
 LEARNING_RATE = "learning_rate.json"  # that of the last step, beside the weights

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from bench.core import progress
-from bench.core.errors import UserError, at_least
+from bench.core.errors import UserError
 from bench.models.language_model import MOMENTS, LanguageModel, Tokens, pad, token_log_probs
 from bench.models.moment_files import write_moments
 from bench.models.second_moments import load_moments
+from bench.models.settings import EstimateConfig
 from bench.storage.keys import content_key
 from bench.storage.sealed import open_or_make
 from bench.tasks.base import Task
@@ -32,20 +33,6 @@ ESTIMATED = "estimated"  # what a result's `model.training.second_moments` then 
 # The most padded tokens of one forward pass. A batch's gradient is summed over such parts, so that
 # memory does not grow with the batch; a single passage may be longer.
 _TOKENS_AT_ONCE = 2048
-
-
-@dataclass
-class EstimateConfig:
-    """Settings of the pass of ``optimizer_state=estimate``; reasons in ``conf/model/hf.yaml``."""
-
-    passages: int
-    batch_size: int
-    seed: int
-
-    def check(self) -> None:
-        """Raise UserError for numbers that make no pass."""
-        for name, least in (("passages", 1), ("batch_size", 1), ("seed", 0)):
-            at_least(least, f"model.estimate_moments.{name}", getattr(self, name))
 
 
 def with_estimate(

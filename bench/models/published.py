@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,7 +16,6 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 from bench.core.errors import UserError, did_you_mean
 from bench.models.base import ModelSource
 from bench.models.language_model import (
-    DTYPES,
     LEARNING_RATE,
     MOMENTS,
     TRAINING,
@@ -26,6 +24,7 @@ from bench.models.language_model import (
 from bench.models.loading import directory_sha256, load_directory, load_tokenizer
 from bench.models.moment_files import sha256_of
 from bench.models.second_moments import load_moments
+from bench.models.settings import PublishedConfig
 from bench.storage.keys import content_key
 from bench.storage.sealed import MANIFEST
 from bench.storage.whole_folders import whole_folder
@@ -36,17 +35,6 @@ _CORPUS = "corpus_sha256"
 _AGAIN = "install tdabench again"
 
 
-@dataclass
-class PublishedConfig:
-    """Settings of a published model; their reasons are in ``conf/model/quickstart.yaml``."""
-
-    weights: str
-    sha256: str
-    gradient_dtype: str
-    append_eos: bool
-    projection_dim: int
-
-
 class Published(ModelSource):
     """A source that reads a folder of the package, with second moments and the training's log."""
 
@@ -55,12 +43,7 @@ class Published(ModelSource):
     def check(self) -> None:
         """Refuse unknown weights, files that are not those that were published, and dtypes."""
         config: PublishedConfig = self.config
-        if config.gradient_dtype not in DTYPES:
-            raise UserError(
-                f"unknown dtype {config.gradient_dtype!r}",
-                where="model.gradient_dtype",
-                fix=did_you_mean(config.gradient_dtype, DTYPES),
-            )
+        config.check()
         there = sorted(path.name for path in WEIGHTS.iterdir() if path.is_dir())
         if config.weights not in there:
             raise UserError(

@@ -19,7 +19,8 @@ import torch
 from bench.engines.base import Engine, Job
 from bench.models.language_model import target_log_probs
 from bench.models.loading import load_tokenizer
-from bench.models.training import ScratchConfig, Training
+from bench.models.settings import ScratchConfig
+from bench.models.training import Training
 from bench.storage.keys import content_key
 from bench.storage.sealed import move_aside_if, read_record, write_record
 from bench.storage.whole_folders import scratch_folder

@@ -16,14 +16,12 @@ from torch.optim import Optimizer
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.core import progress
-from bench.core.errors import UserError, at_least, did_you_mean
+from bench.core.errors import UserError, did_you_mean
 from bench.engines.base import Engine
 from bench.models import resuming
 from bench.models.base import ModelSource
 from bench.models.checkpoints import load_checkpoint
-from bench.models.decoder import check_decoder
 from bench.models.language_model import (
-    DTYPES,
     LEARNING_RATE,
     MOMENTS,
     TRAINING,
@@ -36,10 +34,10 @@ from bench.models.loading import load_directory, load_tokenizer
 from bench.models.moment_files import BETA2, write_moments
 from bench.models.retraining import Removal, Retrainings
 from bench.models.second_moments import load_moments
+from bench.models.settings import ScratchConfig
 from bench.models.training import (
     LAST_SHARE,
     OPTIMIZERS,
-    ScratchConfig,
     Training,
     TrainingDivergedError,
     geometry,
@@ -69,37 +67,12 @@ class Scratch(ModelSource):
     def check(self) -> None:
         """Refuse geometries that cannot be built, and what would fail only after training."""
         config: ScratchConfig = self.config
-        for field in _COUNTS:
-            at_least(1, f"model.{field}", getattr(config, field))
-        if config.gradient_dtype not in DTYPES:
-            raise UserError(
-                f"unknown dtype {config.gradient_dtype!r}",
-                where="model.gradient_dtype",
-                fix=did_you_mean(config.gradient_dtype, DTYPES),
-            )
-        if config.checkpoint is not None and not 1 <= config.checkpoint <= config.epochs:
-            raise UserError(
-                f"expected an epoch from 1 to {config.epochs}, found {config.checkpoint}",
-                where="model.checkpoint",
-            )
+        config.check()
         if config.optimizer not in OPTIMIZERS:
             raise UserError(
                 f"unknown optimizer {config.optimizer!r}",
                 where="model.optimizer",
                 fix=did_you_mean(config.optimizer, OPTIMIZERS),
-            )
-        check_decoder(config, "model")
-        self._check_shared_heads()
-
-    def _check_shared_heads(self) -> None:
-        config, shared = self.config, self.config.key_value_heads
-        if shared is None:
-            return
-        if config.architecture != "llama" or shared < 1 or config.num_heads % shared:
-            raise UserError(
-                f"{config.architecture} with {config.num_heads} heads cannot share {shared}",
-                where="model.key_value_heads",
-                fix="choose a divisor of model.num_heads, and model.architecture=llama",
             )
 
     def identity(self, task: Task) -> str:
@@ -217,9 +190,6 @@ class Scratch(ModelSource):
 _KIND = "trained model"
 _CHECKPOINTS = "checkpoints"
 _READ_WITH = ("gradient_dtype", "projection_dim", "checkpoint")
-_COUNTS = (
-    "hidden_size", "num_layers", "num_heads", "vocab_size", "context_length", "epochs", "batch_size"
-)  # fmt: skip
 
 
 @torch.random.fork_rng()  # the caller's random numbers go on as if nothing were trained here

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,35 +24,12 @@ from bench.core import progress
 from bench.core.errors import UserError
 from bench.models.language_model import LanguageModel, Tokens, pad, token_log_probs
 from bench.models.placing import place
+from bench.models.settings import ScratchConfig
 from bench.models.tokens import TokenCorpus
 from bench.tasks.base import Task
 
 LAST_SHARE = 0.1  # the share of the peak learning rate that the last step has
 _EOS = "<|endoftext|>"
-
-
-@dataclass
-class ScratchConfig:
-    """Geometry and training of a model trained here; defaults and reasons in ``conf/model``."""
-
-    architecture: str
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    key_value_heads: int | None
-    tied_embeddings: bool | None
-    vocab_size: int
-    context_length: int
-    append_eos: bool
-    epochs: int
-    batch_size: int
-    optimizer: str
-    learning_rate: float
-    warmup_steps: int
-    checkpoint: int | None
-    gradient_dtype: str
-    projection_dim: int
-    seed: int
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -1,9 +1,11 @@
-"""What Hydra is told of this project before it composes: more configurations, and a resolver."""
+"""What Hydra is told of this project before it composes: more configurations, and resolvers."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -11,6 +13,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
+from bench.storage.keys import path_part
 from methods import METHODS
 
 _WIDTHS = ("hidden_size", "n_embd", "d_model")  # as families of transformers call it
@@ -31,11 +34,35 @@ def extend_hydra() -> None:
     """Make Hydra ask for them; calling it twice is harmless."""
     Plugins.instance().register(InstalledMethods)
     OmegaConf.register_new_resolver("projection_side", _side_of, replace=True)
+    OmegaConf.register_new_resolver("folder_name", _name_of, replace=True)
+
+
+def _path_of(settings: DictConfig) -> str | None:
+    """The folder that the settings of a model name, if they do."""
+    return None if OmegaConf.is_missing(settings, "path") else settings.path
+
+
+def _name_of(*, _parent_: DictConfig) -> str:
+    """The value of ``${folder_name:}`` in the settings of a model with a ``path``."""
+    return folder_name(_path_of(_parent_))
+
+
+def folder_name(path: str | None) -> str:
+    """A model's name after its folder, fit to be a folder's name itself; ``hf`` without a folder.
+
+    A name that a file of ``conf/model`` has is put behind ``hf-``, so that no model of somebody's
+    own stands on the board of another.
+    """
+    if path is None:
+        return "hf"
+    name = path_part(os.path.basename(os.path.abspath(os.path.expanduser(path))))
+    taken = (resources.files("conf") / "model" / f"{name}.yaml").is_file()
+    return f"hf-{name}" if taken else name
 
 
 def _side_of(*, _parent_: DictConfig) -> int:
     """The value of ``${projection_side:}`` in the settings of a model with a ``path``."""
-    return projection_side(None if OmegaConf.is_missing(_parent_, "path") else _parent_.path)
+    return projection_side(_path_of(_parent_))
 
 
 def projection_side(folder: str | None) -> int:

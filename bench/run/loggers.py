@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Any
 
+from bench.core import progress
 from bench.core.errors import UserError, did_you_mean
-from bench.core.escape import clean
 from bench.results.schema import CONFIG, PER_QUERY, RESULT, Cell
 
 _KNOWN = ("none", "wandb")
@@ -39,8 +38,7 @@ def log_cell(config: LoggerConfig, cell: Cell, settings: dict[str, Any], sweep: 
         _log_wandb(config, cell, settings, sweep)
     except Exception as error:  # whatever goes wrong in there, the cell is on disk
         reason = f"{type(error).__name__}: {str(error)[:200]}"
-        line = f"logger wandb failed ({reason}); the result is in {cell.folder}"
-        print(clean(line), file=sys.stderr)  # an error: quiet does not silence it
+        progress.complain(f"logger wandb failed ({reason}); the result is in {cell.folder}")
 
 
 def _log_wandb(config: LoggerConfig, cell: Cell, settings: dict[str, Any], sweep: str) -> None:

@@ -13,6 +13,7 @@ from bench.core.errors import UserError, at_least, first_line
 from bench.core.typed import typed
 from bench.engines import ENGINES
 from bench.run.loggers import LoggerConfig, check_logger
+from bench.run.values import check_values
 from bench.storage.files import refuse_address
 from bench.storage.mirror import Mirror, mirrors
 from bench.tasks import TASKS
@@ -65,7 +66,7 @@ class Settings:
 
 
 def settings_from(config: DictConfig) -> Settings:
-    """Resolve and check the composed configuration, as far as it shows without any class of it.
+    """Resolve and check the composed configuration, as far as it shows without a model library.
 
     Raises:
         UserError: an unresolved interpolation, an unknown key, a group without a choice, or a
@@ -102,6 +103,7 @@ def settings_from(config: DictConfig) -> Settings:
         parse_metric(name)
     logger = typed(LoggerConfig, plain["logger"], "logger")
     check_logger(logger)
+    check_values(plain)
     results_dir = Path(common.results_dir).expanduser()
     cache_dir = Path(common.cache_dir).expanduser()
     results, cache = mirrors(common.remote_dir, results_dir, cache_dir)

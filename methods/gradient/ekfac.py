@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,7 +32,6 @@ from torch import Tensor, nn
 
 from bench.core import progress
 from bench.core.errors import UserError
-from bench.core.fields import part_of_key
 from bench.models.dtypes import running_in
 from bench.models.language_model import IGNORE, Tokens, pad
 from bench.storage.keys import content_key
@@ -42,27 +40,13 @@ from methods.base import IndexSize
 from methods.gradient.batching import batch_rows, token_budget
 from methods.gradient.collectors import Collector, formed_at_once
 from methods.gradient.influence import Influence
-from methods.gradient.settings import InfluenceConfig
+from methods.gradient.settings import EkfacConfig, Labels
 
 # Raised whenever a change of code moves a factor; part of every key.
 FACTORS_VERSION = 1
 
 _FACTORS = "factors.safetensors"
 _TEXTS_AT_ONCE = 4096  # sorted by length together, they need little padding
-
-
-class Labels(Enum):
-    """The labels of the Hessian's gradients: drawn by the model, or the text's own tokens."""
-
-    sampled = "sampled"
-    empirical = "empirical"
-
-
-@dataclass(frozen=True)
-class EkfacConfig(InfluenceConfig):
-    """Settings of ``conf/method/ekfac.yaml``."""
-
-    labels: Labels = part_of_key()
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Gradient(Method):
     def check_settings(cls, config: GradientConfig) -> None:
         """Refuse numbers out of range, a λ that cannot be found, and blocks too large for R."""
         super().check_settings(config)
-        config.check_mixing()
+        config.check()
         if config.has_matrices and config.projection_dim is not None:
             check_blocks([config.projection_dim**2])
 

@@ -169,7 +169,7 @@ class HessianSettings:
             return [automatic_damping(size, n_passages) for size in blocks]
         return [self.damping] * len(blocks)
 
-    def check_mixing(self) -> None:
+    def check(self) -> None:
         """Refuse, with a UserError, an automatic λ where there is no spectrum to take it from."""
         if self.compares_spectra and self.hessian_form is not HessianForm.full:
             raise UserError(
@@ -226,6 +226,20 @@ class InfluenceConfig(EncodingSettings):
     opponents: int = part_of_key(at_least=0)
     memory_mib: int = speed(at_least=1)
     seed: int = part_of_key()
+
+
+class Labels(Enum):
+    """The labels of the Hessian's gradients: drawn by the model, or the text's own tokens."""
+
+    sampled = "sampled"
+    empirical = "empirical"
+
+
+@dataclass(frozen=True)
+class EkfacConfig(InfluenceConfig):
+    """Settings of ``conf/method/ekfac.yaml``."""
+
+    labels: Labels = part_of_key()
 
 
 def exact_gradients(shared: EncodingSettings) -> FeatureSettings:

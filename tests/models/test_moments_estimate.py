@@ -16,8 +16,9 @@ from bench.models import moments_estimate
 from bench.models.directory import Directory
 from bench.models.language_model import LanguageModel
 from bench.models.moment_files import write_moments
-from bench.models.moments_estimate import EstimateConfig, sampled_rows
+from bench.models.moments_estimate import sampled_rows
 from bench.models.second_moments import Factored, Full, load_moments
+from bench.models.settings import EstimateConfig
 from bench.tasks.base import Task
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import TEXTS, directory_source, load, make_model

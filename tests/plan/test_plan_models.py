@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import bench.plan.model
 import bench.plan.planning
 from bench.core.errors import UserError
-from bench.models.directory import Geometry
 from bench.models.language_model import LanguageModel, Tokens
+from bench.models.settings import Geometry
 from bench.plan.model import architecture_of, calibrate, run_once
 from bench.plan.planning import make_plan, plan_settings
 from methods.gradient.codecs import make_codec

@@ -202,7 +202,7 @@ def test_one_cell_is_printed_as_ever(capsys: Capture) -> None:
         (["method=trackstar", "method.dampin=0,1"], "unknown key 'method.dampin'; did you mean"),
         (
             ["method=trackstar", "method.projection_dim=8,0"],
-            "method.projection_dim: method.projection_dim=0: expected at least 1, found 0",
+            "method.projection_dim: expected at least 1, found 0",
         ),
         (["seed=interval(1,3)"], "seed=interval(1,3): is no list of values"),
     ],

@@ -276,9 +276,13 @@ def test_every_registered_name_has_a_file() -> None:
 
 def test_every_experiment_sweeps_over_what_exists() -> None:
     for path in CONF.glob("experiment/*.yaml"):
-        for key, values in OmegaConf.load(path).hydra.sweeper.params.items():
-            for value in str(values).split(","):
-                settings = settings_from(composed(f"experiment={path.stem}", f"{key}={value}"))
+        params = OmegaConf.load(path).hydra.sweeper.params
+        choices = {key: str(values).split(",") for key, values in params.items()}
+        first = {key: values[0] for key, values in choices.items()}
+        for key, values in choices.items():
+            for value in values:
+                cell = [f"{name}={one}" for name, one in {**first, key: value}.items()]
+                settings = settings_from(composed(f"experiment={path.stem}", *cell))
                 chosen(settings.method)
 
 

@@ -18,9 +18,9 @@ from bench.tasks.base import Task
 from methods.base import Context
 from methods.gradient import collectors
 from methods.gradient.datainf import DataInf
-from methods.gradient.ekfac import Ekfac, EkfacConfig, Labels
+from methods.gradient.ekfac import Ekfac
 from methods.gradient.influence import Influence
-from methods.gradient.settings import Adapters, InfluenceConfig, Unsupported
+from methods.gradient.settings import Adapters, EkfacConfig, InfluenceConfig, Labels, Unsupported
 from tests.fixtures.gradient_methods import QUERIES, many_texts, ranked
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import TEXTS, load, make_model
