@@ -16,7 +16,7 @@ EXECUTABLE = chromium()
 pytestmark = pytest.mark.skipif(
     EXECUTABLE is None, reason="no Chromium found: apt-get install chromium, or set CHROMIUM"
 )
-READY = "document.documentElement.dataset.ready"
+READY = "document.documentElement.dataset.applied"
 CUT = """[...document.querySelectorAll('.board')].some((table) =>
     table.parentNode.scrollWidth > table.parentNode.clientWidth)
     || document.documentElement.scrollWidth > document.documentElement.clientWidth"""

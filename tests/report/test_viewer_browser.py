@@ -259,6 +259,33 @@ def test_dark_narrow_and_print(chrome: Browser, page: Path) -> None:
         chrome.size(1280, 900)
 
 
+def test_it_opens_on_two_methods_that_disagree(chrome: Browser, page: Path) -> None:
+    show(chrome, page)
+    assert {"method=bm25", "other=dense"} <= set(state_of(chrome)[1:].split("&"))
+    assert len(texts(chrome, "section.ranking h3")) == 2
+    side = "document.querySelector('#queries [aria-current] .duel').title"
+    assert chrome.run(side) in ("won", "lost")
+    choose(chrome, "#other", "")
+    chrome.wait(f"!{READY}.includes('other=')")
+    assert texts(chrome, "section.ranking h3") == ["bm25"], "and is left by a choice"
+
+
+def test_narrow_lists_are_stacked(chrome: Browser, page: Path) -> None:
+    """Fault: at 420 pixels, passages were columns of broken words, 12,500 pixels long."""
+    try:
+        chrome.size(420, 900)
+        show(chrome, page, "#method=bm25&other=dense&query=q1")
+        assert chrome.run("document.documentElement.scrollWidth") <= 420
+        widths = "[...document.querySelectorAll('td.passage')].map((one) => one.offsetWidth)"
+        assert min(chrome.run(widths)) >= 280
+        cut = "[...document.querySelectorAll('.rankings .scroll')]"
+        assert chrome.run(f"{cut}.every((one) => one.scrollWidth <= one.clientWidth)")
+        assert chrome.run("document.documentElement.scrollHeight") < 4000
+        assert chrome.run("document.querySelectorAll('.proponents tbody tr').length") <= 15
+    finally:
+        chrome.size(1280, 900)
+
+
 def test_thousands_of_queries_are_listed_as_they_come_into_sight(
     chrome: Browser, tmp_path: Path
 ) -> None:

@@ -138,4 +138,4 @@ addEventListener("hashchange", apply);
 addEventListener("popstate", apply);
 addEventListener("resize", () => fitColumns(readState()));
 apply();
-document.documentElement.dataset.ready = "1";
+document.documentElement.dataset.applied = "1";

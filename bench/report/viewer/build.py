@@ -16,6 +16,7 @@ from bench.core.errors import UserError
 from bench.core.escape import clean
 from bench.report.rendering import rendered
 from bench.report.viewer.chunks import write_chunk
+from bench.report.viewer.opening import opening
 from bench.report.viewer.queries import Measures, Queries
 from bench.report.viewer.reading import Ranked, read_ranked, rounded
 from bench.report.viewer.sources import PAGE, RankingGroup, RankingSource
@@ -127,6 +128,7 @@ def _write_spilled(
         "step": step,
         "passages": starts,
         "methods": methods,
+        "opening": opening(group.sources, [one.reciprocals(len(queries)) for one in measures]),
     }
 
 

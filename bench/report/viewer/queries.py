@@ -89,6 +89,12 @@ class Measures:
         row = self._rows.get(ranked.record.example_id)
         self._places[place] = (row, ranked.first, reciprocal)
 
+    def reciprocals(self, n_queries: int) -> np.ndarray:
+        """The reciprocal rank of each query, shape (queries,), not a number where it has none."""
+        entries = [self._places.get(place) for place in range(n_queries)]
+        values = [entry[2] if entry else None for entry in entries]
+        return np.array([np.nan if one is None else one for one in values], dtype=float)
+
     def to_json(self, n_queries: int) -> dict[str, Any]:
         """The values as columns of one value a query, null where there is none."""
         entries = [self._places.get(place) for place in range(n_queries)]

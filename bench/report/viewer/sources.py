@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -29,12 +29,14 @@ class RankingSource:
         table: the columns by query (``bench.results.per_query``), empty where there are only the
             rankings.
         threshold: score of the judge above which a passage is correct.
+        is_control: whether the method is a control, which the viewer does not open on.
     """
 
     label: str
     rankings: Path
     table: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     threshold: float = ENTAILED
+    is_control: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,11 @@ def groups_of(boards: Iterable[Board]) -> list[RankingGroup]:
         RankingGroup(
             board.task,
             board.model,
-            [_source(row.label, row.cell) for row in board.rows if has_rankings(row.cell.folder)],
+            [
+                replace(_source(row.label, row.cell), is_control=row.is_control)
+                for row in board.rows
+                if has_rankings(row.cell.folder)
+            ],
         )
         for board in boards
     ]

@@ -5,9 +5,13 @@ function control(id, field, event = "change") {
   byId(id).addEventListener(event, () => go({ [field]: byId(id).value }, event === "change"));
 }
 
-async function viewFor(state) {
-  const group = catalog.groups.find((g) => g.task === state.task && (!state.model || g.model === state.model))
+function groupOf(state) {
+  return catalog.groups.find((g) => g.task === state.task && (!state.model || g.model === state.model))
     ?? catalog.groups[0];
+}
+
+async function viewFor(state) {
+  const group = groupOf(state);
   const labelled = (label) => group.methods.find((method) => method.label === label);
   const method = labelled(state.method) ?? group.methods[0];
   const other = labelled(state.other) === method ? undefined : labelled(state.other);
@@ -121,12 +125,20 @@ function fillSlices(queries, state) {
   }));
 }
 
-function toggleGroup() {
+async function toggleGroup() {
   const group = catalog.groups.find((g) => g.name === byId("group").value);
-  const kept = (label) => (group.methods.some((method) => method.label === label) ? label : "");
+  const has = (label) => group.methods.some((method) => method.label === label);
   const { method, other } = readState();
-  go({ task: group.task, model: group.model, method: kept(method), other: kept(other), query: "",
+  const chosen = has(method) ? { method, other: has(other) ? other : "", query: "" } : await opened(group);
+  go({ task: group.task, model: group.model, ...chosen,
     slices: {}, filter: "", score: "", min: "", max: "", sort: "" });
+}
+
+// What is shown where nothing was chosen: two methods at a query on which they disagree.
+async function opened(group) {
+  const [method, other, query] = group.opening;
+  const { id } = await load(`${group.name}-queries`);
+  return { method: group.methods[method].label, other: group.methods[other]?.label ?? "", query: id[query] ?? "" };
 }
 
 async function start() {
@@ -160,6 +172,11 @@ async function start() {
     const isNarrow = matchMedia("(max-width: 56rem)").matches;
     if (event.target.closest("a") && isNarrow) byId("main").scrollIntoView();
   });
+  const state = readState();
+  if (!state.method && !state.other && !state.query) {
+    const group = groupOf(state), first = await opened(group).catch(() => ({}));
+    if (group.opening[0] || first.other) history.replaceState(null, "", addressFor({ ...state, ...first }));
+  }
   addEventListener("hashchange", apply);
   await apply();
 }

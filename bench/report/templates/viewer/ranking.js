@@ -1,5 +1,5 @@
 // One method's proponents of a query, as a table.
-const FIRST_SHOWN = 20;
+const firstShown = () => (matchMedia("(max-width: 30rem)").matches ? 5 : 20);
 
 async function rankingSection(view, method, query, state) {
   const { group, queries } = view;
@@ -15,20 +15,20 @@ async function rankingSection(view, method, query, state) {
   const shared = sharedWords(queries.prompt[query], queries.target[query]);
   const rival = view.other && (method === view.method ? view.other : view.method);
   const against = rival ? { label: rival.label, ranks: await ranksOf(group, rival, query) } : null;
-  const shown = state.all ? entry.n : Math.min(entry.n, FIRST_SHOWN);
+  const shown = state.all ? entry.n : Math.min(entry.n, firstShown());
   section.append(...kinds(method, query));
   if (entry.n === 0) section.append(element("p", { class: "note" }, "An empty list."));
   else section.append(await rankingTable(group, entry, 0, shown, entry.s, shared, method, against, name));
-  if (shown < entry.n || (state.all && entry.n > FIRST_SHOWN)) {
+  if (shown < entry.n || (state.all && entry.n > firstShown())) {
     section.append(element("button", {
       type: "button", class: "quiet all", onclick: () => go({ all: state.all ? "" : "1" }, false),
-    }, state.all ? `Show the first ${FIRST_SHOWN}` : `Show all ${count.format(entry.n)}`));
+    }, state.all ? `Show the first ${firstShown()}` : `Show all ${count.format(entry.n)}`));
   }
   const opponents = entry.p.length - entry.n;
   if (opponents) {
     const title = `${name}-opponents`;
     section.append(element("h4", { id: title }, "Opponents", element("small", {}, " the strongest first")));
-    const end = state.all ? entry.p.length : Math.min(entry.p.length, entry.n + FIRST_SHOWN);
+    const end = state.all ? entry.p.length : Math.min(entry.p.length, entry.n + firstShown());
     section.append(await rankingTable(group, entry, entry.n, end, entry.o, shared, method, null, title));
   }
   return section;
@@ -61,9 +61,9 @@ async function rankingTable(group, entry, from, to, scores, shared, method, agai
         hiddenText(right ? "correct" : "not correct")) : null,
       element("td", { class: "passage" }, passage.text.trim() ? passageText(passage.text, shared) : element("span", { class: "absent" }, "(empty)"),
         element("small", { class: "id" }, isolated(passage.id))),
-      columns.map((column) => element("td", { class: kindOf(entry, column) }, cell(entry.x[column][i]))),
-      against ? element("td", { class: "number rival" }, rivalRank(against, entry.p[from + i])) : null,
-      element("td", { class: "number" }, shortNumber(scores[i])));
+      columns.map((column) => element("td", { class: kindOf(entry, column), "data-head": column.replaceAll("_", " ") }, cell(entry.x[column][i]))),
+      against ? element("td", { class: "number rival", "data-head": `in ${against.label}` }, rivalRank(against, entry.p[from + i])) : null,
+      element("td", { class: "number", "data-head": "score" }, shortNumber(scores[i])));
   });
   return element("div", { class: "scroll", role: "region", tabindex: "0", "aria-labelledby": name },
     element("table", { class: "proponents", "aria-labelledby": name }, element("thead", {}, head), element("tbody", {}, rows)));
