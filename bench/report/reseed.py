@@ -25,6 +25,8 @@ from metrics.stats.bootstrap import Estimate
 from metrics.stats.sampling import Sampling
 from metrics.stats.seeds import estimate_over_seeds
 
+# One metric of each side of the benchmark, and what retraining says where it was asked.
+_SCORED = (*measures.SIDES, measures.REMOVAL_EFFECT, f"{measures.REMOVAL_EFFECT}_log", measures.LDS)
 LEGEND = (
     "Cells of one method that differ in seeds alone. Overlap: share of the first "
     f"{DEPTH} passages that two seeds have in common, mean over queries and pairs of seeds, with "
@@ -134,7 +136,7 @@ def _reseeding(rows: Sequence[Row], reseeded: str) -> Reseeding | None:
             _spread([row.result.metrics[metric].value for row in rows]),
             _over_seeds(metric, tables, always),
         )
-        for metric in measures.SIDES
+        for metric in _SCORED
         if all(metric in row.result.metrics for row in rows)
     }
     return Reseeding(rows[0].method, reseeded, len(rows), len(shared), _spread(pairs), scores)
@@ -181,7 +183,7 @@ def seeds_tables(board: Board) -> tuple[Table, Table]:
         Column(lambda one: one.reseeded, "re-seeded", is_text=True),
         Column(lambda one: one.n_seeds, "seeds"),
         Column(lambda one: _shown("overlap", one.overlap), "overlap"),
-        *map(_score, measures.SIDES),
+        *map(_score, [one for one in _SCORED if any(one in row.scores for row in rows)]),
     ]
     title = f"Under other seeds: {board.task} × {board.model}"
     scores = [(one, *score) for one in rows for score in one.scores.items()]
