@@ -60,6 +60,7 @@ def formats() -> list[type[ReportFormat]]:
     """Every format, in the order of the modules' names."""
     for module in sorted(one.name for one in iter_modules(__path__)):
         import_module(f"{__name__}.{module}")
+    # Not in the order in which somebody happened to import them.
     return sorted(ReportFormat.__subclasses__(), key=lambda form: form.__module__)
 
 
