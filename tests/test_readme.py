@@ -66,8 +66,13 @@ def test_there_are_commands() -> None:
 
 
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
-def test_settings_of_commands_compose(words: list[str]) -> None:
-    """Those of one cell, where a command sweeps."""
+def test_settings_of_commands_compose(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of one cell, where a command sweeps; the pages call a folder with a model DIR."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "DIR").mkdir()
+    (tmp_path / "DIR" / "optimizer.pt").touch()
     overrides = [
         word if word.startswith("hydra.") else re.sub(r"^([^=]+=[^,\[]*),.*$", r"\1", word)
         for word in words[1:]
