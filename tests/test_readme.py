@@ -69,7 +69,7 @@ def test_there_are_commands() -> None:
 def test_settings_of_commands_compose(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of one cell, where a command sweeps; the pages' model stands in the folder DIR."""
+    """Those of one cell, where a command sweeps; the pages call a folder with a model DIR."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "DIR").mkdir()
     (tmp_path / "DIR" / "optimizer.pt").touch()

@@ -70,6 +70,7 @@ COMMANDS = {
         "recompute the metrics from the stored rankings, the means of what takes a model",
         "bench.cli.verify",
     ),
+    "completion": Command("print the tab completion of bash, zsh or fish", "bench.cli.completion"),
 }
 
 

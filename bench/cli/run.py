@@ -34,7 +34,7 @@ _LOG = "run.log"  # what the run said, in a folder of its own below results_dir/
 _SWEEP = ("-m", "--multirun")
 _OPTIONS = (
     *_SWEEP, "-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p",
-    "--package", "-r", "--run", "-i", "--info", "-cd", "--config-dir", "-sc", "--shell-completion",
+    "--package", "-r", "--run", "-i", "--info", "-cd", "--config-dir",
 )  # fmt: skip
 
 # What a single run raised, for `main`: Hydra would print a line of its own before ours.

@@ -95,7 +95,7 @@ def _quoted(word: str) -> str:
 
 
 def _unknown_key(key: str, arguments: Sequence[str]) -> UserError:
-    node: Any = _composed(arguments)
+    node: Any = chosen_config(arguments)
     known = {*GROUPS, *map(str, node or ())}
     for part in key.split("."):
         if part not in known:
@@ -108,7 +108,7 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> UserError:
     return UserError(f"unknown key {key!r}")
 
 
-def _composed(arguments: Sequence[str]) -> DictConfig | None:
+def chosen_config(arguments: Sequence[str]) -> DictConfig | None:
     """The configuration with only the group choices, which are known to be right."""
     chosen = []
     for argument in arguments:
