@@ -39,7 +39,8 @@ def run(**settings: Any) -> Results:
         cells = [
             (words, settings_from(composed(words, "run"))) for words in sweep(words_of(settings))
         ]
-        group = f"{datetime.now():%Y-%m-%d_%H-%M-%S}" if len(cells) > 1 else "single"
+        sweep_name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}" if len(cells) > 1 else "single"
+        group = settings.get("experiment") or sweep_name
         with working():
             from bench.run.cell import run_cell  # imports torch: not needed for a wrong word
 

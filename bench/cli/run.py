@@ -137,7 +137,8 @@ def _job(config: DictConfig) -> None:
             run_log.note(shlex.join(["tdabench", "run", *overrides]))
             from bench.run.cell import run_cell  # imports torch: not needed for a wrong word
 
-            sweep = Path(hydra_config.sweep.dir).name if in_sweep else "single"
+            folder = Path(hydra_config.sweep.dir).name if in_sweep else "single"
+            sweep = hydra_config.runtime.choices.get("experiment") or folder
             run_cell(settings, overrides, sweep)
         except UserError as error:
             if in_sweep:

@@ -34,6 +34,7 @@ from bench.storage.keys import content_key, path_part
 from bench.tasks.base import Task
 from bench.tasks.records import RetrievalRecord
 from methods.base import Context, IndexSize, Ranking
+from metrics import measures
 from metrics.judges.base import Judge
 
 
@@ -141,7 +142,7 @@ class CellLife(ABC):
         cell = self._written(folder, identity, self.work())
         settings.results.keep_folder(folder)
         log_cell(settings.logger, cell, self.config, self.sweep)
-        values = ", ".join(f"{name} {one.value:.3f}" for name, one in cell.result.metrics.items())
+        values = ", ".join(_told(name, one.value) for name, one in cell.result.metrics.items())
         progress.say(f"{'imported' if self.imported else 'done'}: {folder}: {values}")
         return Outcome(cell, reused=False)
 
@@ -297,6 +298,14 @@ class TaskLife(CellLife):
             "training": model.training if model else {},
             "reading": model.reading if model else {},
         }
+
+
+def _told(name: str, value: float) -> str:
+    """A metric's value in the unit of tables and pages, for a line of text."""
+    measure = measures.of(name)
+    return (
+        f"{name} {measure.scale * value:{'+' if measure.signed else ''}.3f} {measure.unit}".strip()
+    )
 
 
 def task_record(task: Task, evaluation: Evaluation) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def test_a_mistake_is_one_line(words: list[str], message: str, capsys: Capture) 
 def test_a_model_of_others_is_not_trained(tmp_path: Path, capsys: Capture) -> None:
     assert main(["train", "model=hf", f"model.path={tmp_path}"]) == 2
     assert capsys.readouterr().err == (
-        "error: model: model hf is not trained here; train one that is (model=tiny)\n"
+        f"error: model: model {tmp_path.name} is not trained here; train one that is (model=tiny)\n"
     )
 
 

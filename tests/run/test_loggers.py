@@ -87,15 +87,21 @@ def test_what_wandb_is_told(cell: Cell, wandb: types.SimpleNamespace, tmp_path: 
     (call,) = wandb.calls
     assert (call["project"], call["group"], call["mode"]) == ("p", "sweep-7", "offline")
     assert call["config"] == SETTINGS
-    assert call["name"] == "bm25-tiny"
+    assert call["name"] == f"bm25-tiny-{cell.folder.name[:8]}"
+    assert call["settings"]["silent"]
+    assert call["settings"]["x_disable_meta"]
     assert call["tags"] == ["factworld", "tiny", "bm25"]
     assert Path(call["dir"]) == tmp_path / "runs"
     mrr = cell.result.metrics["mrr"]
     assert wandb.run.summary["mrr"] == mrr.value
     assert (wandb.run.summary["mrr/low"], wandb.run.summary["mrr/high"]) == mrr.ci95
+    points = cell.result.metrics["tail_patch"].value * 100
+    assert wandb.run.summary["tail_patch (pp)"] == pytest.approx(points)
     assert len(wandb.run.summary) == 3 * len(cell.result.metrics)
     table = wandb.run.logged["per_query"]
     assert table["mrr"].mean() == pytest.approx(mrr.value)
+    assert table["tail_patch (pp)"].mean() == pytest.approx(points)
+    assert "tail_patch" not in table
     (artifact,) = wandb.run.artifacts
     assert (artifact.name, artifact.type) == (f"cell-{cell.folder.name}", "cell")
     assert set(artifact.files) == {"result.json", "config.yaml", "per_query.parquet"}
@@ -106,6 +112,16 @@ def test_what_wandb_is_told(cell: Cell, wandb: types.SimpleNamespace, tmp_path: 
 def test_a_group_that_is_set_stays(cell: Cell, wandb: types.SimpleNamespace) -> None:
     log_cell(LoggerConfig("wandb", group="mine", mode="online"), cell, SETTINGS, "sweep-7")
     assert (wandb.calls[0]["group"], wandb.calls[0]["mode"]) == ("mine", "online")
+
+
+def test_places_of_the_machine_are_told_only_if_asked(
+    cell: Cell, wandb: types.SimpleNamespace
+) -> None:
+    settings = {**SETTINGS, "results_dir": "/home/me", "cache_dir": "/home/me", "remote_dir": None}
+    log_cell(LoggerConfig("wandb"), cell, settings, "sweep")
+    log_cell(LoggerConfig("wandb", host=True), cell, settings, "sweep")
+    assert [call["config"] for call in wandb.calls] == [SETTINGS] * 2
+    assert ["x_disable_meta" in call["settings"] for call in wandb.calls] == [True, False]
 
 
 def test_no_secret_is_told(
