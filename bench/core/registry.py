@@ -108,8 +108,9 @@ class Registry(Generic[T]):
 
     def entry(self, name: str) -> Entry:
         """The description of ``name``, without importing it."""
-        if name not in self._entries:
-            raise UserError(f"unknown {self.kind} {name!r}", fix=did_you_mean(name, self._entries))
+        if not isinstance(name, str) or name not in self._entries:
+            fix = did_you_mean(str(name), self._entries)
+            raise UserError(f"unknown {self.kind} {name!r}", fix=fix)
         return self._entries[name]
 
     def get(self, name: str) -> type[T]:
