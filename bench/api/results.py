@@ -217,9 +217,7 @@ def _listed(record: RetrievalRecord, threshold: float) -> pd.DataFrame:
             "rank": range(1, len(record.proponents) + 1),
             "passage_id": record.proponent_ids,
             "score": record.proponent_scores,
-            "correct": pd.array(
-                [None] * len(record.proponents) if correct is None else correct, "boolean"
-            ),
+            "correct": pd.array(correct, "boolean"),
             "text": record.proponents,
         }
     )

@@ -37,7 +37,7 @@ def main(words: Sequence[str]) -> int:
         "--out",
         type=Path,
         metavar="DIR",
-        help="copy the model there, less its checkpoints, as a folder for model.source=published",
+        help="copy the model there, less its checkpoints, as bench/models/weights holds them",
     )
     arguments = parser.parse_args(words)
     overrides = arguments.overrides

@@ -122,7 +122,7 @@ class Registry(Generic[T]):
         Raises:
             UserError: an unknown name, a module that does not load, or a class of another kind.
         """
-        target = name if ":" in name else self.entry(name).target
+        target = name if ":" in str(name) else self.entry(name).target
         module, _, attribute = target.rpartition(":")
         path = self._file(module) if module.endswith(".py") else None
         if target not in {entry.target for entry in self._entries.values()}:

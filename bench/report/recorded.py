@@ -27,7 +27,7 @@ from bench.results.verify import verify
 from bench.storage.bounds import MOST_TABLE_BYTES, check_inside, read_bytes
 from bench.storage.documents import read_json
 from bench.storage.whole_files import whole_file
-from bench.storage.whole_folders import whole_folder
+from bench.storage.whole_folders import scratch_folder
 
 CELLS = "cells"
 LEADERBOARD = "leaderboard.csv"
@@ -46,9 +46,8 @@ def record_cells(results_dir: Path, folder: Path) -> int:
     """
     cells = read_cells(results_dir)
     reseeded = any(reseedings(board) for board in make_boards(cells))
-    if (folder / CELLS).exists():
-        shutil.rmtree(folder / CELLS)
-    with whole_folder(folder / CELLS) as copies:
+    with scratch_folder(folder / CELLS) as scratch:
+        copies = scratch / CELLS
         for cell in cells:
             copy = copies / cell.folder.relative_to(results_dir)
             copy.mkdir(parents=True)
@@ -59,6 +58,9 @@ def record_cells(results_dir: Path, folder: Path) -> int:
             result = read_json(cell.folder / RESULT)
             with whole_file(copy / RESULT) as stream:
                 stream.write(json.dumps({**result, "slices": {}}, separators=(",", ":")) + "\n")
+        if (folder / CELLS).exists():  # only now: an older record stays until the new one is whole
+            shutil.rmtree(folder / CELLS)
+        copies.rename(folder / CELLS)
     return len(cells)
 
 
@@ -87,6 +89,9 @@ def verify_recorded(folder: Path) -> Problems:
         problems.n_without_identity += of_cells.n_without_identity
         if not of_cells:
             problems += _compared(board, board.relative_to(folder).as_posix(), problems)
+        if not (board / LEADERBOARD).exists():
+            name = board.relative_to(folder).as_posix()
+            problems.append(Problem(name, CELLS, f"have no {LEADERBOARD} beside them"))
     for path in sorted(folder.glob(f"*/{LEADERBOARD}")):
         if path.parent not in boards:
             problems.append(Problem(path.parent.name, LEADERBOARD, f"has no {CELLS}/ beside it"))

@@ -128,7 +128,7 @@ def whole_number(digits: str) -> int | float:
     return math.inf if number > 0 else -math.inf
 
 
-def check_values(text: bytes) -> None:
+def check_number_of_values(text: bytes) -> None:
     """Refuse JSON of more values than are read, before they are made.
 
     Raises:

@@ -16,7 +16,7 @@ from bench.storage.bounds import (
     MOST_YAML_BYTES,
     MOST_YAML_VALUES,
     check_nesting,
-    check_values,
+    check_number_of_values,
     read_bytes,
     values_of,
     whole_number,
@@ -39,7 +39,7 @@ def read_json(path: Path) -> Any:
     """
     content = read_bytes(path, MOST_JSON_BYTES)
     try:
-        check_values(content)
+        check_number_of_values(content)
         document = json.loads(content.decode("utf-8"), parse_int=whole_number)
         check_nesting(document, content)
     except (ValueError, RecursionError) as error:

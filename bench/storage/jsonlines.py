@@ -19,7 +19,7 @@ from bench.storage.bounds import (
     MOST_EXPANSION,
     MOST_LINE_BYTES,
     check_nesting,
-    check_values,
+    check_number_of_values,
     whole_number,
 )
 from bench.storage.files import File, open_bytes
@@ -199,7 +199,7 @@ def _parse(raw: bytes, place: Place) -> Json:
         # Some editors put a byte order mark before the first line; it is no part of the record.
         # Without the newline, a fault at the end of the line is not reported as column 1.
         text = raw.rstrip(b"\r\n").decode("utf-8-sig" if place.line == 1 else "utf-8")
-        check_values(raw)
+        check_number_of_values(raw)
         record = json.loads(text, parse_int=whole_number)
         check_nesting(record, raw)
     except UnicodeDecodeError as error:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from bench.cli.main import main
+from bench.core.errors import UserError
 from bench.report.recorded import CELLS, record_cells, verify_recorded
 from bench.results.rankings import DEPTH, FIRST_PASSAGES
-from bench.results.schema import RESULT, RETRIEVALS
+from bench.results.schema import PER_QUERY, RESULT, RETRIEVALS
 from tests.fixtures.cells import edit_result, edit_table, write_cell
 
 
@@ -99,6 +100,19 @@ def test_a_board_without_cells_is_a_problem(kept: Path) -> None:
     (kept / "old").mkdir()
     (kept / "old" / "leaderboard.csv").write_text("task,model\n")
     assert problems(kept) == ["old: leaderboard.csv: has no cells/ beside it"]
+
+
+def test_cells_without_their_board_are_a_problem(kept: Path) -> None:
+    (kept / "board" / "leaderboard.csv").unlink()
+    assert problems(kept) == ["board: cells: have no leaderboard.csv beside them"]
+
+
+def test_an_older_record_stays_until_the_new_one_is_whole(kept: Path, tmp_path: Path) -> None:
+    (cell,) = (tmp_path / "runs").glob("*/*/trackstar/*")
+    (cell / PER_QUERY).unlink()
+    with pytest.raises((UserError, OSError)):
+        record_cells(tmp_path / "runs", kept / "board")
+    assert problems(kept) == []
 
 
 def test_results_are_the_same_json(kept: Path, tmp_path: Path) -> None:
