@@ -20,14 +20,8 @@ from tests.fixtures.cells import (
     edit_result,
     edit_retrievals,
     edit_table,
-    write_cell,
 )
 from tests.fixtures.estimates import estimate_mean
-
-
-@pytest.fixture
-def cell(tmp_path: Path) -> Path:
-    return write_cell(tmp_path, "trackstar", strength=0.6, tail_patch=0.01)
 
 
 def found(cell: Path) -> list[str]:

@@ -31,11 +31,6 @@ from tests.fixtures.cells import (
 from tests.fixtures.estimates import estimate_mean
 
 
-@pytest.fixture
-def cell(tmp_path: Path) -> Path:
-    return write_cell(tmp_path, "trackstar", strength=0.6, tail_patch=0.01)
-
-
 def found(cell: Path) -> list[str]:
     """The problems of the results folder that ``cell`` is in, a line each."""
     problems = [str(problem) for problem in verify(cell.parents[3])]
