@@ -76,16 +76,16 @@ def main(words: Sequence[str]) -> int:
             except _IsSweep:
                 _start(["-m", *ordered])
         except UserError as error:
-            return _report(error, journal.name)
+            return _report(error)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             # A ValueError is Hydra's, of a group without a choice: those of cells are CellErrors.
-            return _report(explain(error, ordered), journal.name)
+            return _report(explain(error, ordered))
         except OSError as error:
             # Hydra's, of the folder in which it keeps its own files: those of cells are CellErrors.
-            return _report(_unwritable(error), journal.name)
+            return _report(_unwritable(error))
         except CellError:
             return 1
-    return 0
+        return _status(Path(journal.name))
 
 
 def _start(words: Sequence[str]) -> None:
@@ -105,12 +105,17 @@ def _unwritable(error: OSError) -> UserError:
     )
 
 
-def _report(error: UserError, journal: str) -> int:
-    """Print one line for the user; in a sweep each failing cell has printed its own already."""
-    outcomes = Path(journal).read_text(encoding="utf-8").split()
-    if not outcomes:
-        print(f"error: {clean(error)}", file=sys.stderr)
-        return 2
+def _report(error: UserError) -> int:
+    """Print one line for the user, whose input made nothing possible."""
+    print(f"error: {clean(error)}", file=sys.stderr)
+    return 2
+
+
+def _status(journal: Path) -> int:
+    """The exit status of what the journal notes; each failed cell of a sweep printed its line."""
+    outcomes = journal.read_text(encoding="utf-8").split()
+    if "failed" not in outcomes:
+        return 0
     print(
         f"{outcomes.count('failed')} of {len(outcomes)} cells failed; the others are in place",
         file=sys.stderr,
@@ -144,7 +149,7 @@ def _job(config: DictConfig) -> None:
             if in_sweep:
                 progress.complain(f"error: {' '.join(overrides)}: {error}")
                 _note("failed")
-                raise
+                return  # Hydra would print a line of its own for what is raised
             run_log.note(f"error: {error}")
             _raised.append(error)
             return

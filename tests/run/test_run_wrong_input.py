@@ -186,3 +186,15 @@ def test_results_at_an_address_are_refused_and_leave_no_folder(
     assert main(["run", "method=random", f"results_dir={value}"]) == 2
     assert "results_dir=s3://b/x: needs a folder of this machine" in error_line(capsys)
     assert not list(tmp_path.iterdir())
+
+
+def test_each_failed_cell_of_a_sweep_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["task=jsonl", "task.queries=q.jsonl", "task.passages=p.jsonl", "method=bm25,random"]
+    assert main(["run", "-m", *words, f"results_dir={tmp_path / 'r'}"]) == 2
+    first, second, last = capsys.readouterr().err.splitlines()
+    for line, method in ((first, "bm25"), (second, "random")):
+        assert f"method={method}" in line
+        assert "q.jsonl: no such file; set task.queries to an existing file or glob" in line
+    assert last.startswith("2 of 2 cells failed")
