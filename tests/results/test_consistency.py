@@ -24,7 +24,7 @@ from tests.fixtures.cells import (
 from tests.fixtures.estimates import estimate_mean
 
 
-def found(cell: Path) -> list[str]:
+def problems_of(cell: Path) -> list[str]:
     """The problems of the results folder that ``cell`` is in, a line each."""
     return [str(problem) for problem in verify(cell.parents[3])]
 
@@ -34,7 +34,7 @@ def found(cell: Path) -> list[str]:
 
 def test_another_method_in_the_result(cell: Path) -> None:
     edit_result(cell, lambda record: record["method"].update(name="bm25"))
-    text = "\n".join(found(cell))
+    text = "\n".join(problems_of(cell))
     assert "result.json, method.name: stored 'bm25', its folder is called trackstar" in text
     assert "result.json, method.name: stored 'bm25', config.yaml has 'trackstar'" in text
 
@@ -42,23 +42,23 @@ def test_another_method_in_the_result(cell: Path) -> None:
 @pytest.mark.parametrize("part", ["task", "model", "method"])
 def test_another_name_in_the_settings(cell: Path, part: str) -> None:
     edit_config(cell, lambda settings: settings[part].update(name="other"))
-    assert any(f"{part}.name: stored" in x and "has 'other'" in x for x in found(cell))
+    assert any(f"{part}.name: stored" in x and "has 'other'" in x for x in problems_of(cell))
 
 
 def test_another_setting_of_the_method(cell: Path) -> None:
     edit_config(cell, lambda settings: settings["method"].update(k1=9))
-    assert [line.partition(": ")[2] for line in found(cell)] == [
+    assert [line.partition(": ")[2] for line in problems_of(cell)] == [
         "result.json, method.k1: stored 1.5, config.yaml has 9"
     ]
     edit_result(cell, lambda record: record["method"]["config"].update(k1=9))
-    (line,) = found(cell)
+    (line,) = problems_of(cell)
     assert "method.key: stored" in line
 
 
 @pytest.mark.parametrize("name", ["seed", "top_k"])
 def test_another_number_in_the_settings(cell: Path, name: str) -> None:
     edit_config(cell, lambda settings: settings.update({name: 77}))
-    (line,) = found(cell)
+    (line,) = problems_of(cell)
     assert f"result.json, {name}: stored" in line
     assert "77" in line
 
@@ -73,16 +73,18 @@ def test_a_cell_in_another_folder(cell: Path) -> None:
 
 def test_emptied_slices_and_metrics(cell: Path) -> None:
     edit_result(cell, lambda record: record.update(slices={}))
-    (line,) = found(cell)
+    (line,) = problems_of(cell)
     assert "slices, relation: result.json lacks it: per_query.parquet has 3 groups" in line
     edit_result(cell, lambda record: record.update(metrics={}))
-    assert any("metrics: result.json lacks mrr, hit@1, hit@10 and 3 more" in x for x in found(cell))
+    assert any(
+        "metrics: result.json lacks mrr, hit@1, hit@10 and 3 more" in x for x in problems_of(cell)
+    )
 
 
 def test_a_group_and_a_metric_of_a_group_left_out(cell: Path) -> None:
     edit_result(cell, lambda record: record["slices"]["relation"].pop("born in"))
     edit_result(cell, lambda record: record["slices"]["relation"]["capital of"].pop("hit@1"))
-    text = "\n".join(found(cell))
+    text = "\n".join(problems_of(cell))
     assert "slices, relation: result.json lacks born in" in text
     assert "slices, relation=capital of: result.json lacks hit@1" in text
 
@@ -94,7 +96,7 @@ def test_a_group_and_a_slice_of_nobody(cell: Path) -> None:
         relation["plays"] = relation["born in"]
 
     edit_result(cell, add)
-    text = "\n".join(found(cell))
+    text = "\n".join(problems_of(cell))
     assert "slices, colour: per_query.parquet has no column colour" in text
     assert "slices, relation=plays: per_query.parquet has no such group" in text
 
@@ -102,23 +104,23 @@ def test_a_group_and_a_slice_of_nobody(cell: Path) -> None:
 def test_a_changed_share_of_support(cell: Path) -> None:
     shares = np.linspace(0, 1, 40)
     edit_table(cell, lambda columns: columns.update({"top10_support=states": shares}))
-    assert any("slices, top10_support: result.json lacks states" in x for x in found(cell))
+    assert any("slices, top10_support: result.json lacks states" in x for x in problems_of(cell))
     share = {"states": {"share": asdict(estimate_mean(shares, SAMPLES, seed=0))}}
     edit_result(cell, lambda record: record["slices"].update(top10_support=share))
-    assert found(cell) == []
+    assert problems_of(cell) == []
     share["states"]["share"]["value"] = 0.9
     edit_result(cell, lambda record: record["slices"].update(top10_support=share))
     assert any(
-        "share of top10_support=states: stored 0.9, recomputed 0.5" in x for x in found(cell)
+        "share of top10_support=states: stored 0.9, recomputed 0.5" in x for x in problems_of(cell)
     )
 
 
 def test_a_changed_tail_patch_of_a_proponent(cell: Path) -> None:
     edit_retrievals(cell, lambda r: r[1]["proponent_tail_patch"].__setitem__(0, 0.9))
-    (line,) = found(cell)
+    (line,) = problems_of(cell)
     assert "tail_patch of query q1: stored" in line
     edit_retrievals(cell, lambda r: r[1].pop("proponent_tail_patch"))
-    (line,) = found(cell)
+    (line,) = problems_of(cell)
     assert "tail_patch of query q1: stored" in line
     assert "recomputed nan" in line
 
@@ -141,7 +143,7 @@ def test_a_changed_tail_patch_of_a_proponent(cell: Path) -> None:
 )
 def test_other_settings_of_the_metrics(cell: Path, change: Any, message: str) -> None:
     edit_config(cell, lambda settings: change(settings["metric"]))
-    assert any(message in line for line in found(cell))
+    assert any(message in line for line in problems_of(cell))
 
 
 # ------------------------------------------------------------------ what the key is made of
@@ -165,10 +167,10 @@ def keyed(cell: Path) -> Path:
 
 
 def test_a_key_holds(cell: Path, keyed: Path) -> None:
-    assert found(keyed) == []
+    assert problems_of(keyed) == []
     assert not any("keys:" in line for line in verdict_lines(verify(keyed.parents[3])))
     keyed.rename(cell)
-    (line,) = found(cell)
+    (line,) = problems_of(cell)
     assert "key: the folder is not called by" in line
 
 
@@ -191,5 +193,5 @@ def test_a_key_of_another_cell(keyed: Path, change: Any, message: str) -> None:
     edit_result(keyed, lambda record: change(record["identity"]))
     parts = dict(json.loads((keyed / RESULT).read_text())["identity"])
     moved = keyed.rename(keyed.with_name(content_key([parts.pop("version"), parts])))
-    (line,) = found(moved)
+    (line,) = problems_of(moved)
     assert message in line

@@ -31,7 +31,7 @@ from tests.fixtures.cells import (
 from tests.fixtures.estimates import estimate_mean
 
 
-def found(cell: Path) -> list[str]:
+def problems_of(cell: Path) -> list[str]:
     """The problems of the results folder that ``cell`` is in, a line each."""
     problems = [str(problem) for problem in verify(cell.parents[3])]
     assert all("\n" not in line and "trackstar" in line for line in problems)
@@ -56,14 +56,14 @@ def set_metric(name: str, field: str, value: Any) -> Callable[[dict[str, Any]], 
 @pytest.mark.parametrize("name", ["mrr", "hit@1", "hit@10", "recall@10", "tail_patch"])
 def test_a_changed_mean(cell: Path, name: str) -> None:
     edit_result(cell, set_metric(name, "value", 0.987))
-    (line,) = found(cell)
+    (line,) = problems_of(cell)
     assert f"{name}: stored 0.987, recomputed 0." in line
 
 
 def test_a_changed_interval_and_a_changed_n(cell: Path) -> None:
     edit_result(cell, set_metric("mrr", "ci95", [0.0, 1.0]))
     edit_result(cell, set_metric("hit@10", "n", 41))
-    text = "\n".join(found(cell))
+    text = "\n".join(problems_of(cell))
     assert "mrr interval, low: stored 0, recomputed" in text
     assert "mrr interval, high: stored 1, recomputed" in text
     assert "hit@10 n: stored 41, recomputed 40" in text
@@ -71,18 +71,18 @@ def test_a_changed_interval_and_a_changed_n(cell: Path) -> None:
 
 def test_a_changed_slice(cell: Path) -> None:
     edit_result(cell, lambda r: r["slices"]["relation"]["born in"]["mrr"].update(value=0.99))
-    (line,) = found(cell)
+    (line,) = problems_of(cell)
     assert "mrr of relation=born in: stored 0.99" in line
 
 
 def test_a_nan_in_the_result(cell: Path) -> None:
     edit_result(cell, set_metric("mrr", "value", math.nan))
-    assert any("mrr: stored nan" in line for line in found(cell))
+    assert any("mrr: stored nan" in line for line in problems_of(cell))
 
 
 def test_a_metric_without_column(cell: Path) -> None:
     edit_table(cell, lambda columns: columns.pop("hit@1"))
-    problems = found(cell)
+    problems = problems_of(cell)
     assert len(problems) == 4  # of all queries, and of three groups
     assert all("hit@1" in line for line in problems)
 
@@ -110,12 +110,12 @@ def add_metric(cell: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["map", "map@10", "ndcg@10", "precision@10"])
 def test_every_metric_is_recomputed_from_the_rankings(cell: Path, name: str) -> None:
     add_metric(cell, name)
-    assert found(cell) == []
+    assert problems_of(cell) == []
     edit_table(cell, lambda columns: columns[name].__setitem__(5, 0.123))
-    text = "\n".join(found(cell))
+    text = "\n".join(problems_of(cell))
     assert f"{name} of query q5: stored 0.123, recomputed" in text
     edit_retrievals(cell, lambda r: r[5].update(proponent_correct=[False] * 20))
-    assert f"{name} of query q5: stored 0.123, recomputed 0" in "\n".join(found(cell))
+    assert f"{name} of query q5: stored 0.123, recomputed 0" in "\n".join(problems_of(cell))
 
 
 @pytest.mark.parametrize("name", ["map", "map@10", "ndcg@10", "recall@10"])
@@ -125,7 +125,7 @@ def test_what_needs_the_gold_is_not_scored_where_nobody_counted_it(cell: Path, n
         add_metric(cell, name)
     edit_table(cell, lambda columns: columns.update(n_gold=[math.nan] * 40))
     edit_result(cell, lambda record: record["task"].update(n_passages=None))
-    problems = found(cell)
+    problems = problems_of(cell)
     assert any(f"{name} of query" in line and "recomputed nan" in line for line in problems)
     assert not any("mrr" in line or "hit@" in line for line in problems)
 
@@ -133,7 +133,7 @@ def test_what_needs_the_gold_is_not_scored_where_nobody_counted_it(cell: Path, n
 def test_a_metric_of_unknown_name(cell: Path) -> None:
     edit_result(cell, lambda r: r["metrics"].update(glory=r["metrics"]["mrr"]))
     edit_table(cell, lambda columns: columns.update(glory=columns["mrr"]))
-    (line,) = found(cell)
+    (line,) = problems_of(cell)
     assert "glory" in line
 
 
@@ -145,7 +145,7 @@ def test_a_flipped_label_at_the_top(cell: Path) -> None:
         records[3]["proponent_correct"][0] = not records[3]["proponent_correct"][0]
 
     edit_retrievals(cell, flip)
-    text = "\n".join(found(cell))
+    text = "\n".join(problems_of(cell))
     for metric in ("mrr", "hit@1", "recall@10"):
         assert f"{metric} of query q3: stored" in text
 
@@ -155,7 +155,7 @@ def test_more_correct_proponents_than_there_is_gold(cell: Path) -> None:
         records[0]["proponent_correct"][12:] = [True] * 8  # below the cut-off of every metric
 
     edit_retrievals(cell, flip_the_tail)
-    (line,) = found(cell)
+    (line,) = problems_of(cell)
     assert "query q0" in line
     assert "gold" in line
 
@@ -166,33 +166,33 @@ def test_a_swapped_order(cell: Path) -> None:
         scores[2], scores[3] = scores[3], scores[2]
 
     edit_retrievals(cell, swap)
-    (line,) = found(cell)
+    (line,) = problems_of(cell)
     assert "query q5: proponent 4 scores higher than the one before it" in line
 
 
 def test_a_nan_score(cell: Path) -> None:
     edit_retrievals(cell, lambda r: r[0]["proponent_scores"].__setitem__(0, math.nan))
-    (line,) = found(cell)
+    (line,) = problems_of(cell)
     assert "proponent_scores" in line
 
 
 def test_a_list_longer_than_top_k(cell: Path) -> None:
     edit_result(cell, lambda r: r.update(top_k=19))
     edit_config(cell, lambda settings: settings.update(top_k=19))
-    problems = found(cell)
+    problems = problems_of(cell)
     assert len(problems) == 40
     assert "lists 20 proponents, top_k is 19" in problems[0]
 
 
 def test_a_proponent_listed_twice(cell: Path) -> None:
     edit_retrievals(cell, lambda r: r[1].update(proponent_ids=[r[1]["proponent_ids"][0]] * 20))
-    (line,) = found(cell)
+    (line,) = problems_of(cell)
     assert "query q1: lists a proponent twice" in line
 
 
 def test_a_deleted_line(cell: Path) -> None:
     edit_retrievals(cell, lambda records: records.pop(7))
-    (line,) = found(cell)
+    (line,) = problems_of(cell)
     assert f"{RETRIEVALS}: lacks q7" in line
 
 
@@ -201,7 +201,7 @@ def test_a_line_too_many_and_one_twice(cell: Path) -> None:
         records += [records[0], {**records[1], "example_id": "q99"}]
 
     edit_retrievals(cell, add)
-    text = "\n".join(found(cell))
+    text = "\n".join(problems_of(cell))
     assert "1 query is listed twice" in text
     assert f"{PER_QUERY}: lacks q99" in text
 
@@ -209,12 +209,12 @@ def test_a_line_too_many_and_one_twice(cell: Path) -> None:
 def test_queries_that_vanished_from_both_files(cell: Path) -> None:
     edit_retrievals(cell, lambda records: records.pop())
     edit_table(cell, lambda columns: [values.pop() for values in columns.values()])
-    assert any("n_queries 40, recomputed 39" in line for line in found(cell))
+    assert any("n_queries 40, recomputed 39" in line for line in problems_of(cell))
 
 
 def test_a_query_hidden_as_not_scored(cell: Path) -> None:
     edit_table(cell, lambda columns: columns["mrr"].__setitem__(2, math.nan))
-    assert any("mrr of query q2: stored nan" in line for line in found(cell))
+    assert any("mrr of query q2: stored nan" in line for line in problems_of(cell))
 
 
 @pytest.mark.parametrize(("no_gold", "right"), [("skip", math.nan), ("zero", 0.0)])
@@ -231,13 +231,13 @@ def test_a_query_without_gold_scores_what_the_setting_says(
     edit_table(cell, score)
     config = (cell / CONFIG).read_text()
     (cell / CONFIG).write_text(config.replace("no_gold: skip", f"no_gold: {no_gold}"))
-    wrong = any("of query q2" in line for line in found(cell))
+    wrong = any("of query q2" in line for line in problems_of(cell))
     assert wrong != (value == right or (math.isnan(value) and math.isnan(right)))
 
 
 def test_a_changed_n_scored(cell: Path) -> None:
     edit_result(cell, lambda record: record["task"].update(n_scored=39))
-    (line,) = found(cell)
+    (line,) = problems_of(cell)
     assert "n_scored: stored 39, recomputed 40" in line
 
 
@@ -253,14 +253,14 @@ def test_a_damaged_file_is_one_line(cell: Path, file: str, damage: str) -> None:
     else:
         half = path.read_bytes()[: path.stat().st_size // 2]
         path.write_bytes({"truncated": half, "empty": b"", "binary": b"\xff\xfe\x00\x01"}[damage])
-    (line,) = found(cell)
+    (line,) = problems_of(cell)
     assert file in line or "lacks q" in line
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[]", "null", '{"schema_version": 1}'])
 def test_a_result_that_is_none(cell: Path, text: str) -> None:
     (cell / RESULT).write_text(text)
-    (line,) = found(cell)
+    (line,) = problems_of(cell)
     assert RESULT in line
 
 
@@ -278,7 +278,7 @@ def test_a_result_that_is_none(cell: Path, text: str) -> None:
 )
 def test_a_field_of_the_wrong_type(cell: Path, field: str, value: Any) -> None:
     edit_result(cell, lambda record: record.update({field: value}))
-    (line,) = found(cell)
+    (line,) = problems_of(cell)
     assert RESULT in line
 
 
@@ -294,7 +294,7 @@ def test_unfinished_cells_are_none_of_its_business(cell: Path) -> None:
     partial = cell.with_name(f".{cell.name}.partial-x")
     partial.mkdir()
     (partial / RETRIEVALS).write_text("{")
-    assert found(cell) == []
+    assert problems_of(cell) == []
 
 
 def test_nothing_to_verify_is_an_error(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_another_rankings_file_is_noticed_by_its_hash(cell: Path) -> None:
     record = json.loads(first)
     record["proponents"][-1] += "!"
     path.write_text("\n".join([json.dumps(record), *others]) + "\n")
-    (line,) = found(cell)
+    (line,) = problems_of(cell)
     assert "is not the file" in line
 
 
@@ -349,7 +349,7 @@ def clustered(cell: Path) -> Path:
 
 
 def test_intervals_over_clusters_and_subsets_hold(clustered: Path) -> None:
-    assert found(clustered) == []
+    assert problems_of(clustered) == []
     record = json.loads((clustered / RESULT).read_text())["metrics"]
     assert record["mrr"]["over"] == "relation"
     assert record["lds"]["over"] == "relation and subsets"
@@ -369,24 +369,26 @@ def test_intervals_over_clusters_and_subsets_hold(clustered: Path) -> None:
 )  # fmt: skip
 def test_a_changed_kind_of_interval(clustered: Path, change: Any, message: str) -> None:
     edit_result(clustered, change)
-    assert any(message in line for line in found(clustered))
+    assert any(message in line for line in problems_of(clustered))
 
 
 def test_changed_clusters_and_subsets(clustered: Path) -> None:
     edit_table(clustered, lambda old: old["cluster=relation"].__setitem__(3, 2))
-    assert any("clusters by relation: per_query.parquet has others" in x for x in found(clustered))
+    assert any(
+        "clusters by relation: per_query.parquet has others" in x for x in problems_of(clustered)
+    )
     edit_table(clustered, lambda old: old["lds_predicted"][0].__setitem__(0, 99.0))
-    assert any("lds of query q0: stored" in line for line in found(clustered))
+    assert any("lds of query q0: stored" in line for line in problems_of(clustered))
     for lists in ([[1.0]] * 40, [[1.0, 2.0]] * 39 + [[1.0]], [[1.0] * 1001] * 40):
         edit_table(clustered, lambda old, own=lists: old.update(lds_predicted=own))
-        assert any("lds: lds_predicted: " in line for line in found(clustered))
+        assert any("lds: lds_predicted: " in line for line in problems_of(clustered))
     edit_table(clustered, lambda old: old.update(lds_predicted=[["a"]] * 40))
-    assert any("column 'lds_predicted': holds list<" in line for line in found(clustered))
+    assert any("column 'lds_predicted': holds list<" in line for line in problems_of(clustered))
 
 
 def test_another_cluster_in_the_settings(clustered: Path) -> None:
     config = (clustered / CONFIG).read_text()
     (clustered / CONFIG).write_text(config.replace("cluster: relation", "cluster: none"))
-    assert any("clusters by relation" in line for line in found(clustered))
+    assert any("clusters by relation" in line for line in problems_of(clustered))
     (clustered / CONFIG).write_text(config.replace("cluster: relation", "cluster: odd"))
-    assert any("no valid metric settings" in line for line in found(clustered))
+    assert any("no valid metric settings" in line for line in problems_of(clustered))
