@@ -173,18 +173,18 @@ def low_rank(
         bases = [torch.linalg.qr(image).Q for image in multiply(bases)]
     images = multiply(bases)
     left, floors = list(squares.split(list(blocks))), _floors(squares, blocks, dampings)
-    found = []
+    low_rank = []  # for each block a matrix whose outer product is the part of R that is kept
     for number, (basis, image, n) in enumerate(zip(bases, images, wanted, strict=True)):
         small = basis.T @ image
         values, vectors = torch.linalg.eigh((small + small.T) / 2)
         values, vectors = values[-n:].clamp_min(0), basis @ vectors[:, -n:]
         left[number] = (left[number] - vectors.square() @ values).clamp_min(0)
-        found.append(vectors * values.sqrt())
+        low_rank.append(vectors * values.sqrt())
     damped = torch.cat(left) + floors
     for part in damped.split(list(blocks)):
         _refuse_singular(part)
     factors = damped.rsqrt()
-    scaled = [f[:, None] * a for f, a in zip(factors.split(list(blocks)), found, strict=True)]
+    scaled = [f[:, None] * a for f, a in zip(factors.split(list(blocks)), low_rank, strict=True)]
     inner = [_inner(block) for block in scaled]
     return LowRankWhitening(factors, [b for b, _ in inner], [g for _, g in inner])
 
