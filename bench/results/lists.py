@@ -19,6 +19,7 @@ class Listed:
     """The ranking of one query.
 
     Attributes:
+        query: the id of the query.
         relation, target: what clusters are made by; an empty relation where the query has none.
         correct: whether each proponent is correct, bool ``[n proponents]``; None if nobody judged.
         n_correct: proponents that the task's annotation calls correct.
