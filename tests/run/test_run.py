@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -267,9 +268,7 @@ def test_a_model_from_elsewhere_is_not_retrained(tmp_path: Path, cache: Path, ca
 def test_a_sweep_is_a_group_of_runs(tmp_path: Path, cache: Path, monkeypatch, capsys) -> None:
     import wandb
 
-    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "home"))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    _wandb_at_home(tmp_path, monkeypatch)
     groups: list[str] = []
     init = wandb.init
 
@@ -290,9 +289,37 @@ def test_a_sweep_is_a_group_of_runs(tmp_path: Path, cache: Path, monkeypatch, ca
     names = [next(n for n in (b"bm25-tiny", b"random-tiny") if n in data) for data in told]
     assert sorted(names) == [b"bm25-tiny"] * 2 + [b"random-tiny"] * 2
     assert groups == [".jobs"] * 4, "the sweep's folder is the group"
-    files = [path for path in tmp_path.glob("wandb/offline-run-*/**/*") if path.is_file()]
-    host = platform.node().encode()
-    assert [path.name for path in files if host in path.read_bytes()] == []
+    assert _files_that_name(b"a-planted-host", tmp_path) == []
+
+
+@pytest.mark.slow
+def test_wandb_learns_the_host_only_when_it_is_asked_to(
+    tmp_path: Path, cache: Path, monkeypatch
+) -> None:
+    import wandb
+
+    _wandb_at_home(tmp_path, monkeypatch)
+    words = ("method=random", "logger=wandb", "logger.host=true", "metric=attribution")
+    try:
+        assert run(tmp_path, cache, *words) == 0
+    finally:
+        wandb.teardown()
+    assert _files_that_name(b"a-planted-host", tmp_path), "the test above can fail"
+
+
+def _wandb_at_home(tmp_path: Path, monkeypatch) -> None:
+    """W&B offline, its folders in the test's own, on a host of a name that no chance makes."""
+    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setattr(socket, "gethostname", lambda: "a-planted-host")
+    monkeypatch.setattr(platform, "node", lambda: "a-planted-host")
+
+
+def _files_that_name(word: bytes, folder: Path) -> list[str]:
+    files = [path for path in folder.glob("wandb/offline-run-*/**/*") if path.is_file()]
+    assert files
+    return [path.name for path in files if word in path.read_bytes()]
 
 
 def test_a_broken_logger_costs_no_result(tmp_path: Path, cache: Path, monkeypatch, capsys) -> None:
