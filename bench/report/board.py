@@ -138,19 +138,38 @@ _Table = dict[str, np.ndarray]
 
 
 def _compared(metric: str, tables: Sequence[tuple[Row, _Table]]) -> list[MethodPair]:
-    """Note the best of a column and everyone's letters in the rows; the pairs behind them."""
+    """Note the best of a column and everyone's letters in the rows; the pairs behind them.
+
+    Rows that were measured unlike each other are not compared. Each group of rows that were
+    measured alike has its pairs; letters and the best are of the largest group, or two groups would
+    share one column's letters.
+    """
     with_controls = measures.of(metric).tests_controls
     rivals = [(row, own) for row, own in tables if with_controls or not row.is_control]
-    measured = [(row, own) for row, own in rivals if not math.isinf(_value(row, metric))]
-    alike = [measured_alike(metric, row.cell) for row, _ in measured]
-    most = max(alike, key=alike.count, default="")
-    measured = [rival for rival, own in zip(measured, alike, strict=True) if own == most]
-    # Best first; equal values stay in the board's order.
-    measured.sort(key=lambda rival: -_value(rival[0], metric))
-    best = max((_value(row, metric) for row, _ in measured if not row.is_control), default=None)
-    for row, _ in measured:
-        if not row.is_control and _value(row, metric) == best:
-            row.best.add(metric)
+    groups: dict[str, list[tuple[Row, _Table]]] = {}
+    for row, own in rivals:
+        if not math.isinf(_value(row, metric)):
+            groups.setdefault(measured_alike(metric, row.cell), []).append((row, own))
+    pairs: list[MethodPair] = []
+    by_size = sorted(groups.values(), key=len, reverse=True)
+    for number, measured in enumerate(by_size):
+        # Best first; equal values stay in the board's order.
+        measured.sort(key=lambda rival: -_value(rival[0], metric))
+        if number == 0:
+            best = max(
+                (_value(row, metric) for row, _ in measured if not row.is_control), default=None
+            )
+            for row, _ in measured:
+                if not row.is_control and _value(row, metric) == best:
+                    row.best.add(metric)
+        pairs += _tested(metric, measured, with_letters=number == 0)
+    return pairs
+
+
+def _tested(
+    metric: str, measured: Sequence[tuple[Row, _Table]], with_letters: bool
+) -> list[MethodPair]:
+    """The pairs of rows that were measured alike, with the letters noted if they are wanted."""
     tested = [(row, table) for row, table in measured if _has_numbers(table, metric)]
     if len(tested) < 2:
         return []
@@ -161,8 +180,9 @@ def _compared(metric: str, tables: Sequence[tuple[Row, _Table]]) -> list[MethodP
         clusters_of(tested[0][1]),
         always=tested[0][0].cell.clusters_always,
     )
-    for (row, _), letters in zip(tested, comparison.letters, strict=True):
-        row.letters[metric] = letters
+    if with_letters:
+        for (row, _), letters in zip(tested, comparison.letters, strict=True):
+            row.letters[metric] = letters
     return comparison.pairs
 
 

@@ -18,6 +18,9 @@ from bench.storage.tables import read_columns
 from metrics.stats.subsets import MOST_SUBSETS
 
 CLUSTER = "cluster="
+_MOST_COUNTED = (
+    10**7
+)  # passages that state one fact: far above any corpus, and a file can hold them
 SUPPORT = "top10_support"  # before "=KIND": the share of the first proponents of this kind
 
 
@@ -78,7 +81,8 @@ def read_per_query(folder: Path, n_queries: int | None = None) -> dict[str, np.n
 
     Raises:
         UserError: missing or damaged file, more rows than queries, no ``query_id`` column, a query
-            that has no id or occurs twice, or clusters that are no numbers.
+            that has no id or occurs twice, clusters that are no numbers, or ``n_gold`` that are no
+            counts.
     """
     path = folder / PER_QUERY
     columns = read_columns(path, n_queries)
@@ -92,4 +96,14 @@ def read_per_query(folder: Path, n_queries: int | None = None) -> dict[str, np.n
     for name, labels in cluster_labels_of(columns).items():
         if labels.dtype.kind != "f" or not np.isfinite(labels).all():
             raise UserError(f"{CLUSTER}{name} is no column of numbers", where=str(path))
+    if (counts := columns.get("n_gold")) is not None and not _are_counts(counts):
+        raise UserError("n_gold is no column of counts", where=str(path))
     return columns
+
+
+def _are_counts(values: np.ndarray) -> bool:
+    """Whether all are whole numbers from 0, or NaN where nobody has counted."""
+    if values.dtype.kind != "f":
+        return False
+    known = values[~np.isnan(values)]
+    return bool(np.all((known >= 0) & (known <= _MOST_COUNTED) & (known == np.floor(known))))

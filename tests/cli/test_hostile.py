@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -187,6 +188,21 @@ def test_a_clusters_column_of_texts(cell: Path, capsys: Capture) -> None:
     edit_table(cell, lambda columns: columns.update({"cluster=relation": ["x"] * 40}))
     for command in COMMANDS:
         assert "cluster=relation is no column of numbers" in said(command, cell, capsys)
+
+
+@pytest.mark.parametrize("counts", [["3"] * 40, [-1] * 40, [0.5] * 40, [float("inf")] * 40])
+def test_a_column_of_gold_that_is_no_counts(
+    cell: Path, capsys: Capture, counts: list[object]
+) -> None:
+    edit_table(cell, lambda columns: columns.update(n_gold=counts))
+    for command in COMMANDS:
+        assert "n_gold is no column of counts" in said(command, cell, capsys)
+
+
+def test_gold_that_would_fill_the_disk(cell: Path, capsys: Capture) -> None:
+    shutil.rmtree(cell.parents[1] / "bm25")  # which counts otherwise
+    edit_table(cell, lambda columns: columns.update(n_gold=[9_000_000] * 40))
+    assert "more than 10,000,000 correct passages" in said("trec", cell, capsys)
 
 
 def test_import_of_a_line_of_gigabytes(cell: Path, capsys: Capture) -> None:

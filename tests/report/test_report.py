@@ -19,6 +19,7 @@ from tests.fixtures.cells import (
     edit_table,
     write_cell,
 )
+from tests.fixtures.figure_cells import figure_cell
 from tests.fixtures.reports import Page, boards_of, three_cells
 
 
@@ -54,6 +55,22 @@ def test_methods_alike_share_a_letter_and_need_the_queries(tmp_path: Path) -> No
     assert [row.letters for row in board.rows] == [{}, {}]
     assert board.pairs == []
     assert sum("mrr" in row.best for row in board.rows) == 1
+
+
+def test_rows_measured_unlike_are_tested_among_their_like_alone(tmp_path: Path) -> None:
+    for top, methods in ((10, ("bm25", "dense", "trackstar")), (3, ("bm25", "dense"))):
+        for method in methods:
+            figure_cell(tmp_path, method, metric={"top": top}, tail_patch=len(method) / 100)
+    (board,) = boards_of(tmp_path)
+    pairs = [pair for pair in board.pairs if pair.metric == "tail_patch"]
+    assert len(pairs) == 3 + 1
+    for pair in pairs:
+        tops = {re.search(r"top=(\d+)", label).group(1) for label in (pair.a, pair.b)}  # type: ignore[union-attr]
+        assert len(tops) == 1, "one way of measuring a pair"
+    small = [row for row in board.rows if "top=3" in row.label]
+    assert [("tail_patch" in row.letters, "tail_patch" in row.best) for row in small] == [
+        (False, False)
+    ] * 2, "letters of two groups in one column would say what nobody tested"
 
 
 def test_a_column_that_holds_no_numbers_is_not_tested(tmp_path: Path) -> None:

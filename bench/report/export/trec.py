@@ -144,6 +144,7 @@ def falling(scores: Sequence[float]) -> list[float]:
     return [float(score) for score in single]
 
 
+_MOST_UNLISTED = 10**7  # lines of a qrels file for passages that nobody lists
 _TINY = np.float32(1e-30)  # far below any score that means something, far above denormal numbers
 
 
@@ -184,8 +185,15 @@ def _note(task: _Task, query: str, listed: set[str], wanted: int | None, row: Ro
 
 
 def _qrels(task: _Task) -> Iterator[str]:
+    left = _MOST_UNLISTED
     for query, gold in task.queries.items():
         unlisted = max(0, (gold.wanted or 0) - len(gold.correct))
+        if (left := left - unlisted) < 0:
+            raise UserError(
+                f"counts more than {_MOST_UNLISTED:,} correct passages that no list holds",
+                where=f"task {task.name}",
+                fix="qrels name each of them; see `tdabench verify`",
+            )
         names = [*sorted(gold.correct), *(f"%unlisted-{i + 1}" for i in range(unlisted))]
         for passage in names:
             yield f"{query} 0 {passage} 1\n"
