@@ -15,7 +15,7 @@ from methods import METHODS
 
 _WORDS = "words"  # what the scripts call: `tdabench completion words WORD… UNFINISHED`
 _SETTINGS = ("run", "plan", "train", "predict", "import")  # commands that take KEY=VALUE
-_OPTIONS = {"run": ("-m", "--multirun", "--help")}
+_OPTIONS = {"run": ("-m", "--multirun", "--dry-run", "--help")}
 _ARGUMENTS = {
     "list": ("methods", "metrics", "judges", "tasks", "models", "engines", "experiments"),
     "annotate": ("export", "import"),

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench.core import progress, run_log
 from bench.core.errors import UserError, did_you_mean, first_line
 from bench.core.escape import clean
+from bench.run.composing import sweep
 from bench.run.config_errors import explain
 from bench.run.extend_hydra import extend_hydra
 from bench.run.settings import Settings, settings_from
@@ -32,9 +33,10 @@ from bench.storage.files import refuse_address
 _JOURNAL = "TDABENCH_SWEEP_JOURNAL"
 _LOG = "run.log"  # what the run said, in a folder of its own below results_dir/.jobs
 _SWEEP = ("-m", "--multirun")
+_DRY_RUN = "--dry-run"
 _OPTIONS = (
-    *_SWEEP, "-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p",
-    "--package", "-r", "--run", "-i", "--info", "-cd", "--config-dir",
+    *_SWEEP, _DRY_RUN, "-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve",
+    "-p", "--package", "-r", "--run", "-i", "--info", "-cd", "--config-dir",
 )  # fmt: skip
 
 # What a single run raised, for `main`: Hydra would print a line of its own before ours.
@@ -56,7 +58,7 @@ def main(words: Sequence[str]) -> int:
         0 = all cells are done; 1 = some cell failed; 2 = nothing could be done with this input.
 
     Raises:
-        UserError: an unknown option, or results at an address.
+        UserError: an unknown option, results at an address, or, of a dry run, anything wrong.
     """
     for word in words:
         name, _, value = word.partition("=")
@@ -64,6 +66,8 @@ def main(words: Sequence[str]) -> int:
             raise UserError(f"unknown option {name!r}", fix=did_you_mean(name, _OPTIONS))
         if name == "results_dir":  # before Hydra makes a folder of that name
             refuse_address(value.strip("'\""), name)
+    if _DRY_RUN in words:
+        return _dry_run([word for word in words if word not in (*_SWEEP, _DRY_RUN)])
     extend_hydra()
     # Hydra takes its options before the overrides only.
     ordered = sorted(words, key=lambda word: word not in _SWEEP)
@@ -80,12 +84,23 @@ def main(words: Sequence[str]) -> int:
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             # A ValueError is Hydra's, of a group without a choice: those of cells are CellErrors.
             return _report(explain(error, ordered))
+        except BrokenPipeError:
+            raise  # the reader of `--help` has read enough
         except OSError as error:
             # Hydra's, of the folder in which it keeps its own files: those of cells are CellErrors.
             return _report(_unwritable(error))
         except CellError:
             return 1
         return _status(Path(journal.name))
+
+
+def _dry_run(overrides: Sequence[str]) -> int:
+    """Print the cells that would run, with their plan, and make nothing."""
+    cells = sweep(overrides)
+    from bench.plan.sweep import show_cells  # imports torch: not needed for a wrong word
+
+    show_cells(cells)
+    return 0
 
 
 def _start(words: Sequence[str]) -> None:

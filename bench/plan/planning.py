@@ -243,7 +243,8 @@ def _notes(settings: Settings, costs: Costs) -> Iterator[str]:
     )
     if kind == "scratch":
         yield "Training the model, which a first run does, is not counted."
-    if costs.needs_moments and kind != "scratch":
+    has_own = kind in ("scratch", "published")  # moments of their own training
+    if costs.needs_moments and not has_own:
         state = settings.model.get("optimizer_state")
         if not state:
             yield "A run will need model.optimizer_state=FILE, or =estimate."
@@ -252,7 +253,7 @@ def _notes(settings: Settings, costs: Costs) -> Iterator[str]:
                 "Estimating the second moments is not counted: as much as training once on "
                 f"{settings.model['estimate_moments']['passages']:,} passages."
             )
-    if costs.needs_moments and (kind != "scratch" or settings.model["optimizer"] == "adam"):
+    if costs.needs_moments and (not has_own or settings.model.get("optimizer") == "adam"):
         yield (
             "Second moments are taken as of rank one (Adafactor). With Adam's full ones encoding "
             "took 1.4 to 1.9 times as long; passages of fewer than 128 tokens take more."

@@ -5,6 +5,7 @@ Cells of the same features share an index: the first to need it pays, as in a ru
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -65,6 +66,24 @@ def show_plan(cells: Sequence[Sequence[str]]) -> None:
     chosen = [pair for pair, known in zip(settings, planned, strict=True) if known]
     kept = [label for label, known in zip(labels, planned, strict=True) if known]
     print_sweep(costs(kept, chosen), left_out)
+
+
+def show_cells(cells: Sequence[Sequence[str]]) -> None:
+    """Print the cells that would run, in their order, and the plan of those that have one.
+
+    Raises:
+        UserError: wrong overrides, with the cell that they are of.
+    """
+    screen = console.stdout()
+    shown = [shlex.join(cell) for cell in cells]
+    count = f"{len(cells)} cells" if len(cells) > 1 else "1 cell"
+    heading = f"{count} would run, each kept below results_dir once it is done:"
+    screen.print(Text(heading, style="bold"), *map(Text, map(clean, shown)), "",
+                 sep="\n", soft_wrap=True)  # fmt: skip
+    if any(is_planned(settings) for settings, _ in map(plan_settings, cells)):
+        show_plan(cells)
+    else:
+        screen.print("No cost is foreseen: `tdabench plan` covers gradient methods.")
 
 
 def costs(labels: Sequence[str], cells: Iterable[tuple[Settings, PlanConfig]]) -> list[CellCost]:

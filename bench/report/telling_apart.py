@@ -41,7 +41,10 @@ def settings(cell: Cell) -> Settings:
 
 def _model_seed(cell: Cell) -> Settings:
     model = cell.config.get("model")
-    return {MODEL_SEED: model["seed"]} if isinstance(model, dict) and "seed" in model else {}
+    if not isinstance(model, dict) or "seed" not in model:
+        return {}
+    seed = model["seed"]
+    return {MODEL_SEED: seed if isinstance(seed, int) else str(seed)}  # strangers write anything
 
 
 def _step_of(cell: Cell) -> Settings:

@@ -199,6 +199,15 @@ def test_a_column_of_gold_that_is_no_counts(
         assert "n_gold is no column of counts" in said(command, cell, capsys)
 
 
+def test_a_model_seed_of_another_type_is_told_like_any_setting(
+    cell: Path, capsys: Capture
+) -> None:
+    config = (cell / CONFIG).read_text()
+    (cell / CONFIG).write_text(f"{config}\nmodel: {{seed: {{a: [1]}}}}\n")
+    assert main(["report", str(cell.parents[3]), "--quiet"]) == 0
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_gold_that_would_fill_the_disk(cell: Path, capsys: Capture) -> None:
     shutil.rmtree(cell.parents[1] / "bm25")  # which counts otherwise
     edit_table(cell, lambda columns: columns.update(n_gold=[9_000_000] * 40))

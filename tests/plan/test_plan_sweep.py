@@ -213,3 +213,37 @@ def test_a_mistake_is_one_line(words: list[str], message: str, capsys: Capture) 
     assert captured.out == ""
     (line,) = captured.err.splitlines()
     assert line.startswith(f"error: {message}")
+
+
+# ------------------------------------------------------------------ dry runs
+
+
+def test_a_dry_run_lists_the_cells_of_the_sweep_and_makes_nothing(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    words = ["run", "--dry-run", "-m", *GEOMETRY, *GIVEN, "method=bm25,grad_dot,grad_cos"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("3 cells would run")
+    methods = re.findall(r"^.*method=(\w+).*$", printed, re.MULTILINE)
+    assert methods == ["bm25", "grad_dot", "grad_cos"]
+    assert "plan: 2 cells with gradients" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_an_experiment_needs_no_multirun(capsys: Capture) -> None:
+    assert main(["run", "--dry-run", "experiment=quickstart", "method=bm25,random"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("2 cells would run")
+    assert "No cost is foreseen" in printed
+
+
+def test_a_dry_run_refuses_what_a_run_would(capsys: Capture) -> None:
+    assert main(["run", "--dry-run", "method=bm25", "method.k1=-1"]) == 2
+    assert "method.k1" in capsys.readouterr().err
+
+
+def test_published_weights_bring_their_moments(capsys: Capture) -> None:
+    words = ["plan", "task=factworld", "model=quickstart", "method=trackstar"]
+    assert main(words) == 0
+    assert "optimizer_state" not in capsys.readouterr().out
