@@ -26,6 +26,7 @@ from bench.core.escape import clean
 from bench.run.composing import sweep
 from bench.run.config_errors import explain
 from bench.run.extend_hydra import extend_hydra
+from bench.run.loggers import log_failure
 from bench.run.settings import Settings, settings_from
 from bench.storage.files import refuse_address
 
@@ -146,6 +147,7 @@ def _job(config: DictConfig) -> None:
     if not in_sweep and _is_sweep(hydra_config, overrides):
         _raised.append(_IsSweep())
         return
+    settings, sweep_name = None, ""
     with ExitStack() as stack:
         try:
             if in_sweep:  # Hydra has made the folder already
@@ -155,15 +157,16 @@ def _job(config: DictConfig) -> None:
             if not in_sweep:
                 stack.enter_context(_log_of(settings))
             run_log.note(shlex.join(["tdabench", "run", *overrides]))
+            folder = Path(hydra_config.sweep.dir).name if in_sweep else "single"
+            sweep_name = hydra_config.runtime.choices.get("experiment") or folder
             from bench.run.cell import run_cell  # imports torch: not needed for a wrong word
 
-            folder = Path(hydra_config.sweep.dir).name if in_sweep else "single"
-            sweep = hydra_config.runtime.choices.get("experiment") or folder
-            run_cell(settings, overrides, sweep)
+            run_cell(settings, overrides, sweep_name)
         except UserError as error:
             if in_sweep:
                 progress.complain(f"error: {' '.join(overrides)}: {error}")
                 _note("failed")
+                _log_failure(settings, sweep_name, str(error))
                 return  # Hydra would print a line of its own for what is raised
             run_log.note(f"error: {error}")
             _raised.append(error)
@@ -172,8 +175,15 @@ def _job(config: DictConfig) -> None:
             traceback.print_exc()
             run_log.note(traceback.format_exc())
             _note("failed")
+            _log_failure(settings, sweep_name, f"{type(error).__name__}: {error}")
             raise CellError(f"{' '.join(overrides)}: {error}") from error
     _note("done")
+
+
+def _log_failure(settings: Settings | None, sweep_name: str, reason: str) -> None:
+    """Tell the logger of a cell that failed; settings that could not be read name no logger."""
+    if settings is not None:
+        log_failure(settings.logger, settings.results_dir, settings.resolved, sweep_name, reason)
 
 
 @contextmanager

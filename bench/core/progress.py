@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,9 @@ from bench.core.escape import clean
 T = TypeVar("T")
 
 _LOG_EVERY_SECONDS = 15.0  # often enough to see life in a log, rare enough not to flood it
+_BEAT_SECONDS = 4.0  # of one item: soon enough that nobody thinks that it hangs
 _quiet = False
+_open: list[_Lines] = []  # the steps under way in this process, the outermost first
 _bars: Progress | None = None  # the bars on the terminal, the outermost step's first
 
 
@@ -100,9 +103,12 @@ def counted(
                 advance(n)
                 lines.advance(n)
 
-            yield advance_both
+            with lines.beating():
+                yield advance_both
     else:
-        yield _Lines(description, total, unit, say).advance
+        lines = _Lines(description, total, unit, say)
+        with lines.beating():
+            yield lines.advance
 
 
 @contextmanager
@@ -141,15 +147,43 @@ class _Lines:
         self._tell = tell
         self._description, self._total, self._unit = description, total, unit
         self._done = 0
-        self._start = self._last = time.monotonic()
+        self._start = self._last = self._advanced = time.monotonic()
 
     def advance(self, n: int) -> None:
         self._done += n
-        now = time.monotonic()
+        now = self._advanced = time.monotonic()
         if now - self._last < _LOG_EVERY_SECONDS or self._done == self._total:
             return
         self._last = now
         rate = self._done / max(now - self._start, 1e-9)
         left = f", {(self._total - self._done) / rate:.0f} s left" if self._total else ""
+        self._tell(f"{self._so_far()} ({rate:.1f}/s{left})")
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """A context in which an item that takes long is heard of before it is done."""
+        is_over = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(is_over,), daemon=True)
+        _open.append(self)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+            _open.remove(self)
+
+    def _beat(self, is_over: threading.Event) -> None:
+        wait = _BEAT_SECONDS
+        while not is_over.wait(wait):
+            now = time.monotonic()
+            if _open[-1] is not self:  # the step within this one is heard of
+                continue
+            if now - max(self._last, self._advanced) >= _BEAT_SECONDS:
+                self._last = now
+                self._tell(f"{self._so_far()}, at the next for {now - self._advanced:.0f} s")
+            wait = min(2 * wait, 60.0)  # an hour's block is no reason for hundreds of lines
+
+    def _so_far(self) -> str:
         whole = f"{self._total:,}" if self._total else "?"
-        self._tell(f"{self._description}: {self._done:,}/{whole} {self._unit} ({rate:.1f}/s{left})")
+        return f"{self._description}: {self._done:,}/{whole} {self._unit}"

@@ -199,9 +199,7 @@ def test_a_column_of_gold_that_is_no_counts(
         assert "n_gold is no column of counts" in said(command, cell, capsys)
 
 
-def test_a_model_seed_of_another_type_is_told_like_any_setting(
-    cell: Path, capsys: Capture
-) -> None:
+def test_a_model_seed_of_another_type_is_told_like_any_setting(cell: Path, capsys: Capture) -> None:
     config = (cell / CONFIG).read_text()
     (cell / CONFIG).write_text(f"{config}\nmodel: {{seed: {{a: [1]}}}}\n")
     assert main(["report", str(cell.parents[3]), "--quiet"]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -201,6 +202,21 @@ def test_log_lines_say_how_far_and_how_long(
         "encode: 4/8 passages (0.1/s, 32 s left)",
         "encode: 6/8 passages (0.1/s, 16 s left)",
     ]
+
+
+def test_an_item_that_takes_long_is_heard_of_once_in_a_while(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """Fault: an eigendecomposition of minutes said nothing until it was done."""
+    set_mode("log", monkeypatch)
+    monkeypatch.setattr(progress, "_BEAT_SECONDS", 0.05)
+    for _ in track(range(2), "shards"):
+        for _ in track(range(3), "blocks", unit="blocks"):
+            time.sleep(0.4)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 3
+    assert all(re.fullmatch(r"blocks: [012]/3 blocks, at the next for 0 s", x) for x in lines)
+    assert progress._open == []
 
 
 def test_a_fast_loop_logs_nothing(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

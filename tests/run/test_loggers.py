@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from bench.cli.main import main
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.results.schema import RESULT, Cell, read_result
 from bench.run import loggers
-from bench.run.loggers import LoggerConfig, check_logger, log_cell
-from tests.fixtures.cells import write_cell
+from bench.run.loggers import LoggerConfig, check_logger, log_cell, log_failure
+from tests.fixtures.cells import edit_result, write_cell
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 SETTINGS = {"seed": 3, "method": {"name": "bm25", "k1": 1.5}}
@@ -49,8 +50,8 @@ class FakeRun:
         assert not self.finished
         self.artifacts.append(artifact)
 
-    def finish(self) -> None:
-        self.finished = True
+    def finish(self, exit_code: int = 0) -> None:
+        self.finished, self.exit_code = True, exit_code
 
 
 @pytest.fixture
@@ -58,6 +59,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     """A stand-in that notes what it is told."""
     fake = types.SimpleNamespace(calls=[], run=FakeRun(), Artifact=FakeArtifact)
     fake.Table = lambda dataframe: dataframe
+    fake.Image = lambda path: path
 
     def init(**arguments: Any) -> FakeRun:
         fake.calls.append(arguments)
@@ -122,6 +124,53 @@ def test_places_of_the_machine_are_told_only_if_asked(
     log_cell(LoggerConfig("wandb", host=True), cell, settings, "sweep")
     assert [call["config"] for call in wandb.calls] == [SETTINGS] * 2
     assert ["x_disable_meta" in call["settings"] for call in wandb.calls] == [True, False]
+
+
+def test_a_cell_logged_again_takes_its_own_place(cell: Cell, wandb: types.SimpleNamespace) -> None:
+    for _ in range(2):
+        log_cell(LoggerConfig("wandb"), cell, SETTINGS, "sweep")
+    assert [call["id"] for call in wandb.calls] == [cell.folder.name] * 2
+
+
+def test_the_training_of_a_model_is_a_curve(cell: Cell, wandb: types.SimpleNamespace) -> None:
+    epochs = [{"loss": 3.0, "facts_recalled": 0.1}, {"loss": 2.0, "facts_recalled": 0.4}]
+    edit_result(cell.folder, lambda result: result["model"].update(training={"epochs": epochs}))
+    told: list[dict[str, Any]] = []
+    wandb.run.log = told.append
+    log_cell(LoggerConfig("wandb"), Cell(cell.folder, read_result(cell.folder / RESULT)), {}, "s")
+    assert told[:2] == [
+        {"training/epoch": 1, "training/loss": 3.0, "training/facts_recalled": 0.1},
+        {"training/epoch": 2, "training/loss": 2.0, "training/facts_recalled": 0.4},
+    ]
+
+
+def test_a_failed_cell_is_a_failed_run(tmp_path: Path, wandb: types.SimpleNamespace) -> None:
+    settings = {part: {"name": part} for part in ("method", "model", "task")}
+    log_failure(LoggerConfig("wandb"), tmp_path, settings, "sweep", "no V\x1b[2J")
+    assert wandb.run.exit_code == 1
+    assert wandb.run.summary == {"failed": "no V\ufffd[2J"}
+    assert wandb.calls[0]["name"] == "method-model-failed"
+    assert wandb.calls[0]["group"] == "sweep"
+
+
+def test_a_finished_folder_is_logged_by_its_report(
+    tmp_path: Path, wandb: types.SimpleNamespace
+) -> None:
+    for method in ("bm25", "dense"):
+        write_cell(tmp_path / "runs", method, tail_patch=0.01)
+    words = ["report", str(tmp_path / "runs"), "--quiet", "--no-viewer", "--log", "wandb"]
+    assert main([*words, "logger.project=mine"]) == 0
+    assert [call["job_type"] for call in wandb.calls] == ["evaluate", "evaluate", "report"]
+    assert {(call["project"], call["group"]) for call in wandb.calls} == {("mine", "runs")}
+    assert list(wandb.run.logged["leaderboard"]["method"]) == ["bm25", "dense"]
+    assert any(name.startswith("figures/") for name in wandb.run.logged)
+
+
+def test_a_report_refuses_a_logger_that_nobody_knows(
+    cell: Cell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(cell.folder.parents[3]), "--quiet", "--log", "wandbb"]) == 2
+    assert "wandb" in capsys.readouterr().err
 
 
 def test_no_secret_is_told(
