@@ -21,7 +21,7 @@ from bench.models.language_model import LanguageModel
 from bench.models.loading import check_vocabulary, check_weights, directory_sha256
 from bench.models.moment_files import FULL, Fields, keyed_fields
 from bench.models.optimizer_state import state_fields
-from bench.models.placing import place
+from bench.models.placing import kernels_as_they_were, place
 from bench.models.second_moments import SecondMoments, moments_of
 from bench.models.settings import DirectoryConfig
 from bench.storage.keys import content_key
@@ -103,7 +103,7 @@ def _as_it_was(module: nn.Module) -> Iterator[None]:
     """A context after which modes, gradients and torch's choice of kernels are what they were."""
     training = [(part, part.training) for part in module.modules()]
     own = [(one, one.requires_grad, one.grad) for one in module.parameters()]
-    with _kernels_as_they_were():
+    with kernels_as_they_were():
         try:
             for parameter, _, _ in own:
                 parameter.grad = None
@@ -114,22 +114,6 @@ def _as_it_was(module: nn.Module) -> Iterator[None]:
             for parameter, requires, gradient in own:
                 parameter.requires_grad_(requires)
                 parameter.grad = gradient
-
-
-@contextmanager
-def _kernels_as_they_were() -> Iterator[None]:
-    """A context after which torch is as deterministic as before; see ``place``."""
-    memory: Any = torch.utils.deterministic
-    before = torch.are_deterministic_algorithms_enabled()
-    warns, fills = (
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        memory.fill_uninitialized_memory,
-    )
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warns)
-        memory.fill_uninitialized_memory = fills
 
 
 def contents_sha256(module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:

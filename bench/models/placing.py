@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
-from typing import TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 Module = TypeVar("Module", bound=nn.Module)
+
+_cuda: Any = torch.backends.cuda
+_memory: Any = torch.utils.deterministic
+# Whether each kernel of attention may be chosen on CUDA. Only the plain one adds up in a fixed
+# order behind `warn_only`: the backward passes of the others do so only where a missing kernel
+# elsewhere is an error.
+_ATTENTION = {"math": True, "flash": False, "mem_efficient": False, "cudnn": False}
 
 
 def place(module: Module, device: torch.device) -> Module:
@@ -22,6 +31,27 @@ def place(module: Module, device: torch.device) -> Module:
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
         torch.use_deterministic_algorithms(True, warn_only=True)
+        _choose_attention(_ATTENTION)
         # Which would take a pass over memory that is about to be written.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        _memory.fill_uninitialized_memory = False
     return module.to(device)
+
+
+@contextmanager
+def kernels_as_they_were() -> Iterator[None]:
+    """A context after which torch chooses kernels as before, whatever was placed in it."""
+    chosen = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    attention = {name: getattr(_cuda, f"{name}_sdp_enabled")() for name in _ATTENTION}
+    fills = _memory.fill_uninitialized_memory
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(chosen, warn_only=warns)
+        _choose_attention(attention)
+        _memory.fill_uninitialized_memory = fills
+
+
+def _choose_attention(allowed: dict[str, bool]) -> None:
+    for name, is_allowed in allowed.items():
+        getattr(_cuda, f"enable_{name}_sdp")(is_allowed)

@@ -7,7 +7,6 @@ of steps (``bench.models.training``). The retrained model is not kept, only its 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,14 +19,12 @@ from bench.engines.base import Engine, Job
 from bench.models.language_model import target_log_probs
 from bench.models.loading import load_tokenizer
 from bench.models.settings import ScratchConfig
-from bench.models.training import Training
+from bench.models.training import Training, one_thread
 from bench.storage.keys import content_key
 from bench.storage.sealed import move_aside_if, read_record, write_record
 from bench.storage.whole_folders import scratch_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from bench.tasks.base import Task
 
 # The version is raised whenever a change of code makes another model of the same removal.
@@ -109,21 +106,6 @@ def _retrain(retrainings: Retrainings, removal: Removal) -> None:
         _LOG_PROBS: log_probs,
     }
     write_record(target, _KIND, record)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """A context in which torch has one thread.
-
-    Sums in another order end in another model, and engines differ in the threads that they have.
-    Small models also lose most of a second thread to waiting.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _read(path: Path) -> np.ndarray:

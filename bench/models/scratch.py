@@ -41,6 +41,7 @@ from bench.models.training import (
     Training,
     TrainingDivergedError,
     geometry,
+    one_thread,
     train_tokenizer,
 )
 from bench.storage.keys import content_key
@@ -192,6 +193,7 @@ _CHECKPOINTS = "checkpoints"
 _READ_WITH = ("gradient_dtype", "projection_dim", "checkpoint")
 
 
+@one_thread()
 @torch.random.fork_rng()  # the caller's random numbers go on as if nothing were trained here
 def train(config: ScratchConfig, task: Task, folder: Path, device: str) -> None:
     """Train on the task's passages, and save model, tokenizer, second moments and a log.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -83,12 +84,27 @@ OPTIMIZERS: dict[str, Callable[[nn.Module, float], Optimizer]] = {
 }
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The context in which every model is trained: torch has one thread, whatever the user's is.
+
+    Sums in another order end in another model, so that the weights would depend on the machine and
+    the engine. The models trained here lose little: two threads were no faster on a machine in use.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Training:
     """One training on a task's passages, some of which may be left out.
 
     Whatever is left out, the first weights, the order of the passages and the number of steps stay
     the same: a step goes over what is left of its batch, and a batch of which nothing is left is
-    no step. So two trainings differ by the passages alone.
+    no step. So two trainings differ by the passages alone. The caller holds ``one_thread``.
 
     Args:
         config: the settings of geometry and training; the seed decides the first weights and the

@@ -1,4 +1,7 @@
-"""Other numbers of threads add up in another order: rankings stay, scores move in last digits."""
+"""Other numbers of threads add up in another order.
+
+The models that are trained are the same. Rankings stay, and scores move in last digits.
+"""
 
 from __future__ import annotations
 
@@ -51,3 +54,18 @@ def test_rankings_do_not_depend_on_threads(tmp_path: Path) -> None:
             # one with a passage that is not in the list.
             apart = np.diff(scores, prepend=np.inf, append=scores[-1:])
             assert all(min(-apart[i], -apart[i + 1]) <= slack for i in moved), method
+
+
+@pytest.mark.slow
+def test_a_trained_model_does_not_depend_on_threads(tmp_path: Path) -> None:
+    """Weights, moments, checkpoints and log are equal bit for bit, and so is the key."""
+    for threads in (1, 2):
+        tdabench(threads, "train", f"cache_dir={tmp_path}/{threads}")
+    one, two = (files(tmp_path / str(threads) / "models") for threads in (1, 2))
+    assert {Path(name).name for name in one} >= {"model.safetensors", "second_moments.safetensors"}
+    assert one == two
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}

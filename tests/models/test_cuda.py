@@ -7,6 +7,8 @@ tests: their runs take the device that there is.
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,11 +22,24 @@ from methods.gradient.encoder import GradientEncoder
 from methods.gradient.settings import Storage
 from tests.fixtures.gradient_methods import QUERIES, make, many_texts, ranked
 from tests.fixtures.helpers import make_task
-from tests.fixtures.models import FAMILIES, TEXTS, load, make_model, with_moments
+from tests.fixtures.models import FAMILIES, TEXTS, load, make_model, scratch_source, with_moments
 from tests.fixtures.switches import switches
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DIM = 6
+
+
+@pytest.fixture(autouse=True)
+def _no_kernel_whose_bits_may_change() -> Iterator[None]:
+    """Torch's warning that a kernel is not deterministic is a failure of each test here."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="(?is).*determinis")
+            yield
+    finally:
+        torch.set_warn_always(before)
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
@@ -92,6 +107,16 @@ def test_the_same_bits_every_time(tmp_path, architecture, dtype):
     first = batching.encode_all(encoder, tokens, 512)
     for _ in range(3):
         assert torch.equal(first, batching.encode_all(encoder, tokens, 512))
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama"])
+def test_a_training_ends_in_the_same_bits_every_time(tmp_path, architecture):
+    source = scratch_source(architecture=architecture, epochs=3)
+    task = make_task(tmp_path / "task", many_texts(200), QUERIES)
+    one, two = (
+        source.load(task, tmp_path / cache, "cuda").module.state_dict() for cache in ("a", "b")
+    )
+    assert all(torch.equal(weight, two[name]) for name, weight in one.items())
 
 
 def test_running_out_of_memory_makes_batches_smaller(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.models.placing import place
+from bench.models.placing import kernels_as_they_were, place
 
 
 @pytest.fixture(autouse=True)
@@ -17,11 +17,8 @@ def _switches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Of the whole process: put back for the tests after these."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is taken away again
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-    chosen = torch.are_deterministic_algorithms_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
-    yield
-    torch.use_deterministic_algorithms(chosen)
-    torch.utils.deterministic.fill_uninitialized_memory = filled
+    with kernels_as_they_were():
+        yield
 
 
 class Elsewhere(nn.Linear):
@@ -41,6 +38,26 @@ def test_kernels_that_give_the_same_bits_are_chosen_on_cuda(device: str, chosen:
     assert torch.is_deterministic_algorithms_warn_only_enabled() is chosen, (
         "a kernel may be missing"
     )
+
+
+def attention() -> dict[str, bool]:
+    """Which kernels of attention torch may choose on CUDA."""
+    cuda = torch.backends.cuda
+    return {
+        "math": cuda.math_sdp_enabled(), "flash": cuda.flash_sdp_enabled(),
+        "mem_efficient": cuda.mem_efficient_sdp_enabled(), "cudnn": cuda.cudnn_sdp_enabled(),
+    }  # fmt: skip
+
+
+def test_attention_on_cuda_adds_up_in_a_fixed_order_and_the_choice_can_be_taken_back() -> None:
+    before = attention()
+    place(Elsewhere(2, 2), torch.device("cpu"))
+    assert attention() == before
+    with kernels_as_they_were():
+        place(Elsewhere(2, 2), torch.device("cuda"))
+        assert [name for name, is_allowed in attention().items() if is_allowed] == ["math"]
+    assert attention() == before
+    assert any(is_allowed for name, is_allowed in before.items() if name != "math")
 
 
 def test_a_users_own_workspace_stays(monkeypatch: pytest.MonkeyPatch) -> None:

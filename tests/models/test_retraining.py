@@ -16,10 +16,10 @@ from bench.engines.serial import Serial, SerialConfig
 from bench.models import retraining
 from bench.models.directory import Directory
 from bench.models.language_model import target_log_probs
-from bench.models.retraining import Removal, one_thread
+from bench.models.retraining import Removal
 from bench.models.scratch import Scratch
 from bench.models.tokens import TokenCorpus
-from bench.models.training import Training, train_tokenizer
+from bench.models.training import Training, one_thread, train_tokenizer
 from bench.tasks.base import Query, Task
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import TEXTS, scratch_source
@@ -44,10 +44,10 @@ def said(model_source: Scratch, task: Task, *removals: Removal, engine: Any = SE
 @pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama"])
 def test_removing_nothing_gives_the_model_itself(task: Task, architecture: str) -> None:
     ours = scratch_source(architecture=architecture, epochs=3)
-    with one_thread():  # as retraining has it: the model's own threads are the user's
-        model = ours.load(task, task.passages.folder / "cache", "cpu")
+    model = ours.load(task, task.passages.folder / "cache", "cpu")
     tokens = [model.query_tokens(q) for q in QUERIES]
-    expected, _ = target_log_probs(model, tokens)
+    with one_thread():  # as retraining asks its model
+        expected, _ = target_log_probs(model, tokens)
     found = said(ours, task, Removal(()), Removal((0,)), Removal((), seed=1))
     assert found[0].tolist() == expected
     assert not np.isclose(found[1:], expected).any(), "other passages, another seed: another model"

@@ -150,6 +150,27 @@ def test_training_leaves_the_random_numbers_of_others(task: Task) -> None:
 # ------------------------------------------------------------------ the cache
 
 
+def test_training_has_one_thread_and_gives_the_others_back(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the weights do not depend on the machine: see tests/engines/test_threads.py."""
+    threads, step = [], Training._step
+
+    def noted(self: Training, rows: np.ndarray) -> float:
+        threads.append(torch.get_num_threads())
+        return step(self, rows)
+
+    monkeypatch.setattr(Training, "_step", noted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        trained(task, "cache")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert set(threads) == {1}
+
+
 def test_the_second_load_trains_nothing(task: Task, no_training: Callable[[], None]) -> None:
     first = trained(task, "a")
     no_training()
