@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RESULTS ?= runs/quickstart
+AUDIT ?= .audit
 # One worker a core, but no more than four: each of them loads torch. A file's tests share fixtures.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
-.PHONY: bench test test-slow lint install clean
+.PHONY: bench test test-slow lint audit install clean
 
 bench: install
 	$(BIN)/tdabench run -m experiment=quickstart results_dir=$(RESULTS)
@@ -23,6 +24,22 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Known faults of the pinned versions, from a database of advisories in the network. `--strict`,
+# since a package that the database does not know would else be passed over, and all called well.
+# Exit status 2: the database was not reached, and nothing is known.
+audit:
+	@mkdir -p $(AUDIT) && rm -f $(AUDIT)/advisories.txt
+	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && \
+	    $(AUDIT)/bin/python -m pip install --quiet 'pip-audit>=2.10'; } > $(AUDIT)/log 2>&1 || { \
+	    echo "audit: pip-audit cannot be installed ($(AUDIT)/log); run it where a network is" >&2; \
+	    exit 2; }
+	@if $(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt \
+	    --output $(AUDIT)/advisories.txt > $(AUDIT)/log 2>&1; then \
+	    echo "audit: no known fault in any version of constraints.txt"; \
+	elif test -s $(AUDIT)/advisories.txt; then cat $(AUDIT)/advisories.txt; exit 1; \
+	else echo "audit: no database of advisories answered for every package ($(AUDIT)/log):" \
+	    "nothing was audited; run it where a network is" >&2; exit 2; fi
+
 # The constraints pin every version; torch above all, or gigabytes of CUDA packages come along.
 install: $(VENV)/.installed
 
@@ -33,4 +50,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs .cache
+	rm -rf $(VENV) $(AUDIT) runs .cache

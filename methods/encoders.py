@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Generic, Optional, TypeVar
 
 from bench.core.errors import UserError
 from bench.core.fields import part_of_key, speed
+from bench.storage.documents import read_json
 from bench.tasks.base import Query
 from methods.base import Context, IndexSize, Method
 from methods.embedding_index import EmbeddingIndex, VectorFormat, index_of
@@ -154,16 +155,19 @@ def _load_encoder(folder: Path, device: str, max_length: int | None, kind: str) 
         max_length: tokens after which a text is cut; None stands for the model's own limit.
 
     Raises:
-        UserError: the files are no model that the library can load, or one of absurd size, or
-            ``max_length`` is beyond the model's positions.
+        UserError: the files are no model that the library can load, one of absurd size, or
+            one that names a kernel; or ``max_length`` is beyond the model's positions.
     """
     import sentence_transformers
     from transformers.utils import logging
 
+    from bench.models.kernels import refuse_kernels
     from bench.models.sizes import check_files
 
     for path in folder.rglob("config.json"):  # a folder may hold a model a module
         check_files(path.parent)
+    for path in folder.rglob("*_config.json"):  # the library's own, which hold arguments, too
+        refuse_kernels(read_json(path), str(path))
     logging.disable_progress_bar()  # a line for each weight matrix says nothing to a user
     try:
         encoder = getattr(sentence_transformers, kind)(

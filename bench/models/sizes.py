@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from bench.core.errors import UserError, first_line
+from bench.models.kernels import refuse_kernels
 from bench.models.language_model import MOMENTS
 from bench.storage.documents import read_json
 
@@ -46,7 +47,9 @@ _MOST_BUFFER_BYTES = 1 << 32  # masks and tables of positions, which are in no f
 
 
 def check_files(folder: Path) -> None:
-    """Refuse a folder whose configuration, if it has one, gives absurd sizes; nothing is built.
+    """Refuse a folder whose configuration, if it has one, gives absurd sizes or names a kernel.
+
+    Nothing is built.
 
     Raises:
         UserError: it does, or it is no JSON object.
@@ -58,6 +61,7 @@ def check_files(folder: Path) -> None:
             if not isinstance(document, dict):
                 raise UserError("is no JSON object", where=str(path))
             check_numbers(document, str(path))
+            refuse_kernels(document, str(path))
 
 
 def check_numbers(config: Mapping[str, Any], where: str) -> None:

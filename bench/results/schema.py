@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -180,9 +181,9 @@ def _bounds(values: list[Any]) -> tuple[float, float]:
 
 
 def _real(value: Any) -> float:
-    """The value as a float, NaN and infinities included: `tdabench verify` tells of these."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"expected a number, found {value!r:.40}")
+    """The value as a float. No run writes NaN or infinity, and a table would sort by them."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError(f"expected a finite number, found {value!r:.40}")
     return float(value)
 
 

@@ -154,6 +154,21 @@ def test_sign_is_kept():
     assert down < base < up
 
 
+def test_no_model_is_copied(tmp_path, model, monkeypatch):
+    """Fault in the field: a deep copy of the model for each proponent."""
+
+    def copied(value, *_):
+        pytest.fail(f"copies {type(value).__name__}")
+
+    task = make_task(tmp_path / "task", TEXTS, QUERIES)
+    patch = TailPatch(config(), model, task, tmp_path / "cache")
+    monkeypatch.setattr(torch.nn.Module, "__deepcopy__", copied, raising=False)
+    monkeypatch.setattr(torch.nn.Parameter, "__deepcopy__", copied)
+    with pytest.raises(pytest.fail.Exception, match="copies "):
+        copy.deepcopy(model.module)
+    assert patch.measure(QUERIES, PROPONENTS).table()["tail_patch"].notna().any()
+
+
 @pytest.mark.parametrize("passages", [1, 2])
 def test_the_models_own_weights_stay_bit_for_bit(model, passages):
     before = {name: p.detach().clone() for name, p in model.module.named_parameters()}

@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.models import make_model
+from bench.core.errors import UserError
+from bench.models.loading import load_tokenizer
+from bench.models.sizes import check_files
+from methods.encoders import _load_encoder
+from tests.fixtures.models import load, make_model
 from tests.fixtures.sources import ROOT
 
 EVIL = "from pathlib import Path\nPath({marker!r}).touch()\n"
@@ -20,6 +24,8 @@ AUTO_MAP = {
     "AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model", "AutoModel": "evil.Model",
     "AutoModelForSequenceClassification": "evil.Model", "AutoTokenizer": ["evil.T", "evil.T"],
 }  # fmt: skip
+
+KERNEL = "someone/kernel"  # a repository of the hub, whose code transformers fetches and runs
 
 
 def merge(path: Path, **changes: object) -> None:
@@ -66,9 +72,16 @@ def sentence_encoder(folder: Path) -> None:
     (folder / "modules.json").write_text(json.dumps(modules))
 
 
+def sentence_arguments(folder: Path) -> None:
+    arguments = {"trust_remote_code": True, "attn_implementation": KERNEL}
+    for name in ("model_args", "model_kwargs", "config_kwargs", "processing_kwargs"):
+        merge(folder / "sentence_bert_config.json", **{name: arguments})
+    merge(folder / "config.json", auto_map=AUTO_MAP)
+
+
 VARIANTS = (
     of_an_own_family, of_a_known_family, tokenizer, old_tokenizer, generation, adapter,
-    sentence_encoder,
+    sentence_encoder, sentence_arguments,
 )  # fmt: skip
 # Every way in which a folder is opened; what fails must fail as a user's mistake.
 OPENING = """
@@ -115,6 +128,10 @@ def folder_with(tmp_path: Path, marker: Path, change: Callable[[Path], None]) ->
     return folder
 
 
+def encoder_of(folder: Path) -> object:
+    return _load_encoder(folder, "cpu", None, "SentenceTransformer")
+
+
 def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments], input="y\n" * 1000, capture_output=True, text=True,
@@ -159,3 +176,33 @@ def test_the_folder_would_run_if_it_were_trusted(tmp_path: Path, marker: Path) -
     )
     run(["-c", code, str(folder)], tmp_path)
     assert marker.exists()
+
+
+@pytest.mark.parametrize("fields", [
+    {"attn_implementation": KERNEL}, {"_attn_implementation": KERNEL},
+    {"_attn_implementation_internal": KERNEL}, {"attn_implementation": {"": KERNEL}},
+    {"text_config": {"attn_implementation": f"paged|{KERNEL}@v1:f"}},
+    {"attn_implementation": "flash_attention_2"}, {"attn_implementation": ["eager", KERNEL]},
+    {"experts_implementation": "sonicmoe"},
+], ids=str)  # fmt: skip
+def test_a_kernel_that_a_configuration_names_is_refused(tmp_path: Path, fields: dict) -> None:
+    """Fault: the kernel was looked for, and fetched where the package kernels was installed."""
+    folder = make_model(tmp_path / "model", "llama", layers=1)
+    merge(folder / "config.json", **fields)
+    for opens in (load_tokenizer, load, check_files, encoder_of):
+        with pytest.raises(UserError, match=r"config\.json: _?\w+_implementation\w* is .*fetch"):
+            opens(folder)
+
+
+def test_a_kernel_that_an_encoders_file_names_is_refused(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model", "llama", layers=1)
+    sentence_arguments(folder)
+    with pytest.raises(UserError, match=r"sentence_bert_config\.json: attn_implementation is"):
+        encoder_of(folder)
+
+
+def test_the_implementations_of_transformers_are_its_own(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model", "llama", layers=1)
+    for name in ("eager", "sdpa", None):
+        merge(folder / "config.json", attn_implementation=name)
+        assert load(folder).module.config._attn_implementation == name or name is None

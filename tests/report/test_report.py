@@ -154,6 +154,17 @@ def test_diagnostics_of_the_step_and_repeated_texts_are_told(tmp_path: Path) -> 
                              "leaderboard.md").read_text()  # fmt: skip
 
 
+def test_a_row_says_how_many_were_asked_scored_and_listed(tmp_path: Path) -> None:
+    folder = write_cell(tmp_path, "bm25", n_queries=40, top_k=25)
+    edit_result(folder, lambda record: record["task"].update(n_queries=50))
+    paths = report(tmp_path, quiet=True)
+    with open(paths.folder / "leaderboard.csv", newline="", encoding="utf-8") as stream:
+        (row,) = csv.DictReader(stream)
+    assert (row["n_queries"], row["n_scored"], row["top_k"]) == ("50", "40", "25")
+    shown = Page(paths.html).text
+    assert {"40/50", "25"} <= set(shown)
+
+
 def test_significance_csv_has_a_line_per_pair_and_metric(results: Path, paths: Written) -> None:
     with open(paths.folder / "significance.csv", newline="", encoding="utf-8") as stream:
         lines = list(csv.DictReader(stream))

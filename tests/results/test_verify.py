@@ -77,7 +77,7 @@ def test_a_changed_slice(cell: Path) -> None:
 
 def test_a_nan_in_the_result(cell: Path) -> None:
     edit_result(cell, set_metric("mrr", "value", math.nan))
-    assert any("mrr: stored nan" in line for line in problems_of(cell))
+    assert any("expected a finite number, found nan" in line for line in problems_of(cell))
 
 
 def test_a_metric_without_column(cell: Path) -> None:

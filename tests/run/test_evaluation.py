@@ -143,6 +143,15 @@ def test_slices_are_means_of_their_queries(task: Task) -> None:
     assert {k: v["mrr"].value for k, v in slices["source"].items()} == {"book": 0.0, "web": 0.5}
 
 
+def test_length_ratio_is_that_of_each_querys_first_passages(tmp_path: Path) -> None:
+    """A method that favours long passages is seen by their length over that of the corpus."""
+    texts = ["ab", "abcd", "abcdef", "abcdefgh"]  # 5 characters on average
+    task = make_task(tmp_path / "task", texts, QUERIES[:2])
+    found = evaluated(task, {"q0": [3, 2], "q1": [0]})
+    assert found.per_query[LENGTH_RATIO].tolist() == [7 / 5, 2 / 5]
+    assert found.metrics[LENGTH_RATIO].value == pytest.approx(0.9)
+
+
 def test_repetitions_are_a_slice_where_there_are_any(tmp_path: Path) -> None:
     """The target's words in the prompt: a method may match words and be right all the same."""
     queries = [dataclasses.replace(q, is_repetition=q.query_id == "q2") for q in QUERIES]

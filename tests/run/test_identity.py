@@ -42,7 +42,8 @@ def key(cell: MethodCell) -> str:
 @pytest.mark.parametrize(
     "word",
     [
-        "seed=1", "top_k=50", "method.k1=1", "metric=attribution", "metric.no_gold=zero",
+        "seed=1", "top_k=50", "method.k1=1", "method.query=prompt", "metric=attribution",
+        "metric.no_gold=zero",
         "metric.bootstrap_samples=5", "metric.attribution=[mrr]", "metric.tail_patch.top=3",
         "metric.tail_patch.optimizer=sgd", "metric.tail_patch.opponents=true", "metric=retraining",
         "metric.judge=lexical", "model=micro", "model.epochs=3", "task.n_queries=1",

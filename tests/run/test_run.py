@@ -17,7 +17,7 @@ from bench.cli.main import main
 from bench.results.verify import verify
 from bench.run import cell, identity
 from methods import METHODS as METHOD_CLASSES
-from tests.fixtures.models import load, make_model, with_moments
+from tests.fixtures.models import TEXTS, load, make_model, with_moments
 from tests.fixtures.runs import cells, error_line, ranked, result, run
 
 METHODS = (
@@ -85,6 +85,45 @@ def test_a_finished_cell_is_never_run_twice(tmp_path: Path, cache: Path, monkeyp
     assert run(tmp_path, cache, *words) == 0
     assert "already there" in capsys.readouterr().err
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("[!.]*/**/*") if p.is_file()} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changed", ["queries", "passages"])
+def test_another_file_of_one_name_has_scores_of_its_own(tmp_path: Path, changed: str) -> None:
+    """Fault in the field: a run that was resumed kept the scores of the file before."""
+    records = {
+        "queries": [{"query_id": "q", "prompt": "Al Grey plays the", "target": "trombone"}],
+        "passages": [{"passage_id": f"p{i}", "text": text} for i, text in enumerate(TEXTS)],
+    }
+    model = make_model(tmp_path / "model", layers=1, hidden=8)
+
+    def ranked_with(cache: Path, results: Path) -> dict[str, list[tuple[str, float]]]:
+        for name, lines in records.items():
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (tmp_path / f"{name}.jsonl").write_text(text)
+        files = [f"task.{name}={tmp_path / name}.jsonl" for name in records]
+        words = ("task=jsonl", *files, "model=hf", f"model.path={model}", "metric=attribution")
+        assert run(results, cache, "-m", *words, "method=bm25,grad_cos", small=False) == 0
+        found = {}
+        for path in results.glob("*/*/*/*/retrievals.jsonl"):
+            (record,) = map(json.loads, path.read_text().splitlines())
+            pairs = zip(record["proponent_ids"], record["proponent_scores"], strict=True)
+            found.setdefault(path.parents[1].name, []).append(list(pairs))
+        return found
+
+    before = ranked_with(tmp_path / "cache", tmp_path / "runs")
+    if changed == "queries":
+        records["queries"][0].update(prompt="Marla Venn comes from", target="Oslo")
+    else:
+        records["passages"].reverse()
+        records["passages"][0]["text"] += " Al Grey plays the trombone."
+    both = ranked_with(tmp_path / "cache", tmp_path / "runs")
+    fresh = ranked_with(tmp_path / "new-cache", tmp_path / "new-runs")
+    for method, (old,) in before.items():
+        assert old in both[method], "a cell that is finished stays"
+        assert fresh[method][0] in both[method]
+        assert len(both[method]) == 2
+        assert fresh[method][0] != old
 
 
 def test_a_cell_of_an_older_version_is_not_found(tmp_path: Path, cache: Path, monkeypatch) -> None:

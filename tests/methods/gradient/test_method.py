@@ -13,6 +13,7 @@ from bench.core.errors import UserError
 from bench.models.language_model import LanguageModel
 from methods.gradient import hessian
 from methods.gradient import index as index_module
+from methods.gradient import method as method_module
 from methods.gradient.checkpoints import FeatureLayout
 from methods.gradient.search import Finish
 from methods.gradient.settings import Hessian, HessianForm
@@ -96,6 +97,26 @@ def test_repeated_text_ranks_by_row(tmp_path, model):
     task = make_task(tmp_path / "task", [TEXTS[1], TEXTS[0], TEXTS[0]], QUERIES[:1])
     rows = ranked(make(task, model, tmp_path))[0].rows.tolist()
     assert rows.index(1) == rows.index(2) - 1
+
+
+@pytest.mark.parametrize("hessian_of", [Hessian.none, Hessian.mixed])
+def test_a_query_is_encoded_once_however_many_shards(tmp_path, model, monkeypatch, hessian_of):
+    """Fault in the field: gradients of the queries are made anew for each batch of passages."""
+    monkeypatch.setattr(index_module, "SHARD_ROWS", 10)
+    task = make_task(tmp_path / "task", many_texts(), QUERIES)
+    gradient = make(task, model, tmp_path, hessian=hessian_of)
+    gradient.check()
+    gradient.index()
+    asked = []
+    encode_all = method_module.encode_all
+
+    def encode(encoder, tokens, *batches):
+        asked.extend(tuple(one.ids) for one in tokens)
+        return encode_all(encoder, tokens, *batches)
+
+    monkeypatch.setattr(method_module, "encode_all", encode)
+    assert len(list(gradient.search(task.queries, 5))) == len(QUERIES)
+    assert asked == [tuple(model.query_tokens(query).ids) for query in QUERIES]
 
 
 def test_unit_norm_alone_makes_length_count_for_nothing(tmp_path, model):
