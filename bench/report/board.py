@@ -102,7 +102,8 @@ def make_boards(cells: Iterable[Cell]) -> list[Board]:
     """Boards sorted by task, then model.
 
     Two cells whose tasks have one name but different content are not comparable and get boards of
-    their own, told apart by the first digits of the content's hash.
+    their own, told apart by the first digits of the content's hash. An imported ranking that names
+    no model was measured by nothing of a model: it stands on every board of its task.
 
     Raises:
         UserError: a cell's per-query table is damaged.
@@ -113,6 +114,7 @@ def make_boards(cells: Iterable[Cell]) -> list[Board]:
         task = f"{name_of(cell, 'task')}{_judge(cell)}"
         key = (task, hash_of(cell.result.task), name_of(cell, "model"))
         groups.setdefault(key, []).append(cell)
+    _join_imported(groups)
     contents: dict[str, set[str]] = {}
     for task, sha, _ in groups:
         contents.setdefault(task, set()).add(sha)
@@ -120,6 +122,19 @@ def make_boards(cells: Iterable[Cell]) -> list[Board]:
         _board(f"{task} @{sha[:8]}" if len(contents[task]) > 1 else task, model, group)
         for (task, sha, model), group in sorted(groups.items(), key=lambda item: item[0])
     ]
+
+
+def _join_imported(groups: dict[tuple[str, str, str], list[Cell]]) -> None:
+    """Put imported rankings of no model on the boards of their task, where there are any."""
+    for key in list(groups):
+        guests = [
+            cell for cell in groups[key] if cell.result.imported and not hash_of(cell.result.model)
+        ]
+        hosts = [other for other in groups if other[:2] == key[:2] and other != key and key[1]]
+        if len(guests) == len(groups[key]) and hosts:
+            for host in hosts:
+                groups[host] += guests
+            del groups[key]
 
 
 def _board(task: str, model: str, cells: list[Cell]) -> Board:

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,15 +63,32 @@ def test_rows_measured_unlike_are_tested_among_their_like_alone(tmp_path: Path) 
         for method in methods:
             figure_cell(tmp_path, method, metric={"top": top}, tail_patch=len(method) / 100)
     (board,) = boards_of(tmp_path)
+    tops = {row.label: row.cell.config["metric"]["tail_patch"]["top"] for row in board.rows}
     pairs = [pair for pair in board.pairs if pair.metric == "tail_patch"]
     assert len(pairs) == 3 + 1
-    for pair in pairs:
-        tops = {re.search(r"top=(\d+)", label).group(1) for label in (pair.a, pair.b)}  # type: ignore[union-attr]
-        assert len(tops) == 1, "one way of measuring a pair"
-    small = [row for row in board.rows if "top=3" in row.label]
+    assert all(tops[pair.a] == tops[pair.b] for pair in pairs)
+    small = [row for row in board.rows if tops[row.label] == 3]
     assert [("tail_patch" in row.letters, "tail_patch" in row.best) for row in small] == [
         (False, False)
     ] * 2, "letters of two groups in one column would say what nobody tested"
+
+
+def test_an_imported_ranking_of_no_model_stands_beside_the_others(tmp_path: Path) -> None:
+    def of_no_model(result: dict[str, Any]) -> None:
+        result["imported"] = True
+        result["model"] = {"name": "imported", "n_params": None, "sha256": None}
+
+    edit_result(write_cell(tmp_path, "pyserini", model="imported", strength=0.9), of_no_model)
+    assert [board.model for board in boards_of(tmp_path)] == ["imported"], "no other board yet"
+    for model in ("tiny", "small"):
+        write_cell(tmp_path, "bm25", model=model)
+    write_cell(tmp_path, "bm25", task_sha256="cd" * 32, model="base")
+    boards = {board.model: board for board in boards_of(tmp_path)}
+    assert set(boards) == {"tiny", "small", "base"}
+    for model in ("tiny", "small"):
+        assert [row.label for row in boards[model].rows] == ["pyserini (imported)", "bm25"]
+        assert {pair.a for pair in boards[model].pairs} == {"pyserini (imported)"}
+    assert [row.label for row in boards["base"].rows] == ["bm25"], "another content of the task"
 
 
 def test_a_column_that_holds_no_numbers_is_not_tested(tmp_path: Path) -> None:
