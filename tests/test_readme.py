@@ -194,8 +194,6 @@ def test_a_wrong_number_is_seen() -> None:
         Claim("quickstart", "mrr", ("bm25", "dense"), (">",)),
         Claim("quickstart", "mrr", ("dense", "bm25"), ("~",)),
         Claim("quickstart", "mrr", ("all ~",), ()),
-        Claim("trex", "mrr", ("trackstar", "bm25"), (">",)),  # without tests of pairs
-        Claim("trex", "mrr", ("bm25", "trackstar"), ("~",)),
     ],
     ids=str,
 )
