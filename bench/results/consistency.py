@@ -92,6 +92,11 @@ def _shared(name: str, own: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
     for key in own.keys() & other.keys():
         if isinstance(own[key], dict):
             yield from _shared(f"{name}.{key}", own[key], other[key])
+        elif isinstance(own[key], list) and isinstance(other[key], dict):
+            # A method within the method: its name, its class where it is the user's, its settings.
+            inner, _, settings = own[key] if len(own[key]) == 3 else (None, None, None)
+            yield f"{name}.{key}.name", inner, other[key].get("name")
+            yield from _shared(f"{name}.{key}", settings, other[key])
         elif key != "judge" and not (own[key] is None and isinstance(other[key], dict)):
             yield f"{name}.{key}", own[key], other[key]
 

@@ -370,3 +370,14 @@ def test_a_broken_logger_costs_no_result(tmp_path: Path, cache: Path, monkeypatc
     assert run(tmp_path, cache, *words) == 0
     assert len(list(tmp_path.glob("*/*/*/*/result.json"))) == 4
     assert capsys.readouterr().err.count("logger wandb failed (RuntimeError: broken)") == 4
+
+
+def test_methods_made_of_methods_hold_and_their_parts_are_compared(
+    tmp_path: Path, cache: Path
+) -> None:
+    words = ("-m", "method=hybrid,influence_rerank,fusion", "metric=attribution")
+    assert run(tmp_path, cache, *words) == 0
+    assert verify(tmp_path) == []
+    config = cells(tmp_path)["influence_rerank"] / "config.yaml"
+    config.write_text(re.sub(r"(?<=k1: )[0-9.]+", "9.5", config.read_text()))
+    assert any("method.second.k1" in str(problem) for problem in verify(tmp_path))
