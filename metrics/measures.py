@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import lru_cache
 
 CUT_OFF = re.compile("[1-9][0-9]{0,8}", re.ASCII)  # what may stand for K in ``hit@K``
 
@@ -207,6 +208,7 @@ _BY_NAME = {measure.name: measure for measure in MEASURES}
 _PLACES = {measure.name: place for place, measure in enumerate(MEASURES)}
 
 
+@lru_cache(maxsize=1024)  # tables ask for each of their cells
 def of(name: str) -> MetricRecord:
     """The record of a metric; one of kind ``unknown``, called by its name, where there is none."""
     entry = _entry(name)

@@ -9,7 +9,7 @@ _REPLACED = "\N{REPLACEMENT CHARACTER}"
 _BIDI_CONTROLS = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
-_LATEX = {
+_LATEX = str.maketrans({
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -20,13 +20,13 @@ _LATEX = {
     "[": "{[}",  # at the start of a line, `\\` before it would take these for its arguments
     "*": "{*}",
     **{symbol: "\\" + symbol for symbol in "{}$&#_%"},
-}
-_MARKDOWN = {
+})  # fmt: skip
+_MARKDOWN = str.maketrans({
     "&": "&amp;",
     "<": "&lt;",
     ">": "&gt;",
     **{symbol: "\\" + symbol for symbol in "\\`*[]|~"},
-}
+})  # fmt: skip
 # An underscore inside a word is no emphasis, and `grad\_dot` would be harder to read.
 _OUTER_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 
@@ -37,7 +37,9 @@ def clean(value: object) -> str:
     Control characters can drive a terminal, bidirectional controls can reorder the text around
     a name, and lone surrogates cannot be written as UTF-8.
     """
-    return "".join(_clean_character(character) for character in str(value))
+    text = str(value)
+    # Nothing that is replaced is printable, and most texts are; reports ask about millions.
+    return text if text.isprintable() else "".join(map(_clean_character, text))
 
 
 def _clean_character(character: str) -> str:
@@ -49,14 +51,14 @@ def _clean_character(character: str) -> str:
 
 def markdown(value: object) -> str:
     """The literal text of a Markdown table cell that shows ``value``."""
-    text = "".join(_MARKDOWN.get(character, character) for character in clean(value))
+    text = clean(value).translate(_MARKDOWN)
     # Viewers turn bare addresses into links; an escaped slash keeps them text.
     return _OUTER_UNDERSCORE.sub(r"\\_", text).replace("://", ":\\//")
 
 
 def latex(value: object) -> str:
     """The literal text of a LaTeX table cell that shows ``value``."""
-    return "".join(_LATEX.get(character, character) for character in clean(value))
+    return clean(value).translate(_LATEX)
 
 
 def spreadsheet(value: object) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from metrics.stats.bootstrap import Estimate
 from metrics.stats.letters import compact_letters
 from metrics.stats.sampling import Sampling, estimates_from
-from metrics.stats.significance import ALPHA, FLIPS, holm, sign_flip_p
+from metrics.stats.significance import ALPHA, FLIPS, MethodScores, holm, sign_flip_p
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,12 @@ def compare_methods(
     """
     places = list(combinations(range(len(labels)), 2))
     queries = sorted({query for own in scored for query in own.by_query})
-    differences = _differences(scored, places, queries)
+    # In the order of the queries' ids, so that a table's own order moves no number.
+    matrix = np.array([[own.by_query.get(query, np.nan) for query in queries] for own in scored])
+    differences = _differences(matrix, places)
     # So many that the smallest p-value is below α still after the correction for all pairs.
     flips = max(FLIPS, round(2 * len(places) / ALPHA))
-    p = sign_flip_p(differences, flips)
+    p = sign_flip_p(differences, flips, methods=MethodScores(matrix.T, np.array(places)))
     p_holm = holm(p)
     known = {
         name: np.array([of_query.get(query, np.nan) for query in queries])
@@ -108,15 +110,13 @@ def compare_methods(
     return Comparison(list(pairs.values()), compact_letters(differs))
 
 
-def _differences(
-    scored: Sequence[Scored], places: Sequence[tuple[int, int]], queries: Sequence[str]
-) -> np.ndarray:
+def _differences(matrix: np.ndarray, places: Sequence[tuple[int, int]]) -> np.ndarray:
     """Differences ``[n_queries, n_pairs]``, NaN where either has no score.
 
-    Queries are in the order of their ids, so that a table's own order moves no number.
+    Args:
+        matrix: scores ``[n_methods, n_queries]``.
     """
-    matrix = np.array([[own.by_query.get(query, np.nan) for query in queries] for own in scored])
-    differences = np.empty((len(queries), len(places)))
+    differences = np.empty((matrix.shape[1], len(places)))
     for i, (a, b) in enumerate(places):
         differences[:, i] = matrix[a] - matrix[b]
     return differences

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metrics.stats import significance
 from metrics.stats.letters import compact_letters
 from metrics.stats.pairs import Comparison, Scored, compare_methods
-from metrics.stats.significance import EXACT, holm, sign_flip_p
+from metrics.stats.significance import EXACT, MethodScores, holm, sign_flip_p
 from tests.fixtures.estimates import estimate_mean
 
 
@@ -94,6 +95,29 @@ def test_many_tests_at_once_are_the_tests_one_by_one() -> None:
     together = sign_flip_p(differences, flips=500)
     one_by_one = [sign_flip_p(column[:, None], flips=500)[0] for column in differences.T]
     np.testing.assert_array_equal(together, one_by_one)
+
+
+@pytest.mark.parametrize("kind", ["normal", "hits", "gaps", "alike but for rounding"])
+def test_what_differences_are_of_moves_no_p_value(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums over methods in place of sums over pairs: the same signs, the same counts."""
+    monkeypatch.setattr(significance, "_TESTS", 4)
+    rng = np.random.default_rng(5)
+    scores = rng.normal(rng.normal(0, 0.2, 8), 1, (40, 8))
+    if kind == "hits":
+        scores = (scores > 0.3).astype(float)
+    if kind == "gaps":
+        scores[:7, [1, 2]] = np.nan
+        scores[30:, 4] = np.nan
+        scores[:, 6] = np.nan
+    if kind == "alike but for rounding":  # differences of the size at which sums are rounded
+        scores[:, 1:] = scores[:, :1] + rng.choice([-1e-15, 0, 1e-15], (40, 7))
+    pairs = np.array(list(itertools.combinations(range(8), 2)))
+    differences = scores[:, pairs[:, 0]] - scores[:, pairs[:, 1]]
+    alone = sign_flip_p(differences, flips=3000)
+    of_methods = MethodScores(scores, pairs)
+    np.testing.assert_array_equal(sign_flip_p(differences, 3000, methods=of_methods), alone)
 
 
 # ------------------------------------------------------------------ holm

@@ -20,7 +20,8 @@ _PER_PROPONENT = "proponent_"
 _CHANGE = f"{_PER_PROPONENT}{TAIL_PATCH}"
 _SHOWN = {f"{_PER_PROPONENT}support", _CHANGE}  # fields that become columns as they are
 _KNOWN = frozenset(field.name for field in fields(RetrievalRecord)) - _SHOWN
-_DIGITS = 5  # significant digits of a score
+_DIGITS = "%.5g"  # significant digits of a score
+_VALUES = {str, bool, int, float, type(None)}
 _LONGEST = 500  # characters that are kept of a field that the format does not know
 _MOST_FIELDS = 20
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -82,7 +83,7 @@ def _ranked(record: RetrievalRecord, raw: Json, threshold: float) -> Ranked:
         columns["ais_scores"] = [rounded(value) for value in record.proponent_ais_scores]
     return Ranked(
         record=record,
-        correct="" if judged is None else "".join("01"[bool(right)] for right in judged),
+        correct="" if judged is None else "".join(map("01".__getitem__, judged.tolist())),
         first=first,
         columns=columns,
         more=_more(record, raw),
@@ -95,7 +96,7 @@ def _is_column(name: str, values: Any, length: int) -> bool:
         and name not in _KNOWN
         and isinstance(values, list)
         and len(values) == length
-        and all(isinstance(value, str | int | float | None) for value in values)
+        and set(map(type, values)) <= _VALUES
     )
 
 
@@ -126,7 +127,7 @@ def rounded(value: Any) -> Any:
     """The value with as many digits as are shown; None for a number that is not finite."""
     if not isinstance(value, float):
         return value
-    short = float(f"{value:.{_DIGITS}g}")
+    short = float(_DIGITS % value)
     if not math.isfinite(short):
         return None
     return int(short) if short.is_integer() and abs(short) < 1e15 else short
@@ -134,4 +135,4 @@ def rounded(value: Any) -> Any:
 
 def valid_unicode(text: str) -> str:
     """The text with U+FFFD in place of lone surrogates, which no encoding can carry."""
-    return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
+    return text if text.isascii() else _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)

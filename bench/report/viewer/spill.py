@@ -23,6 +23,7 @@ CREATE TABLE ranking (
     method INTEGER, query INTEGER, passages BLOB, rest TEXT, PRIMARY KEY (method, query));
 """
 _MOST_VARIABLES = 900  # SQLite takes 999 in its oldest builds
+_MOST_KNOWN = 1 << 18  # passages whose numbers are held in memory, in some 40 MB
 
 
 class Spill:
@@ -37,6 +38,7 @@ class Spill:
         self._database.executescript(_TABLES)
         self._database.execute("BEGIN")
         self._count = 0
+        self._known = dict[bytes, int]()  # some of the passages, by their keys
         self._final = array("I")
 
     def close(self) -> None:
@@ -63,9 +65,12 @@ class Spill:
 
     def _numbers(self, query: int, ids: list[str], texts: list[str]) -> list[int]:
         keys = [_key(passage_id, text) for passage_id, text in zip(ids, texts, strict=True)]
-        known: dict[bytes, int] = {}
-        for start in range(0, len(keys), _MOST_VARIABLES):
-            part = keys[start : start + _MOST_VARIABLES]
+        known = self._known
+        if len(known) > _MOST_KNOWN:
+            known.clear()
+        unknown = [key for key in keys if key not in known]
+        for start in range(0, len(unknown), _MOST_VARIABLES):
+            part = unknown[start : start + _MOST_VARIABLES]
             marks = ",".join("?" * len(part))
             query_text = f"SELECT key, number FROM passage WHERE key IN ({marks})"  # noqa: S608 - marks
             known.update(self._database.execute(query_text, part))
