@@ -8,7 +8,10 @@ on Python's path: that is said in one line, before anything of it is run.
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,13 +55,32 @@ def __dir__() -> list[str]:
 
 
 def main() -> int:
-    """Run the command line, and return its exit status."""
+    """Run the command line, and return its exit status.
+
+    A process that a signal asked to end ends here: whatever libraries do at the end of a process
+    could hang, or print what was interrupted of it.
+    """
     if fault := _shadowed():
         print(f"error: {fault}", file=sys.stderr)
         return 2
-    from bench.cli.main import main as command
+    from bench.core import stopping
 
-    return command()
+    with stopping.on_signals():
+        try:
+            from bench.cli.main import main as command
+
+            status = command()
+        except stopping.Stopped as stop:  # while the command was imported
+            print(stopping.line(stop.number), file=sys.stderr)
+            status = 128 + stop.number
+        if stopping.asked():
+            with suppress(OSError, ValueError):  # whoever reads them may be gone
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(status)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is done: no traceback
+    return status
 
 
 def _shadowed() -> str:

@@ -1,13 +1,16 @@
 """Kill the process at random moments, go on, and compare with a run that nobody disturbed.
 
-    python benchmarks/faults.py --kills 100
+    python benchmarks/faults.py --kills 200
 
-Each campaign starts with empty folders and runs a small sweep (a trained model, an index, a search,
-tail-patch, files written) and then the report. A child process does the work and gets a SIGKILL
-after a random time; another child goes on in the same folders, until one gets to the end. Printed
-are the kills by what was going on, what was done again although it was finished, and how the files
-differ in the end: rankings, per-query tables and index shards byte for byte, results and reports
-but for times and memory. Exit status 0 if nothing differs and nothing was done again.
+Each campaign starts with empty folders. It runs a small sweep (a trained model, an index, a search,
+tail-patch, files written, all copied to a store), imports a ranking, brings the cells to a second
+machine from the store, and writes the report. A child process does the work and gets a SIGKILL;
+another child goes on in the same folders, until one gets to the end. In each campaign every stage
+is killed three times, at a random one of the files that it opens, renames or removes, and the whole
+once at a random time. Printed are the kills by stage, what was done again although it was finished
+(by inode and time), and how the files differ in the end: rankings, per-query tables and index
+shards byte for byte, results and reports but for times and memory. Exit status 0 if nothing differs
+and nothing was done again.
 """
 
 from __future__ import annotations
@@ -15,14 +18,17 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import mmap
 import os
 import random
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +40,88 @@ import methods.gradient.method  # noqa: F401
 from bench.cli.main import main as tdabench
 from bench.core import progress
 
+TASK = ("task.n_passages=400", "task.n_facts=40", "top_k=20", "metric.bootstrap_samples=50")
 SMALL = (
-    "task.n_passages=700", "task.n_facts=60", "model.hidden_size=32", "model.num_layers=2",
-    "model.num_heads=2", "model.epochs=2", "model.projection_dim=8", "top_k=20",
-    "metric.tail_patch.n_queries=15", "metric.bootstrap_samples=50", "quiet=true",
+    *TASK, "model.hidden_size=32", "model.num_layers=2", "model.num_heads=2", "model.epochs=2",
+    "model.projection_dim=8", "metric.tail_patch.n_queries=15",
 )  # fmt: skip
 METHODS = "method=bm25,cos_optimizer,trackstar"
 # What is written once it is finished, and must not be written again.
-FINISHED = ("result.json", "training.json", "manifest.json", "shard-*.json", "words.json")
+FINISHED = (
+    "result.json", "training.json", "manifest.json", "shard-*.json", "words.json", "INVENTORY.json",
+)  # fmt: skip
+UNFINISHED = (".partial-", ".unfinished")
 EXACT = ("retrievals.jsonl", "per_query.parquet", "shard-*.npy", "shard-*.json")
+# What is written below each folder, by name, in the order of the work.
+STAGES = {
+    "task": "cache/tasks", "training": "cache/models", "store": "store", "index": "cache/index",
+    "tail-patch": "cache/tail_patch", "result": "runs/factworld/tiny",
+    "import": "runs/factworld/imported", "second machine": "other", "report": "runs",
+}  # fmt: skip
+TIMES = 3  # each stage is killed in a campaign, a part of it further each time
+WRITES = ("open", "os.rename", "os.remove", "os.mkdir")  # events of Python's audit
 VARYING = ("date", "phases", "env", "command", "peak_mib")  # and whatever is in seconds
+
+
+@dataclass(frozen=True)
+class Kill:
+    """When a child is killed: after some seconds, or before a stage's n-th write."""
+
+    seconds: float | None = None
+    stage: str | None = None
+    write: int = 0
+
+
+class Writes:
+    """What a child writes, by stage, seen by this process as well.
+
+    Attributes:
+        last: the stage of the last write; empty before the first.
+    """
+
+    def __init__(self) -> None:
+        self._shared = mmap.mmap(-1, 4 * (len(STAGES) + 1))
+        self.numbers = memoryview(self._shared).cast("i")  # by stage, then the last one's place
+
+    @property
+    def last(self) -> str:
+        return ["start", *STAGES][self.numbers[-1]]
+
+    def count(self, stage: str) -> int:
+        return self.numbers[list(STAGES).index(stage)]
+
+    def watch(self, folder: Path, kill: Kill) -> None:
+        """Count the writes of this process from now on, and kill it at the one that is chosen."""
+        places = [(f"{folder}/{place}/", i, name) for i, (name, place) in enumerate(STAGES.items())]
+
+        def hear(event: str, arguments: tuple) -> None:
+            if event not in WRITES or (event == "open" and not is_write(arguments)):
+                return
+            path = os.fspath(arguments[event == "os.rename"])
+            for place, i, name in places:
+                if isinstance(path, str) and path.startswith(place):
+                    self.numbers[i] += 1
+                    self.numbers[-1] = i + 1
+                    is_chosen = name == kill.stage and self.numbers[i] == kill.write
+                    # A child that goes on writes less: it gets no further than to the report.
+                    if is_chosen or (name == "report" and kill.stage not in (name, None)):
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return
+
+        sys.addaudithook(hear)
+
+
+def is_write(arguments: tuple) -> bool:
+    """Whether a file is opened to be written, from what the audit says of it."""
+    path, mode, flags = arguments
+    opens = bool(flags & (os.O_WRONLY | os.O_RDWR)) if mode is None else set(mode) & set("wax+")
+    return isinstance(path, str) and bool(opens)
 
 
 def main() -> int:
     """Run campaigns until enough processes were killed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     progress.set_quiet(True)
@@ -61,16 +133,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         calm = Path(folder) / "calm"
         began = time.perf_counter()
-        assert child(calm, None) == "done"
+        ended, writes = child(calm, Kill())
+        assert ended == "done"
         whole = time.perf_counter() - began
-        print(f"undisturbed: {whole:.1f} s")
+        numbers = {stage: writes.count(stage) for stage in STAGES}
+        print(
+            f"undisturbed: {whole:.1f} s, files opened, renamed or removed: {numbers}", flush=True
+        )
         while sum(killed.values()) < options.kills:
             campaigns += 1
             stormy = Path(folder) / f"stormy-{campaigns}"
-            before: dict[str, int] = {}
-            # A limit that grows, so that each campaign comes to an end.
-            for attempt in range(1, 1000):
-                ended = child(stormy, rng.uniform(0.05, whole * (0.3 + 0.1 * attempt)))
+            before: dict[str, tuple[int, int]] = {}
+            for kill in storm(numbers, whole, rng):
+                ended, _ = child(stormy, kill)
                 now = finished(stormy)
                 again += [name for name, stamp in before.items() if now.get(name) != stamp]
                 before = now
@@ -78,7 +153,12 @@ def main() -> int:
                     break
                 killed[ended] += 1
             differences += compare(calm, stormy)
-            print(f"campaign {campaigns}: {sum(killed.values())} kills so far", flush=True)
+            shutil.rmtree(stormy)
+            print(
+                f"campaign {campaigns}: {sum(killed.values())} kills so far, {len(again)} done "
+                f"again, {len(differences)} differences",
+                flush=True,
+            )
     print(f"{campaigns} campaigns, {sum(killed.values())} kills: {dict(killed.most_common())}")
     print(f"finished and done again: {len(again)} {again[:5]}")
     print(f"differences in the end: {len(differences)} {differences[:5]}")
@@ -86,90 +166,101 @@ def main() -> int:
     return 1 if again or differences else 0
 
 
-def child(folder: Path, seconds: float | None) -> str:
-    """Do the work in a child that is killed after some seconds; what it was at, or ``"done"``."""
+def storm(numbers: dict[str, int], whole: float, rng: random.Random) -> list[Kill]:
+    """The kills of one campaign, in order; the last child is left alone."""
+    kills = [
+        Kill(stage=stage, write=rng.randint(1, max(1, number // TIMES)))
+        for stage, number in numbers.items()
+        for _ in range(TIMES)
+    ]
+    at_random = Kill(seconds=rng.uniform(0.05, whole))
+    kills.insert(rng.randint(0, len(kills)), at_random)
+    return [*kills, Kill()]
+
+
+def child(folder: Path, kill: Kill) -> tuple[str, Writes]:
+    """Do the work in a child; the stage in which it was killed, or ``"done"``, and its writes."""
     folder.mkdir(exist_ok=True)
+    writes = Writes()
     pid = os.fork()
     if pid == 0:
+        writes.watch(folder, kill)
         os._exit(work(folder))
-    deadline = None if seconds is None else time.perf_counter() + seconds
+    deadline = None if kill.seconds is None else time.perf_counter() + kill.seconds
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            assert os.waitstatus_to_exitcode(status) == 0, "the work failed by itself"
-            return "done"
-        if deadline is not None and time.perf_counter() > deadline:
+        if not ended and deadline is not None and time.perf_counter() > deadline:
             os.kill(pid, signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
-            if os.waitstatus_to_exitcode(status) == 0:
-                return "done"
-            return stage(folder)
+            ended, status = os.waitpid(pid, 0)
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+            assert code in (0, -signal.SIGKILL), f"failed: {(folder / 'log').read_text()[-2000:]}"
+            return "done" if code == 0 else writes.last, writes
         time.sleep(0.005)
 
 
 def work(folder: Path) -> int:
-    """The sweep, then the report, as the command line does them."""
+    """The sweep, the import, the cells on a second machine and the report, as commands."""
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    if status := sweep(folder, folder / "store"):
+        return status
+    (ranking,) = (folder / "runs").glob("factworld/tiny/bm25/*/retrievals.jsonl")
+    places = (f"results_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}", "quiet=true")
+    brought = ["import", str(ranking), "task=factworld", "name=brought", *TASK, *places]
+    return (
+        tdabench(brought)
+        or sweep(folder / "other", folder / "store")
+        or tdabench(["report", str(folder / "runs"), "--no-figures", "--quiet"])
+    )
+
+
+def sweep(folder: Path, store: Path) -> int:
+    """The cells of three methods, in the folders of one machine."""
     places = (
         f"results_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}",
-        f"hydra.sweep.dir={folder / 'jobs'}",
+        f"remote_dir=file://{store}", f"hydra.sweep.dir={folder / 'jobs'}",
     )  # fmt: skip
-    status = tdabench(["run", "-m", METHODS, *SMALL, *places])
-    return status or tdabench(["report", str(folder / "runs"), "--no-figures", "--quiet"])
+    return tdabench(["run", "-m", METHODS, *SMALL, *places, "quiet=true"])
 
 
-def stage(folder: Path) -> str:
-    """What was going on, from what is there."""
-    cache = folder / "cache"
-    cells = len(list((folder / "runs").glob("*/*/*/*/result.json")))
-    if cells == 3:
-        return "report"
-    if not list(cache.glob("models/*/*/training.json")):
-        return "task" if not (cache / "models").exists() else "training"
-    if cells == 0:
-        return "first cell"
-    if not list(cache.rglob("shard-*.json")):
-        return "index"
-    return "search and tail-patch"
-
-
-def finished(folder: Path) -> dict[str, int]:
-    """When each finished piece was written, by its path."""
+def finished(folder: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of writing of each finished piece, by its path."""
     return {
-        str(path.relative_to(folder)): path.stat().st_mtime_ns
+        str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns)
         for name in FINISHED
         for path in folder.rglob(name)
-        if ".partial-" not in str(path)
+        if not any(mark in str(path) for mark in UNFINISHED)
     }
 
 
 def compare(calm: Path, stormy: Path) -> list[str]:
     """Names of files that are missing, left over or different."""
-    found = [contents(folder) for folder in (calm, stormy)]
-    names = set(found[0]) | set(found[1])
-    return sorted(name for name in names if found[0].get(name) != found[1].get(name))
+    one, other = contents(calm), contents(stormy)
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """What the files of a folder say, less what may vary: times and paths."""
-    found: dict[str, Any] = {}
-    for pattern in EXACT:
-        found |= {relative(path, folder): path.read_bytes() for path in folder.rglob(pattern)}
-    for path in folder.rglob("result.json"):
-        found[relative(path, folder)] = without(json.loads(path.read_text()))
-    for name in ("leaderboard.csv", "significance.csv"):
-        path = folder / "runs" / "report" / name
-        rows = csv.DictReader(path.read_text().splitlines()) if path.exists() else ()
-        found[relative(path, folder)] = [without(row) for row in rows]
-    found |= {relative(path, folder): "left over" for path in folder.rglob("*.partial-*")}
-    return found
+    """What the files of a folder say, less what may vary: times and paths.
 
-
-def relative(path: Path, folder: Path) -> str:
-    """A path below the folder."""
-    return str(path.relative_to(folder))
+    The store is left out: its names hold hashes of times, and copies that were cut short stay in
+    it. What the second machine brought from it is compared.
+    """
+    said: dict[str, Any] = {}
+    paths = [path for path in folder.rglob("*") if path.relative_to(folder).parts[0] != "store"]
+    for path in paths:
+        name = str(path.relative_to(folder))
+        if any(path.match(pattern) for pattern in EXACT):
+            said[name] = path.read_bytes()
+        elif path.name == "result.json":
+            said[name] = without(json.loads(path.read_text()))
+        elif path.name in ("leaderboard.csv", "significance.csv"):
+            rows = csv.DictReader(path.read_text().splitlines())
+            said[name] = [without(row) for row in rows]
+        elif any(mark in path.name for mark in UNFINISHED):
+            said[name] = "left over"
+    return said
 
 
 def without(value: Any) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from bench.cli.commands import COMMANDS, Parser
 from bench.core import stopping
@@ -15,7 +17,8 @@ from bench.core.escape import clean
 from bench.core.spinning import brief_spinning
 from bench.storage.disk import disk_errors
 
-DONE, FAILED, WRONG_INPUT, INTERRUPTED, STOPPED = 0, 1, 2, 130, 143
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
+BY_SIGNAL = 128  # and its number on top, as shells count
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,12 +26,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 done, 1 a cell failed or a number does not hold, 2 the user's input is
-        wrong, 130 interrupted, 143 stopped by SIGTERM after finishing what was at hand.
+        wrong, 130 interrupted, 143 stopped by SIGTERM and 129 by SIGHUP (``bench.core.stopping``).
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    with stopping.on_signals():
+        return _status_of(words)
+
+
+def _status_of(words: list[str]) -> int:
     try:
         # The line of `disk_errors` is for what no command has caught for itself.
-        with brief_spinning(), stopping.on_sigterm(), disk_errors(folders="it"):
+        with brief_spinning(), disk_errors(folders="it"):
             return _dispatch(words)
     except SystemExit as stop:  # --help and --version have printed what was asked for
         return int(stop.code or DONE)
@@ -39,12 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # `| head` has read enough. What is still buffered must not fail at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except stopping.Stopped:
-        print("stopped: what is finished is kept; run again to go on", file=sys.stderr)
-        return STOPPED
+    except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, stopping.Stopped) else signal.SIGINT
+        with suppress(OSError):  # the terminal may be gone
+            print(stopping.line(number), file=sys.stderr, flush=True)
+        return BY_SIGNAL + number
 
 
 def _dispatch(words: list[str]) -> int:

@@ -1,61 +1,182 @@
-"""What SIGTERM does, which schedulers send before they kill: begun work ends, none is begun.
+"""The signals that ask a command to end, and what each does.
 
-Outside ``finish_first`` the run ends at once, as it does at Ctrl-C; files are whole or not there.
+* SIGINT (Ctrl-C) ends the command at once, with what is at hand.
+* SIGTERM (schedulers send it before they kill) and SIGHUP (the terminal was closed) let the jobs
+  of an engine that have begun come to their end, and none begins after them. Outside such jobs they
+  end the command at once, too.
+
+Ending at once means ``Stopped``, raised wherever the main thread is; from then on further signals
+change nothing, so that nobody's impatience breaks the cleaning up. A library may keep the main
+thread from hearing a signal, or swallow what is raised. Files are whole or not there however a
+process ends, so a thread that does hear the signal ends the process if it is not over in time.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-_asked = False
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+_CLEANING_SECONDS = 1.5  # from Ctrl-C to the end; what is left behind is removed by the next run
+
+_asked: int | None = None  # the signal that decides how the command ends
+_is_handling = False  # whether the signals come here
+_has_raised = False
 _finishing = 0  # how many blocks of finish_first are running
+_abandoning = 0  # how many of them abandon their jobs by themselves
 
 
-class Stopped(BaseException):
-    """The run was asked to stop. Like KeyboardInterrupt, it is no error that a sweep goes past."""
+class Stopped(KeyboardInterrupt):
+    """The command was asked to end; like Ctrl-C, it is no error that a sweep goes past.
+
+    Attributes:
+        number: the number of the signal that asked.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 def asked() -> bool:
-    """Whether the run has been asked to stop."""
-    return _asked
+    """Whether the command has been asked to end, so that no other job may begin."""
+    return _asked is not None
+
+
+def asked_at_once() -> bool:
+    """Whether jobs that have begun are to be abandoned, too."""
+    return _asked == signal.SIGINT
 
 
 @contextmanager
-def finish_first() -> Iterator[None]:
-    """Let a request to stop wait until the block ends; a block of several jobs looks at ``asked``.
+def finish_first(*, abandons: bool = False) -> Iterator[None]:
+    """Let SIGTERM and SIGHUP wait until the block ends; a block of several jobs looks at ``asked``.
+
+    Args:
+        abandons: let SIGINT wait as well: the block looks at ``asked_at_once`` several times a
+            second, and abandons its jobs.
 
     Raises:
-        Stopped: at the end of the block, however it ends, if the run was asked to stop.
+        Stopped: at the end of the block, however it ends, if the command was asked to end.
     """
-    global _finishing
+    global _finishing, _abandoning
     _finishing += 1
+    _abandoning += abandons
     try:
         yield
     finally:
         _finishing -= 1
-        if _asked:
-            raise Stopped
+        _abandoning -= abandons
+        if _asked is not None:
+            _raise(_asked)
 
 
 @contextmanager
-def on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block with ``Stopped``. Only the main thread may enter it."""
-    global _asked
-    _asked = False
-    before = signal.signal(signal.SIGTERM, _ask)
+def on_signals() -> Iterator[None]:
+    """Let the signals end the block with ``Stopped``. Only the main thread may enter it.
+
+    A block within another changes nothing. A signal that the process was started to ignore (by
+    ``nohup``, for instance) is ignored.
+    """
+    global _is_handling
+    if _is_handling:
+        yield
+        return
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    _forget()
+    _is_handling = True
+    before = {number: signal.signal(number, _ask) for number in heard}
+    try:
+        with _ended_in_time(heard):
+            yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _is_handling = False
+        _forget()
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """A context in which processes are started that hear none of the signals.
+
+    A terminal, and some schedulers, send a signal to the whole group of processes. Workers do what
+    the process that started them tells them, and are told of the signal by that alone.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
-        _asked = False
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _ask(*_: Any) -> None:
+def _forget() -> None:
+    global _asked, _has_raised
+    _asked, _has_raised = None, False
+
+
+def _ask(number: int, _: Any) -> None:
     # The signal may come twice: some schedulers send it to a process and to its group.
     global _asked
-    _asked = True
-    if not _finishing:
-        raise Stopped
+    if _asked is None or number == signal.SIGINT:
+        _asked = number
+    waits = _abandoning if asked_at_once() else _finishing
+    if not waits and not _has_raised:
+        _raise(_asked)
+
+
+def _raise(number: int) -> None:
+    global _has_raised
+    _has_raised = True
+    raise Stopped(number)
+
+
+@contextmanager
+def _ended_in_time(heard: list[signal.Signals]) -> Iterator[None]:
+    """A context in which SIGINT ends the process soon, whatever keeps the main thread from it."""
+    if signal.SIGINT not in heard or not hasattr(os, "set_blocking"):
+        yield
+        return
+    ends, begins = os.pipe()
+    os.set_blocking(begins, False)
+    is_over = threading.Event()
+    before = signal.set_wakeup_fd(begins, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=_end_in_time, args=(ends, is_over), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        signal.set_wakeup_fd(before)
+        os.close(begins)
+        watcher.join()
+        os.close(ends)
+
+
+def _end_in_time(signals: int, is_over: threading.Event) -> None:
+    """End the process if the block is not over soon after a SIGINT.
+
+    Args:
+        signals: a pipe that gets a byte, its number, for each signal when it comes, also while the
+            main thread is in a library.
+        is_over: set when the block is over.
+    """
+    while number := os.read(signals, 1):
+        if number[0] == signal.SIGINT and not is_over.wait(_CLEANING_SECONDS):
+            with suppress(OSError):  # the terminal may be gone; and the main thread may be printing
+                os.write(2, f"{line(signal.SIGINT)}\n".encode())
+            os._exit(128 + signal.SIGINT)
+
+
+def line(number: int) -> str:
+    """What a command says when it ends by this signal."""
+    word = "interrupted" if number == signal.SIGINT else "stopped"
+    return f"{word}: what is finished is kept; run again to go on"

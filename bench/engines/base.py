@@ -77,15 +77,21 @@ class Engine(ABC):
 
         Raises:
             UserError: a job failed by the user's mistake. Those that were finished stay.
-            Stopped: the run was asked to stop (SIGTERM). Jobs that had begun were finished.
+            Stopped: the run was asked to stop (``bench.core.stopping``). Jobs that had begun were
+                finished or, after SIGINT, abandoned.
         """
         left = [job for job in jobs if not job.done]
         if left:
-            with stopping.finish_first():
+            with stopping.finish_first(abandons=self.apart):
                 finished = self._finished(left, label, unit)
                 for _ in progress.track(finished, label, unit=unit, total=len(left)):
                     pass
 
     @abstractmethod
     def _finished(self, jobs: Sequence[Job], label: str, unit: str) -> Iterator[Job]:
-        """Run jobs, and yield each when it is done; begin none after ``stopping.asked()``."""
+        """Run jobs, and yield each when it is done; begin none after ``stopping.asked()``.
+
+        An engine whose jobs run apart looks at ``stopping.asked_at_once()`` several times a second,
+        and then returns within a second, with its jobs ended. It ends them in the same way when
+        the iterator is closed.
+        """

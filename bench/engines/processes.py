@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import threading
+import time
+import traceback
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from multiprocessing import connection, resource_tracker
+from pathlib import Path
 from typing import Optional
 
 from bench.core import progress, stopping
 from bench.core.errors import UserError
 from bench.core.fields import speed
 from bench.engines.base import Engine, Job
+from bench.engines.lifeline import CLEANING_SECONDS, LOOK_EVERY_SECONDS, end_after
 from bench.engines.threads import cores, threads
 
-_TRIES = 3  # a killed process ends its pool's jobs; more than three deaths are no accident
+_TRIES = 3  # of a job whose worker is killed; more than three deaths are no accident
+# Spawned, not forked: a fork copies locks that torch's threads may hold at that moment.
+_SPAWN = multiprocessing.get_context("spawn")
 
 
 @dataclass
@@ -31,68 +36,158 @@ class ProcessesConfig:
 
 
 class Processes(Engine):
-    """A pool of fresh processes; when one is killed, what it had not finished runs again."""
+    """Fresh processes that do one job after the other; the job of one that is killed runs again."""
 
     Config = ProcessesConfig
 
     def _finished(self, jobs: Sequence[Job], label: str, unit: str) -> Iterator[Job]:
-        workers = min(self.config.workers or cores(), len(jobs))
-        left = list(jobs)
-        for _ in range(_TRIES):
-            try:
-                with threads(max(1, cores() // workers)):
-                    yield from _in_pool(left, workers)
-            except BrokenProcessPool:
-                if stopping.asked():
-                    return
-                left = [job for job in left if not job.done]
-                progress.say(f"{label}: a worker process was killed; {len(left)} {unit} again")
-            else:
-                return
-        raise UserError(
-            f"worker processes were killed {_TRIES} times; {len(left)} {unit} are not done",
-            where="engine",
-            fix="most often memory ran out: lower engine.workers; what is finished is kept",
-        )
+        """Yield each job when it is done; a job is handed out only when a worker is free for it."""
+        waiting, deaths = deque(jobs), Counter[Path | None]()
+        mistake: Exception | None = None
+        with _Workers(min(self.config.workers or cores(), len(jobs))) as workers:
+            while not stopping.asked_at_once():
+                for worker in workers.reporting():
+                    job, outcome = worker.report()
+                    if isinstance(outcome, _Death):
+                        workers.replace(worker)
+                    if job is not None and (outcome is None or job.done):
+                        yield job
+                    elif isinstance(outcome, Exception):
+                        mistake = mistake or outcome
+                    elif isinstance(outcome, _Death) and not stopping.asked():
+                        waiting.extendleft([job] if job is not None else [])
+                        target = job.target if job is not None else None
+                        deaths[target] += 1
+                        if deaths[target] == _TRIES:
+                            left = sum(not job.done for job in jobs)
+                            raise _killed(f"{left} {unit}")
+                        progress.say(f"{label}: a worker process was killed; another goes on")
+                if mistake or stopping.asked():
+                    waiting.clear()
+                workers.hand_out(waiting)
+                if not workers.busy and not waiting:
+                    break
+        if mistake:
+            raise mistake
 
 
-def _in_pool(jobs: Sequence[Job], workers: int) -> Iterator[Job]:
-    """Yield each job when it is done; a job is handed out only when a worker is free for it."""
-    # Spawned, not forked: a fork copies locks that torch's threads may hold at that moment.
-    context = multiprocessing.get_context("spawn")
-    waiting = iter(jobs)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as pool:
-        running = {pool.submit(_work, job): job for job in islice(waiting, workers)}
-        while running:
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                job = running.pop(future)
-                future.result()
-                if not stopping.asked():
-                    running |= {pool.submit(_work, after): after for after in islice(waiting, 1)}
-                yield job
+def _killed(left: str) -> UserError:
+    return UserError(
+        f"worker processes were killed {_TRIES} times; {left} are not done",
+        where="engine",
+        fix="most often memory ran out: lower engine.workers; what is finished is kept",
+    )
 
 
-def _begin() -> None:
-    """Prepare a worker process for its first job."""
-    progress.set_quiet(True)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+class _Death:
+    """The report of a worker that was killed."""
 
 
-def _work(job: Job) -> None:
-    """Run a job in a worker; a SIGTERM, which its whole group may get, waits for the job's end."""
-    asked: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+class _Worker:
+    """A process that does one job after the other.
+
+    Attributes:
+        pipe: its end of this process, through which jobs go and reports come.
+        process: the process.
+        job: the job that it has been given; None if it has none.
+        is_ready: whether it waits for jobs or does one; False while it starts.
+    """
+
+    def __init__(self, lifeline: connection.Connection) -> None:
+        self.pipe, theirs = _SPAWN.Pipe()
+        self.job: Job | None = None
+        self.is_ready = False
+        self.process = _SPAWN.Process(target=_serve, args=(theirs, lifeline))
+        self.process.start()
+        theirs.close()  # so that the end of the worker is the end of the pipe
+
+    def give(self, job: Job) -> None:
+        """Hand it a job."""
+        self.job = job
+        with suppress(OSError):  # it was killed, and will be reported
+            self.pipe.send(job)
+
+    def report(self) -> tuple[Job | None, Exception | _Death | None]:
+        """Its job, which it has no more, and what was wrong; without a job it says it is ready."""
+        job, self.job, self.is_ready = self.job, None, True
+        try:
+            return job, self.pipe.recv()
+        except (EOFError, OSError):
+            return job, _Death()
+
+
+class _Workers:
+    """So many workers, for a block; at its end they end too, whatever they are doing."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __enter__(self) -> _Workers:
+        # Nothing is ever sent: what matters to a worker is that it is closed.
+        self._theirs, self._lifeline = _SPAWN.Pipe(duplex=False)
+        self._workers = [self._started() for _ in range(self._number)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lifeline.close()
+        deadline = time.monotonic() + CLEANING_SECONDS
+        for worker in self._workers:
+            left = deadline - time.monotonic() if worker.job is not None else 0
+            worker.process.join(max(0, left))
+            worker.process.kill()
+            worker.process.join()
+            worker.pipe.close()
+        self._theirs.close()
+
+    def _started(self) -> _Worker:
+        resource_tracker.ensure_running()  # which else lets signals through again
+        with threads(max(1, cores() // self._number)), stopping.deaf():
+            return _Worker(self._theirs)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any worker has a job."""
+        return any(worker.job is not None for worker in self._workers)
+
+    def reporting(self) -> list[_Worker]:
+        """The workers that have something to say; none if a moment passes without a word."""
+        ready = connection.wait([worker.pipe for worker in self._workers], LOOK_EVERY_SECONDS)
+        return [worker for worker in self._workers if worker.pipe in ready]
+
+    def hand_out(self, waiting: deque[Job]) -> None:
+        """Give a job to each worker that is free for it."""
+        for worker in self._workers:
+            if waiting and worker.is_ready and worker.job is None:
+                worker.give(waiting.popleft())
+
+    def replace(self, dead: _Worker) -> None:
+        """Start a worker in the place of one that was killed."""
+        dead.process.join()
+        dead.pipe.close()
+        self._workers[self._workers.index(dead)] = self._started()
+
+
+def _serve(pipe: connection.Connection, lifeline: connection.Connection) -> None:
+    """Do the jobs that come, in a worker, and report on each; None says that all went well."""
+    # Until the pipe ends, or the worker is interrupted.
+    with suppress(EOFError, OSError, KeyboardInterrupt):
+        end_after(partial(_closed, lifeline))
+        progress.set_quiet(True)
+        pipe.send(None)
+        while True:
+            pipe.send(_outcome(pipe.recv()))
+    os._exit(0)  # what libraries do at the end of a process takes time, and may print
+
+
+def _outcome(job: Job) -> Exception | None:
     try:
-        job.run()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        if asked:
-            os.kill(os.getpid(), signal.SIGTERM)
+        return job.outcome()
+    except Exception:
+        # Other exceptions may not survive the way.
+        return RuntimeError(f"a job failed in a worker process:\n{traceback.format_exc()}")
 
 
-def _end_with_parent() -> None:
-    """End this worker when its parent is gone: a killed parent cannot tell its workers."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def _closed(lifeline: connection.Connection) -> None:
+    """Return when the process that gave out the jobs has closed its end, or is gone."""
+    with suppress(EOFError, OSError):
+        lifeline.recv_bytes()

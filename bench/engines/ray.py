@@ -22,9 +22,9 @@ from bench.core.errors import UserError, first_line
 from bench.core.fields import speed
 from bench.engines.base import Engine, Job
 from bench.engines.extras import library
+from bench.engines.lifeline import LOOK_EVERY_SECONDS
 from bench.engines.threads import use_threads
 
-_LOOK_EVERY_SECONDS = 1.0  # at which nodes are alive, and whether the run is to stop
 _ARRIVES_SECONDS = 60.0  # how late a network file system may show another machine's file
 
 
@@ -58,22 +58,28 @@ class Ray(Engine):
         task = ray.remote(**options)(_work)
         waiting, running = deque(jobs), dict[Any, Job]()
         deaths: Counter[Path] = Counter()
-        while running or waiting:
-            room = self._room(ray)
-            while waiting and len(running) < room and not stopping.asked():
-                job = waiting.popleft()
-                running[task.remote(job, self.config.cpus)] = job
-            if not running:
-                return self._no_room_left()
-            ready, _ = ray.wait(list(running), timeout=_LOOK_EVERY_SECONDS)
-            for ref in ready:
-                job = running.pop(ref)
-                if _done(ray, ref, job):
-                    yield job
-                elif not stopping.asked():
-                    deaths[job.target] += 1
-                    self._check_deaths(deaths[job.target], label)
-                    waiting.append(job)
+        try:
+            while (running or waiting) and not stopping.asked_at_once():
+                room = self._room(ray)
+                while waiting and len(running) < room and not stopping.asked():
+                    job = waiting.popleft()
+                    running[task.remote(job, self.config.cpus)] = job
+                if not running:
+                    return self._no_room_left()
+                ready, _ = ray.wait(list(running), timeout=LOOK_EVERY_SECONDS)
+                for ref in ready:
+                    job = running.pop(ref)
+                    if _done(ray, ref, job):
+                        yield job
+                    elif not stopping.asked():
+                        deaths[job.target] += 1
+                        self._check_deaths(deaths[job.target], label)
+                        waiting.append(job)
+        finally:
+            for ref in running:
+                ray.cancel(ref, force=True)
+            if stopping.asked():
+                ray.shutdown()  # whatever was started here ends before this process does
 
     def _room(self, ray: ModuleType) -> int:
         """The number of jobs that fit on the nodes that are alive now."""

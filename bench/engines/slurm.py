@@ -7,12 +7,16 @@ done is dealt out again.
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -21,11 +25,18 @@ from bench.core.errors import UserError, did_you_mean
 from bench.core.fields import speed
 from bench.engines.base import Engine, Job
 from bench.engines.extras import library
+from bench.engines.lifeline import (
+    CLEANING_SECONDS,
+    LOOK_EVERY_SECONDS,
+    end_after,
+    held,
+    until_let_go,
+)
 from bench.engines.threads import threads, use_threads
 from bench.storage.disk import disk_errors
 
 _CLUSTERS = ("slurm", "local")
-_LOOK_EVERY_SECONDS = 1.0  # each look reads one file for each task
+_LOOK_EVERY_SECONDS = 1.0  # at tasks, through files that may be on another machine
 
 
 @dataclass
@@ -100,6 +111,8 @@ class _Array:
         self.last_failure = "every task ended well, and the files are not there"
         self._config = config
         self._stop = folder / "stop"  # tells tasks to begin no other job
+        # Of a scheduler's tasks the scheduler takes care.
+        self._lifeline = folder / "run-is-alive" if config.cluster == "local" else None
 
     def finished(self, jobs: Sequence[Job]) -> Iterator[Job]:
         """Submit an array for the jobs; yield each job when it is done, until all tasks have ended.
@@ -111,25 +124,52 @@ class _Array:
         if config.cluster == "local" and config.parallel is not None:
             n_tasks = min(n_tasks, config.parallel)
         dealt = [list(jobs[i::n_tasks]) for i in range(n_tasks)]
-        running = list(zip(self._submit(dealt), map(deque, dealt), strict=True))
+        running: list[tuple[Any, deque[Job]]] = []
+        with ExitStack() as stack:
+            stack.callback(self._abandon, running)
+            if self._lifeline is not None:
+                stack.enter_context(held(self._lifeline))
+            running += zip(self._submit(dealt), map(deque, dealt), strict=True)
+            yield from self._done_of(running)
+
+    def _done_of(self, running: list[tuple[Any, deque[Job]]]) -> Iterator[Job]:
+        """Yield each job when it is done, and take out tasks when they have ended."""
         mistake = None
-        while running:
-            is_over = [task.done() for task, _ in running]
+        while running and not stopping.asked_at_once():
+            over = [task for task, _ in running if task.done()]
             for _, waiting in running:
                 while waiting and waiting[0].done:
                     yield waiting.popleft()
-            for (task, _), over in zip(running, is_over, strict=True):
-                mistake = mistake or (self._mistake(task) if over else None)
-            running = [pair for pair, over in zip(running, is_over, strict=True) if not over]
+            for task in over:
+                mistake = mistake or self._mistake(task)
+            running[:] = [pair for pair in running if pair[0] not in over]
             if (mistake or stopping.asked()) and not self._stop.exists():
                 self._stop.touch()
                 for task, _ in running:
                     if task.state.upper() == "PENDING":
                         task.cancel()
-            if running:
-                time.sleep(_LOOK_EVERY_SECONDS)
+            self._pause(running)
         if mistake:
             raise mistake
+
+    def _pause(self, running: Sequence[Any]) -> None:
+        """Wait before the next look, which reads one file for each task; less if asked to stop."""
+        until = time.monotonic() + _LOOK_EVERY_SECONDS
+        while running and not stopping.asked_at_once() and time.monotonic() < until:
+            time.sleep(LOOK_EVERY_SECONDS)
+
+    def _abandon(self, running: Sequence[tuple[Any, Any]]) -> None:
+        """End tasks that are still running or pending."""
+        if self._config.cluster == "slurm":
+            for task, _ in running:
+                task.cancel(check=False)
+            return
+        until = time.monotonic() + CLEANING_SECONDS  # the lifeline has been let go
+        while time.monotonic() < until and not all(task.done() for task, _ in running):
+            time.sleep(0.05)
+        for task, _ in running:
+            if not task.done():
+                _end_with_children(int(task.job_id))
 
     def _submit(self, dealt: Sequence[Sequence[Job]]) -> list[Any]:
         config, submitit = self._config, library("submitit", "slurm")
@@ -144,9 +184,10 @@ class _Array:
                 slurm_partition=config.partition,
                 slurm_array_parallelism=config.parallel,
             )
-            with threads(config.cpus):  # tasks, also Slurm's, get this process's environment
-                n = len(dealt)
-                return list(executor.map_array(_work, dealt, [config.cpus] * n, [self._stop] * n))
+            # Tasks, also Slurm's, get this process's environment.
+            with threads(config.cpus), stopping.deaf():
+                same = (config.cpus, self._stop, self._lifeline)
+                return list(executor.map_array(_work, dealt, *([one] * len(dealt) for one in same)))
         except (RuntimeError, OSError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(
@@ -167,13 +208,26 @@ class _Array:
         return None
 
 
-def _work(jobs: Sequence[Job], cpus: int, stop: Path) -> UserError | None:
+def _work(jobs: Sequence[Job], cpus: int, stop: Path, lifeline: Path | None) -> UserError | None:
     """Do the jobs of one task, until one finds a mistake of the user's or the run is to stop."""
     use_threads(cpus)
-    for job in jobs:
-        if stop.exists():
-            return None
-        error = job.outcome()
-        if error is not None:
-            return error
+    with suppress(KeyboardInterrupt):
+        if lifeline is not None:
+            end_after(partial(until_let_go, lifeline))
+        for job in jobs:
+            if stop.exists():
+                return None
+            error = job.outcome()
+            if error is not None:
+                return error
     return None
+
+
+def _end_with_children(pid: int) -> None:
+    """Kill a process of this machine and those that it has started."""
+    with suppress(OSError):  # it has ended by itself
+        os.kill(pid, signal.SIGSTOP)  # so that it starts no other
+        with suppress(OSError):  # not Linux: they end by themselves when nobody holds the lifeline
+            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+                os.kill(int(child), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)

@@ -224,6 +224,6 @@ def test_asked_to_stop_tasks_begin_no_other_job(tmp_path: Path, name: str) -> No
     jobs = [
         Job(write_and_ask, (tmp_path / str(i), os.getpid()), tmp_path / str(i)) for i in range(40)
     ]
-    with pytest.raises(stopping.Stopped), stopping.on_sigterm():
+    with pytest.raises(stopping.Stopped), stopping.on_signals():
         engine(name, tmp_path).run(jobs, "work", unit="jobs")
     assert 1 <= sum(job.done for job in jobs) < 20

@@ -1,0 +1,73 @@
+"""Every phase of a cell, and the report, ended by each signal; the next command goes on from there.
+
+``tests/core/test_stopping.py`` has the jobs of engines, which SIGTERM lets come to their end, and
+``benchmarks/faults.py`` kills at random moments.
+"""
+
+from __future__ import annotations
+
+import csv
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.core import stopping
+from tests.fixtures.interrupted import Command
+from tests.fixtures.runs import SMALL, cells, ranked, result
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc"),
+]
+PHASES = (
+    "model", "training", "index", "search", "judge", "attribution", "tail_patch", "retraining",
+    "write",
+)  # fmt: skip
+WORDS = (
+    "method=trackstar", *SMALL, "metric=retraining",
+    "metric.judge={name:lexical,require_subject:false,threshold:0.5}",
+    "metric.retraining.removal_queries=2", "metric.retraining.removal_group=2",
+    "metric.retraining.lds_subsets=3",
+)  # fmt: skip
+
+
+def command(folder: Path, phase: str, number: int) -> Command:
+    places = (f"results_dir={folder / 'results'}", f"cache_dir={folder / 'cache'}")
+    words = ["report", str(folder / "results"), "--no-figures"]
+    if phase != "report":
+        words = ["run", *WORDS, *places]
+    return Command("-m", "tests.fixtures.signal_in_phase", phase, str(number), *words)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert command(folder, "none", 0).end(0.0, long=600.0).status == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
+def test_each_phase_ends_and_the_next_command_goes_on(
+    tmp_path: Path, undisturbed: Path, name: str
+) -> None:
+    number = getattr(signal, name)
+    for phase in (*PHASES, "report"):
+        if phase == "report":
+            assert command(tmp_path, "none", 0).end(0.0, long=600.0).status == 0
+        ending = command(tmp_path, phase, number).end(0.0, long=600.0)
+        assert ending.status == 128 + number, (phase, ending.said)
+        assert "Traceback" not in ending.said, phase
+        assert ending.left == [], phase
+        if number != signal.SIGKILL:
+            assert ending.said.splitlines()[-1] == stopping.line(number), phase
+            assert not list(tmp_path.rglob("*.partial-*")), phase
+        assert bool(cells(tmp_path / "results")) == (phase == "report"), phase
+    ours, theirs = (cells(one / "results")["trackstar"] for one in (tmp_path, undisturbed))
+    assert ranked(ours) == ranked(theirs)
+    assert result(ours)["metrics"] == result(theirs)["metrics"]
+    again = command(tmp_path, "report", 0).end(0.0, long=600.0)
+    assert again.status == 0, again.said
+    with open(tmp_path / "results" / "report" / "leaderboard.csv") as stream:
+        assert [row["method"] for row in csv.DictReader(stream)] == ["trackstar"]
