@@ -6,7 +6,7 @@ const TOLD = 3; // tokens that are named below a passage
 function sharesOf(flat, score) {
   const spans = [];
   for (let i = 0; i < flat.length; i += 3) spans.push({ start: flat[i], end: flat[i + 1], share: flat[i + 2] });
-  return { spans, score, most: Math.max(...spans.map(({ share }) => Math.abs(share)), 0) };
+  return { spans, score, most: spans.reduce((most, { share }) => Math.max(most, Math.abs(share)), 0) };
 }
 
 function levelOf(share, most) {
