@@ -52,6 +52,20 @@ class Ranking:
     opponent_scores: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
+@dataclass(frozen=True)
+class TokenShares:
+    """What each token of a query's listed passages adds to its passage's score.
+
+    Attributes:
+        proponents: the shares of each of the first passages, float64 ``[tokens]`` each, in the
+            order of the ranking. A passage's shares sum to its score.
+        opponents: those of the weakest passages, likewise.
+    """
+
+    proponents: list[np.ndarray]
+    opponents: list[np.ndarray]
+
+
 @dataclass
 class IndexSize:
     """Bytes and files that an index takes on disk; both are 0 for methods that store nothing."""
@@ -87,6 +101,7 @@ class Context:
         engine: runs independent jobs, perhaps in other processes.
         model_recipe: loads the same model in another process, to which it can be sent.
         mirror: the copy of ``cache_dir`` in a store, for what others need not make again.
+        spans: whether a method's ``shares`` will be asked for after its search.
     """
 
     task: Task
@@ -100,6 +115,7 @@ class Context:
     engine: Engine = field(default_factory=_serial)
     model_recipe: Callable[[], LanguageModel] = _no_model
     mirror: Mirror = field(default_factory=lambda: Mirror(Path()))
+    spans: bool = False
 
     @cached_property
     def model(self) -> LanguageModel:
@@ -218,3 +234,22 @@ class Method(ABC):
             where="method",
             fix="use a gradient method, bm25 or dense",
         )
+
+    def shares(
+        self,
+        queries: Sequence[Query],
+        rankings: Sequence[Ranking],
+        depth: int,
+    ) -> Iterator[TokenShares]:
+        """Take scores apart into the shares of the passages' tokens; call ``search`` first.
+
+        Only for methods whose ``Config`` has ``check_spans``, in a context that has ``spans``.
+
+        Args:
+            rankings: what ``search`` gave for these queries.
+            depth: number of passages at either end of a list whose scores are taken apart.
+
+        Yields:
+            the shares of one query's passages; one passage is encoded at a time.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not take its scores apart")

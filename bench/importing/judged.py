@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,12 +140,10 @@ def _arranged(record: RetrievalRecord, arranger: Arranger, top_k: int | None) ->
     places = np.arange(n, dtype=np.int64)
     scores = np.asarray(record.proponent_scores, dtype=np.float64)
     chosen = arranger.strongest(places, scores, places)[0][:top_k].tolist()
-    fields = ("proponents", "proponent_ids", "proponent_scores", "proponent_correct",
-              "proponent_ais_scores")  # fmt: skip
     changed: dict[str, Any] = {
-        name: [values[i] for i in chosen]
-        for name in fields
-        if (values := getattr(record, name)) is not None
+        one.name: [values[i] for i in chosen]
+        for one in fields(record)
+        if one.name.startswith("proponent") and (values := getattr(record, one.name)) is not None
     }
     return replace(record, **changed)
 

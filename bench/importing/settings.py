@@ -142,7 +142,7 @@ def _check_known(overrides: dict[str, str]) -> None:
     """Compare keys with those of the import and of a cell alike; Hydra knows only the latter."""
     text = (resources.files("conf") / "config.yaml").read_text(encoding="utf-8")
     groups = {*GROUPS, *yaml.safe_load(text)} - {"defaults"}
-    known = {*_OWN, *groups} - {"method", "plan", "hydra", "experiment"}
+    known = {*_OWN, *groups} - {"method", "plan", "hydra", "experiment", "spans"}
     for key in overrides:
         head = key.lstrip("+~").partition(".")[0].partition("@")[0]
         if head not in groups:
@@ -169,6 +169,10 @@ def _check_keys(overrides: dict[str, str], has_task: bool, has_model: bool) -> N
         if group == "method":
             raise UserError(
                 "means nothing for a ranking made elsewhere", where=key, fix="set name=NAME"
+            )
+        if group == "spans":
+            raise UserError(
+                "means nothing for a ranking made elsewhere", where=key, fix="leave it out"
             )
         if group in ("task", "model") and not has_task:
             raise UserError(

@@ -155,6 +155,20 @@ class LanguageModel:
         cut = ids[: self.context_length]
         return Tokens(cut, loss_from=1, truncated=len(cut) < len(ids))
 
+    def passage_places(self, text: str) -> list[tuple[int, int]]:
+        """Where in a passage each of its tokens begins and ends, in characters.
+
+        Returns:
+            one place a token of ``passage_tokens``; empty ones for tokens that stand around a text.
+
+        Raises:
+            UserError: the tokenizer does not tell.
+        """
+        places = self._reader.places(text)
+        if self.append_eos and self.tokenizer.eos_token_id is not None:
+            places.append((len(text), len(text)))
+        return places[: self.context_length]
+
     def prompt_ids(self, query: Query) -> list[int]:
         """The token ids of a query's prompt alone, for a model that is to go on with it."""
         return self._reader.prompt(query.prompt)

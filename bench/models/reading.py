@@ -15,6 +15,8 @@ from typing import Any
 from tokenizers import processors
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerBase
 
+from bench.core.errors import UserError
+
 _PROBES = ("a", "0", "一")  # texts to find out what stands around one; a vocabulary has one of them
 _OUR_ID = -1  # stands for a text's own tokens, and is no token
 
@@ -61,7 +63,8 @@ class TextReader:
         """
         text = f"{prompt}{separator}{target}"
         if self._is_fast:
-            ids, ends = self._own_with_ends(text)
+            ids, places = self._own_with_places(text)
+            ends = [end for _, end in places]
             first = sum(1 for _ in takewhile(lambda end: end <= len(prompt), ends))
             asks = any(end > len(prompt) + len(separator) for end in ends)
         else:
@@ -69,6 +72,25 @@ class TextReader:
             first = _shared(self._own(prompt), ids)
             asks = _shared(self._own(f"{prompt}{separator}"), ids) < len(ids)
         return [*self.before, *ids], len(self.before) + first, asks
+
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Where in the text each id of ``passage`` begins and ends, in characters.
+
+        What stands before the text has the empty place at its start, what stands behind it the one
+        at its end. Tokens that are parts of one character have one place.
+
+        Raises:
+            UserError: a slow tokenizer, which does not tell.
+        """
+        if not self._is_fast:
+            raise UserError(
+                "does not tell where in a text its tokens are, which spans=true needs",
+                where=f"tokenizer {type(self._tokenizer).__name__}",
+                fix="save it as a fast tokenizer (tokenizer.json), or leave spans=false",
+            )
+        own = self._own_with_places(text)[1]
+        end = len(text)
+        return [*[(0, 0)] * len(self.before), *own, *[(end, end)] * len(self.behind)]
 
     def words(self, ids: Iterable[int]) -> list[str]:
         """The tokens of these ids as strings."""
@@ -93,13 +115,12 @@ class TextReader:
         ids = self._tokenizer(text, add_special_tokens=False, **self._options(text))["input_ids"]
         return self._without_special(ids)
 
-    def _own_with_ends(self, text: str) -> tuple[list[int], list[int]]:
-        """Ids of the text itself, and where in it each of them ends, in characters."""
+    def _own_with_places(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of the text itself, and where in it each of them begins and ends, in characters."""
         encoding = self._tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, **self._options(text)
         )
-        ends = [end for _, end in encoding["offset_mapping"]]
-        return self._without_special(encoding["input_ids"]), ends
+        return self._without_special(encoding["input_ids"]), encoding["offset_mapping"]
 
     def _options(self, text: str) -> dict[str, bool]:
         """The options of a call that take a special token's string inside a text for text.

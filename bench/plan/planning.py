@@ -241,6 +241,11 @@ def _notes(settings: Settings, costs: Costs) -> Iterator[str]:
         "plan.disk_gb_per_second, and go on beside them. Engines share out the encoding alone. A "
         "query is taken to be as long as a passage." + later * stored
     )
+    if settings.spans:
+        yield (
+            "The shares of tokens (spans=true) are not counted: a pass over up to 20 passages a "
+            "query, one at a time."
+        )
     if kind == "scratch":
         yield "Training the model, which a first run does, is not counted."
     has_own = kind in ("scratch", "published")  # moments of their own training

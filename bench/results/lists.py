@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.results.rankings import correct_of
+from bench.results.spans import SpanCheck
 from bench.tasks.records import RetrievalRecord, read_retrievals
 from metrics.length import length_ratio
 
@@ -42,7 +43,7 @@ class Listed:
 
 
 def read_lists(
-    path: Path, top_k: int, threshold: float, top: int, mean_length: float
+    path: Path, top_k: int, threshold: float, top: int, mean_length: float, spans: SpanCheck
 ) -> Iterator[Listed]:
     """The rankings of a file, one at a time.
 
@@ -51,6 +52,7 @@ def read_lists(
         threshold: a passage is correct above this score of a judge.
         top: proponents of a query that were stepped on.
         mean_length: characters of the corpus's passages; NaN where that is unknown.
+        spans: what must hold of the shares of tokens.
 
     Raises:
         UserError: a line is damaged.
@@ -65,7 +67,7 @@ def read_lists(
             is_judged=record.proponent_ais_scores is not None,
             length_ratio=length_ratio(record.proponents, mean_length),
             change=_mean_change(record, top),
-            faults=tuple(_faults(record, top_k)),
+            faults=(*_faults(record, top_k), *spans.faults(record)),
         )
 
 

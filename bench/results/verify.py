@@ -6,7 +6,8 @@ its proponents; and each mean and interval from the per-query table. What is not
 that take a model for a single query (``needs_model`` of ``metrics.measures``) are believed, only
 their mean and interval are recomputed, but for a rank correlation over subsets of the corpus, of
 which only what was foreseen and measured of each is believed; and whether a passage is correct is
-the task's annotation, or the judge's word, of which a ranking holds a copy.
+the task's annotation, or the judge's word, of which a ranking holds a copy. Scores are believed;
+the shares of their tokens, where there are any, must sum to them (``bench.results.spans``).
 
 What a cell says of itself must agree as well, and nothing that follows may be missing
 (``bench.results.consistency``).
@@ -38,6 +39,7 @@ from bench.results.schema import (
     read_result,
 )
 from bench.results.settings import MeasuredBy, measured_by, read_config
+from bench.results.spans import SpanCheck
 from bench.storage.hashes import file_sha256
 from metrics import measures
 from metrics.measures import LENGTH_RATIO, TAIL_PATCH, MetricKind
@@ -92,7 +94,7 @@ class _Check:
             config = read_config(self.folder)
             self.asked = measured_by(config)
             table = read_per_query(self.folder, result.n_queries)
-            lists = self._lists() if self.with_lists else None
+            lists = self._lists(SpanCheck.of(result, config)) if self.with_lists else None
             has_same_lists = lists is None or (
                 file_sha256(self.folder / RETRIEVALS) == result.rankings_sha256
             )
@@ -120,7 +122,7 @@ class _Check:
         """Note one problem."""
         self.problems.append(Problem(self.name, metric, str(stored), str(recomputed)))
 
-    def _lists(self) -> list[Listed]:
+    def _lists(self, spans: SpanCheck) -> list[Listed]:
         counts = self.result.task.get("counts") or {}
         n_characters = counts.get("characters") or 0
         n_passages = self.result.task.get("n_passages") or 0
@@ -131,7 +133,7 @@ class _Check:
         mean_length = n_characters / n_passages if n_passages else math.nan
         path, asked = self.folder / RETRIEVALS, self.asked
         top_k = self.result.top_k
-        return list(read_lists(path, top_k, asked.threshold, asked.top, mean_length))
+        return list(read_lists(path, top_k, asked.threshold, asked.top, mean_length, spans))
 
     def _compare(self, lists: Sequence[Listed] | None, table: dict[str, np.ndarray]) -> None:
         """Compare what the lists, in the order of the table, give with the table and the result."""

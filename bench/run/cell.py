@@ -7,10 +7,13 @@ from functools import cached_property
 from typing import Any
 
 from bench.core import progress
+from bench.results.spans import TOLERANCE
 from bench.run.identity import method_identity
 from bench.run.life import Outcome, TaskLife, Work
 from bench.run.parts import Parts
 from bench.run.settings import Settings
+from bench.run.spans import spans_of_lists, tolerance
+from bench.run.values import check_spans
 from methods.base import Method
 from methods.choosing import chosen
 from metrics.attribution import check_depth, parse_metric
@@ -55,6 +58,8 @@ class MethodCell(TaskLife):
         check_depth(map(parse_metric, settings.metric.attribution), settings.top_k)
         kind, config = self._chosen
         kind.check_settings(config)
+        if settings.spans:
+            check_spans(settings.method["name"], config)
         super().check_settings()
 
     def ranking_identity(self) -> dict[str, Any]:
@@ -72,4 +77,8 @@ class MethodCell(TaskLife):
             size = method.index()
         with context.phases.measure("search"):
             rankings = list(method.search(context.task.queries, top_k))
-        return self.measured(rankings, context.task, top_k, index=size)
+        spans = None
+        if self.settings.spans:  # they are made as the lists are written, one query at a time
+            context.facts[TOLERANCE] = tolerance(context.model.gradient_dtype)
+            spans = spans_of_lists(method, context.task.queries, rankings)
+        return self.measured(rankings, context.task, top_k, index=size, spans=spans)

@@ -1,7 +1,8 @@
 """What the numbers of a cell depend on: the one place that spells the key of a cell.
 
 A setting that moves no number is marked with ``bench.core.fields.speed`` where it is declared, and
-is left out here. Where the cells lie and who is told of them moves no number either.
+is left out here. Where the cells lie and who is told of them moves no number either, nor do the
+shares of tokens that ``spans`` adds to the lists.
 """
 
 from __future__ import annotations

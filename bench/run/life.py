@@ -20,6 +20,7 @@ from typing import Any
 
 from bench.core import progress
 from bench.core.environment import environment
+from bench.core.errors import UserError
 from bench.core.escape import clean
 from bench.models.language_model import LanguageModel
 from bench.results.schema import RESULT, Cell, Result, is_finished, read_result
@@ -29,6 +30,7 @@ from bench.run.judging import claims_of, judge_of, judged_metrics
 from bench.run.loggers import log_cell
 from bench.run.parts import Parts
 from bench.run.ranking_checks import check_rankings
+from bench.run.spans import ListedSpans
 from bench.run.writing import retrieval_records, write_cell
 from bench.storage.keys import content_key, path_part
 from bench.tasks.base import Task
@@ -136,9 +138,16 @@ class CellLife(ABC):
         folder = settings.results_dir.joinpath(*names, identity.key)
         settings.results.bring_folder(folder)
         if is_finished(folder):
+            cell = Cell(folder, read_result(folder / RESULT))
+            if settings.spans and cell.config.get("spans") is not True:
+                raise UserError(
+                    "is finished, without the shares of tokens that spans=true asks for",
+                    where=str(folder),
+                    fix="delete it, also in remote_dir, to run this cell again; the index is kept",
+                )
             settings.results.keep_folder(folder)  # an earlier command may have had no store
             progress.say(f"already there: {folder}")
-            return Outcome(Cell(folder, read_result(folder / RESULT)), reused=True)
+            return Outcome(cell, reused=True)
         cell = self._written(folder, identity, self.work())
         settings.results.keep_folder(folder)
         log_cell(settings.logger, cell, self.config, self.sweep)
@@ -201,6 +210,7 @@ class TaskLife(CellLife):
             engine=parts.engine,
             model_recipe=parts.recipe,
             mirror=settings.cache,
+            spans=settings.spans,
         )
 
     def _load_model(self) -> LanguageModel:
@@ -261,6 +271,7 @@ class TaskLife(CellLife):
         facts: dict[str, Any] | None = None,
         counts: dict[str, int] | None = None,
         index: IndexSize | None = None,
+        spans: Iterable[ListedSpans] | None = None,
     ) -> Work:
         """The numbers of lists, once it is sure that they are what a method promises.
 
@@ -270,6 +281,7 @@ class TaskLife(CellLife):
             top_k: how long the lists may be.
             facts, counts, index: what is known of the lists, as in ``Work``; what measuring
                 learns is added.
+            spans: the shares of tokens in each list, a stream; None where nobody asked for them.
         """
         settings, context = self.settings, self.context
         check_rankings(rankings, task.queries, len(task.passages), top_k)
@@ -280,7 +292,7 @@ class TaskLife(CellLife):
             task=task_record(task, evaluation),
             model=self._model_record(),
             evaluation=evaluation,
-            records=retrieval_records(task, rankings, evaluation),
+            records=retrieval_records(task, rankings, evaluation, spans),
             top_k=top_k,
             facts={**(facts or {}), **context.facts},
             counts={**(counts or {}), **context.counts},

@@ -36,6 +36,7 @@ class _Common:
     remote_dir: str | None
     device: str
     quiet: bool
+    spans: bool
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Settings:
     cache_dir: Path
     device: str
     quiet: bool
+    spans: bool
     results: Mirror
     cache: Mirror
 
@@ -103,7 +105,7 @@ def settings_from(config: DictConfig) -> Settings:
         parse_metric(name)
     logger = typed(LoggerConfig, plain["logger"], "logger")
     check_logger(logger)
-    check_values(plain)
+    check_values(plain, common.spans)
     results_dir = Path(common.results_dir).expanduser()
     cache_dir = Path(common.cache_dir).expanduser()
     results, cache = mirrors(common.remote_dir, results_dir, cache_dir)
@@ -121,6 +123,7 @@ def settings_from(config: DictConfig) -> Settings:
         cache_dir=cache_dir,
         device=_device(common.device),
         quiet=common.quiet,
+        spans=common.spans,
         results=results,
         cache=cache,
     )

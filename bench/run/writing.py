@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ import yaml
 from bench.core.escape import clean
 from bench.results.schema import CONFIG, PER_QUERY, RESULT, RETRIEVALS, Result
 from bench.run.evaluation import Evaluation
+from bench.run.spans import ListedSpans
 from bench.storage import jsonlines
 from bench.storage.hashes import file_sha256
 from bench.storage.whole_folders import whole_folder
@@ -65,13 +67,23 @@ def padded(values: Sequence[float], length: int) -> list[float | None]:
 
 
 def retrieval_records(
-    task: Task, rankings: Sequence[Ranking], evaluation: Evaluation
+    task: Task,
+    rankings: Sequence[Ranking],
+    evaluation: Evaluation,
+    spans: Iterable[ListedSpans] | None = None,
 ) -> Iterator[RetrievalRecord]:
-    """The rankings in the release's format, in the order of the task's queries."""
+    """The rankings in the release's format, in the order of the task's queries.
+
+    Args:
+        spans: the shares of tokens in each query's list; None where nobody asked for them.
+    """
     judgement = evaluation.judgement
     judged = [None] * len(rankings) if judgement is None else judgement.scores
     annotated = task.annotated and judgement is None  # the one judgement that was scored by
-    for query, ranking, ais_scores in zip(task.queries, rankings, judged, strict=True):
+    shares = itertools.repeat(None, len(rankings)) if spans is None else spans
+    for query, ranking, ais_scores, listed in zip(
+        task.queries, rankings, judged, shares, strict=True
+    ):
         rows = ranking.rows.tolist()
         passages = [task.passages[row] for row in rows]
         opponents = [task.passages[row] for row in ranking.opponent_rows.tolist()] or None
@@ -97,4 +109,6 @@ def retrieval_records(
             if query.statement
             else None,
             proponent_tail_patch=None if changes is None else padded(changes, len(rows)),
+            proponent_spans=None if listed is None else listed.proponents,
+            opponent_spans=(None if listed is None else listed.opponents) or None,
         )

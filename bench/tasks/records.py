@@ -16,6 +16,7 @@ from typing import Any
 from bench.storage import jsonlines
 from bench.storage.files import File
 from bench.storage.jsonlines import Json, Place
+from bench.tasks.spans import Spans, spans_field
 
 N_PROMPTS = 3
 
@@ -56,10 +57,11 @@ class RetrievalRecord:
     """One query with its ranked proponents: a line of ``retrievals.jsonl``.
 
     Lists run from the strongest proponent down, and ``opponents`` from the strongest opponent up.
-    ``proponent_correct`` is None where the corpus has no annotation. Two fields are not the
+    ``proponent_correct`` is None where the corpus has no annotation. Fields that are not the
     release's: ``proponent_support``, what each proponent says about the fact
-    (``bench.tasks.support``), and ``proponent_tail_patch``, Δp of the step on each, null where
-    none was made.
+    (``bench.tasks.support``); ``proponent_tail_patch``, Δp of the step on each, null where none was
+    made; and ``proponent_spans`` and ``opponent_spans``, what each token adds to a passage's score
+    (``bench.tasks.spans``), null for the passages whose scores were not taken apart.
     """
 
     example_id: str
@@ -78,9 +80,11 @@ class RetrievalRecord:
     proponent_ais_scores: list[float] | None = None
     proponent_support: list[str] | None = None
     proponent_tail_patch: list[float | None] | None = None
+    proponent_spans: list[Spans | None] | None = None
     opponents: list[str] | None = None
     opponent_ids: list[str] | None = None
     opponent_scores: list[float] | None = None
+    opponent_spans: list[Spans | None] | None = None
 
     def to_json(self) -> Json:
         """The record as the release writes it: absent fields are left out, not null."""
@@ -256,9 +260,11 @@ def parse_retrieval(record: Json, place: Place) -> RetrievalRecord:
         proponent_ais_scores=_list(record, place, "proponent_ais_scores", float, n),
         proponent_support=_list(record, place, "proponent_support", str, n),
         proponent_tail_patch=_changes(record, place, n),
+        proponent_spans=spans_field(record, place, "proponent_spans", proponents),
         opponents=opponents[0] if has_opponents else None,
         opponent_ids=opponents[1] if has_opponents else None,
         opponent_scores=opponents[2] if has_opponents else None,
+        opponent_spans=spans_field(record, place, "opponent_spans", opponents[0]),
     )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.models.language_model import Tokens
+from methods.gradient.collectors import Collector
 from methods.gradient.encoder import GradientEncoder
 
 
@@ -72,3 +73,20 @@ class CheckpointEncoder:
             return torch.cat(encoded, dim=1)
         weight = torch.stack([features[:, -1] for features in encoded]).mean(0)
         return torch.cat([*(features[:, :-1] for features in encoded), weight[:, None]], dim=1)
+
+    def sharing(self, query: Tensor) -> list[list[Collector]]:
+        """The collectors of ``shares``, by checkpoint, of a vector ``[blocks' dim]``."""
+        parts = zip(self._encoders, query.split(self.layout.parts), strict=True)
+        return [encoder.sharing(part) for encoder, part in parts]
+
+    def shares(self, text: Tokens, collectors: Sequence[Sequence[Collector]]) -> Tensor:
+        """The shares of a text's tokens in its inner product with a query, by checkpoint.
+
+        Args:
+            collectors: what ``sharing`` makes of the query.
+
+        Returns:
+            ``[checkpoints, tokens]``; see ``GradientEncoder.shares``.
+        """
+        pairs = zip(self._encoders, collectors, strict=True)
+        return torch.stack([encoder.shares(text, own) for encoder, own in pairs])

@@ -74,9 +74,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 class Collector(ABC):
-    """The way in which one matrix adds to a sum ``[b, *size]``."""
-
-    size: tuple[int, int]
+    """The way in which one matrix adds to a sum."""
 
     @abstractmethod
     def keep(self, x_btn: Tensor) -> Tensor:
@@ -84,10 +82,48 @@ class Collector(ABC):
 
     @abstractmethod
     def add(self, total: Tensor, delta_btm: Tensor, kept: Tensor) -> None:
-        """Add this matrix's gradient of each example, corrected and projected, to ``total``."""
+        """Add what the two factors of this matrix's gradient make of each example to ``total``."""
 
 
-class _ProjectedCollector(Collector):
+class FeatureCollector(Collector):
+    """Adds a matrix's gradient of each example, corrected and projected, to ``[b, *size]``.
+
+    Such a gradient is a sum over tokens, so its inner product with a query is one, too.
+    """
+
+    size: tuple[int, int]
+
+    @abstractmethod
+    def paired(self, query_pq: Tensor) -> Tensor:
+        """The matrix M with ⟨query, feature⟩ = Σ_t δ_tᵀ M k_t, k_t being what ``keep`` gave of x_t.
+
+        Args:
+            query_pq: a vector of the features' space, in the shape ``size``.
+        """
+
+
+class ShareCollector(Collector):
+    """Adds δ_tᵀ M k_t of each token to ``[b, t]``: its share in the inner product with a query.
+
+    Args:
+        collector: what makes the features of the matrix.
+        query_pq: as of ``FeatureCollector.paired``, in the dtype of the sums.
+    """
+
+    def __init__(self, collector: FeatureCollector, query_pq: Tensor) -> None:
+        self._collector = collector
+        self._paired = collector.paired(query_pq)
+
+    def keep(self, x_btn: Tensor) -> Tensor:
+        """What the features' own collector keeps."""
+        return self._collector.keep(x_btn)
+
+    def add(self, total: Tensor, delta_btm: Tensor, kept: Tensor) -> None:
+        """Add this matrix's part of each token's share to ``total``."""
+        total += (delta_btm.to(total.dtype) @ self._paired * kept).sum(-1)
+
+
+class _ProjectedCollector(FeatureCollector):
     """Adds Σ_t (A0 δ_t)(A1 x_t)ᵀ: V has rank one, or there is none, and no gradient is formed.
 
     Args:
@@ -109,8 +145,11 @@ class _ProjectedCollector(Collector):
     def add(self, total: Tensor, delta_btm: Tensor, kept: Tensor) -> None:
         _add_product(total, (delta_btm @ self._out_mp).transpose(1, 2), kept)
 
+    def paired(self, query_pq: Tensor) -> Tensor:
+        return self._out_mp.to(query_pq.dtype) @ query_pq
 
-class _FullMomentCollector(Collector):
+
+class _FullMomentCollector(FeatureCollector):
     """Adds P0 ((Σ_t δ_t x_tᵀ) / sqrt(V)) P1ᵀ with a full V.
 
     Examples are taken a few at a time, as many as stay in the cache. The longer side is projected
@@ -155,6 +194,12 @@ class _FullMomentCollector(Collector):
             projected = self._project(short, long, total.dtype)
             some += projected if self._in_first else projected.transpose(1, 2)
 
+    def paired(self, query_pq: Tensor) -> Tensor:
+        query = query_pq if self._in_first else query_pq.T
+        longer, shorter = (one.to(query.dtype) for one in (self._longer_lp, self._shorter_ps))
+        pulled_back = (shorter.T @ query @ longer.T).mul_(self._scale)
+        return pulled_back if self._in_first else pulled_back.T
+
     def _project(self, short_bts: Tensor, long_btl: Tensor, dtype: torch.dtype) -> Tensor:
         """Projections ``[b, p, q]`` of the scaled gradients, the shorter side first."""
         gradient_bsl = _product(short_bts.transpose(1, 2), long_btl, self._formed)
@@ -163,7 +208,7 @@ class _FullMomentCollector(Collector):
         return self._shorter_ps @ flat.unflatten(0, gradient_bsl.shape[:2])
 
 
-class _ExactCollector(Collector):
+class _ExactCollector(FeatureCollector):
     """Adds the gradient itself, times ``scale_mn`` if given; for small models only."""
 
     def __init__(
@@ -186,6 +231,9 @@ class _ExactCollector(Collector):
         else:
             total += _product(delta_btm.transpose(1, 2), kept, total.dtype).mul_(self._scale_mn)
 
+    def paired(self, query_pq: Tensor) -> Tensor:
+        return query_pq if self._scale_mn is None else query_pq * self._scale_mn
+
 
 def make_collector(
     matrix: Matrix,
@@ -194,7 +242,7 @@ def make_collector(
     *,
     dtype: torch.dtype,
     device: torch.device,
-) -> Collector:
+) -> FeatureCollector:
     """The cheapest exact collector of a matrix.
 
     Args:

@@ -19,7 +19,12 @@ from bench.core.errors import UserError
 from bench.models.dtypes import accumulation_dtype, in_dtype, running_in
 from bench.models.language_model import LanguageModel, Tokens, pad
 from bench.models.second_moments import SecondMoments
-from methods.gradient.collectors import Collector, make_collector
+from methods.gradient.collectors import (
+    Collector,
+    FeatureCollector,
+    ShareCollector,
+    make_collector,
+)
 from methods.gradient.linear import watched
 from methods.gradient.loss import backward_of
 from methods.gradient.parameters import Matrix, gradient_matrices
@@ -95,6 +100,40 @@ class GradientEncoder:
         if self._settings.passage_weight:
             parts.append(doubt.to(self.dtype)[:, None])
         return torch.cat(parts, dim=1)
+
+    def sharing(self, query: Tensor) -> list[Collector]:
+        """The collectors of ``shares``, one a matrix.
+
+        With a full V, or without projection, they take as much memory as the matrices.
+
+        Args:
+            query: a vector ``[blocks' dim]`` of the features' space.
+        """
+        sizes = self._sums.sizes
+        parts = query.to(self.device, self.dtype).split([rows * columns for rows, columns in sizes])
+        shaped = [part.view(size) for part, size in zip(parts, sizes, strict=True)]
+        pairs = zip(self._collectors, self._sums.of_matrix, strict=True)
+        return [ShareCollector(collector, shaped[index]) for collector, index in pairs]
+
+    def shares(self, text: Tokens, collectors: Sequence[Collector]) -> Tensor:
+        """The share of each token in the inner product of a text's raw features with a query.
+
+        The gradient of a matrix is Σ_t δ_t x_tᵀ over the positions t of its layer's input. A token
+        has the terms of its own position, over all matrices.
+
+        Args:
+            collectors: what ``sharing`` makes of the query.
+
+        Returns:
+            ``[tokens]``; their sum is the inner product. A text with no token to predict has zeros.
+
+        Raises:
+            UserError: as of ``encode``.
+        """
+        shares = torch.zeros(1, len(text.ids), dtype=self.dtype, device=self.device)
+        if text.n_loss:
+            self.collect(collectors, [shares] * len(collectors), *pad([text], self.device))
+        return shares[0]
 
     def collect(
         self, collectors: Sequence[Collector], totals: Sequence[Tensor], ids: Tensor, labels: Tensor
@@ -174,7 +213,9 @@ class _Sums:
     block_sizes: list[int]
 
 
-def _lay_out(matrices: Sequence[Matrix], collectors: Sequence[Collector], shared: bool) -> _Sums:
+def _lay_out(
+    matrices: Sequence[Matrix], collectors: Sequence[FeatureCollector], shared: bool
+) -> _Sums:
     """The sums of some matrices: one a block if they are projected, else one for each matrix."""
     blocks = sorted({matrix.block for matrix in matrices})
     sizes, of_matrix, block_sizes = [], [], [0] * len(blocks)

@@ -13,9 +13,17 @@ from bench.core.errors import UserError
 from bench.models.checkpoints import spread_checkpoints
 from bench.storage.keys import content_key
 from bench.tasks.base import Query
-from methods.base import GRADIENT_PARAMETERS, Context, IndexSize, Method, Ranking
+from methods.base import (
+    GRADIENT_PARAMETERS,
+    Context,
+    IndexSize,
+    Method,
+    Ranking,
+    TokenShares,
+)
 from methods.costs import Costs, PlannedRun
 from methods.gradient.batching import encode_all
+from methods.gradient.collectors import Collector
 from methods.gradient.cost import Architecture
 from methods.gradient.estimate import estimate_whitening
 from methods.gradient.features import FEATURES_VERSION, Features
@@ -44,6 +52,7 @@ class Gradient(Method):
     def __init__(self, config: GradientConfig, context: Context) -> None:
         super().__init__(config, context)
         self._source: FeatureSource | None = None
+        self._searched: Search | None = None  # held only where its scores are to be taken apart
 
     @classmethod
     def check_settings(cls, config: GradientConfig) -> None:
@@ -64,6 +73,8 @@ class Gradient(Method):
         if config.optimizer_correction:
             model.required_moments()
         spread_checkpoints(model, config.checkpoints)
+        if self.context.spans:
+            model.passage_places("")  # refused now rather than after the search
         by_rate = config.checkpoint_weights is CheckpointWeights.learning_rate
         if by_rate and config.checkpoints > 1 and model.learning_rate is None:
             raise UserError(
@@ -109,9 +120,46 @@ class Gradient(Method):
             mib, dim = self.config.memory_mib, self._encoder.dim
             refuse_second_pass(mib, len(queries), dim, self._dtype)
         search = self._search(self._source, groups)
+        self._searched = search if self.context.spans else None
         for start, features in groups:
             ids = [query.query_id for query in queries[start : start + len(features)]]
             yield from search.find(ids, features, top_k, self.config.opponents)
+
+    def shares(
+        self, queries: Sequence[Query], rankings: Sequence[Ranking], depth: int
+    ) -> Iterator[TokenShares]:
+        """⟨q, feature of token t⟩ of the listed passages, times what their scores were divided by.
+
+        A passage's raw feature is a sum over its tokens, and what follows is linear in it, but for
+        its own norm and weight, which all of its tokens share.
+        """
+        search = self._searched
+        if search is None:
+            raise ValueError("call search() before shares(), in a context with spans")
+        finish = search.finish_exactly
+        for start, features in _QueryGroups(self, queries):
+            vectors = finish.pulled_back(finish(features))
+            for vector, ranking in zip(vectors, rankings[start:], strict=False):
+                collectors = self._encoder.sharing(vector)
+                yield TokenShares(
+                    self._taken_apart(search, collectors, ranking.rows[:depth]),
+                    self._taken_apart(search, collectors, ranking.opponent_rows[:depth]),
+                )
+
+    def _taken_apart(
+        self, search: Search, collectors: Sequence[Sequence[Collector]], rows: np.ndarray
+    ) -> list[np.ndarray]:
+        """The shares of some passages' tokens, ``[tokens]`` each, in the order of ``rows``."""
+        if not len(rows):
+            return []
+        ascending, places = np.unique(rows, return_inverse=True)
+        factors = search.finish_exactly.own_factors(search.features(ascending)).cpu().numpy()
+        taken_apart = []
+        for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+            tokens = self.context.model.passage_tokens(self.context.task.passages[row].text)
+            by_checkpoint = self._encoder.shares(tokens, collectors).double().cpu().numpy()
+            taken_apart.append(factors[place] @ by_checkpoint)
+        return taken_apart
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
         """Score chosen passages, float64 ``[candidates]`` a query, from the index or anew."""

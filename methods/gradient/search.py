@@ -98,6 +98,37 @@ class Finish:
             features = features.to(self.dtype) * self._roots
         return features, factors
 
+    def pulled_back(self, queries: Tensor) -> Tensor:
+        """Vectors whose inner products with raw features are scores, but for ``own_factors``.
+
+        Args:
+            queries: finished queries, ``[queries, blocks' dim]``.
+        """
+        if self._roots is not None:
+            queries = queries * self._roots
+        return queries if self._whitening is None else self._whitening.transposed(queries)
+
+    def own_factors(self, features: Tensor) -> Tensor:
+        """What each checkpoint's part of a passage's score is multiplied by.
+
+        It is the passage's weight, if it has one, over its norm, if that is to be one.
+
+        Args:
+            features: raw features, ``[rows, dim]``.
+
+        Returns:
+            ``[rows, checkpoints]``.
+        """
+        features = features.to(self._device, self.dtype)
+        factors = features.new_ones(len(features), len(self._layout.parts))
+        if self._layout.weighted:
+            features, factors = features[:, :-1], factors * features[:, -1:]
+        if self._unit_norm:
+            whitened = features if self._whitening is None else self._whitening.apply(features)
+            parts = whitened.split(self._layout.parts, dim=1)
+            factors *= torch.cat([_reciprocal_norms(part, self.dtype) for part in parts], 1)
+        return factors
+
 
 def _reciprocal_norms(features: Tensor, dtype: torch.dtype) -> Tensor:
     """One over the norm of each row, ``[rows, 1]`` in ``dtype``; 1 for rows as good as zero."""
@@ -239,10 +270,13 @@ class Search:
         asked = self.finish_exactly(queries).cpu().numpy()
         return _as_float32(rescore(asked, rows, self._fetch, self.memory.candidates))
 
+    def features(self, rows: np.ndarray) -> Tensor:
+        """Raw features ``[len(rows), dim]`` of ascending rows, as the final scores are made of."""
+        return (self.scanned if self.candidates is None else self.candidates).rows(rows)
+
     def _fetch(self, rows: np.ndarray) -> Fetched:
         memory.give_back()  # that the scan, or the previous fetch, took
-        source = self.scanned if self.candidates is None else self.candidates
-        features, factors = self.finish_exactly.apart(source.rows(rows))
+        features, factors = self.finish_exactly.apart(self.features(rows))
         return features.cpu().numpy(), None if factors is None else factors[:, 0].cpu().numpy()
 
 

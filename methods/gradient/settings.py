@@ -107,6 +107,11 @@ class Storage(Enum):
         """Whether R can be estimated from the index; else passages are encoded again for it."""
         return self not in (Storage.sign, Storage.none)
 
+    @property
+    def rounds(self) -> bool:
+        """Whether features of the index differ from those that were encoded in float32."""
+        return self not in (Storage.fp32, Storage.none)
+
 
 @dataclass(frozen=True)
 class EncodingSettings:
@@ -212,6 +217,19 @@ class GradientConfig(FeatureSettings, HessianSettings):
     rerank: Optional[int] = part_of_key(at_least=1)  # noqa: UP045
     opponents: int = part_of_key(at_least=0)
     memory_mib: int = speed(at_least=1)
+
+    def check_spans(self) -> None:
+        """Refuse to take scores apart that are not of the passages' own gradients.
+
+        Raises:
+            UserError: the index rounds features, and the scores are from it.
+        """
+        if self.storage.rounds and self.rerank is None:
+            raise UserError(
+                f"spans=true takes exact scores apart, and storage={self.storage.value} rounds",
+                where="method.storage",
+                fix="set method.storage=fp32 or none, or method.rerank to at least top_k",
+            )
 
 
 @dataclass(frozen=True)

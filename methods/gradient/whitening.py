@@ -34,6 +34,10 @@ class Whitening(ABC):
     def apply(self, features: Tensor) -> Tensor:
         """W g of each row: ``[rows, dim]``; in the dtype and on the device of ``to``."""
 
+    def transposed(self, features: Tensor) -> Tensor:
+        """Wᵀ g of each row, as ``apply``; W is symmetric unless a form says otherwise."""
+        return self.apply(features)
+
     def to(self, dtype: torch.dtype, device: torch.device) -> Whitening:
         """The same in another dtype, on another device."""
         moved = {
@@ -88,8 +92,14 @@ class LowRankWhitening(Whitening):
 
     def apply(self, features: Tensor) -> Tensor:
         """Scale each dimension, then the components of each block."""
-        scaled = features * self.factors
-        parts = scaled.split([len(basis) for basis in self.bases], dim=1)
+        return self._by_component(features * self.factors)
+
+    def transposed(self, features: Tensor) -> Tensor:
+        """Scale the components of each block, then each dimension."""
+        return self._by_component(features) * self.factors
+
+    def _by_component(self, features: Tensor) -> Tensor:
+        parts = features.split([len(basis) for basis in self.bases], dim=1)
         return torch.cat(
             [
                 part + ((part @ basis) * gains) @ basis.T

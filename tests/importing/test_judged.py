@@ -10,7 +10,7 @@ import pytest
 
 from bench.results.per_query import read_per_query
 from bench.results.verify import verify
-from tests.fixtures.cells import edit_table
+from tests.fixtures.cells import edit_retrievals, edit_table
 from tests.fixtures.imports import K, World, imported, ranked
 
 Capture = pytest.CaptureFixture[str]
@@ -102,6 +102,39 @@ def test_lists_are_put_in_the_order_of_their_scores_with_their_labels(world: Wor
     assert found["top_k"] == 10
     assert found["method"]["counts"]["lists_out_of_score_order"] == 6
     assert verify(world.results) == []
+
+
+def test_what_is_told_of_single_passages_goes_with_them(world: World) -> None:
+    """Fault: a list that was cut kept all entries of the columns that the import does not judge."""
+    shares = [[[0, 1, 0.5]], None, [[0, 0, 0.75], [0, 2, 0.25]]]
+    records = [
+        {
+            **record, "proponents": ["ab", "cd", "ef"], "proponent_ids": ["x", "y", "z"],
+            "proponent_scores": [0.5, 0.25, 1.0], "proponent_correct": [True, False, False],
+            "proponent_support": ["b", "c", "a"], "proponent_tail_patch": [0.2, None, 0.1],
+            "proponent_spans": shares, "opponents": ["no"], "opponent_ids": ["o"],
+            "opponent_scores": [-2.0], "opponent_spans": [[[0, 2, -2.0]]],
+        }
+        for record in world.records()
+    ]  # fmt: skip
+    words = ("top_k=2", "metric.attribution=[mrr]")
+    imported(world, world.release(records), *words, task="none")
+    (folder,) = world.cells()
+    listed = ranked(folder)[0]
+    assert listed["proponent_ids"] == ["z", "x"]
+    assert listed["proponent_support"] == ["a", "b"]
+    assert listed["proponent_tail_patch"] == [0.1, 0.2]
+    assert listed["proponent_spans"] == [shares[2], shares[0]]
+    assert listed["opponent_spans"] == [[[0, 2, -2.0]]]
+    assert list(verify(world.results)) == []
+    edit_retrievals(folder, lambda lines: lines[3]["opponent_spans"][0][0].__setitem__(2, -3.0))
+    (line,) = map(str, verify(world.results))
+    assert "opponent 1: the shares of its tokens sum to -3, its score is -2" in line
+
+
+def test_shares_are_not_made_for_lists_from_elsewhere(world: World, capsys: Capture) -> None:
+    line = world.refusal(capsys, world.release(), "spans=true")
+    assert line == "error: spans: means nothing for a ranking made elsewhere; leave it out"
 
 
 def test_what_cannot_be_judged_is_one_line(world: World, capsys: Capture) -> None:

@@ -67,6 +67,20 @@ def errors(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", [None, "adafactor", "adam"])
+@pytest.mark.parametrize("dim", [DIM, None])
+def test_shares_of_tokens_are_those_of_the_cpu(family, tmp_path, kind, dim):
+    model = load(family)
+    if kind:
+        model = with_moments(model, tmp_path, kind)
+    here, there = (encoder_of(one, projection_dim=dim) for one in (model, on_cuda(model)))
+    query = torch.randn(here.dim, generator=torch.Generator().manual_seed(3)).double()
+    for text in texts(model):
+        expected = here.shares(text, here.sharing(query))
+        found = there.shares(text, there.sharing(query)).cpu()
+        assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("kind", [None, "adafactor", "adam"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_features_are_those_of_the_cpu(family, tmp_path, kind, dtype):
     """Those of the CPU equal a loop of autograd: see test_gradient_encoder.py.

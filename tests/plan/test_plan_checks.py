@@ -102,3 +102,10 @@ def test_another_format_is_read_from_the_exact_one() -> None:
     assert step.bytes_read == exact.index_bytes
     assert step.bytes_written == coarse.index_bytes
     assert exact.index_bytes > coarse.index_bytes > 0
+
+
+def test_shares_of_tokens_are_told_of_and_not_counted() -> None:
+    (plain,), (apart,) = planned("method=grad_cos"), planned("method=grad_cos", "spans=true")
+    assert apart.plan.passes == plain.plan.passes
+    (note,) = set(apart.plan.notes) - set(plain.plan.notes)
+    assert "spans=true" in note

@@ -12,11 +12,11 @@ import pytest
 from bench.core.errors import UserError
 from bench.report.viewer.__main__ import main
 from bench.report.viewer.build import viewer_page, write_viewer
-from bench.report.viewer.reading import rounded
+from bench.report.viewer.reading import flat_spans, rounded
 from bench.report.viewer.sources import RankingGroup, RankingSource, group_of_files
 from bench.report.write import report
 from bench.results.schema import PER_QUERY, RETRIEVALS
-from tests.fixtures.cells import edit_result, edit_retrievals, edit_table, write_cell
+from tests.fixtures.cells import add_spans, edit_result, edit_retrievals, edit_table, write_cell
 from tests.fixtures.viewer_data import HOSTILE, LONG, Data, edited, hostile_cell, records_of
 
 
@@ -135,6 +135,36 @@ def test_further_fields_of_the_file_are_kept(tmp_path: Path) -> None:
     assert entry["m"] == {
         "fact": "f1", "occurrences": "7", "8b_confidence": "0.5", "8b_generations": "a · b",
     }  # fmt: skip
+
+
+def test_spans_are_in_the_units_that_a_browser_counts_in() -> None:
+    assert flat_spans([[0, 2, 0.12345], [2, 4, -1.0]], "abcd") == [0, 2, 0.123, 2, 4, -1]
+    # A character beyond the first 65,536 takes two; two tokens of its bytes are one span.
+    assert flat_spans([[0, 1, 0.5], [1, 2, 0.25], [1, 2, 0.5], [2, 3, 2]], "a🎺b") == [
+        0, 1, 0.5, 1, 3, 0.75, 3, 4, 2,
+    ]  # fmt: skip
+    assert flat_spans([[0, 0, 0.5], [0, 1, 0.25], [1, 1, 0]], "a") == [
+        0,
+        0,
+        0.5,
+        0,
+        1,
+        0.25,
+        1,
+        1,
+        0,
+    ]
+
+
+def test_only_shares_that_are_there_are_kept(tmp_path: Path) -> None:
+    folder = write_cell(tmp_path, "trackstar", top_k=12)
+    add_spans(folder)
+    entry = viewer_of(tmp_path).ranking(0)
+    assert entry is not None
+    record = json.loads((folder / RETRIEVALS).read_text().splitlines()[0])
+    assert len(entry["t"]) == 10
+    assert "u" not in entry
+    assert entry["t"][0][0::3] == [start for start, _, _ in record["proponent_spans"][0]]
 
 
 def test_entailment_scores_judge_as_everywhere(tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from bench.report.write import report
 from tests.fixtures.browser import Browser, browser, chromium
 from tests.fixtures.cells import edit_result, edit_retrievals, edit_table, write_cell
 from tests.fixtures.viewer_data import HOSTILE, LONG, hostile_cell, records_of
+from tests.fixtures.viewer_pages import READY, choose, show, state_of, texts
 
 EXECUTABLE = chromium()
 pytestmark = pytest.mark.skipif(
     EXECUTABLE is None, reason="no Chromium found: apt-get install chromium, or set CHROMIUM"
 )
-READY = "document.documentElement.dataset.ready"
 
 
 @pytest.fixture(scope="module")
@@ -50,27 +50,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def page(results: Path) -> Path:
     return results / "report" / "viewer" / "index.html"
-
-
-def show(chrome: Browser, page: Path, address: str = "") -> None:
-    chrome.open(page, address)
-    chrome.wait(READY)
-
-
-def state_of(chrome: Browser) -> str:
-    return chrome.run("decodeURIComponent(location.hash)")
-
-
-def texts(chrome: Browser, selector: str) -> list[str]:
-    found = f"[...document.querySelectorAll({json.dumps(selector)})]"
-    return chrome.run(f"{found}.map((node) => node.innerText.trim())")
-
-
-def choose(chrome: Browser, control: str, value: str) -> None:
-    chrome.run(
-        f"(() => {{ const node = document.querySelector({json.dumps(control)});"
-        f"node.value = {json.dumps(value)}; node.dispatchEvent(new Event('change')) }})()"
-    )
 
 
 def shown_queries(chrome: Browser) -> list[str]:

@@ -68,6 +68,10 @@ def test_what_moves_no_number_leaves_the_key(cell, word: str) -> None:
     assert key(cell(word)) == key(cell())
 
 
+def test_shares_of_tokens_move_no_number(cell) -> None:
+    assert key(cell("spans=true", method="grad_dot")) == key(cell(method="grad_dot"))
+
+
 def test_a_part_of_a_method_counts_as_the_method_would(cell) -> None:
     members = ("~method.members.dense", "+method@method.members.x=repsim", "metric=attribution")
 

@@ -143,6 +143,12 @@ def test_an_empty_corpus(tmp_path: Path, cache: Path, capsys) -> None:
         (["method.hessian=trian"], ["hessian"]),
         (["task.n_facts=0"], ["task.n_facts"]),
         (["task=null"], ["task=null: nothing is chosen"]),
+        (
+            ["method=bm25", "spans=true"],
+            ["spans: the scores of bm25 are not", "cos_optimizer_hessian, grad_cos", "trackstar"],
+        ),
+        (["method=ekfac", "spans=true"], ["spans: the scores of ekfac are not"]),
+        (["method=trackstar", "method.storage=int8", "spans=true"], ["method.storage: spans="]),
         (["--multi"], ["unknown option '--multi'", "did you mean --multirun"]),
     ],
 )

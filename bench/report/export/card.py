@@ -161,9 +161,11 @@ def _body(tables: Sequence[Table], rows: Sequence[Row]) -> str:
             "The passages are quoted from the corpora of the tasks, whose own licences hold for "
             "them. Columns are those of the data release of arXiv 2410.17413: lists run from the "
             "strongest proponent down; `proponent_correct` is the annotation, "
-            "`proponent_ais_scores` a judge's scores; a column that a cell lacks is null. Two "
+            "`proponent_ais_scores` a judge's scores; a column that a cell lacks is null. Some "
             "columns are not the release's: `proponent_support`, what each passage says about the "
-            "fact, and `proponent_tail_patch`, what a training step on it does to the probability.",
+            "fact; `proponent_tail_patch`, what a training step on it does to the probability; "
+            "`proponent_spans` and `opponent_spans`, what each token adds to a passage's score, as "
+            "`[start, end, share]` of its characters.",
             "",
             "## Leaderboard",
             "",

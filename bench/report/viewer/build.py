@@ -27,7 +27,8 @@ from metrics.measures import MRR
 
 DATA, CATALOG = "data", "catalog"
 _SCRIPTS = (
-    "dom", "store", "text", "state", "filter", "list", "ranking", "query", "keys", "main",
+    "dom", "store", "text", "shares", "state", "filter", "search", "list", "wins", "ranking",
+    "query", "export", "keys", "main",
 )  # fmt: skip
 _ENTRIES = 2500  # listed passages in one chunk of rankings
 _CHARACTERS, _PASSAGES = 1 << 17, 1000  # in one chunk of passages
@@ -157,7 +158,12 @@ def _spilled(
 
 
 def _entry(ranked: Ranked) -> dict[str, Any]:
-    """A ranking without its passages, of which the first ``n`` are proponents, others opponents."""
+    """A ranking without its passages, of which the first ``n`` are proponents, others opponents.
+
+    Keys are short, since there is an entry a query and method: ``s`` and ``o`` are the scores of
+    both, ``t`` and ``u`` the shares of their tokens, ``c`` says which are correct, ``x`` holds
+    further columns, ``m`` fields of the query.
+    """
     record = ranked.record
     entry = {
         "n": len(record.proponents),
@@ -166,6 +172,8 @@ def _entry(ranked: Ranked) -> dict[str, Any]:
         "x": ranked.columns,
         "o": [rounded(score) for score in record.opponent_scores or ()],
         "m": ranked.more,
+        "t": ranked.shares,
+        "u": ranked.opponent_shares,
     }
     return {key: value for key, value in entry.items() if value or key == "n"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from bench.results.rankings import correct_of
 from bench.storage import jsonlines
 from bench.storage.jsonlines import Json
 from bench.tasks.records import RetrievalRecord, parse_retrieval
+from bench.tasks.spans import Spans
 from metrics import measures
 from metrics.measures import TAIL_PATCH
 
@@ -37,6 +39,9 @@ class Ranked:
         first: rank of the first correct proponent, 0 if none is correct, None without judgement.
         columns: further values for each proponent, such as entailment scores, by name.
         more: further fields of the query, by name.
+        shares: what each token adds to the score of a proponent, as ``flat_spans``; None for a
+            proponent whose score was not taken apart. Shorter than the list where no more were.
+        opponent_shares: those of the opponents, likewise.
     """
 
     record: RetrievalRecord
@@ -44,6 +49,8 @@ class Ranked:
     first: int | None
     columns: dict[str, list[Any]]
     more: dict[str, str]
+    shares: list[list[float] | None]
+    opponent_shares: list[list[float] | None]
 
 
 def read_ranked(path: Path, threshold: float) -> Iterator[Ranked]:
@@ -87,7 +94,39 @@ def _ranked(record: RetrievalRecord, raw: Json, threshold: float) -> Ranked:
         first=first,
         columns=columns,
         more=_more(record, raw),
+        shares=_shares(record.proponent_spans, record.proponents),
+        opponent_shares=_shares(record.opponent_spans, record.opponents),
     )
+
+
+def _shares(listed: list[Spans | None] | None, texts: list[str] | None) -> list[list[float] | None]:
+    """The shares of a list's passages up to the last that has any."""
+    pairs = zip(listed or [], texts or [], strict=False)
+    flat = [None if spans is None else flat_spans(spans, text) for spans, text in pairs]
+    while flat and flat[-1] is None:
+        flat.pop()
+    return flat
+
+
+def flat_spans(spans: Spans, text: str) -> list[float]:
+    """Spans as ``[start, end, share, start, …]``, in the units that a browser counts a text in.
+
+    These are UTF-16's, of which a character beyond the first 65,536 takes two. Spans that overlap,
+    such as those of tokens that are bytes of one character, become one.
+    """
+    merged: list[list[float]] = []
+    for start, end, share in spans:
+        if merged and start < merged[-1][1]:
+            merged[-1][1] = max(end, merged[-1][1])
+            merged[-1][2] += share
+        else:
+            merged.append([start, end, share])
+    units = [0, *itertools.accumulate(1 + (ord(character) > 0xFFFF) for character in text)]
+    return [
+        value
+        for start, end, share in merged
+        for value in (units[int(start)], units[int(end)], rounded(float(f"{share:.3g}")))
+    ]
 
 
 def _is_column(name: str, values: Any, length: int) -> bool:

@@ -27,9 +27,13 @@ function duel(view, query) {
   return value === null ? null : DUELS.find(([, , test]) => test(value));
 }
 
-function selected(view, state) {
+// The methods that are shown, the first one leading.
+const shownMethods = (view) => [view.method, view.other, view.third].filter(Boolean);
+
+// The queries that the filters leave, without that of the outcome; `hits` as of `passageSearch`.
+function selected(view, state, hits) {
   const { queries, method } = view;
-  const words = state.search.toLowerCase().split(/\s+/).filter(Boolean);
+  const words = hits ? [] : searchWords(state);
   const slices = queries.slices
     .filter((slice) => state.slices[slice.name])
     .map((slice) => [slice.of, slice.labels.indexOf(state.slices[slice.name])]);
@@ -37,6 +41,7 @@ function selected(view, state) {
   const low = bound(state.min, -Infinity), high = bound(state.max, Infinity);
   const found = [];
   for (let query = 0; query < queries.id.length; query++) {
+    if (hits && !hits.queries.has(query)) continue;
     if (slices.some(([of, label]) => of[query] !== label)) continue;
     if (scores && (state.min || state.max)) {
       const value = scores.values[query];

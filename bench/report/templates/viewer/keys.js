@@ -26,5 +26,5 @@ document.addEventListener("keydown", (event) => {
 
 function swap() {
   const state = readState();
-  if (state.other) go({ method: state.other, other: shownView.method.label });
+  if (shownView.other) go({ method: state.other, other: shownView.method.label });
 }

@@ -40,13 +40,13 @@ function items(from, to) {
 }
 
 function listItem(query, place) {
-  const { queries, method, other } = list.view;
+  const { queries } = list.view;
   const id = encodeURIComponent(queries.id[query]);
   const href = `${list.base}${list.base === "#" ? "" : "&"}query=${id}`;
   const side = duel(list.view, query);
   const marks = element("span", { class: "marks" },
     side ? element("span", { class: `duel ${side[0]}`, title: side[0] }, side[1], hiddenText(side[0])) : null,
-    rankMark(method, query), other ? rankMark(other, query) : null);
+    shownMethods(list.view).map((method) => rankMark(method, query)));
   return element("li", { "aria-setsize": list.shown.length, "aria-posinset": place + 1 },
     element("a", { href, "data-query": query, "aria-current": query === list.current ? "true" : null },
       element("span", { class: "asked" }, isolated(shortened(queries.prompt[query])), " ",

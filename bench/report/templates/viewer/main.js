@@ -15,9 +15,12 @@ async function viewFor(state) {
   const labelled = (label) => group.methods.find((method) => method.label === label);
   const method = labelled(state.method) ?? group.methods[0];
   const other = labelled(state.other) === method ? undefined : labelled(state.other);
-  const [queries] = await Promise.all([load(`${group.name}-queries`), measure(group, method), measure(group, other)]);
+  const last = other && labelled(state.third);
+  const third = last === method || last === other ? undefined : last;
+  const [queries] = await Promise.all([load(`${group.name}-queries`),
+    ...[method, other, third].map((one) => measure(group, one))]);
   queries.places ??= new Map(queries.id.map((id, place) => [id, place]));
-  return { group, method, other, queries };
+  return { group, method, other, third, queries };
 }
 
 async function measure(group, method) {
@@ -31,9 +34,11 @@ async function apply() {
     if (turn !== turnOfView) return;
     shownView = view;
     const listed = addressFor({ ...state, query: "" }); // links of the list hold all of it
+    if (listed !== shownList) fillControls(view, state);
+    const hits = await passageSearch(view, state);
+    if (turn !== turnOfView) return;
     if (listed !== shownList) {
-      fillControls(view, state);
-      showList(view, state);
+      showList(view, state, hits);
       shownList = listed;
     }
     const asked = view.queries.places.get(state.query);
@@ -43,7 +48,7 @@ async function apply() {
     if (query === undefined) return byId("main").replaceChildren(element("p", { class: "note" }, "No query to show."));
     markCurrent(query, list.focus);
     list.focus = false;
-    await showQuery(view, query, state);
+    await showQuery(view, query, state, hits);
     document.documentElement.dataset.ready = addressFor(state);
   } catch (error) {
     fail(error.message);
@@ -55,14 +60,15 @@ function fail(message) {
   byId("main").replaceChildren(element("p", { class: "note failed" }, message));
 }
 
-function showList(view, state) {
-  const found = selected(view, state);
+function showList(view, state, hits) {
+  const found = selected(view, state, hits);
   const shown = sorted(view, withOutcome(view, found, state.filter), state.sort);
   fillList(view, state, shown);
   const all = view.queries.id.length;
   byId("count").textContent = shown.length === all ? plural(all, "query", "queries")
     : `${count.format(shown.length)} of ${plural(all, "query", "queries")}`;
   byId("duels").hidden = !view.other || !reciprocals(view.method) || !reciprocals(view.other);
+  fillWins(view, state, hits);
   if (byId("duels").hidden) return;
   byId("duel-title").replaceChildren(isolated(view.method.label), " against ", isolated(view.other.label));
   byId("duel-buttons").replaceChildren(...[...tallies(view, found)].map(([[name, sign], n]) =>
@@ -78,7 +84,7 @@ function showList(view, state) {
 // ------------------------------------------------------------------ controls
 
 function fillControls(view, state) {
-  const { group, method, other, queries } = view;
+  const { group, method, other, third, queries } = view;
   const focused = document.activeElement?.id;
   byId("group").replaceChildren(...catalog.groups.map((g) =>
     option(g.name, `${g.task} × ${g.model}`, group.name)));
@@ -87,7 +93,12 @@ function fillControls(view, state) {
   byId("other").replaceChildren(option("", "nothing", other?.label ?? ""), ...group.methods
     .filter((m) => m !== method).map((m) => option(m.label, m.label, other?.label)));
   byId("other").parentNode.hidden = group.methods.length < 2;
+  byId("third").replaceChildren(option("", "nothing", third?.label ?? ""), ...group.methods
+    .filter((m) => m !== method && m !== other).map((m) => option(m.label, m.label, third?.label)));
+  byId("third").parentNode.hidden = !other || group.methods.length < 3;
   byId("swap").hidden = !other;
+  byId("in").checked = state.in === IN_PASSAGES;
+  byId("search").placeholder = byId("in").checked ? "Search passages" : "Search prompts and targets";
   if (document.activeElement !== byId("search")) byId("search").value = state.search;
   fillSlices(queries, state);
   const judged = Boolean(reciprocals(method));
@@ -128,9 +139,10 @@ function fillSlices(queries, state) {
 async function toggleGroup() {
   const group = catalog.groups.find((g) => g.name === byId("group").value);
   const has = (label) => group.methods.some((method) => method.label === label);
-  const { method, other } = readState();
-  const chosen = has(method) ? { method, other: has(other) ? other : "", query: "" } : await opened(group);
-  go({ task: group.task, model: group.model, ...chosen,
+  const { method, other, third } = readState();
+  const chosen = has(method) ? { method, other: has(other) ? other : "", third: has(third) ? third : "", query: "" }
+    : { ...await opened(group), third: "" };
+  go({ task: group.task, model: group.model, ...chosen, wins: "",
     slices: {}, filter: "", score: "", min: "", max: "", sort: "" });
 }
 
@@ -153,12 +165,18 @@ async function start() {
   });
   if (!catalog.groups.length) return fail("There are no rankings to show.");
   byId("group").addEventListener("change", toggleGroup);
-  for (const id of ["method", "other", "filter", "score", "sort"]) control(id, id);
+  for (const id of ["method", "other", "third", "filter", "score", "sort"]) control(id, id);
   for (const id of ["search", "min", "max"]) control(id, id, "input");
+  byId("in").addEventListener("change", () => go({ in: byId("in").checked ? IN_PASSAGES : "" }));
+  byId("wins-by").addEventListener("change", () => go({ wins: byId("wins-by").value }));
+  byId("wins").addEventListener("toggle", () => {
+    const { open } = byId("wins"), { wins } = readState();
+    if (open !== Boolean(wins)) go({ wins: open ? byId("wins-by").value : "" }, false);
+  });
   byId("swap").addEventListener("click", swap);
   byId("clear").addEventListener("click", () => {
     byId("search").value = "";
-    go({ search: "", slices: {}, filter: "", score: "", min: "", max: "", sort: "" });
+    go({ search: "", in: "", slices: {}, filter: "", score: "", min: "", max: "", sort: "" });
   });
   byId("earlier").addEventListener("click", makeEarlier);
   byId("keys").addEventListener("change", () => go({ keys: byId("keys").checked ? "" : "off" }, false));

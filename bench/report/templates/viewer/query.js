@@ -1,13 +1,15 @@
 // One query: what was asked, what is known of it, and each method's proponents.
 let latest = 0;
 
-async function showQuery(view, query, state) {
+async function showQuery(view, query, state, hits) {
   const turn = ++latest;
   const main = byId("main");
   main.setAttribute("aria-busy", "true");
-  const methods = [view.method, ...(view.other ? [view.other] : [])];
-  const parts = await Promise.all(methods.map((method) => rankingSection(view, method, query, state)));
+  const methods = shownMethods(view);
+  const parts = await Promise.all(methods.map((method) => rankingSection(view, method, query, state, hits)));
   const entry = await rankingOf(view.group, view.method, query);
+  const isShaded = parts.some((part) => part.querySelector(".shaded"));
+  const width = ["", "two", "three"][methods.length - 1];
   if (turn !== latest) return; // another query was asked for in the meantime
   const { queries } = view;
   main.replaceChildren(
@@ -15,8 +17,10 @@ async function showQuery(view, query, state) {
       element("span", { class: "target" }, passageText(queries.target[query]))),
     facts(view, query, entry?.m ?? {}),
     ...scores(methods, query),
-    element("div", { class: methods.length > 1 ? "rankings two" : "rankings" }, parts),
-    element("p", { class: "legend" }, "Marked: words that the passage shares with the ",
+    exportButtons(view, query),
+    element("div", { class: `rankings ${width}` }, parts),
+    ...(isShaded ? [sharesLegend()] : []),
+    element("p", { class: isShaded ? "legend shaded" : "legend" }, "Marked: words that the passage shares with the ",
       element("mark", { class: "prompt" }, "prompt"), " and the ",
       element("mark", { class: "target" }, "target"), "."));
   main.removeAttribute("aria-busy");

@@ -1,6 +1,6 @@
 // What is shown is in the address, so that every view has a link.
-const FIELDS = ["task", "model", "method", "other", "query", "search", "filter", "score", "min", "max",
-  "sort", "all", "keys"];
+const FIELDS = ["task", "model", "method", "other", "third", "query", "search", "in", "filter", "score", "min",
+  "max", "sort", "wins", "all", "keys"];
 const SLICE = "by."; // by.relation=instrument
 
 function readState() {
