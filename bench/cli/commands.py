@@ -70,6 +70,10 @@ COMMANDS = {
         "recompute the metrics from the stored rankings, the means of what takes a model",
         "bench.cli.verify",
     ),
+    "submit": Command(
+        "write finished cells, verified and without texts, as a bundle for a public board",
+        "bench.cli.submit",
+    ),
     "completion": Command("print the tab completion of bash, zsh or fish", "bench.cli.completion"),
 }
 
