@@ -6,7 +6,7 @@ RESULTS ?= runs/quickstart
 # One worker a core, but no more than four: each of them loads torch. A file's tests share fixtures.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
-.PHONY: bench test test-slow lint install clean
+.PHONY: bench test test-slow lint site install clean
 
 bench: install
 	$(BIN)/tdabench run -m experiment=quickstart results_dir=$(RESULTS)
@@ -23,6 +23,11 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# All boards and documents as plain files in site/, for any static host; rows handed in: BUNDLES=DIR.
+site: install
+	rm -rf site
+	$(BIN)/tdabench site results --out site $(if $(BUNDLES),--bundles $(BUNDLES))
+
 # The constraints pin every version; torch above all, or gigabytes of CUDA packages come along.
 install: $(VENV)/.installed
 
@@ -33,4 +38,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs .cache
+	rm -rf $(VENV) runs .cache site

@@ -74,6 +74,10 @@ COMMANDS = {
         "write finished cells, verified and without texts, as a bundle for a public board",
         "bench.cli.submit",
     ),
+    "site": Command(
+        "build the static site of all boards, bundles' rows among them, and the documentation",
+        "bench.cli.site",
+    ),
     "completion": Command("print the tab completion of bash, zsh or fish", "bench.cli.completion"),
 }
 
