@@ -195,7 +195,7 @@ def _home(
     texts: Mapping[str, Prose],
 ) -> str:
     """The first page, as Markdown."""
-    about = "results/README.html"
+    about, has_readme = "results/README.html", "README.html" in texts
     lines = [
         "# tdabench",
         "",
@@ -205,6 +205,18 @@ def _home(
         "*cause* the prediction (influence). Every number has an interval, and methods of a "
         "board are tested against each other.",
         "",
+        "## Run it",
+        "",
+        "In a checkout, with Python 3.10 to 3.13 and no GPU:",
+        "",
+        "    pip install .",
+        "    tdabench run -m experiment=quickstart",
+        "    tdabench report runs",
+        "",
+        *(
+            ["[Start](README.html) says more, and [how to cite](README.html#cite).", ""]
+            * has_readme
+        ),
         "## Boards",
         "",
         "Rows can be compared where the hashes of task and model are equal. Best of each board, "
