@@ -67,7 +67,8 @@ COMMANDS = {
         "bench.cli.reproduce",
     ),
     "verify": Command(
-        "recompute the metrics from the stored rankings, the means of what takes a model",
+        "recompute the metrics of results or of a bundle from the stored rankings, the means of "
+        "what takes a model",
         "bench.cli.verify",
     ),
     "submit": Command(

@@ -24,8 +24,9 @@ from bench.report.write import report
 from bench.storage.sealed import MANIFEST, seal
 from methods import METHODS
 from metrics.measures import MEASURES
-from tests.fixtures.cells import edit_result, write_cell
+from tests.fixtures.cells import edit_result, edit_retrievals, edit_table, write_cell
 
+GOLD = 25  # passages that state each fact: the same in all cells of a task
 LINK = "https://example.org/code?a=1&b=2"
 
 
@@ -34,7 +35,7 @@ def place(tmp_path: Path) -> Path:
     """Results of one's own in ``results/mine``, and bundles of two other clones in ``bundles``."""
     clones = {"own": ("bm25", 0.6), "one": ("dense", 0.9), "two": ("trackstar", 0.2)}
     for clone, (method, strength) in clones.items():
-        write_cell(tmp_path / clone, method, strength=strength, tail_patch=0.01)
+        write_cell(tmp_path / clone, method, strength=strength, tail_patch=0.01, n_gold=GOLD)
     report(tmp_path / "own", tmp_path / "results/mine", quiet=True)
     record_cells(tmp_path / "own", tmp_path / "results/mine")
     write_bundle(tmp_path / "one", tmp_path / "bundles/one.zip", "Ada & <b>Co</b>", LINK)
@@ -82,7 +83,7 @@ def test_numbers_and_tests_are_those_of_one_results_folder(elsewhere: Path) -> N
     """A board with rows of others says what a report over all of the cells says."""
     build(elsewhere, "--bundles", str(elsewhere / "bundles"))
     for method, strength in (("bm25", 0.6), ("dense", 0.9), ("trackstar", 0.2)):
-        write_cell(elsewhere / "all", method, strength=strength, tail_patch=0.01)
+        write_cell(elsewhere / "all", method, strength=strength, tail_patch=0.01, n_gold=GOLD)
     report(elsewhere / "all", elsewhere / "whole", quiet=True, viewer=False)
     letters = []
     for folder in ("whole", "site/results/mine"):
@@ -102,7 +103,7 @@ def test_a_row_of_another_hash_has_a_board_of_its_own(elsewhere: Path, part: str
 
 
 def test_the_hash_decides_whatever_the_names(elsewhere: Path) -> None:
-    write_cell(elsewhere / "named", "dense", model="theirs", task="their-facts")
+    write_cell(elsewhere / "named", "dense", model="theirs", task="their-facts", n_gold=GOLD)
     write_bundle(elsewhere / "named", elsewhere / "named.zip", "Cy")
     assert build(elsewhere, "--bundles", str(elsewhere / "named.zip")) == 0
     assert rows(elsewhere)["dense (by Cy)"]["model"] == "tiny"
@@ -152,6 +153,48 @@ def test_a_tampered_bundle_that_was_sealed_again_is_left_out(
     seal(bundle, KIND, KIND, _LAYOUT, facts)
     assert build(elsewhere, "--bundles", str(elsewhere / "bundles")) == 1
     assert "mrr: stored 0.99, recomputed" in capsys.readouterr().err
+
+
+def other_ids(cell: Path) -> None:
+    edit_table(cell, lambda table: table["query_id"].__setitem__(0, "q9999"))
+    edit_retrievals(cell, lambda records: records[0].update(example_id="q9999"))
+
+
+STRANGE = {
+    "the queries": (other_ids, "query 'q9999' is in no other cell"),
+    "the corpus": (
+        lambda cell: edit_result(
+            cell,
+            lambda result: (
+                result["task"].update(n_passages=1000),
+                result["index"].update(bytes_per_passage=128.0),
+            ),
+        ),
+        "n_passages is 1000, and 500 in other cells",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_bundle_of_another_task_than_it_says(
+    elsewhere: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change, reason = STRANGE[name]
+    (cell,) = (elsewhere / "two").glob("*/*/*/*")
+    change(cell)
+    assert write_bundle(elsewhere / "two", elsewhere / "other.zip", "Ben") == []
+    assert build(elsewhere, "--bundles", str(elsewhere / "other.zip")) == 1
+    assert reason in capsys.readouterr().err
+    assert set(rows(elsewhere)) == {"bm25"}
+
+
+def test_fewer_passages_to_find_than_others_had(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_cell(elsewhere / "fewer", "dense", n_gold=GOLD - 1)
+    write_bundle(elsewhere / "fewer", elsewhere / "fewer.zip", "Ben")
+    assert build(elsewhere, "--bundles", str(elsewhere / "fewer.zip")) == 1
+    assert "n_gold of query 'q0' is 24, and 25 in other cells" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ whole or not at all

@@ -13,7 +13,7 @@ import pytest
 from bench.report.publishing.bundle import write_bundle
 from bench.report.publishing.site import build_site
 from tests.fixtures.browser import Browser, browser, chromium
-from tests.fixtures.cells import edit_result, write_cell
+from tests.fixtures.cells import write_cell
 from tests.fixtures.sources import ROOT
 
 EXECUTABLE = chromium()
@@ -45,15 +45,13 @@ def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site of the tables and documents of this repository, with a row of somebody else's."""
+    """The site of this repository's tables and documents, and of a board with rows of others."""
     folder = tmp_path_factory.mktemp("built")
-    cell = write_cell(folder / "runs", "bm25", model="quickstart", tail_patch=0.01)
-    result = json.loads(next((ROOT / "results/quickstart").rglob("result.json")).read_text())
-    hashes = {part: result[part]["sha256"] for part in ("task", "model")}
-    for part, sha256 in hashes.items():
-        edit_result(cell, lambda own, part=part, sha256=sha256: own[part].update(sha256=sha256))
-    write_bundle(folder / "runs", folder / "bundle.zip", "Ada Group", "https://example.org/")
-    built = build_site(folder / "site", [ROOT / "results"], [folder / "bundle.zip"], ROOT / "docs")
+    for runs, method in (("shared", "bm25"), ("theirs", "bm25"), ("theirs", "trackstar")):
+        write_cell(folder / runs, method, tail_patch=0.01, n_gold=25)
+    write_bundle(folder / "theirs", folder / "bundle.zip", "Ada Group", "https://example.org/")
+    results = [ROOT / "results", folder / "shared"]
+    built = build_site(folder / "site", results, [folder / "bundle.zip"], ROOT / "docs")
     assert built.refused == []
     return folder / "site"
 
@@ -76,6 +74,7 @@ def test_there_is_a_page_of_everything(site: Path, pages: dict[Path, dict[str, A
         "index.html", "README.html", "docs/concepts.html", "docs/guide.html", "docs/methods.html",
         "docs/metrics.html", "docs/settings.html", "docs/api.html", "docs/engines.html",
         "docs/findings.html", "docs/publishing.html", "results/quickstart/index.html",
+        "results/shared/index.html", "results/shared/viewer/index.html",
     } <= names  # fmt: skip
     assert all(page["title"] for page in pages.values())
 
@@ -132,7 +131,7 @@ def test_nothing_is_asked_of_the_network(
 
 def test_a_row_of_others_says_whose_it_is(chrome: Browser, site: Path) -> None:
     chrome.size(1366, 900)
-    chrome.open(site / "results/quickstart/index.html")
+    chrome.open(site / "results/shared/index.html")
     chrome.wait("document.documentElement.dataset.applied")
     row = "document.querySelector('tbody[data-method^=\"bm25 (by Ada Group\"]')"
     assert "verified 20" in chrome.run(f"{row}.querySelector('th').innerText")

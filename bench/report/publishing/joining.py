@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
+from bench.report.board import table_of
 from bench.report.telling_apart import hash_of, name_of
 from bench.results.schema import Cell
 
@@ -12,6 +15,43 @@ from bench.results.schema import Cell
 def _content(cell: Cell) -> tuple[str, str]:
     """What rows must have in common to be compared: the hashes of their task and their model."""
     return hash_of(cell.result.task), hash_of(cell.result.model)
+
+
+def unlike(known: Sequence[Cell], cells: Iterable[Cell]) -> str:
+    """Why cells of others cannot be of the task whose hash they give; empty if nothing says so.
+
+    A hash of a task that nobody has at hand is believed, but whoever else has a cell of it knows
+    its queries, how many passages it has, and, where these are annotated, how many state each fact.
+    """
+    places: dict[str, Cell] = {}
+    for one in known:
+        places.setdefault(hash_of(one.result.task), one)
+    for cell in cells:
+        board = places.get(hash_of(cell.result.task))
+        if board is not None and (reason := _difference(board, cell)):
+            return f"{'/'.join(cell.folder.parts[-4:])}: {reason}"
+    return ""
+
+
+def _difference(board: Cell, cell: Cell) -> str:
+    sizes = [one.result.task.get("n_passages") for one in (cell, board)]
+    if sizes[0] != sizes[1]:
+        return f"n_passages is {sizes[0]}, and {sizes[1]} in other cells with its task's hash"
+    own, other = table_of(cell), table_of(board)
+    rows = {query: row for row, query in enumerate(other["query_id"].tolist())}
+    if strange := [query for query in own["query_id"].tolist() if query not in rows]:
+        return f"query {strange[0]!r:.60} is in no other cell with its task's hash"
+    if cell.result.judge or board.result.judge:
+        return ""  # a judge has no count of what it would call correct
+    order = [rows[query] for query in own["query_id"].tolist()]
+    gold, expected = own["n_gold"], other["n_gold"][order]
+    if (wrong := np.flatnonzero((gold != expected) & ~np.isnan(gold) & ~np.isnan(expected))).size:
+        at = wrong[0]
+        return (
+            f"n_gold of query {own['query_id'][at]!r:.60} is {gold[at]:.0f}, and "
+            f"{expected[at]:.0f} in other cells with its task's hash"
+        )
+    return ""
 
 
 def joined(cells: Sequence[Cell], handed_in: Iterable[Cell]) -> list[Cell]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from markupsafe import Markup
@@ -24,7 +25,7 @@ from bench.report.formats import SitePlace
 from bench.report.formats.page import PAGE
 from bench.report.publishing.arrivals import Refused, Taken, arrivals, bundles_in
 from bench.report.publishing.documents import Documents, page_of, read_documents, relative
-from bench.report.publishing.joining import joined, without_a_board
+from bench.report.publishing.joining import joined, unlike, without_a_board
 from bench.report.publishing.prose import Prose, prose
 from bench.report.publishing.reference import methods_section, metrics_page, settings_page
 from bench.report.recorded import CELLS, recorded_boards
@@ -102,8 +103,19 @@ def build_site(
     """
     check_new(out)
     with ExitStack() as stack:
-        taken, refused = arrivals(bundles_in(bundles), stack)
-        pages = _board_pages(results, [cell for one in taken for cell in one.cells])
+        cells = _cells_of(results)
+        arrived, refused = arrivals(bundles_in(bundles), stack)
+        taken: list[Taken] = []
+        for one in arrived:
+            known = [
+                *chain.from_iterable(cells.values()),
+                *chain.from_iterable(t.cells for t in taken),
+            ]
+            if reason := unlike(known, one.cells):
+                refused.append(Refused(one.name, reason))
+            else:
+                taken.append(one)
+        pages = _board_pages(cells, [cell for one in taken for cell in one.cells])
         kept = {f"{_RESULTS}/{page.name}/leaderboard.md": page.address for page in pages}
         documents = _documents(docs, kept)
         texts = {page_of(path): text for path, text in documents.pages.items()}
@@ -129,8 +141,8 @@ def build_site(
 # ------------------------------------------------------------------ boards
 
 
-def _board_pages(results: Sequence[Path], handed_in: Sequence[Cell]) -> list[BoardPage]:
-    """The boards of each folder of cells, with rows of others; and boards of others alone."""
+def _cells_of(results: Sequence[Path]) -> dict[str, list[Cell]]:
+    """The cells of each folder, by the name that it has on the site."""
     cells: dict[str, list[Cell]] = {}
     for folder in results:
         recorded = recorded_boards(folder)
@@ -144,6 +156,11 @@ def _board_pages(results: Sequence[Path], handed_in: Sequence[Cell]) -> list[Boa
                     fix="rename one of them",
                 )
             cells[name] = read_cells(inside)
+    return cells
+
+
+def _board_pages(cells: Mapping[str, Sequence[Cell]], handed_in: Sequence[Cell]) -> list[BoardPage]:
+    """The boards of each folder of cells, with rows of others; and boards of others alone."""
     pages = {name: joined(own, handed_in) for name, own in cells.items()}
     if left := without_a_board(cells.values(), handed_in):
         pages[_OTHERS] = left
