@@ -7,7 +7,7 @@ AUDIT ?= .audit
 # One worker a core, but no more than four: each of them loads torch. A file's tests share fixtures.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
-.PHONY: bench test test-slow lint audit install clean
+.PHONY: bench test test-slow lint audit site install clean
 
 bench: install
 	$(BIN)/tdabench run -m experiment=quickstart results_dir=$(RESULTS)
@@ -40,6 +40,11 @@ audit:
 	else echo "audit: no database of advisories answered for every package ($(AUDIT)/log):" \
 	    "nothing was audited; run it where a network is" >&2; exit 2; fi
 
+# All boards and documents as plain files in site/, for any static host; rows handed in: BUNDLES=DIR.
+site: install
+	rm -rf site
+	$(BIN)/tdabench site results --out site $(if $(BUNDLES),--bundles $(BUNDLES))
+
 # The constraints pin every version; torch above all, or gigabytes of CUDA packages come along.
 install: $(VENV)/.installed
 
@@ -50,4 +55,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(AUDIT) runs .cache
+	rm -rf $(VENV) $(AUDIT) runs .cache site

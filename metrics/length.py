@@ -14,17 +14,17 @@ from metrics import measures
 DEPTH = measures.of(measures.LENGTH_RATIO).depth  # proponents that are looked at
 
 
-def length_ratio(proponents: Sequence[str], mean_length: float) -> float:
+def length_ratio(lengths: Sequence[int], mean_length: float) -> float:
     """Mean length of the first ``DEPTH`` proponents over the corpus's mean, both in characters.
 
     Args:
-        proponents: texts, strongest first.
+        lengths: of each proponent in characters, strongest first.
         mean_length: of all passages, in characters.
 
     Returns:
         1 for a method that does not look at length, NaN for an empty list or an empty corpus.
     """
-    first = proponents[:DEPTH]
+    first = lengths[:DEPTH]
     if not first or not mean_length:
         return math.nan
-    return sum(map(len, first)) / len(first) / mean_length
+    return sum(first) / len(first) / mean_length

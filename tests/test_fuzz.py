@@ -24,9 +24,11 @@ from bench.importing.release import read_release
 from bench.importing.trec import read_trec
 from bench.models.second_moments import load_moments
 from bench.report.annotate.read import read_answers
+from bench.report.publishing.bundle import opened, write_bundle
 from bench.report.reproduction.claims import read_claims
 from bench.results.per_query import read_per_query
-from bench.results.schema import read_result
+from bench.results.schema import RETRIEVALS, read_result
+from bench.results.text_free import PASSAGES, RANKINGS, read_text_free, write_text_free
 from bench.run.settings import settings_from
 from bench.tasks.passages import Passage, PassageStore, write_passages
 from bench.tasks.records import read_facts, read_retrievals, read_sentences
@@ -34,7 +36,7 @@ from tests.fixtures.cells import write_cell
 from tests.fixtures.composing import composed
 from tests.fixtures.models import load, make_model
 
-FEW, MANY = 60, 800  # files a reader; the slow run: 14 readers × 800
+FEW, MANY = 60, 800  # files a reader; the slow run: 17 readers × 800
 RETRIEVAL = {
     "example_id": "q0", "query_set": "trex", "inputs_plaintext": "Al Grey plays the",
     "targets_plaintext": "trombone", "proponents": ["a b", "c"], "proponent_ids": ["s1", "s2"],
@@ -158,6 +160,32 @@ def _(path: Path) -> Any:
 @reader("offsets", "offsets.npy", _write_corpus)
 def _(path: Path) -> Any:
     return [passage.text for passage in PassageStore(path.parent)]
+
+
+def _write_text_free(path: Path) -> None:
+    folder = write_cell(path.parent / "runs", n_queries=3, top_k=4, tail_patch=0.01)
+    write_text_free(folder / RETRIEVALS, path.parent)
+
+
+@reader("rankings without texts", RANKINGS, _write_text_free)
+def _(path: Path) -> Any:
+    return list(read_text_free(path.parent))
+
+
+@reader("passages without texts", PASSAGES, _write_text_free)
+def _(path: Path) -> Any:
+    return list(read_text_free(path.parent))
+
+
+def _write_bundle(path: Path) -> None:
+    write_cell(path.parent / "runs", n_queries=3, top_k=4)
+    assert write_bundle(path.parent / "runs", path, "Ada") == []
+
+
+@reader("bundle", "bundle.zip", _write_bundle)
+def _(path: Path) -> Any:
+    with opened(path) as bundle:
+        return bundle
 
 
 # ------------------------------------------------------------------ how files break

@@ -67,8 +67,17 @@ COMMANDS = {
         "bench.cli.reproduce",
     ),
     "verify": Command(
-        "recompute the metrics from the stored rankings, the means of what takes a model",
+        "recompute the metrics of results or of a bundle from the stored rankings, the means of "
+        "what takes a model",
         "bench.cli.verify",
+    ),
+    "submit": Command(
+        "write finished cells, verified and without texts, as a bundle for a public board",
+        "bench.cli.submit",
+    ),
+    "site": Command(
+        "build the static site of all boards, bundles' rows among them, and the documentation",
+        "bench.cli.site",
     ),
     "completion": Command("print the tab completion of bash, zsh or fish", "bench.cli.completion"),
 }

@@ -1,4 +1,4 @@
-"""``tdabench verify``: every number of a results folder recomputed from the stored rankings."""
+"""``tdabench verify``: every number of a results folder, or a bundle, recomputed from rankings."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ def main(words: Sequence[str]) -> int:
     add_results(parser)
     parser.add_argument("--quiet", action="store_true", help="print problems only")
     options = parser.parse_args(words)
+    from bench.report.publishing.bundle import is_bundle, verify_path
     from bench.report.recorded import recorded_boards, verify_recorded
     from bench.results.problems import verdict_lines
     from bench.results.verify import verify
 
-    check = verify_recorded if recorded_boards(options.results) else verify
-    problems = check(options.results)
+    if is_bundle(options.results):
+        problems = verify_path(options.results)
+    else:
+        check = verify_recorded if recorded_boards(options.results) else verify
+        problems = check(options.results)
     for line in map(str, problems) if options.quiet else verdict_lines(problems):
         print(line)
     return 1 if problems else 0

@@ -11,7 +11,7 @@ import numpy as np
 from bench.report.costs import own_seconds
 from bench.report.telling_apart import hash_of, labels_of, measured_alike, name_of
 from bench.results.per_query import clusters_of, read_per_query, subsets_of
-from bench.results.schema import ENTAILED, PER_QUERY, Cell, Result
+from bench.results.schema import ENTAILED, PER_QUERY, Cell, Result, Source
 from methods import METHODS
 from metrics import measures
 from metrics.stats.bootstrap import Estimate
@@ -44,6 +44,11 @@ class Row:
     def method(self) -> str:
         """The method's name, without settings."""
         return name_of(self.cell, "method")
+
+    @property
+    def source(self) -> Source | None:
+        """Where the row is from, if it came in a bundle."""
+        return self.cell.source
 
     @property
     def is_control(self) -> bool:

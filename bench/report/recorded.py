@@ -23,7 +23,7 @@ from bench.report.write import content_of
 from bench.results.problems import Problem, Problems
 from bench.results.rankings import keep_first_passages
 from bench.results.schema import CONFIG, PER_QUERY, RESULT, read_cells
-from bench.results.verify import verify
+from bench.results.verify import Lists, verify
 from bench.storage.bounds import MOST_TABLE_BYTES, check_inside, read_bytes
 from bench.storage.documents import read_json
 from bench.storage.whole_files import whole_file
@@ -82,7 +82,7 @@ def verify_recorded(folder: Path) -> Problems:
     problems = Problems()
     boards = recorded_boards(folder)
     for board in boards:
-        of_cells = verify(board / CELLS, with_lists=False)
+        of_cells = verify(board / CELLS, Lists.none)
         problems += [_beside(problem, board, folder) for problem in of_cells]
         problems.n_cells += of_cells.n_cells
         problems.n_numbers += of_cells.n_numbers

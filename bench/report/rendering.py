@@ -19,7 +19,7 @@ def rendered(
     name: str,
     *,
     folder: str = "",
-    scripts: Sequence[str] = (),
+    scripts: Sequence[str] | None = (),
     filters: Mapping[str, Callable[..., Any]] | None = None,
     **values: Any,
 ) -> str:
@@ -30,7 +30,8 @@ def rendered(
 
     Args:
         folder: folder of the files, below ``templates``.
-        scripts: names of the program's parts in their order; ``NAME.js`` is all of it if empty.
+        scripts: names of the program's parts in their order; ``NAME.js`` is all of it if empty, and
+            there is none if None.
         values: the values that the template shows.
     """
     templates = resources.files("bench.report").joinpath("templates", folder)
@@ -39,7 +40,7 @@ def rendered(
         return templates.joinpath(file).read_text(encoding="utf-8")
 
     style = text_of(f"{name}.css")
-    parts = [text_of(f"{part}.js") for part in scripts or [name]]
+    parts = [] if scripts is None else [text_of(f"{part}.js") for part in scripts or [name]]
     script = "\n".join(['"use strict";', *parts])
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update({"clean": clean, **(filters or {})})

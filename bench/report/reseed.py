@@ -83,7 +83,7 @@ def reseedings(board: Board) -> list[Reseeding]:
     A method is re-seeded by ``method.seed``, and by ``model.seed`` where it reads a model. Cells
     under another ``seed`` of the task have other queries, and are on another board; models that
     differ in more than the seed (checkpoints, learning rates), or whose settings no cell knows, are
-    no seeds.
+    no seeds, nor are the runs of different people.
 
     Raises:
         UserError: a cell's rankings are damaged.
@@ -92,7 +92,7 @@ def reseedings(board: Board) -> list[Reseeding]:
     for reseeded, own, held in (("method", _method_seed, _model), ("model", _model, _method_seed)):
         groups: dict[str, dict[str, Row]] = {}
         for row in board.rows:
-            name = repr([_unseeded(row), _model_settings(row), held(row)])
+            name = repr([_unseeded(row), _model_settings(row), held(row), row.cell.source])
             groups.setdefault(name, {}).setdefault(repr(own(row)), row)
         for cells in groups.values():
             if len(cells) > 1 and (one := _reseeding(list(cells.values()), reseeded)):

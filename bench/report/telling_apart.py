@@ -112,9 +112,9 @@ def hash_of(part: dict[str, Any]) -> str:
 def labels_of(cells: Sequence[Cell]) -> list[str]:
     """A label for each cell of a board that no other has.
 
-    It is the method and, in parentheses, whether it was imported, whether it rests on estimated
-    second moments or on a part of the model's matrices, and the settings that tell it from its
-    neighbours.
+    It is the method and, in parentheses, who handed it in, whether it was imported, whether it
+    rests on estimated second moments or on a part of the model's matrices, and the settings that
+    tell it from its neighbours.
     """
     board = [settings(cell) for cell in cells]
     labels = []
@@ -122,7 +122,8 @@ def labels_of(cells: Sequence[Cell]) -> list[str]:
         # An imported ranking and a run of the same name have no setting in common to compare.
         kin = (own["method"], own["imported"])
         peers = [other for other in board if (other["method"], other["imported"]) == kin]
-        parts = ["imported"] if cell.result.imported else []
+        parts = [f"by {cell.source.by}"] if cell.source else []
+        parts += ["imported"] if cell.result.imported else []
         parts += ["moments estimated"] if rests_on_estimate(cell) else []
         share = share_of_matrices(cell)
         parts += [f"{100 * share:.3g}% of the matrices"] if share < 1 else []

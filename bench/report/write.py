@@ -12,7 +12,7 @@ from bench.report.board import Board, make_boards
 from bench.report.figures.catalog import FOLDER, FigurePlan, plan
 from bench.report.figures.write import write_figures
 from bench.report.folder import report_folder
-from bench.report.formats import Content, all_files
+from bench.report.formats import Content, SitePlace, all_files
 from bench.report.formats.page import PAGE
 from bench.report.leaderboard import leaderboards
 from bench.report.meta_evaluation import foresight_table
@@ -63,9 +63,32 @@ def report(
     """
     out_dir = report_folder(results_dir, out_dir)
     boards = make_boards(read_cells(results_dir))
+    return write_boards(boards, out_dir, results_dir, quiet, figures=figures, viewer=viewer)
+
+
+def write_boards(
+    boards: Sequence[Board],
+    out_dir: Path,
+    results_dir: Path,
+    quiet: bool = False,
+    *,
+    figures: bool = False,
+    viewer: bool = True,
+    site: SitePlace | None = None,
+) -> Written:
+    """Write the report of boards, and print them unless told not to.
+
+    Args:
+        results_dir: the folder that the page's commands put further cells into.
+        quiet, figures, viewer: see ``report``.
+        site: the place of the report on a site; None for one of its own.
+
+    Raises:
+        UserError: as ``report``.
+    """
     groups = sources.groups_of(boards) if viewer else []
     drawn = plan(boards, results_dir) if figures else None
-    content = content_of(boards, out_dir, drawn, has_viewer=viewer)
+    content = replace(content_of(boards, out_dir, drawn, has_viewer=viewer), site=site)
     written = Written(out_dir, out_dir / PAGE)
     # The viewer first: it reads every ranking, and a damaged one then leaves the old report whole.
     if groups:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from bench.results.rankings import correct_of
 from bench.results.spans import SpanCheck
-from bench.tasks.records import RetrievalRecord, read_retrievals
+from bench.tasks.records import RetrievalRecord
 from metrics.length import length_ratio
 
 
@@ -42,10 +41,18 @@ class Listed:
     faults: tuple[str, ...] = ()
 
 
+Ranked = tuple[RetrievalRecord, Sequence[int]]  # with the length of each proponent in characters
+
+
 def read_lists(
-    path: Path, top_k: int, threshold: float, top: int, mean_length: float, spans: SpanCheck
+    rankings: Iterable[Ranked],
+    top_k: int,
+    threshold: float,
+    top: int,
+    mean_length: float,
+    spans: SpanCheck,
 ) -> Iterator[Listed]:
-    """The rankings of a file, one at a time.
+    """What is checked of each ranking, one at a time.
 
     Args:
         top_k: how long a list may be.
@@ -55,9 +62,9 @@ def read_lists(
         spans: what must hold of the shares of tokens.
 
     Raises:
-        UserError: a line is damaged.
+        UserError: whatever the rankings are read from is damaged.
     """
-    for record in read_retrievals(path):
+    for record, lengths in rankings:
         yield Listed(
             query=record.example_id,
             relation=record.relation or "",
@@ -65,7 +72,7 @@ def read_lists(
             correct=correct_of(record, threshold),
             n_correct=sum(record.proponent_correct or ()),
             is_judged=record.proponent_ais_scores is not None,
-            length_ratio=length_ratio(record.proponents, mean_length),
+            length_ratio=length_ratio(lengths, mean_length),
             change=_mean_change(record, top),
             faults=(*_faults(record, top_k), *spans.faults(record)),
         )

@@ -11,6 +11,7 @@ import numpy as np
 
 from bench.core.errors import UserError
 from bench.results.schema import ENTAILED, FIRST_PASSAGES, RETRIEVALS
+from bench.results.text_free import RANKINGS, read_text_free
 from bench.storage import jsonlines
 from bench.storage.whole_files import whole_file
 from bench.tasks.records import RetrievalRecord, read_retrievals
@@ -46,6 +47,8 @@ def first_passages(folder: Path) -> dict[str, set[str]]:
     Raises:
         UserError: the cell's rankings are missing or damaged, or what was kept of them is.
     """
+    if (folder / RANKINGS).is_file():
+        return {one.example_id: set(one.proponent_ids[:DEPTH]) for one, _ in read_text_free(folder)}
     if has_rankings(folder) or not (folder / FIRST_PASSAGES).exists():
         records = read_retrievals(folder / RETRIEVALS)
         return {record.example_id: set(record.proponent_ids[:DEPTH]) for record in records}

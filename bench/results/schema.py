@@ -96,11 +96,33 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where the cell of a bundle is from.
+
+    Attributes:
+        by: the person or group that handed it in.
+        link: an address that tells more of it; empty if none was given.
+        verified: the day on which it was checked here, e.g. ``"2026-11-28"``.
+        version: the version of this package that checked it.
+    """
+
+    by: str
+    link: str
+    verified: str
+    version: str
+
+
+@dataclass(frozen=True)
 class Cell:
-    """A finished cell on disk: its folder and its parsed result."""
+    """A finished cell on disk: its folder and its parsed result.
+
+    Attributes:
+        source: where it is from, if it came in a bundle.
+    """
 
     folder: Path
     result: Result = field(repr=False)
+    source: Source | None = None
 
     @cached_property
     def config(self) -> dict[str, Any]:

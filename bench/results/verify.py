@@ -16,8 +16,9 @@ What a cell says of itself must agree as well, and nothing that follows may be m
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ import numpy as np
 from bench.core.errors import UserError
 from bench.results.consistency import disagreements, labelled_groups, left_out, not_asked_for, some
 from bench.results.intervals import numbers_beside, stored_sampling
-from bench.results.lists import Listed, read_lists
+from bench.results.lists import Listed, Ranked, read_lists
 from bench.results.per_query import SUPPORT, read_per_query
 from bench.results.problems import Problem, Problems
 from bench.results.schema import (
@@ -40,7 +41,9 @@ from bench.results.schema import (
 )
 from bench.results.settings import MeasuredBy, measured_by, read_config
 from bench.results.spans import SpanCheck
+from bench.results.text_free import RANKINGS, read_text_free
 from bench.storage.hashes import file_sha256
+from bench.tasks.records import read_retrievals
 from metrics import measures
 from metrics.measures import LENGTH_RATIO, TAIL_PATCH, MetricKind
 from metrics.stats.bootstrap import Estimate
@@ -49,22 +52,37 @@ from metrics.stats.correlation import rank_correlation
 _TOLERANCE = 1e-9  # relative: sums in another order differ in the last bits
 
 
-def verify(results_dir: Path, with_lists: bool = True) -> Problems:
+class Lists(Enum):
+    """What is kept of the rankings of a cell, and so what can be recomputed from them.
+
+    Attributes:
+        whole: ``retrievals.jsonl``, as a run writes it.
+        text_free: all but the texts (``bench.results.text_free``). What is recomputed from whole
+            ones is from these, too, except that they are the file that belongs to the result.
+        none: nothing: the values of single queries are believed, and means and intervals are
+            recomputed from them.
+    """
+
+    whole = RETRIEVALS
+    text_free = RANKINGS
+    none = ""
+
+
+def verify(results_dir: Path, kept: Lists = Lists.whole) -> Problems:
     """Check every cell below ``results_dir``; damaged files are problems, not exceptions.
 
     A cell that lost its result is damaged, not absent.
 
     Args:
         results_dir: the folder of the cells.
-        with_lists: whether the cells have their lists; without them the values of single queries
-            are believed, and means and intervals are recomputed from them.
+        kept: what the cells have of their rankings.
 
     Raises:
         UserError: the folder does not exist or holds no cell.
     """
     problems = Problems()
     for folder in cell_folders(results_dir):
-        check = _Check(folder, str(folder.relative_to(results_dir)), with_lists)
+        check = _Check(folder, str(folder.relative_to(results_dir)), kept)
         problems += check.run()
         problems.n_cells += 1
         problems.n_numbers += check.n_numbers
@@ -78,10 +96,10 @@ class _Check:
     result: Result
     asked: MeasuredBy
 
-    def __init__(self, folder: Path, name: str, with_lists: bool) -> None:
+    def __init__(self, folder: Path, name: str, kept: Lists) -> None:
         self.folder = folder
         self.name = name
-        self.with_lists = with_lists
+        self.kept = kept
         self.n_numbers = 0
         self.has_no_identity = False
         self.problems: list[Problem] = []
@@ -94,8 +112,9 @@ class _Check:
             config = read_config(self.folder)
             self.asked = measured_by(config)
             table = read_per_query(self.folder, result.n_queries)
-            lists = self._lists(SpanCheck.of(result, config)) if self.with_lists else None
-            has_same_lists = lists is None or (
+            spans = SpanCheck.of(result, config)
+            lists = None if self.kept is Lists.none else self._lists(spans)
+            has_same_lists = self.kept is not Lists.whole or (
                 file_sha256(self.folder / RETRIEVALS) == result.rankings_sha256
             )
         except UserError as error:
@@ -112,7 +131,7 @@ class _Check:
             return self.problems
         for one in lists:
             for fault in one.faults:
-                self.add(f"{RETRIEVALS}, query {one.query}", fault)
+                self.add(f"{self.kept.value}, query {one.query}", fault)
         if self._same_queries(lists, table):
             by_id = {one.query: one for one in lists}
             self._compare([by_id[query] for query in table["query_id"]], table)
@@ -131,9 +150,16 @@ class _Check:
                 "task.n_passages and task.counts.characters are no counts", where=RESULT
             )
         mean_length = n_characters / n_passages if n_passages else math.nan
-        path, asked = self.folder / RETRIEVALS, self.asked
-        top_k = self.result.top_k
-        return list(read_lists(path, top_k, asked.threshold, asked.top, mean_length, spans))
+        asked, top_k = self.asked, self.result.top_k
+        ranked = self._ranked()
+        return list(read_lists(ranked, top_k, asked.threshold, asked.top, mean_length, spans))
+
+    def _ranked(self) -> Iterator[Ranked]:
+        if self.kept is Lists.text_free:
+            yield from read_text_free(self.folder)
+        else:
+            for record in read_retrievals(self.folder / RETRIEVALS):
+                yield record, list(map(len, record.proponents))
 
     def _compare(self, lists: Sequence[Listed] | None, table: dict[str, np.ndarray]) -> None:
         """Compare what the lists, in the order of the table, give with the table and the result."""
@@ -166,12 +192,13 @@ class _Check:
         before = len(self.problems)
         if twice:
             self.add(
-                RETRIEVALS, f"{twice} {'query is' if twice == 1 else 'queries are'} listed twice"
+                self.kept.value,
+                f"{twice} {'query is' if twice == 1 else 'queries are'} listed twice",
             )
         if missing := sorted(listed - set(ranked)):
-            self.add(RETRIEVALS, f"lacks {some(missing)}, in {PER_QUERY}")
+            self.add(self.kept.value, f"lacks {some(missing)}, in {PER_QUERY}")
         if missing := sorted(set(ranked) - listed):
-            self.add(PER_QUERY, f"lacks {some(missing)}, in {RETRIEVALS}")
+            self.add(PER_QUERY, f"lacks {some(missing)}, in {self.kept.value}")
         if self.result.n_queries != len(listed):
             self.add(RESULT, f"n_queries {self.result.n_queries}", len(listed))
         return len(self.problems) == before
@@ -188,7 +215,7 @@ class _Check:
             return False
         for one, n_gold in zip(lists, gold, strict=True):
             if one.n_correct > n_gold:
-                where = f"{RETRIEVALS}, query {one.query}"
+                where = f"{self.kept.value}, query {one.query}"
                 self.add(where, f"{one.n_correct} correct proponents, {n_gold:.0f} gold passages")
         return True
 

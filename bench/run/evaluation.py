@@ -234,7 +234,7 @@ def _length_ratios(task: Task, rankings: Sequence[Ranking]) -> list[float]:
     mean_length = task.counts["characters"] / len(task.passages)
     return [
         length_ratio(
-            [task.passages[row].text for row in ranking.rows[:DEPTH].tolist()], mean_length
+            [len(task.passages[row].text) for row in ranking.rows[:DEPTH].tolist()], mean_length
         )
         for ranking in rankings
     ]

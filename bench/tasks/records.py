@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -230,8 +230,13 @@ def parse_sentence(record: Json, place: Place) -> Sentence:
     )
 
 
-def parse_retrieval(record: Json, place: Place) -> RetrievalRecord:
+def parse_retrieval(
+    record: Json, place: Place, length_of: Callable[[str], int] = len
+) -> RetrievalRecord:
     """Validate one line of a retrievals file; unknown fields of other versions are ignored.
+
+    Args:
+        length_of: characters of a listed passage; of one that its hash stands for, the passage's.
 
     Raises:
         UserError: a missing field, a wrong type, a score that is not finite, or lists of unequal
@@ -260,11 +265,15 @@ def parse_retrieval(record: Json, place: Place) -> RetrievalRecord:
         proponent_ais_scores=_list(record, place, "proponent_ais_scores", float, n),
         proponent_support=_list(record, place, "proponent_support", str, n),
         proponent_tail_patch=_changes(record, place, n),
-        proponent_spans=spans_field(record, place, "proponent_spans", proponents),
+        proponent_spans=spans_field(
+            record, place, "proponent_spans", list(map(length_of, proponents))
+        ),
         opponents=opponents[0] if has_opponents else None,
         opponent_ids=opponents[1] if has_opponents else None,
         opponent_scores=opponents[2] if has_opponents else None,
-        opponent_spans=spans_field(record, place, "opponent_spans", opponents[0]),
+        opponent_spans=spans_field(
+            record, place, "opponent_spans", list(map(length_of, opponents[0]))
+        ),
     )
 
 

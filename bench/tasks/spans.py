@@ -17,12 +17,12 @@ Spans = list[list[float]]
 
 
 def spans_field(
-    record: Json, place: Place, field: str, texts: Sequence[str]
+    record: Json, place: Place, field: str, lengths: Sequence[int]
 ) -> list[Spans | None] | None:
     """The spans of each listed passage, None for a passage without; None if there is no such field.
 
     Args:
-        texts: the passages of the list.
+        lengths: characters of each passage of the list.
 
     Raises:
         UserError: another number of passages, or a span that is none of its passage's, with file,
@@ -31,31 +31,31 @@ def spans_field(
     given = record.get(field)
     if given is None:
         return None
-    if not isinstance(given, list) or len(given) != len(texts):
+    if not isinstance(given, list) or len(given) != len(lengths):
         raise place.error(
-            field, f"expected spans or null for each of {len(texts)} passages, found {given!r:.60}"
+            field,
+            f"expected spans or null for each of {len(lengths)} passages, found {given!r:.60}",
         )
-    for number, (spans, text) in enumerate(zip(given, texts, strict=True)):
+    for number, (spans, length) in enumerate(zip(given, lengths, strict=True)):
         if spans is None:
             continue
         listed = spans if isinstance(spans, list) else [spans]
-        wrong = [one for one in listed if not _is_span(one, text)]
+        wrong = [one for one in listed if not _is_span(one, length)]
         if wrong:
             raise place.error(
                 f"{field}[{number}]",
-                f"expected [start, end, share] within {len(text)} characters, found "
-                f"{wrong[0]!r:.60}",
+                f"expected [start, end, share] within {length} characters, found {wrong[0]!r:.60}",
             )
     return given
 
 
-def _is_span(value: Any, text: str) -> bool:
+def _is_span(value: Any, length: int) -> bool:
     if not isinstance(value, list) or len(value) != 3:
         return False
     if any(isinstance(one, bool) for one in value):
         return False
     start, end, share = value
-    is_place = isinstance(start, int) and isinstance(end, int) and 0 <= start <= end <= len(text)
+    is_place = isinstance(start, int) and isinstance(end, int) and 0 <= start <= end <= length
     # NaN, infinities and integers beyond a float fail the comparison.
     largest = sys.float_info.max
     return is_place and isinstance(share, int | float) and -largest <= share <= largest

@@ -20,6 +20,19 @@ from bench.report.table import Table
 
 
 @dataclass(frozen=True)
+class SitePlace:
+    """The place of a report on a site of several.
+
+    Attributes:
+        title: what the page is called.
+        links: addresses of other pages, relative to the folder of the report, by their titles.
+    """
+
+    title: str
+    links: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Content:
     """Everything that the formats of a report read.
 
@@ -32,6 +45,7 @@ class Content:
         leaderboards, pairs, foresights, seeds: a table for each board, some without rows.
         seeds_by_metric: ``seeds`` for programs, a row for each metric.
         pictures: the SVG of figures that stand on the page, by the stem of their files.
+        site: the place on a site, whose pages link to nothing outside of it; None on a disk.
     """
 
     boards: Sequence[Board]
@@ -44,6 +58,7 @@ class Content:
     seeds: Sequence[Table]
     seeds_by_metric: Sequence[Table]
     pictures: Mapping[str, str] = field(default_factory=dict, repr=False)
+    site: SitePlace | None = None
 
 
 class ReportFormat(ABC):

@@ -71,7 +71,11 @@ class PageFiles(ReportFormat):
             figure_folder=FOLDER,
             figure_formats=FORMATS,
             legend=LEGEND,
-            viewer=f"{sources.FOLDER}/{sources.PAGE}" if _has_rankings(content) else "",
+            quotes_nothing=not _any_rankings(content),
+            site=content.site,
+            viewer=f"{sources.FOLDER}/{sources.PAGE}"
+            if content.has_viewer and _any_rankings(content)
+            else "",
         )
         return {PAGE: page}
 
@@ -132,9 +136,9 @@ def _all_columns(tables: Sequence[Table]) -> dict[str, Column]:
     }
 
 
-def _has_rankings(content: Content) -> bool:
+def _any_rankings(content: Content) -> bool:
     rows = (row for board in content.boards for row in board.rows)
-    return content.has_viewer and any(has_rankings(row.cell.folder) for row in rows)
+    return any(has_rankings(row.cell.folder) for row in rows)
 
 
 def _breakable(text: str) -> Markup:
@@ -181,7 +185,9 @@ def _sort_key(value: Value, column: Column) -> str:
 
 
 def _rankings(content: Content, row: Row) -> str:
-    """The address of a row's rankings."""
+    """The address of a row's rankings; empty where none are kept, or they are on no site."""
+    if content.site or not has_rankings(row.cell.folder):
+        return ""
     relative = os.path.relpath(row.cell.folder / RETRIEVALS, content.folder)
     # Bytes, not text: a folder's name need not be UTF-8. A colon would start a scheme: %3A.
     return quote(os.fsencode(Path(relative).as_posix()))

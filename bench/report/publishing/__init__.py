@@ -1,0 +1,1 @@
+"""What leaves the machine: bundles of finished cells, and the static site of all boards."""
