@@ -48,6 +48,6 @@ function sharesTold(text, { spans, score, most }) {
 function sharesLegend() {
   const sample = (kind, text) => element("span", { class: `share ${kind}4` }, text);
   return element("p", { class: "legend" }, "Shaded: what a token ", sample("adds", "adds to the score"), " of its passage, or ",
-    sample("takes", "takes from it"), ", the strongest as the passage's largest. A token stands for its position in "
-    + "the model: what is learnt there is how to go on after it. The three largest are named below each passage.");
+    sample("takes", "takes from it"), ", most strongly for the passage's largest share; the three largest are named "
+    + "below it. A token stands for its position in the model: what is learnt there is how to go on after it.");
 }
