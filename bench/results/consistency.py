@@ -89,7 +89,7 @@ def _shared(name: str, own: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
     """Plain values that two tables have under one name, at any depth."""
     if not isinstance(own, dict) or not isinstance(other, dict):
         return
-    for key in own.keys() & other.keys():
+    for key in own.keys() & other.keys() - {"judge"}:
         if isinstance(own[key], dict):
             yield from _shared(f"{name}.{key}", own[key], other[key])
         elif isinstance(own[key], list) and isinstance(other[key], dict):
@@ -97,7 +97,7 @@ def _shared(name: str, own: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
             inner, _, settings = own[key] if len(own[key]) == 3 else (None, None, None)
             yield f"{name}.{key}.name", inner, other[key].get("name")
             yield from _shared(f"{name}.{key}", settings, other[key])
-        elif key != "judge" and not (own[key] is None and isinstance(other[key], dict)):
+        elif not (own[key] is None and isinstance(other[key], dict)):
             yield f"{name}.{key}", own[key], other[key]
 
 

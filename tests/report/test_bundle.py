@@ -21,7 +21,7 @@ from bench.results.schema import PER_QUERY, RESULT, RETRIEVALS
 from bench.results.text_free import PASSAGES, RANKINGS
 from bench.storage import packed
 from bench.storage.sealed import MANIFEST, seal
-from tests.fixtures.cells import edit_result, edit_retrievals, edit_table, write_cell
+from tests.fixtures.cells import add_spans, edit_result, edit_retrievals, edit_table, write_cell
 
 Change = Callable[[Path], object]
 
@@ -100,6 +100,22 @@ def test_it_holds_scores_ids_and_hashes(runs: Path, bundle: Path) -> None:
         "characters": len(text),
     }
     assert first_passages(cell_of(bundle)) == first_passages(source)
+
+
+def test_shares_of_tokens_are_within_the_passage_and_not_its_hash(tmp_path: Path) -> None:
+    cell = write_cell(tmp_path / "runs", "trackstar", strength=0.3)
+
+    def lengthen(records: list[dict]) -> None:
+        for record in records:
+            record["proponents"] = [f"{text} {'x' * 200}" for text in record["proponents"]]
+
+    edit_retrievals(cell, lengthen)
+    add_spans(cell)
+    text_free.write_text_free(cell / RETRIEVALS, tmp_path)
+    for record, lengths in text_free.read_text_free(tmp_path):
+        assert record.proponent_spans is not None
+        assert [spans[-1][1] for spans in record.proponent_spans[:10] if spans] == lengths[:10]
+        assert min(lengths) > 200 > len(record.proponents[0])
 
 
 def test_the_same_cells_give_the_same_bytes(runs: Path, tmp_path: Path) -> None:
