@@ -8,8 +8,6 @@ on Python's path: that is said in one line, before anything of it is run.
 from __future__ import annotations
 
 import importlib
-import os
-import signal
 import sys
 from contextlib import suppress
 from importlib.util import find_spec
@@ -55,11 +53,7 @@ def __dir__() -> list[str]:
 
 
 def main() -> int:
-    """Run the command line, and return its exit status.
-
-    A process that a signal asked to end ends here: whatever libraries do at the end of a process
-    could hang, or print what was interrupted of it.
-    """
+    """Run the command line, and return its exit status; one that a signal ended does not return."""
     if fault := _shadowed():
         print(f"error: {fault}", file=sys.stderr)
         return 2
@@ -70,16 +64,16 @@ def main() -> int:
             from bench.cli.main import main as command
 
             status = command()
-        except stopping.Stopped as stop:  # while the command was imported
+            if not stopping.asked():
+                stopping.all_done()
+        except stopping.Stopped as stop:  # before the command began, or after its end
             print(stopping.line(stop.number), file=sys.stderr)
             status = 128 + stop.number
         if stopping.asked():
             with suppress(OSError, ValueError):  # whoever reads them may be gone
                 sys.stdout.flush()
                 sys.stderr.flush()
-            os._exit(status)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is done: no traceback
+            stopping.end_now(status)
     return status
 
 

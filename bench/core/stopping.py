@@ -18,7 +18,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NoReturn
+
+from bench.core.descendants import kill_below
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 _SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
@@ -96,9 +98,27 @@ def on_signals() -> Iterator[None]:
             yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is _ask:
+                signal.signal(number, handler)
         _is_handling = False
         _forget()
+
+
+def end_now(status: int) -> NoReturn:
+    """End the process and all that it has started, without what libraries do at the end of one.
+
+    That could hang, or print what was interrupted of it; and not every library's processes end soon
+    when they are left alone.
+    """
+    kill_below(os.getpid())
+    os._exit(status)
+
+
+def all_done() -> None:
+    """Let the signals end the process without a word from now on: nothing is left to interrupt."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) is _ask:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager
@@ -173,7 +193,7 @@ def _end_in_time(signals: int, is_over: threading.Event) -> None:
         if number[0] == signal.SIGINT and not is_over.wait(_CLEANING_SECONDS):
             with suppress(OSError):  # the terminal may be gone; and the main thread may be printing
                 os.write(2, f"{line(signal.SIGINT)}\n".encode())
-            os._exit(128 + signal.SIGINT)
+            end_now(128 + signal.SIGINT)
 
 
 def line(number: int) -> str:

@@ -79,7 +79,7 @@ class Ray(Engine):
             for ref in running:
                 ray.cancel(ref, force=True)
             if stopping.asked():
-                ray.shutdown()  # whatever was started here ends before this process does
+                ray.shutdown()
 
     def _room(self, ray: ModuleType) -> int:
         """The number of jobs that fit on the nodes that are alive now."""

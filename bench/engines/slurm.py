@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bench.core import progress, stopping
+from bench.core.descendants import kill_below
 from bench.core.errors import UserError, did_you_mean
 from bench.core.fields import speed
 from bench.engines.base import Engine, Job
@@ -227,7 +228,5 @@ def _end_with_children(pid: int) -> None:
     """Kill a process of this machine and those that it has started."""
     with suppress(OSError):  # it has ended by itself
         os.kill(pid, signal.SIGSTOP)  # so that it starts no other
-        with suppress(OSError):  # not Linux: they end by themselves when nobody holds the lifeline
-            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-                os.kill(int(child), signal.SIGKILL)
+        kill_below(pid)
         os.kill(pid, signal.SIGKILL)
