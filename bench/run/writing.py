@@ -22,6 +22,7 @@ from bench.storage.hashes import file_sha256
 from bench.storage.whole_folders import whole_folder
 from bench.tasks.base import Task
 from bench.tasks.records import RetrievalRecord
+from bench.tasks.support import support
 from methods.base import Ranking
 
 
@@ -105,7 +106,7 @@ def retrieval_records(
             has_trex_sentence=bool(query.gold_rows) if annotated else None,
             proponent_correct=task.correct(query, rows).tolist() if annotated else None,
             proponent_ais_scores=ais_scores,
-            proponent_support=[task.support(query, row).value for row in rows]
+            proponent_support=[support(query.statement, one.statement).value for one in passages]
             if query.statement
             else None,
             proponent_tail_patch=None if changes is None else padded(changes, len(rows)),
