@@ -246,6 +246,11 @@ class TaskLife(CellLife):
             self.judge.check(claims_of(task.queries))
         if metric.retraining is not None:
             metric.retraining.check_corpus(self.settings.top_k, len(task.passages))
+        if self.judge is None and not any(query.gold_rows for query in task.queries):
+            progress.say(
+                "no query names a passage that states its fact (gold): attribution will not be "
+                "scored; metric=lexical, or metric=nli with a model, lets a judge say what is correct"
+            )
 
     @abstractmethod
     def ranking_identity(self) -> Any:
