@@ -249,7 +249,8 @@ class TaskLife(CellLife):
         if self.judge is None and not any(query.gold_rows for query in task.queries):
             progress.say(
                 "no query names a passage that states its fact (gold): attribution will not be "
-                "scored; metric=lexical, or metric=nli with a model, lets a judge say what is correct"
+                "scored; metric=lexical, or metric=nli with a model, lets a judge say what is "
+                "correct"
             )
 
     @abstractmethod

@@ -381,3 +381,21 @@ def test_methods_made_of_methods_hold_and_their_parts_are_compared(
     config = cells(tmp_path)["influence_rerank"] / "config.yaml"
     config.write_text(re.sub(r"(?<=k1: )[0-9.]+", "9.5", config.read_text()))
     assert any("method.second.k1" in str(problem) for problem in verify(tmp_path))
+
+
+@pytest.mark.parametrize("gold", [[], ["p1"]])
+def test_a_corpus_without_gold_is_said_to_have_no_attribution_before_the_work(
+    tmp_path: Path, gold: list[str], capsys
+) -> None:
+    query = {"query_id": "q", "prompt": "Al Grey plays the", "target": "trombone", "gold": gold}
+    (tmp_path / "queries.jsonl").write_text(json.dumps(query))
+    texts = ("Al Grey is a trombonist.", "Rain fell.", "A trombone is a horn.")
+    passages = [{"passage_id": f"p{i}", "text": text} for i, text in enumerate(texts)]
+    (tmp_path / "passages.jsonl").write_text("\n".join(map(json.dumps, passages)))
+    files = [f"task.{kind}={tmp_path / kind}.jsonl" for kind in ("queries", "passages")]
+    words = ("task=jsonl", *files, "method=bm25", "metric=attribution", "model=micro")
+    assert run(tmp_path, tmp_path / "cache", *words, small=False) == 0
+    said = capsys.readouterr().err
+    assert ("attribution will not be scored" in said) == (not gold)
+    if not gold:
+        assert said.index("attribution will not be scored") < said.index("cell jsonl")
