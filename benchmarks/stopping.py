@@ -75,7 +75,7 @@ def campaign(
         had_ended = command.process.poll() is not None
         to_group = number % 2 == 1
         ending = command.send(signal.SIGINT, signal.SIGINT, pause=pause, to_group=to_group)
-        if had_ended:
+        if had_ended or (ending.status == 0 and "done: " in ending.said):
             at["had ended before"] += 1
             continue
         at["the group" if to_group else "the process"] += 1
