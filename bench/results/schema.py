@@ -26,7 +26,7 @@ RESULT, RETRIEVALS, PER_QUERY, CONFIG = (
     "config.yaml",
 )
 FILES = (RESULT, RETRIEVALS, PER_QUERY, CONFIG)
-FIRST_PASSAGES = "first_passages.jsonl"  # of a cell that is kept without its rankings
+FIRST_PASSAGES = "first_passages.jsonl.gz"  # of a cell that is kept without its rankings
 
 
 @dataclass(frozen=True)

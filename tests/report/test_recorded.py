@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -130,7 +131,7 @@ def test_agreement_of_seeds_is_told_from_the_first_passages(tmp_path: Path) -> N
     assert len((board / "seeds.csv").read_text().splitlines()) > 1
     assert problems(board.parent) == []
     first = next((board / CELLS).rglob(FIRST_PASSAGES))
-    kept = [json.loads(line) for line in first.read_text().splitlines()]
+    kept = [json.loads(line) for line in gzip.decompress(first.read_bytes()).splitlines()]
     assert all(len(one["passage_ids"]) == DEPTH for one in kept)
     for one in kept:  # of a single query, two seeds may have had nothing in common before
         one["passage_ids"] = [f"other{i}" for i in range(DEPTH)]
