@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bench.report.write import report
-from tests.fixtures.browser import Browser, browser, chromium
+from tests.fixtures.browser import Browser
 from tests.fixtures.cells import edit_result, write_cell
 
-EXECUTABLE = chromium()
-pytestmark = pytest.mark.skipif(
-    EXECUTABLE is None, reason="no Chromium found: apt-get install chromium, or set CHROMIUM"
-)
 READY = "document.documentElement.dataset.applied"
 CUT = """[...document.querySelectorAll('.board')].some((table) =>
     table.parentNode.scrollWidth > table.parentNode.clientWidth)
     || document.documentElement.scrollWidth > document.documentElement.clientWidth"""
-
-
-@pytest.fixture(scope="module")
-def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    assert EXECUTABLE
-    with browser(EXECUTABLE, tmp_path_factory.mktemp("profile")) as page:
-        yield page
 
 
 @pytest.fixture(scope="module")

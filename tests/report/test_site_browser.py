@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -12,17 +11,11 @@ import pytest
 
 from bench.report.publishing.bundle import write_bundle
 from bench.report.publishing.site import build_site
-from tests.fixtures.browser import Browser, browser, chromium
+from tests.fixtures.browser import Browser
 from tests.fixtures.cells import write_cell
 from tests.fixtures.sources import ROOT
 
-EXECUTABLE = chromium()
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        EXECUTABLE is None, reason="no Chromium found: apt-get install chromium, or set CHROMIUM"
-    ),
-]
+pytestmark = pytest.mark.slow
 LOADED = "document.readyState === 'complete' && location.protocol === 'file:'"
 # What a page leads to, as the browser resolves it, and the places in it that others can lead to.
 ASKED = """JSON.stringify({
@@ -34,13 +27,6 @@ ASKED = """JSON.stringify({
 CUT = """document.documentElement.scrollWidth > document.documentElement.clientWidth
     || [...document.querySelectorAll('.board')].some((table) =>
         table.parentNode.scrollWidth > table.parentNode.clientWidth)"""
-
-
-@pytest.fixture(scope="module")
-def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    assert EXECUTABLE
-    with browser(EXECUTABLE, tmp_path_factory.mktemp("profile")) as page:
-        yield page
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,10 @@ from bench.core.escape import clean
 from bench.report.viewer.build import write_viewer
 from bench.report.viewer.sources import group_of_files
 from bench.report.write import report
-from tests.fixtures.browser import Browser, browser, chromium
+from tests.fixtures.browser import Browser
 from tests.fixtures.cells import edit_result, edit_retrievals, edit_table, write_cell
 from tests.fixtures.viewer_data import HOSTILE, LONG, hostile_cell, records_of
 from tests.fixtures.viewer_pages import READY, choose, show, state_of, texts
-
-EXECUTABLE = chromium()
-pytestmark = pytest.mark.skipif(
-    EXECUTABLE is None, reason="no Chromium found: apt-get install chromium, or set CHROMIUM"
-)
-
-
-@pytest.fixture(scope="module")
-def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    assert EXECUTABLE
-    with browser(EXECUTABLE, tmp_path_factory.mktemp("profile")) as page:
-        page.size(1280, 900)
-        yield page
 
 
 @pytest.fixture(scope="module")

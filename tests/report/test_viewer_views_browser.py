@@ -7,7 +7,6 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +15,16 @@ import pytest
 from bench.report.viewer.build import write_viewer
 from bench.report.viewer.sources import group_of_files
 from bench.report.write import report
-from tests.fixtures.browser import Browser, browser, chromium
+from tests.fixtures.browser import Browser
 from tests.fixtures.cells import add_spans, edit_retrievals, write_cell
 from tests.fixtures.viewer_data import HOSTILE, records_of
 from tests.fixtures.viewer_pages import READY, choose, show, state_of, texts
 
-EXECUTABLE = chromium()
-pytestmark = pytest.mark.skipif(
-    EXECUTABLE is None, reason="no Chromium found: apt-get install chromium, or set CHROMIUM"
-)
 METHODS = ("trackstar", "bm25", "dense")
 CORPUS = [
     "Al Grey played the 🎺 trombone in a band of Virginia for years, as every listener knows.",
     "naïve 日本 text",
 ]
-
-
-@pytest.fixture(scope="module")
-def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    assert EXECUTABLE
-    with browser(EXECUTABLE, tmp_path_factory.mktemp("profile")) as page:
-        page.size(1366, 900)
-        yield page
 
 
 @pytest.fixture(scope="module")
