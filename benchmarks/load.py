@@ -1,7 +1,7 @@
 """Time and peak memory of whole commands on inputs as large as this machine takes.
 
     python benchmarks/load.py --folder /tmp/load [--only report,viewer]
-    OMP_NUM_THREADS=1 python benchmarks/load.py --folder /tmp/load --data ../shared/data/trex
+    OMP_NUM_THREADS=1 python benchmarks/load.py --folder /tmp/load --data DIR
 
 What is measured, each in fresh processes, which `wait4` tells the seconds and the peak memory of:
 

@@ -1,6 +1,6 @@
 """T-REx at scale: memory and throughput of preparing ``task=trex`` and of reading its passages.
 
-    python benchmarks/trex_scale.py --data ../shared/data/trex --sentences 2000000
+    python benchmarks/trex_scale.py --data DIR --sentences 2000000
 
 The sentences are replicated with ids of their own, without annotation beyond the first round, into
 gzipped shards of a temporary folder. Fresh processes prepare the task, whole and with half of the

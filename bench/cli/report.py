@@ -85,6 +85,7 @@ def _logger(words: Sequence[str]) -> LoggerConfig:
 
 
 def _log(logger: LoggerConfig, results: Path, report_dir: Path) -> None:
+    """Tell a logger of all finished cells and of the report; the folder's name is their group."""
     from bench.results.schema import read_cells
     from bench.run.loggers import log_cell, log_report
 

@@ -15,6 +15,7 @@ from bench.results.schema import CONFIG, PER_QUERY, RESULT, Cell
 from metrics import measures
 
 _KNOWN = ("none", "wandb")
+_PARTS = ("task", "model", "method")
 _PLACES = ("results_dir", "cache_dir", "remote_dir")  # paths of this machine, which move no number
 # wandb prints nothing and keeps nothing of what the terminal shows: run.log is the record of that.
 _SILENT = {"silent": True, "console": "off"}
@@ -56,9 +57,8 @@ def log_failure(
     """Tell the logger of a cell of a sweep that failed, and why; as ``log_cell`` otherwise."""
     with _at_the_cost_of_a_line(config, "run.log says which cells failed"):
         if config.name == "wandb":
-            names = [str(settings[part].get("name")) for part in ("method", "model", "task")]
-            tags = [names[2], names[1], names[0]]
-            name = f"{names[0]}-{names[1]}-failed"
+            task, model, method = (str(settings[part]["name"]) for part in _PARTS)
+            name, tags = f"{method}-{model}-failed", [task, model, method]
             run = _started(config, results_dir, sweep, "evaluate", name, tags, _told_of(settings))
             run.summary.update({"failed": clean(reason)})
             run.finish(exit_code=1)
@@ -92,6 +92,7 @@ def _at_the_cost_of_a_line(config: LoggerConfig, still: str) -> Iterator[None]:
 
 
 def _told_of(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings less the paths of this machine."""
     return {key: value for key, value in settings.items() if key not in _PLACES}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from markdown_it import MarkdownIt
@@ -53,6 +53,12 @@ def prose(text: str, address: Callable[[str], str] = str) -> Prose:
                 if target := inner.attrGet(name):
                     inner.attrSet(name, address(str(target)))
     return Prose(title, markdown.renderer.render(tokens, markdown.options, {}))
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table; its cells are Markdown, too."""
+    ruler = [":--"] * len(heads)
+    return [f"| {' | '.join(cells)} |" for cells in (heads, ruler, *rows)]
 
 
 def slug(heading: str) -> str:

@@ -13,7 +13,7 @@ from importlib import resources
 
 from bench.core import escape
 from bench.core.registry import DESCRIPTION
-from bench.report.publishing.prose import slug
+from bench.report.publishing.prose import slug, table
 from methods import METHODS
 from metrics.measures import MEASURES, MetricKind
 
@@ -51,7 +51,6 @@ def settings_in(text: str) -> tuple[str, list[Setting]]:
     for line in text.splitlines():
         stripped = line.strip()
         if stripped.startswith("#"):
-            comment = comment or []
             shared = ""
             if not stripped.startswith("# @"):
                 comment.append(stripped.removeprefix("#").strip())
@@ -154,7 +153,7 @@ def _is_setting(setting: Setting, described: Sequence[str]) -> bool:
 
 def _settings_table(settings: Sequence[Setting]) -> list[str]:
     rows = [(f"`{one.name}`", f"`{one.default}`", _text(one.reason)) for one in settings]
-    return _table(("setting", "default", "reason"), rows)
+    return table(("setting", "default", "reason"), rows)
 
 
 def methods_section() -> str:
@@ -167,7 +166,7 @@ def methods_section() -> str:
         rows.append((f"[`{name}`](settings.html#{anchor})", *map(_text, cells)))
     rows.sort(key=lambda row: (row[1], row[0]))
     heads = ("method", "family", "what it does", "needs", "cost", "source")
-    return "\n".join(["## All methods", "", *_table(heads, rows)])
+    return "\n".join(["## All methods", "", *table(heads, rows)])
 
 
 def metrics_page() -> str:
@@ -191,17 +190,12 @@ def metrics_page() -> str:
                 )
                 for one in records
             ]
-            lines += _table(("metric", "on the board", "what it says", "better"), rows)
+            lines += table(("metric", "on the board", "what it says", "better"), rows)
     return "\n".join(lines)
 
 
 def _better(higher: bool | None) -> str:
     return "" if higher is None else ("higher" if higher else "lower")
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    ruler = [":--"] * len(heads)
-    return [f"| {' | '.join(cells)} |" for cells in (heads, ruler, *rows)]
 
 
 def _text(text: str) -> str:

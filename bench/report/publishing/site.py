@@ -26,7 +26,7 @@ from bench.report.formats.page import PAGE
 from bench.report.publishing.arrivals import Refused, Taken, arrivals, bundles_in
 from bench.report.publishing.documents import Documents, page_of, read_documents, relative
 from bench.report.publishing.joining import joined, unlike, without_a_board
-from bench.report.publishing.prose import Prose, prose
+from bench.report.publishing.prose import Prose, prose, table
 from bench.report.publishing.reference import methods_section, metrics_page, settings_page
 from bench.report.recorded import CELLS, recorded_boards
 from bench.report.rendering import rendered
@@ -257,16 +257,16 @@ def _home(
     return "\n".join(lines)
 
 
-def _boards_table(pages: Sequence[BoardPage]) -> Iterator[str]:
+def _boards_table(pages: Sequence[BoardPage]) -> list[str]:
     heads = ["board", "task × model", "rows", *(measures.of(one).title for one in measures.SIDES)]
-    yield f"| {' | '.join(heads)} |"
-    yield f"| {' | '.join([':--'] * len(heads))} |"
+    rows = []
     for page in pages:
         for board in page.boards:
             best = [_best(board, metric) for metric in measures.SIDES]
             words = [f"{board.task} × {board.model}", str(len(board.rows)), *best]
             name = f"[{escape.markdown(page.name)}]({page.address})"
-            yield f"| {' | '.join([name, *map(escape.markdown, words)])} |"
+            rows.append([name, *map(escape.markdown, words)])
+    return table(heads, rows)
 
 
 def _best(board: Board, metric: str) -> str:
