@@ -102,13 +102,16 @@ class _Worker:
         theirs.close()  # so that the end of the worker is the end of the pipe
 
     def give(self, job: Job) -> None:
-        """Hand it a job."""
+        """Hand the worker a job."""
         self.job = job
         with suppress(OSError):  # it was killed, and will be reported
             self.pipe.send(job)
 
     def report(self) -> tuple[Job | None, Exception | _Death | None]:
-        """Its job, which it has no more, and what was wrong; without a job it says it is ready."""
+        """The worker's job, which it has no more, and what was wrong with it.
+
+        A worker that had none says that it is ready.
+        """
         job, self.job, self.is_ready = self.job, None, True
         try:
             return job, self.pipe.recv()
@@ -117,7 +120,7 @@ class _Worker:
 
 
 class _Workers:
-    """So many workers, for a block; at its end they end too, whatever they are doing."""
+    """A number of workers for a block; at its end they end too, whatever they are doing."""
 
     def __init__(self, number: int) -> None:
         self._number = number

@@ -204,8 +204,8 @@ def with_samples(frame: pd.DataFrame, sampling: Sampling) -> pd.DataFrame:
 
 def estimates(frame: pd.DataFrame, sampling: Sampling) -> dict[str, Estimate]:
     """Mean and interval of each column; columns without any value are left out."""
-    found = {str(name): sampling.estimate(str(name), frame[name].to_numpy()) for name in frame}
-    return {name: value for name, value in found.items() if value is not None}
+    of_all = {str(name): sampling.estimate(str(name), frame[name].to_numpy()) for name in frame}
+    return {name: value for name, value in of_all.items() if value is not None}
 
 
 def by_group(

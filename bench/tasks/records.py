@@ -107,8 +107,8 @@ def text_field(record: Json, place: Place, field: str) -> str:
     value = record.get(field)
     if isinstance(value, str) and value.strip():
         return value
-    found = "missing" if field not in record else repr(value)[:60]
-    raise place.error(field, f"expected a non-empty string, found {found}")
+    shown = "missing" if field not in record else repr(value)[:60]
+    raise place.error(field, f"expected a non-empty string, found {shown}")
 
 
 def passage_text(record: Json, place: Place) -> str:

@@ -69,7 +69,7 @@ class BoardPage:
 
 @dataclass(frozen=True)
 class Site:
-    """What was built.
+    """The site that was built.
 
     Attributes:
         n_pages: pages of text.

@@ -39,7 +39,7 @@ function selected(view, state, hits) {
     .map((slice) => [slice.of, slice.labels.indexOf(state.slices[slice.name])]);
   const scores = columnOf(method, state.score);
   const low = bound(state.min, -Infinity), high = bound(state.max, Infinity);
-  const found = [];
+  const matching = [];
   for (let query = 0; query < queries.id.length; query++) {
     if (hits && !hits.queries.has(query)) continue;
     if (slices.some(([of, label]) => of[query] !== label)) continue;
@@ -48,9 +48,9 @@ function selected(view, state, hits) {
       if (value === null || scores.scale * value < low || scores.scale * value > high) continue;
     }
     if (words.length && !words.every((word) => haystack(queries, query).includes(word))) continue;
-    found.push(query);
+    matching.push(query);
   }
-  return found;
+  return matching;
 }
 
 function bound(text, otherwise) {
@@ -64,34 +64,34 @@ function haystack(queries, query) {
     `${queries.prompt[query]} ${queries.target[query]} ${queries.id[query]}`.toLowerCase();
 }
 
-function withOutcome(view, found, filter) {
+function withOutcome(view, matching, filter) {
   const outcome = OUTCOMES.find(([name]) => name === filter);
   if (outcome) {
     const first = view.method.measures.first;
-    return found.filter((query) => first[query] !== null && reciprocal(view.method, query) !== null
+    return matching.filter((query) => first[query] !== null && reciprocal(view.method, query) !== null
       && outcome[2](first[query]));
   }
   const side = view.other && DUELS.find(([name]) => name === filter);
-  return side ? found.filter((query) => duel(view, query) === side) : found;
+  return side ? matching.filter((query) => duel(view, query) === side) : matching;
 }
 
-function tallies(view, found) {
+function tallies(view, matching) {
   const counts = new Map(DUELS.map((side) => [side, 0]));
-  for (const query of found) {
+  for (const query of matching) {
     const side = duel(view, query);
     if (side) counts.set(side, counts.get(side) + 1);
   }
   return counts;
 }
 
-function sorted(view, found, sort) {
+function sorted(view, matching, sort) {
   const [name, order] = sort.split(":");
   const gain = name === "gain" && view.other;
   const values = gain ? null : columnOf(view.method, name)?.values;
-  if (!gain && !values) return found;
+  if (!gain && !values) return matching;
   const of = gain ? (query) => difference(view, query) : (query) => values[query];
   const sign = order === "asc" ? 1 : -1;
-  return [...found].sort((a, b) => {
+  return [...matching].sort((a, b) => {
     const x = of(a), y = of(b);
     if (x === null || y === null) return (x === null) - (y === null); // not measured: last
     return sign * (x - y) || a - b;

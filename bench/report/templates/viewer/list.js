@@ -3,12 +3,12 @@ const BATCH = 150;
 const BEFORE = 30; // queries above a chosen one far down
 const list = { shown: [], from: 0, to: 0, current: -1 };
 
-function fillList(view, state, found) {
-  list.shown = found;
+function fillList(view, state, matching) {
+  list.shown = matching;
   list.view = view;
   list.base = addressFor({ ...state, query: "" });
   startList(0);
-  byId("none").hidden = found.length > 0;
+  byId("none").hidden = matching.length > 0;
 }
 
 function startList(from) {

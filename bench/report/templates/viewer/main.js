@@ -61,8 +61,8 @@ function fail(message) {
 }
 
 function showList(view, state, hits) {
-  const found = selected(view, state, hits);
-  const shown = sorted(view, withOutcome(view, found, state.filter), state.sort);
+  const matching = selected(view, state, hits);
+  const shown = sorted(view, withOutcome(view, matching, state.filter), state.sort);
   fillList(view, state, shown);
   const all = view.queries.id.length;
   byId("count").textContent = shown.length === all ? plural(all, "query", "queries")
@@ -71,7 +71,7 @@ function showList(view, state, hits) {
   fillWins(view, state, hits);
   if (byId("duels").hidden) return;
   byId("duel-title").replaceChildren(isolated(view.method.label), " against ", isolated(view.other.label));
-  byId("duel-buttons").replaceChildren(...[...tallies(view, found)].map(([[name, sign], n]) =>
+  byId("duel-buttons").replaceChildren(...[...tallies(view, matching)].map(([[name, sign], n]) =>
     element("button", {
       type: "button", class: `duel ${name}`, "aria-pressed": String(state.filter === name),
       onclick: () => {

@@ -111,12 +111,12 @@ function verdict(method, query, entry) {
 
 // How the first ten support the fact, where the cell's table holds it.
 function kinds(method, query) {
-  const found = method.measures.kinds
+  const shares = method.measures.kinds
     .map((kind) => [kind.name.replaceAll("_", " "), kind.shares[query]])
     .filter(([, share]) => share)
     .sort((a, b) => b[1] - a[1]);
-  if (!found.length) return [];
-  const items = found.map(([kind, share]) => element("li", {},
+  if (!shares.length) return [];
+  const items = shares.map(([kind, share]) => element("li", {},
     element("b", {}, `${Math.round(100 * share)}%`), " ", isolated(kind)));
   return [element("div", { class: "kinds" }, element("span", { id: `kinds-${method.place}` }, "First ten by support:"),
     element("ul", { "aria-labelledby": `kinds-${method.place}` }, items))];

@@ -76,10 +76,10 @@ async function passagesOf(group, numbers) {
   const places = [...new Set(numbers.map((number) => chunkOf(group, number)))];
   const loaded = await Promise.all(
     places.map((place) => load(`${group.name}-passages-${padded(place)}`)));
-  const found = new Map(places.map((place, i) => [place, loaded[i]]));
+  const byPlace = new Map(places.map((place, i) => [place, loaded[i]]));
   return numbers.map((number) => {
     const place = chunkOf(group, number);
-    const chunk = found.get(place), row = number - group.passages[place];
+    const chunk = byPlace.get(place), row = number - group.passages[place];
     return { id: chunk.id[row], text: chunk.text[row] };
   });
 }

@@ -16,9 +16,9 @@ function fillWins(view, state, hits) {
 
 function winsTable(view, state, slice, hits) {
   // Its own slice does not filter it, so that another group can be chosen.
-  const found = selected(view, { ...state, slices: { ...state.slices, [slice.name]: "" } }, hits);
+  const matching = selected(view, { ...state, slices: { ...state.slices, [slice.name]: "" } }, hits);
   const groups = slice.labels.map((label) => ({ label, counts: [0, 0, 0] }));
-  for (const query of found) {
+  for (const query of matching) {
     const side = duel(view, query);
     if (side && slice.of[query] >= 0) groups[slice.of[query]].counts[DUELS.indexOf(side)]++;
   }
