@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +15,13 @@ import numpy as np
 import torch
 
 from bench.engines.base import Engine, Job
+from bench.engines.outcomes import outcomes
 from bench.models.language_model import target_log_probs
 from bench.models.loading import load_tokenizer
 from bench.models.settings import ScratchConfig
 from bench.models.training import Training, one_thread
 from bench.storage.keys import content_key
-from bench.storage.sealed import move_aside_if, read_record, write_record
+from bench.storage.sealed import read_record, write_record
 from bench.storage.whole_folders import scratch_folder
 
 if TYPE_CHECKING:
@@ -75,13 +75,8 @@ class Retrainings:
 
     def log_probs(self, removals: Sequence[Removal], engine: Engine) -> np.ndarray:
         """The log-probability of each query's target (nats), float64 ``[removals, queries]``."""
-        distinct = dict.fromkeys(removals)
-        jobs = {r: Job(_retrain, (self, r), self.folder / f"{r.key}.json") for r in distinct}
-        for job in jobs.values():
-            move_aside_if(job.target, partial(_read, job.target))
-        engine.run(list(jobs.values()), "retrain", unit="models")
-        outcomes = {removal: _read(job.target) for removal, job in jobs.items()}
-        return np.stack([outcomes[removal] for removal in removals])
+        jobs = [Job(_retrain, (self, r), self.folder / f"{r.key}.json") for r in removals]
+        return np.stack(list(outcomes(jobs, _read, engine, "retrain", unit="models")))
 
 
 def _retrain(retrainings: Retrainings, removal: Removal) -> None:
