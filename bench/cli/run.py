@@ -159,7 +159,9 @@ def _job(config: DictConfig) -> None:
             run_log.note(shlex.join(["tdabench", "run", *overrides]))
             folder = Path(hydra_config.sweep.dir).name if in_sweep else "single"
             sweep_name = hydra_config.runtime.choices.get("experiment") or folder
-            from bench.run.cell import run_cell  # imports torch: not needed for a wrong word
+            # Seconds, and not needed for a wrong word.
+            with progress.counted("load torch and transformers", 2, unit="libraries"):
+                from bench.run.cell import run_cell
 
             run_cell(settings, overrides, sweep_name)
         except UserError as error:
