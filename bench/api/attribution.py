@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,13 +15,13 @@ import pandas as pd
 from bench.api.lending import composing, working
 from bench.api.words import words_of
 from bench.core import progress
-from bench.core.errors import UserError
+from bench.core.errors import UserError, did_you_mean
 from bench.core.typed import typed
 from bench.run.composing import composed
 from bench.run.extend_hydra import side_of
 from bench.run.settings import Settings, settings_from
 from bench.storage.jsonlines import Json
-from bench.tasks.base import SPACE
+from bench.tasks.base import SPACE, Answers
 from bench.tasks.given import Given, passage_records, query_records
 
 if TYPE_CHECKING:
@@ -136,6 +136,8 @@ def attribute(
     top_k: int = 100,
     seed: int = 0,
     separator: str = SPACE,
+    chat: bool = False,
+    answers: Literal["target", "best"] = "target",
     model_settings: Mapping[str, Any] | None = None,
     cache_dir: str | Path | None = None,
     quiet: bool = False,
@@ -161,6 +163,9 @@ def attribute(
         top_k: length of a list, where there are as many passages.
         seed: the seed of all that is drawn.
         separator: what stands between prompt and target in the string that the model reads.
+        chat: whether prompt and target are put into the tokenizer's chat template.
+        answers: ``"best"`` traces the target or one of a query's ``entity1_alias``, whichever the
+            model finds most probable.
         model_settings: settings of ``conf/model/hf.yaml``, such as ``gradient_dtype``,
             ``append_eos``, ``context_length``, ``adam_epsilon`` and ``learning_rate``.
         cache_dir: a folder that keeps the index for the next call; None keeps nothing.
@@ -176,7 +181,7 @@ def attribute(
             cannot be read, moments that are missing or none of the model's.
     """
     records = passage_records(passages)
-    builder = Given(query_records(queries), records, separator)
+    builder = Given(query_records(queries), records, separator, chat, _accepted(answers))
     _check_model_settings(model_settings or {})
     own = {"projection_dim": _side_of(model), **(model_settings or {})}
     estimates = isinstance(moments, str) and moments == "estimate"
@@ -212,6 +217,14 @@ def _side_of(model: object) -> int:
     """The projection's side; what is no model is refused where it is lent."""
     to_dict = getattr(getattr(model, "config", None), "to_dict", None)
     return side_of(to_dict() if callable(to_dict) else None)
+
+
+def _accepted(answers: str) -> Answers:
+    try:
+        return Answers(answers)
+    except ValueError as error:
+        fix = did_you_mean(answers, [one.value for one in Answers])
+        raise UserError(f"unknown {answers!r}", where="answers", fix=fix) from error
 
 
 def _check_model_settings(own: Mapping[str, Any]) -> None:

@@ -171,23 +171,37 @@ class LanguageModel:
 
     def prompt_ids(self, query: Query) -> list[int]:
         """The token ids of a query's prompt alone, for a model that is to go on with it."""
-        return self._reader.prompt(query.prompt)
+        return (self._reader.chat_prompt if query.chat else self._reader.prompt)(query.prompt)
 
     def query_tokens(self, query: Query) -> Tokens:
         """A query as one string: prompt, separator and target, with nothing behind the target.
 
         The loss covers the tokens from the first that holds a character behind the prompt; the
-        separator counts as the target's.
+        separator counts as the target's. A query that is a chat is the tokenizer's template, and
+        its loss covers the target alone. Where other answers are accepted, the target is the answer
+        that the model, as it is now, finds most probable; of equal ones the first.
 
         Raises:
-            UserError: the target gives no token, no token comes before those that carry loss, or
-                the whole does not fit the context.
+            UserError: an answer gives no token, no token comes before those that carry loss, the
+                whole does not fit the context, or the tokenizer has no template for a chat.
         """
-        ids, loss_from, asks = self._reader.query(query.prompt, query.separator, query.target)
+        answers = [self._answer_tokens(query, one) for one in (query.target, *query.accepted)]
+        if len(answers) == 1:
+            return answers[0]
+        log_probs, _ = target_log_probs(self, answers, batch_size=len(answers))
+        return answers[log_probs.index(max(log_probs))]
+
+    def _answer_tokens(self, query: Query, answer: str) -> Tokens:
+        """The query with one of its answers as the target."""
+        if query.chat:
+            ids, loss_from = self._reader.chat(query.prompt, answer)
+            asks = loss_from < len(ids)
+        else:
+            ids, loss_from, asks = self._reader.query(query.prompt, query.separator, answer)
         where = f"query {query.query_id}"
         if not asks:
             raise UserError(
-                f"target {query.target!r} tokenises to nothing",
+                f"target {answer!r} tokenises to nothing",
                 where=where,
                 fix="drop this query, or use another tokenizer",
             )

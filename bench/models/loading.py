@@ -263,7 +263,7 @@ def _n_embeddings(module: nn.Module) -> int:
 # What transformers' tokenizers are read from, the slow ones of sentencepiece included.
 _TOKENIZER_FILES = (
     "tokenizer*", "vocab.*", "merges.txt", "added_tokens.json", "special_tokens_map.json",
-    "spiece.model", "sentencepiece*.model",
+    "chat_template*", "spiece.model", "sentencepiece*.model",
 )  # fmt: skip
 _WEIGHT_FILES = ("*.safetensors", "config.json", "adapter_config.json")
 

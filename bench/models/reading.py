@@ -12,10 +12,11 @@ from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from typing import Any
 
+from jinja2 import TemplateError
 from tokenizers import processors
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerBase
 
-from bench.core.errors import UserError
+from bench.core.errors import UserError, first_line
 
 _PROBES = ("a", "0", "一")  # texts to find out what stands around one; a vocabulary has one of them
 _OUR_ID = -1  # stands for a text's own tokens, and is no token
@@ -64,14 +65,79 @@ class TextReader:
         text = f"{prompt}{separator}{target}"
         if self._is_fast:
             ids, places = self._own_with_places(text)
-            ends = [end for _, end in places]
-            first = sum(1 for _ in takewhile(lambda end: end <= len(prompt), ends))
-            asks = any(end > len(prompt) + len(separator) for end in ends)
+            first = _first_behind(len(prompt), places)
+            asks = any(end > len(prompt) + len(separator) for _, end in places)
         else:
             ids = self._own(text)
             first = _shared(self._own(prompt), ids)
             asks = _shared(self._own(f"{prompt}{separator}"), ids) < len(ids)
         return [*self.before, *ids], len(self.before) + first, asks
+
+    def chat_prompt(self, prompt: str) -> list[int]:
+        """Ids of the tokenizer's chat template up to where the assistant's answer begins.
+
+        Raises:
+            UserError: as ``chat``.
+        """
+        return self._templated(self._chat(prompt))[0]
+
+    def chat(self, prompt: str, target: str) -> tuple[list[int], int]:
+        """Ids of a chat in which the user's message is the prompt, and the answer the target.
+
+        The template is the tokenizer's own. Nothing follows the target, and there is no separator:
+        the answer begins where the template lets the assistant begin.
+
+        Returns:
+            the ids; and the index of the first of them that holds a character of the target, their
+            number if none does.
+
+        Raises:
+            UserError: there is no chat template or it does not take one message, the tokenizer is a
+                slow one, or prompt or target spell a special token, which would end a message.
+        """
+        chat = self._chat(prompt)
+        for text in (prompt, target):
+            if spelled := [word for word in self._special if word in text]:
+                raise UserError(
+                    f"{text!r:.60} spells the special token {spelled[0]}",
+                    where="task.chat",
+                    fix="drop this query, or leave task.chat=false, which reads it as text",
+                )
+        ids, places = self._templated(f"{chat}{target}")
+        return ids, _first_behind(len(chat), places)
+
+    def _chat(self, prompt: str) -> str:
+        """The chat template's string up to where the assistant's answer begins."""
+        where = f"tokenizer {type(self._tokenizer).__name__}"
+        if not self._is_fast:
+            fix = "save it as a fast tokenizer (tokenizer.json), or leave task.chat=false"
+            raise UserError("does not tell where an answer begins in a chat", where=where, fix=fix)
+        if self._tokenizer.chat_template is None:
+            fix = "use a model that was tuned for chats, or leave task.chat=false"
+            raise UserError(
+                "has no chat template, which task.chat=true needs", where=where, fix=fix
+            )
+        message = [{"role": "user", "content": prompt}]
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    message, tokenize=False, add_generation_prompt=True
+                )
+            )
+        except (TemplateError, TypeError, ValueError, RecursionError) as error:
+            fix = "mend the chat_template of its files, or leave task.chat=false"
+            reason = first_line(error)
+            raise UserError(
+                f"its chat template takes no message ({reason})", where=where, fix=fix
+            ) from error
+
+    def _templated(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids and places of a string of the template, whose special tokens are tokens."""
+        encoding = self._tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True,
+            split_special_tokens=False, verbose=False,
+        )  # fmt: skip
+        return list(encoding["input_ids"]), encoding["offset_mapping"]
 
     def places(self, text: str) -> list[tuple[int, int]]:
         """Where in the text each id of ``passage`` begins and ends, in characters.
@@ -150,6 +216,11 @@ class TextReader:
             return list(ids)
         unknown = self._tokenizer.unk_token_id
         return [unknown if one in self._never else one for one in ids]
+
+
+def _first_behind(end: int, places: Sequence[tuple[int, int]]) -> int:
+    """The number of tokens before the first that holds a character at ``end`` or behind it."""
+    return sum(1 for _ in takewhile(lambda place: place[1] <= end, places))
 
 
 def _keep_white_space(processor: Any) -> None:

@@ -73,6 +73,9 @@ class MethodCell(TaskLife):
         n_queries, n_passages = len(context.task.queries), len(context.task.passages)
         label = " × ".join(self.names)
         progress.say(f"cell {label}: {n_queries:,} queries, {n_passages:,} passages")
+        if "model" in vars(context):  # a query that it cannot read is told before hours of work
+            for query in context.task.queries:
+                context.model.query_tokens(query)
         with context.phases.measure("index"):
             size = method.index()
         with context.phases.measure("search"):

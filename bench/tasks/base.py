@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,7 +28,16 @@ _KIND, _QUERIES = "task", "queries.jsonl"
 _LAYOUT_VERSION = 3
 # Fields of a query that are left out of the task's hash, and of its file where they are empty.
 _NAMES = ("subject_names", "answer_names")
-SPACE = " "  # the separator of scripts that have one; not written where it is this
+SPACE = " "  # the separator of scripts that have one
+# Fields of a query that say how it is asked, and are written only where it is not this.
+_USUAL = {"separator": SPACE, "chat": False, "accepted": ()}
+
+
+class Answers(str, Enum):
+    """The answers that a query accepts."""
+
+    target = "target"
+    best = "best"
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,10 @@ class Query:
         answer_names: other names of the target, likewise. Neither moves a ranking: they are no part
             of the task's hash.
         separator: what stands between prompt and target in the string that a model reads.
+        chat: whether the prompt is a user's message and the target the answer to it, in the
+            tokenizer's chat template, instead of one string.
+        accepted: other answers than the target that are as right. A model is asked for the one
+            that it finds most probable (``LanguageModel.query_tokens``).
     """
 
     query_id: str
@@ -58,6 +72,8 @@ class Query:
     subject_names: tuple[str, ...] = ()
     answer_names: tuple[str, ...] = ()
     separator: str = SPACE
+    chat: bool = False
+    accepted: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -188,16 +204,15 @@ def _prepare(name: str, builder: TaskBuilder, folder: Path) -> dict[str, Any]:
     n_passages = write_passages(counted(), folder)
     corpus_sha256 = file_sha256(folder / TEXTS)  # known since it was written
     passages = PassageStore(folder, corpus_sha256)
-    n_queries = n_unseparated = n_unannotated = 0
+    n_queries = n_unseparated = n_unannotated = n_accepting = 0
+    separator = getattr(builder.config, "separator", SPACE)
     digest = hashlib.sha256()
     with open(folder / _QUERIES, "w", encoding="utf-8") as stream:
         for query in builder.queries():
-            separator = getattr(builder.config, "separator", SPACE)
-            query = _separated(query, separator)
+            query = _asked(query, builder.config, separator)
             n_unseparated += query.separator != separator
-            record = asdict(query)
-            if query.separator == SPACE:
-                del record["separator"]
+            n_accepting += bool(query.accepted)
+            record = {k: v for k, v in asdict(query).items() if _USUAL.get(k) != v}
             names = {key: value for key in _NAMES if (value := record.pop(key))}
             digest.update(jsonlines.dump(record).encode("utf-8"))
             stream.write(jsonlines.dump({**record, **names}))
@@ -209,6 +224,8 @@ def _prepare(name: str, builder: TaskBuilder, folder: Path) -> dict[str, Any]:
     counts = dict(builder.counts)
     if texts.repeated:
         counts |= {"repeated_texts": texts.repeated, "unannotated_copies_of_gold": n_unannotated}
+    if n_accepting:
+        counts["queries_with_other_answers"] = n_accepting
     if n_unseparated:
         counts["prompts_ending_in_white_space"] = n_unseparated
         progress.say(
@@ -228,10 +245,22 @@ def _prepare(name: str, builder: TaskBuilder, folder: Path) -> dict[str, Any]:
     }
 
 
-def _separated(query: Query, separator: str) -> Query:
-    """The query with the task's separator, or with none if its prompt ends in white space."""
+def _asked(query: Query, config: Any, separator: str) -> Query:
+    """The query as the task asks it; a prompt that ends in white space gets no separator.
+
+    Args:
+        config: the task's; one without ``chat`` or ``answers`` asks in strings, for the target.
+        separator: the task's.
+    """
     ends_in_space = query.prompt != query.prompt.rstrip()
-    return replace(query, separator="" if ends_in_space else separator)
+    takes_others = getattr(config, "answers", Answers.target) is Answers.best
+    names = dict.fromkeys(query.answer_names) if takes_others else ()
+    return replace(
+        query,
+        separator="" if ends_in_space else separator,
+        chat=getattr(config, "chat", False),
+        accepted=tuple(name for name in names if name != query.target),
+    )
 
 
 def _unannotated_copies(query: Query, passages: PassageStore, texts: TextCounter) -> int:
@@ -241,5 +270,5 @@ def _unannotated_copies(query: Query, passages: PassageStore, texts: TextCounter
 
 
 def _query(record: dict[str, Any]) -> Query:
-    lists = {key: tuple(record.get(key, ())) for key in ("gold_rows", *_NAMES)}
+    lists = {key: tuple(record.get(key, ())) for key in ("gold_rows", "accepted", *_NAMES)}
     return Query(**{**record, **lists})

@@ -12,7 +12,7 @@ from bench.core.fields import part_of_key
 from bench.storage.files import expand, fingerprints
 from bench.storage.jsonlines import Place
 from bench.tasks import inputs
-from bench.tasks.base import Query
+from bench.tasks.base import Answers, Query
 from bench.tasks.buckets import POWERS_OF_TEN, frequency_bucket
 from bench.tasks.query_list import QueryList
 from bench.tasks.records import N_PROMPTS, Fact, read_facts
@@ -44,6 +44,8 @@ class FactsConfig:
     prompt: int = part_of_key(at_least=0, at_most=N_PROMPTS - 1)
     repetitions: Repetitions = part_of_key()
     separator: str = part_of_key()
+    chat: bool = part_of_key()
+    answers: Answers = part_of_key()
     seed: int = part_of_key()
 
 

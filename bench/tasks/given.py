@@ -11,7 +11,7 @@ from typing import Any
 from bench.core.errors import UserError, first_line
 from bench.storage import jsonlines
 from bench.storage.jsonlines import Json, Place
-from bench.tasks.base import SPACE
+from bench.tasks.base import SPACE, Answers
 from bench.tasks.jsonl import JsonLines, JsonLinesConfig
 
 QUERIES, PASSAGES = "queries", "passages"
@@ -24,23 +24,27 @@ class Given(JsonLines):
 
     Args:
         queries, passages: records; messages call the first of either ``queries:1``.
-        separator: what stands between prompt and target.
+        separator, chat, answers: as the settings of ``task=jsonl``.
     """
 
     def __init__(
-        self, queries: Sequence[Json], passages: Sequence[Json], separator: str = SPACE
+        self,
+        queries: Sequence[Json],
+        passages: Sequence[Json],
+        separator: str = SPACE,
+        chat: bool = False,
+        answers: Answers = Answers.target,
     ) -> None:
         super().__init__(
-            JsonLinesConfig(
-                queries=QUERIES, passages=PASSAGES, separator=separator, n_queries=None, seed=0
-            )
+            JsonLinesConfig(QUERIES, PASSAGES, separator, chat, answers, n_queries=None, seed=0)
         )
         self._records = {QUERIES: queries, PASSAGES: passages}
 
     def fingerprint(self) -> dict[str, object]:
-        """Hashes of the records, and the separator."""
-        hashes = {kind: _sha256(records) for kind, records in self._records.items()}
-        return {"separator": self.config.separator, **hashes}
+        """Hashes of the records, and how the queries are asked."""
+        config, kinds = self.config, self._records
+        asking = {"separator": config.separator, "chat": config.chat, "answers": config.answers}
+        return {**asking, **{kind: _sha256(records) for kind, records in kinds.items()}}
 
     def _read(self, kind: str) -> Iterator[tuple[Place, Json]]:
         for number, record in enumerate(self._records[kind], start=1):

@@ -11,7 +11,7 @@ from bench.storage import jsonlines
 from bench.storage.files import File, expand, fingerprints
 from bench.storage.jsonlines import Json, Place
 from bench.tasks import inputs
-from bench.tasks.base import Query, TaskBuilder
+from bench.tasks.base import Answers, Query, TaskBuilder
 from bench.tasks.passages import Passage
 from bench.tasks.records import (
     count_field,
@@ -31,6 +31,8 @@ class JsonLinesConfig:
     queries: str
     passages: str
     separator: str
+    chat: bool
+    answers: Answers
     n_queries: int | None = part_of_key(at_least=1)
     seed: int = part_of_key()
 
@@ -51,8 +53,9 @@ class JsonLines(TaskBuilder):
 
     A query may also hold ``gold`` (ids of the passages that state it), ``relation``, ``frequency``
     (how often the corpus states it), ``is_repetition``, ``slices`` (label by group, for
-    breakdowns), and names as the release's facts have them, which only a lexical judge reads:
-    ``entity0`` (the subject), ``entity0_alias`` and ``entity1_alias`` (of the target). If no query
+    breakdowns), and names as the release's facts have them: ``entity0`` (the subject) and
+    ``entity0_alias``, which only a lexical judge reads, and ``entity1_alias`` (other names of the
+    target), which ``task.answers`` may accept as answers, too. If no query
     holds ``gold``, the task is not annotated, and only metrics that need no annotation apply; if
     some do, the others have no correct passage, and are counted.
 

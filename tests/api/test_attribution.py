@@ -298,3 +298,31 @@ def test_weights_that_are_not_finite(trained: Trained) -> None:
         with pytest.raises(tdabench.UserError, match=r"model: parameter .* holds NaN"):
             trained.attribute("grad_cos", **SMALL)
         weight.copy_(before)
+
+
+def test_other_answers_are_traced_as_if_they_were_the_target(trained: Trained) -> None:
+    names = ("zither", "trombone", "Oslo")
+    asked = [{**QUERIES[0], "target": "zither", "entity1_alias": ["trombone", "Oslo"]}]
+    prompt = QUERIES[0]["prompt"]
+    n_before = len(trained.tokenizer(prompt)["input_ids"])
+    ranked, probable = {}, {}
+    for target in names:
+        lists = cosines_of(trained, [{**QUERIES[0], "target": target}])
+        ranked[target] = list(lists["grey"].passage_ids)
+        ids = trained.tokenizer(f"{prompt} {target}", return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            logs = trained.module.eval()(input_ids=ids).logits[0].log_softmax(-1)
+        answer = range(n_before, ids.shape[1])
+        probable[target] = sum(float(logs[at - 1, ids[0, at]]) for at in answer)
+    assert len(set(map(tuple, ranked.values()))) == 3
+    best = cosines_of(trained, asked, answers="best")
+    assert list(best["grey"].passage_ids) == ranked[max(names, key=probable.__getitem__)]
+    with pytest.raises(tdabench.UserError, match="answers: unknown 'bets'; did you mean best"):
+        cosines_of(trained, asked, answers="bets")
+
+
+def cosines_of(trained: Trained, queries: list, **settings: Any) -> tdabench.Attribution:
+    return tdabench.attribute(
+        trained.module, trained.tokenizer, PASSAGES, queries, "grad_cos", quiet=True, **SMALL,
+        **settings,
+    )  # fmt: skip

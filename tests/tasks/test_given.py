@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.storage import jsonlines
-from bench.tasks.base import load_task
+from bench.tasks.base import Answers, load_task
 from bench.tasks.given import Given, passage_records, query_records
 from bench.tasks.jsonl import JsonLines, JsonLinesConfig
 
@@ -22,7 +22,9 @@ def test_the_task_is_that_of_files(tmp_path: Path) -> None:
     for name, records in (("queries", queries), ("passages", passages)):
         (tmp_path / name).write_text("".join(map(jsonlines.dump, records)), encoding="utf-8")
     paths = {name: str(tmp_path / name) for name in ("queries", "passages")}
-    config = JsonLinesConfig(**paths, separator=" ", n_queries=None, seed=0)
+    config = JsonLinesConfig(
+        **paths, separator=" ", chat=False, answers=Answers.target, n_queries=None, seed=0
+    )
     ours = load_task("given", Given(queries, passages), tmp_path / "ours")
     theirs = load_task("jsonl", JsonLines(config), tmp_path / "theirs")
     assert list(ours.passages) == list(theirs.passages)

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from bench.core.errors import UserError
-from bench.tasks.base import load_task
+from bench.tasks.base import Answers, load_task
 from bench.tasks.jsonl import JsonLines, JsonLinesConfig
 from tests.fixtures.composing import task_settings
 
@@ -115,7 +115,9 @@ def test_fingerprint(make, tmp_path):
 
     def fingerprint(seed, n_queries):
         files = (f"{tmp_path}/queries.jsonl", f"{tmp_path}/passages.jsonl")
-        return JsonLines(JsonLinesConfig(*files, " ", n_queries, seed)).fingerprint()
+        return JsonLines(
+            JsonLinesConfig(*files, " ", False, Answers.target, n_queries, seed)
+        ).fingerprint()
 
     before = fingerprint(0, None)
     assert str(tmp_path) not in json.dumps(before)

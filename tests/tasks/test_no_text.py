@@ -12,7 +12,7 @@ from bench.core.errors import UserError
 from bench.importing.release import read_records
 from bench.importing.trec import read_trec
 from bench.storage import jsonlines
-from bench.tasks.base import load_task
+from bench.tasks.base import Answers, load_task
 from bench.tasks.jsonl import JsonLines, JsonLinesConfig
 from bench.tasks.query_list import QueryList
 from bench.tasks.records import read_facts, read_sentences
@@ -34,7 +34,11 @@ def mine(folder: Path, queries: list[dict], passages: list[dict]) -> None:
     for name, rows in (("queries", queries), ("passages", passages)):
         files.append(str(folder / f"{name}.jsonl"))
         write(folder / f"{name}.jsonl", rows)
-    load_task("mine", JsonLines(JsonLinesConfig(*files, " ", None, 0)), folder / "cache")
+    load_task(
+        "mine",
+        JsonLines(JsonLinesConfig(*files, " ", False, Answers.target, None, 0)),
+        folder / "cache",
+    )
 
 
 def listed(folder: Path, wrong: str) -> None:
