@@ -42,20 +42,29 @@ _SCRIPTS = {
 }
 complete -o default -F _tdabench tdabench
 """,
-    "zsh": r"""#compdef tdabench
-_tdabench() {
+    "zsh": r"""_tdabench() {
     local -a offered
     offered=(${(f)"$(${words[1]} completion words "${(@)words[2,CURRENT]}" 2>/dev/null)"})
-    (( $#offered )) || { _files; return }
+    (( $#offered )) || { compset -P '*='; _files; return }
     compadd -S '' -- ${(M)offered:#*[=.]}
     compadd -- ${offered:#*[=.]}
 }
 compdef _tdabench tdabench
 """,
-    "fish": r"""complete -c tdabench -a '(
+    "fish": r"""function _tdabench
     set -l before (commandline -opc)
-    $before[1] completion words $before[2..] (commandline -ct) 2>/dev/null
-)'
+    set -l current (commandline -ct)
+    set -l offered ($before[1] completion words $before[2..] "$current" 2>/dev/null)
+    set -l key
+    if not set -q offered[1]
+        set key (string match -r '^.*=' -- "$current")
+        set offered (__fish_complete_path (string replace -r '^.*=' '' -- "$current"))
+    end
+    for word in $offered
+        printf '%s%s\n' "$key" $word
+    end
+end
+complete -c tdabench -f -a '(_tdabench)'
 """,
 }
 _HOW = {
