@@ -64,12 +64,7 @@ def load_directory(
             missing, unexpected, of another shape or not finite, a tokenizer that does not fit, or
             an unknown context length.
     """
-    if not (path / "config.json").is_file():
-        raise UserError(
-            "is not a model directory (no config.json)",
-            where=str(path),
-            fix="set model.path to a folder written by save_pretrained",
-        )
+    _check_folder(path)
     tokenizer = load_tokenizer(path)
     module = load_module(path, dtype, torch.device(device))
     check_vocabulary(tokenizer, module, str(path))
@@ -84,6 +79,25 @@ def load_directory(
         append_eos=append_eos,
         gradient_dtype=gradient_dtype,
     )
+
+
+def _check_folder(path: Path) -> None:
+    """Refuse a folder without a configuration, and one of an adapter, whatever else is in it.
+
+    transformers would put the adapter onto a base that it chooses itself.
+    """
+    if (path / "adapter_config.json").exists():
+        raise UserError(
+            "holds an adapter of peft (adapter_config.json)",
+            where=str(path),
+            fix="set model.adapter to it, and model.path to the folder of its base alone",
+        )
+    if not (path / "config.json").is_file():
+        raise UserError(
+            "is not a model directory (no config.json)",
+            where=str(path),
+            fix="set model.path to a folder written by save_pretrained",
+        )
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
@@ -109,6 +123,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
 def load_module(path: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """The weights of a folder, frozen and in eval mode; raises as ``load_directory`` does."""
+    _check_folder(path)
     check_files(path)
     with _loading(str(path)):
         check_stored(path)

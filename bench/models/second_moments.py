@@ -27,12 +27,11 @@ from bench.models.moment_files import (
     sha256_of,
 )
 from bench.models.optimizer_state import FLOOR, read_optimizer
+from bench.models.parameter_names import bare_name, own_names
 
 ADAFACTOR_EPSILON = 1e-30  # Adafactor's own: it is added to every squared gradient
 ADAM_EPSILON = 1e-8  # torch's and transformers' default; a run's own goes in model.adam_epsilon
 ADAM_BETA2 = 0.999  # likewise; a run's own goes in model.adam_beta2, if its state does not say
-# What wrappers of torch put into the names of parameters.
-_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 @dataclass(frozen=True)
@@ -179,10 +178,10 @@ def _by_own_names(state: Mapping[str, Fields], module: nn.Module, where: str) ->
     """
     own = {parameter: name for name, parameter in module.named_parameters()}
     every = dict(module.named_parameters(remove_duplicate=False))
+    known = own_names(every)
     named: dict[str, Fields] = {}
     for name, fields in state.items():
-        bare = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-        parameter = every.get(name, every.get(bare))
+        parameter = every.get(name if name in every else known.get(bare_name(name), ""))
         if parameter is None:
             raise UserError(
                 f"parameter {name} is not in the model",

@@ -133,14 +133,14 @@ def _buffer_bytes(module: nn.Module) -> int:
 def check_stored(folder: Path) -> None:
     """Refuse a folder whose configuration is of a model far larger than the weights beside it.
 
-    transformers would make the rest of it at random, in memory. A model that is quantized or that
-    an adapter stands for is stored in fewer numbers than it has, and is not compared.
+    transformers would make the rest of it at random, in memory. A model that is quantized is stored
+    in fewer numbers than it has, and is not compared.
 
     Raises:
         UserError: it is; or the configuration cannot be read.
     """
     config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    if (folder / _FILES[1]).exists() or getattr(config, "quantization_config", None):
+    if getattr(config, "quantization_config", None):
         return
     described, stored = n_elements(laid_out(config)), sum(map(_stored, _weights(folder)))
     if described > 2 * stored + _SPARE:
