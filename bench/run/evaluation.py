@@ -77,7 +77,10 @@ def measure(
         frame[measures.LENGTH_RATIO] = _length_ratios(task, rankings)
         support = _support_shares(task, rankings)
     if config.tail_patch.enabled:
-        patch = TailPatch(config.tail_patch, context.model, task, context.cache_dir)
+        patch = TailPatch(
+            config.tail_patch, context.model, task, context.cache_dir, context.engine,
+            context.model_recipe,
+        )  # fmt: skip
         with context.phases.measure("tail_patch"):
             chosen = spread(task.queries, config.tail_patch.n_queries)
             rows = {ranking.query_id: ranking.rows.tolist() for ranking in rankings}
