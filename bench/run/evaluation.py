@@ -66,7 +66,9 @@ def measure(
     subsets: Mapping[str, tuple[np.ndarray, np.ndarray]] = {}
     if config.judge is not None:
         with context.phases.measure("judge"):
-            judgement = judge_rankings(config, task, rankings, context.cache_dir, context.device)
+            judgement = judge_rankings(
+                config, task, rankings, context.cache_dir, context.device, context.engine
+            )
     with context.phases.measure("attribution"):
         if judgement is not None:
             metrics = judged_metrics(config)
