@@ -49,7 +49,7 @@ from methods.gradient.codecs import make_codec
 from methods.gradient.index import GradientIndex
 from methods.gradient.search import Finish, MemoryPlan, Search
 from methods.gradient.settings import Storage
-from methods.vector_search import as_tensor, scan, scored_blocks, search_rows
+from methods.vector_search import as_tensor, nearest, scan, scored_blocks, search_rows
 
 PRODUCTS = ("product", "product, transposed", "product, blocks")
 ROWS_MADE_AT_ONCE = 4096
@@ -113,7 +113,7 @@ def _contenders(
     rows, asked = as_tensor(stored), torch.from_numpy(queries)
 
     def blocks() -> Iterator[tuple[int, torch.Tensor]]:
-        return vector_search.blocks_of(stored)
+        return vector_search.blocks_of(stored, range(len(stored)))
 
     def product_in_blocks() -> None:
         for _, block in blocks():
@@ -127,7 +127,7 @@ def _contenders(
         "scan, both ends": lambda: _lists(
             *scan(len(asked), scored_blocks(asked, blocks()), top_k, top_k)
         ),
-        "search_rows": lambda: list(search_rows(queries, stored, top_k)),
+        "search_rows": lambda: list(_searched(queries, stored, top_k)),
     }
     for name, unit_norm in (("gradient index", False), ("gradient index, cosine", True)):
         search = _gradient_search(stored, len(queries), unit_norm=unit_norm)
@@ -198,9 +198,16 @@ def _memory(run: Callable[[], object]) -> int:
     return most - before
 
 
+def _searched(
+    queries: np.ndarray, stored: np.ndarray, top_k: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    rows = range(len(stored))
+    return search_rows(queries, stored, top_k, lambda asked, n: nearest(asked, stored, rows, n))
+
+
 def _agreement(stored: np.ndarray, queries: np.ndarray, found: np.ndarray) -> float:
     """Share of the peer's rows ``[queries, k]`` that are also in our lists."""
-    ours = search_rows(queries, stored, found.shape[1])
+    ours = _searched(queries, stored, found.shape[1])
     return float(np.mean([np.isin(b, a).mean() for (a, _), b in zip(ours, found, strict=True)]))
 
 

@@ -33,6 +33,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line has it
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.core import progress
+from bench.engines.serial import Serial, SerialConfig
 from bench.models.language_model import LanguageModel
 from bench.models.second_moments import Factored
 from bench.results.schema import CONFIG, RETRIEVALS, Cell, read_cells
@@ -122,7 +123,10 @@ def _shared(
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         for proponents in lists:
-            patched = TailPatch(config, model, task, Path(folder)).measure(part, proponents)
+            patch = TailPatch(
+                config, model, task, Path(folder), Serial(SerialConfig()), lambda: model
+            )
+            patched = patch.measure(part, proponents)
             for query_id, values in patched.after.items():
                 rows = proponents[query_id][: config.top]
                 pairs = zip(rows, values, strict=True)

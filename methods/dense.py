@@ -13,8 +13,8 @@ import numpy as np
 from bench.tasks.base import Query
 from methods.base import Ranking
 from methods.embedding_index import DenseVectors
+from methods.embedding_search import search_dense
 from methods.encoders import EncoderMethod
-from methods.vector_search import search_rows
 
 
 class Dense(EncoderMethod[np.ndarray]):
@@ -26,14 +26,14 @@ class Dense(EncoderMethod[np.ndarray]):
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
         """Embed the queries, and scan the stored embeddings block by block."""
-        stored = self._stored
-        ranked = search_rows(self._embed_queries(queries), stored, top_k)
+        index, engine = self._opened, self.context.engine
+        ranked = search_dense(index, self._embed_queries(queries), top_k, engine)
         for query, (rows, scores) in zip(queries, ranked, strict=True):
             yield Ranking(query.query_id, rows, scores)
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
         """Compute cosines with chosen passages: float64 ``[candidates]`` for each query."""
-        stored = self._stored
+        stored = self._opened.vectors
         for asked, chosen in zip(self._embed_queries(queries), rows, strict=True):
             vectors = stored[chosen].astype(np.float64)
             yield (vectors * asked.astype(np.float64)).sum(axis=1)

@@ -1,29 +1,35 @@
-"""An index of one vector a passage: written once in chunks, then memory-mapped.
+"""An index of one vector a passage: embedded in chunks, each a job, and then memory-mapped.
 
 A folder holds the files of one format of vectors, and is sealed (``bench.storage.sealed``). It is
-named by a key of everything that decides over a vector, the texts included.
+named by a key of everything that decides over a vector, the texts included. The chunks that jobs
+leave are in a folder beside it, ``KEY.parts``, until the index is whole: a run that was killed goes
+on with them.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from bench.core import progress
+from bench.engines import Engine
+from bench.engines.base import Job
+from bench.engines.outcomes import outcomes
 from bench.storage.arrays import map_array, new_array
-from bench.storage.keys import content_key
+from bench.storage.locks import exclusive
 from bench.storage.sealed import open_or_make
+from bench.storage.sealed_arrays import read_arrays, write_arrays
 from bench.tasks.passages import PassageStore
-from methods.base import Context
 
 CHUNK = 4096  # passages embedded together: sorted by length they need little padding
+_KIND = "chunk of embeddings"
 
 Vectors = TypeVar("Vectors")
 # Turns texts into vectors, and counts things on the way, such as texts that were cut.
@@ -34,6 +40,14 @@ class VectorFormat(ABC, Generic[Vectors]):
     """The files in which vectors of one kind are kept."""
 
     files: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def arrays(self, vectors: Vectors) -> dict[str, np.ndarray]:
+        """Vectors as arrays by name, of which ``of`` makes the same vectors again."""
+
+    @abstractmethod
+    def of(self, arrays: Mapping[str, np.ndarray]) -> Vectors:
+        """Vectors from their arrays."""
 
     @abstractmethod
     def write(self, folder: Path, chunks: Iterator[Vectors], n_passages: int) -> None:
@@ -48,6 +62,14 @@ class DenseVectors(VectorFormat[np.ndarray]):
     """Dense vectors in ``embeddings.npy``, float32 ``[passages, dim]``."""
 
     files = ("embeddings.npy",)
+
+    def arrays(self, vectors: np.ndarray) -> dict[str, np.ndarray]:
+        """The matrix."""
+        return {"vectors": vectors}
+
+    def of(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The matrix."""
+        return arrays["vectors"]
 
     def write(self, folder: Path, chunks: Iterator[np.ndarray], n_passages: int) -> None:
         """Write a matrix as wide as the first vectors, chunk by chunk."""
@@ -74,75 +96,116 @@ class EmbeddingIndex(Generic[Vectors]):
     """The vectors of a corpus.
 
     Attributes:
+        folder: where they are.
+        form: the format of their files.
+        n_passages: how many there are.
         vectors: memory-mapped and read-only, as their format opens them.
         counts: counts of the whole corpus, such as texts that were cut.
-        seconds: time that embedding took in the run that did it.
+        seconds: time that embedding took, all processes together.
     """
 
+    folder: Path
+    form: VectorFormat[Vectors]
+    n_passages: int
     vectors: Vectors
     counts: dict[str, int]
     seconds: float
 
 
-def index_of(
-    context: Context,
-    kind: str,
-    settings: Mapping[str, Any],
-    embed: Embed[Vectors],
-    form: VectorFormat[Vectors],
-) -> EmbeddingIndex[Vectors]:
-    """The index of a task's passages, embedded unless the cache or its copy in a store has it.
+@dataclass(frozen=True)
+class Embedder(Generic[Vectors]):
+    """Embeds chunks of a corpus, here or in another process, to which it can be sent.
 
-    Args:
-        kind: the name of the folder of such indexes.
-        settings: all that a vector depends on beside its text, as JSON values.
+    Attributes:
+        passages: the corpus.
+        form: the format of the vectors.
+        load: brings what embeds in another process; can be sent, too.
+        here: what embeds, where it is at hand; it is not sent along.
     """
-    passages = context.task.passages
-    key = content_key({**settings, "corpus": passages.sha256})
-    folder = context.cache_dir / "index" / kind / key
-    with context.mirror.shared(folder):
-        index = open_or_embed(folder, passages, embed, form)
-    context.counts.update(index.counts)
-    context.facts["encoding_seconds"] = index.seconds
-    return index
+
+    passages: PassageStore
+    form: VectorFormat[Vectors]
+    load: Callable[[], Embed[Vectors]]
+    here: Embed[Vectors] | None = field(default=None, compare=False)
+
+    def __reduce__(self) -> tuple:
+        return Embedder, (self.passages, self.form, self.load)
+
+    def jobs(self, folder: Path) -> list[Job]:
+        """A job for each chunk of the corpus, in the order of rows."""
+        starts = range(0, len(self.passages), CHUNK)
+        return [self._job(folder, range(start, start + CHUNK)) for start in starts]
+
+    def _job(self, folder: Path, rows: range) -> Job:
+        path = folder / f"rows-{rows.start}-{rows.stop}.safetensors"
+        return Job(Embedder.write, (self, path, rows), path)
+
+    def write(self, path: Path, rows: range) -> None:
+        """Embed the passages of some rows, and write the vectors."""
+        embed = self.here or self.load()
+        began = time.perf_counter()
+        texts = [passage.text for passage in self.passages.slice(rows.start, rows.stop)]
+        self.passages.check_unchanged()  # this may be another process than the one that opened them
+        vectors, counts = embed(texts)
+        facts = {"counts": dict(counts), "seconds": time.perf_counter() - began}
+        write_arrays(path, _KIND, self.form.arrays(vectors), facts)
 
 
 def open_or_embed(
-    folder: Path, passages: PassageStore, embed: Embed[Vectors], form: VectorFormat[Vectors]
+    folder: Path, embedder: Embedder[Vectors], engine: Engine
 ) -> EmbeddingIndex[Vectors]:
     """The index in ``folder``; where there is none, the corpus is embedded first.
 
-    A run that dies leaves nothing behind: the folder appears when it is finished.
+    The folder appears when it is finished. One process at a time embeds; others wait.
 
     Args:
         folder: folder of the index, named by a key of everything that decides over a vector.
-        embed: embeds at most ``CHUNK`` texts; called in the order of rows.
+        engine: runs a job for each chunk.
 
     Raises:
         UserError: the index is there, but its files are not what was written.
     """
+    passages, form = embedder.passages, embedder.form
     made_from = {"passages": len(passages), "sha256": passages.sha256}
-    facts = open_or_make(
-        folder, "index of embeddings", made_from, lambda part: _write(part, passages, embed, form)
-    )
+    parts = folder.with_name(f"{folder.name}.parts")
+
+    def opened() -> dict[str, Any]:
+        return open_or_make(
+            folder,
+            "index of embeddings",
+            made_from,
+            lambda partial: _write(partial, parts, embedder, engine),
+        )
+
+    if folder.exists() and not parts.exists():
+        facts = opened()
+    else:
+        with exclusive(parts):
+            facts = opened()
+            shutil.rmtree(parts, ignore_errors=True)
     vectors = form.open(folder, len(passages))
-    return EmbeddingIndex(vectors, dict(facts["counts"]), facts["seconds"])
+    counts = dict(facts["counts"])
+    return EmbeddingIndex(folder, form, len(passages), vectors, counts, facts["seconds"])
 
 
 def _write(
-    folder: Path, passages: PassageStore, embed: Embed[Vectors], form: VectorFormat[Vectors]
+    folder: Path, parts: Path, embedder: Embedder[Vectors], engine: Engine
 ) -> dict[str, Any]:
-    began = time.perf_counter()
     counts: Counter[str] = Counter()
+    seconds = 0.0
 
     def chunks() -> Iterator[Vectors]:
-        starts = range(0, len(passages), CHUNK)
-        for start in progress.track(starts, "embed passages", unit=f"chunks of {CHUNK}"):
-            texts = [passage.text for passage in passages.slice(start, start + CHUNK)]
-            vectors, counted = embed(texts)
-            counts.update(counted)
-            yield vectors
+        nonlocal seconds
+        jobs, unit = embedder.jobs(parts), f"chunks of {CHUNK:,}"
+        for arrays, facts in outcomes(jobs, _read, engine, "embed passages", unit):
+            counts.update(facts["counts"])
+            seconds += facts["seconds"]
+            yield embedder.form.of(arrays)
 
-    form.write(folder, chunks(), len(passages))
-    passages.check_unchanged()
-    return {"counts": counts, "seconds": round(time.perf_counter() - began, 3)}
+    embedder.form.write(folder, chunks(), len(embedder.passages))
+    embedder.passages.check_unchanged()
+    return {"counts": counts, "seconds": round(seconds, 3)}
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    return read_arrays(path, _KIND)

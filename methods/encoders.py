@@ -12,21 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Optional, TypeVar
+from typing import Any, ClassVar, Optional
 
 from bench.core.errors import UserError
 from bench.core.fields import part_of_key, speed
 from bench.storage.documents import read_json
 from bench.tasks.base import Query
-from methods.base import Context, IndexSize, Method
-from methods.embedding_index import EmbeddingIndex, VectorFormat, index_of
+from methods.base import IndexSize
+from methods.embedding_method import EmbeddingMethod, Vectors
 from methods.encoder_files import encoder_sha256, find_encoder
 from methods.query_text import QueryPart, query_text
 
 # Raised whenever a change of code moves an embedding, or the files of an index; part of every key.
 EMBEDDINGS_VERSION = 3
-
-Vectors = TypeVar("Vectors")  # the vectors of several texts
 
 
 @dataclass
@@ -42,25 +40,17 @@ class EncoderConfig:
     max_length: Optional[int] = part_of_key(at_least=1)  # noqa: UP045
 
 
-class EncoderMethod(Method, Generic[Vectors]):
-    """Embeds passages once and keeps the vectors; a subclass makes and searches them.
+class EncoderMethod(EmbeddingMethod[Vectors]):
+    """Embeds texts with an encoder of sentence-transformers.
 
     Attributes:
-        name: name of the method, and of the folder of its indexes.
         library_class: class of sentence-transformers that loads the encoder.
-        form: format in which the vectors are kept.
     """
 
     Config = EncoderConfig
     config: EncoderConfig
-    name: ClassVar[str]
     library_class: ClassVar[str]
-    form: ClassVar[VectorFormat]
     version: ClassVar[int | tuple[int, ...]] = EMBEDDINGS_VERSION
-
-    def __init__(self, config: EncoderConfig, context: Context) -> None:
-        super().__init__(config, context)
-        self._index: EmbeddingIndex[Vectors] | None = None
 
     @classmethod
     def check_settings(cls, config: EncoderConfig) -> None:
@@ -98,24 +88,19 @@ class EncoderMethod(Method, Generic[Vectors]):
         config, device = self.config, self.context.device
         return _load_encoder(self._folder, device, config.max_length, self.library_class)
 
-    def index(self) -> IndexSize:
-        """Embed the passages, or open what was embedded before."""
-        settings = {
+    def vector_settings(self) -> dict[str, Any]:
+        """All that a vector depends on beside its text, as JSON values."""
+        return {
             "version": EMBEDDINGS_VERSION,
             "encoder": self._weights,
             "passage_prompt": self.config.passage_prompt,
             "max_length": self.config.max_length,
         }
-        index = index_of(self.context, self.name, settings, self._embed_passages, self.form)
-        self._index = index
-        self.context.facts["encoder_sha256"] = self._weights
-        return IndexSize(bytes=index.vectors.nbytes, shards=1)
 
-    @property
-    def _stored(self) -> Vectors:
-        if self._index is None:
-            raise ValueError("call index() first")
-        return self._index.vectors
+    def index(self) -> IndexSize:
+        """Embed the passages, or open what was embedded before."""
+        self.context.facts["encoder_sha256"] = self._weights
+        return super().index()
 
     def _embed_passages(self, texts: list[str]) -> tuple[Vectors, dict[str, int]]:
         prompt = self.config.passage_prompt

@@ -21,7 +21,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,30 +31,23 @@ from bench.core.errors import UserError
 from bench.models.dtypes import in_dtype, running_in
 from bench.models.language_model import LanguageModel, Tokens, pad
 from bench.tasks.base import Query
-from methods.base import Context, IndexSize, Method, Ranking
-from methods.embedding_index import DenseVectors, EmbeddingIndex, index_of
+from methods.base import Ranking
+from methods.embedding_index import DenseVectors
+from methods.embedding_method import EmbeddingMethod
+from methods.embedding_search import search_dense
 from methods.model_identity import model_identity
 from methods.query_text import QueryPart
 from methods.representation_settings import OutputEmbeddingConfig, Pooling, RepresentationConfig
-from methods.vector_search import search_rows
 
 # Raised whenever a change of code moves a vector; part of every index key.
 VECTORS_VERSION = 3
 
 
-class _ModelVectors(Method):
-    """A method with one vector a text, made by the model under study; those of passages are kept.
-
-    Attributes:
-        kind: name of the folder of its indexes.
-    """
+class _ModelVectors(EmbeddingMethod[np.ndarray]):
+    """A method with one vector a text, which the model under study makes."""
 
     config: Any
-    kind: ClassVar[str]
-
-    def __init__(self, config: Any, context: Context) -> None:
-        super().__init__(config, context)
-        self._index: EmbeddingIndex[np.ndarray] | None = None
+    form = DenseVectors()
 
     @property
     @abstractmethod
@@ -73,18 +66,14 @@ class _ModelVectors(Method):
     def _asked(self, tokens: Tokens) -> list[int]:
         """The token ids that stand for a query, out of those of prompt and target."""
 
-    def index(self) -> IndexSize:
-        """Embed the passages, or open the index made before: float32 ``[passages, dim]``."""
-        settings = {
+    def vector_settings(self) -> dict[str, Any]:
+        """All that a vector depends on beside its text, as JSON values."""
+        return {
             "version": VECTORS_VERSION,
             **model_identity(self.context.model),
             "normalize": self.config.normalize,
             **self._settings(),
         }
-        self._index = index_of(
-            self.context, self.kind, settings, self._embed_passages, DenseVectors()
-        )
-        return IndexSize(bytes=self._index.vectors.nbytes, shards=1)
 
     def _embed_passages(self, texts: list[str]) -> tuple[np.ndarray, Mapping[str, int]]:
         tokens = [self.context.model.passage_tokens(text) for text in texts]
@@ -116,12 +105,10 @@ class _ModelVectors(Method):
         Raises:
             UserError: a query has no token, or does not fit the model's context.
         """
-        if self._index is None:
-            raise ValueError("call index() before search()")
-        model = self.context.model
+        index, model = self._opened, self.context.model
         tokens = [model.query_tokens(q) for q in queries]
         asked = self._embed([Tokens(self._asked(t), loss_from=1) for t in tokens])
-        ranked = search_rows(asked, self._index.vectors, top_k)
+        ranked = search_dense(index, asked, top_k, self.context.engine)
         for query, (rows, scores) in zip(queries, ranked, strict=True):
             yield Ranking(query.query_id, rows, scores)
 
@@ -131,7 +118,7 @@ class RepresentationSimilarity(_ModelVectors):
 
     Config = RepresentationConfig
     config: RepresentationConfig
-    kind = "repsim"
+    name = "repsim"
 
     def check(self) -> None:
         """Refuse a layer that the model does not have."""
@@ -198,7 +185,7 @@ class OutputEmbedding(_ModelVectors):
 
     Config = OutputEmbeddingConfig
     config: OutputEmbeddingConfig
-    kind = "output_embedding"
+    name = "output_embedding"
 
     def check(self) -> None:
         """Refuse a model without output embeddings."""

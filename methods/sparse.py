@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.tasks.base import Query
 from methods.base import Ranking
+from methods.embedding_search import best_rows
 from methods.encoders import EMBEDDINGS_VERSION, EncoderMethod
 from methods.sparse_vectors import SparseRows, SparseVectors
-from methods.topk import MATCHES_VERSION, TopK
+from methods.topk import MATCHES_VERSION, TopK, matching
+from methods.vector_search import QUERIES_LISTED_AT_ONCE, Lists
 
 _QUERIES_AT_ONCE = 1024
 _PASSAGES_AT_ONCE = 4096
@@ -44,29 +46,27 @@ class Sparse(EncoderMethod[SparseRows]):
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
         """Score all passages in one pass for each group of queries."""
-        rows, n_passages = self._stored, len(self.context.task.passages)
-        for first in range(0, len(queries), _QUERIES_AT_ONCE):
-            group = queries[first : first + _QUERIES_AT_ONCE]
-            asked, best = self._asked(group), TopK(len(group), top_k)
-            starts = range(0, n_passages, _PASSAGES_AT_ONCE)
-            for start in progress.track(starts, "search sparse", unit="blocks"):
-                stop = min(start + _PASSAGES_AT_ONCE, n_passages)
-                block = rows.block(start, stop, asked.shape[1])
-                best.push((block @ asked.T).T.numpy(), np.arange(start, stop))
-            for query, matches in zip(group, best.matches(), strict=True):
-                yield Ranking(query.query_id, *matches)
+        index, scan = self._opened, partial(best_of, width=self._width)
+        for start in range(0, len(queries), QUERIES_LISTED_AT_ONCE):
+            group = queries[start : start + QUERIES_LISTED_AT_ONCE]
+            asked, engine = self._embed_queries(group), self.context.engine
+            lists = best_rows(index, asked, len(group), top_k, scan, engine)
+            for query, rows, scores in zip(group, *lists, strict=True):
+                yield Ranking(query.query_id, *matching(rows, scores))
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
         """Compute dot products with chosen passages: float64 ``[candidates]`` for each query."""
-        stored = self._stored
-        for asked, chosen in zip(self._asked(queries), rows, strict=True):
+        stored, width = self._opened.vectors, self._width
+        dense = self._embed_queries(queries).block(0, len(queries), width).to_dense()
+        for asked, chosen in zip(dense, rows, strict=True):
             vectors = (stored.block(row, row + 1, len(asked)) for row in chosen.tolist())
             yield np.array([float(vector @ asked) for vector in vectors])
 
-    def _asked(self, queries: Sequence[Query]) -> Tensor:
-        """Vectors of the queries, dense float64 ``[queries, vocabulary]``."""
-        width = self._encoder.get_sentence_embedding_dimension()
-        return self._embed_queries(queries).block(0, len(queries), width).to_dense()
+    @property
+    def _width(self) -> int:
+        """The number of words in the vocabulary."""
+        width: int = self._encoder.get_sentence_embedding_dimension()
+        return width
 
     def _embed(self, texts: list[str], prompt: str | None, role: str) -> SparseRows:
         """The entries of each text's vector that are not 0."""
@@ -77,6 +77,25 @@ class Sparse(EncoderMethod[SparseRows]):
         starts = np.zeros(len(texts) + 1, dtype=np.int64)
         np.cumsum(np.bincount(rows, minlength=len(texts)), out=starts[1:])
         return SparseRows(starts, dims.astype(np.int32), entries.values().numpy())
+
+
+def best_of(queries: SparseRows, stored: SparseRows, rows: range, k: int, width: int) -> Lists:
+    """The ``k`` best of some rows for each query, by dot products in float64.
+
+    Args:
+        width: of the vectors.
+    """
+    lists, n_queries = [], len(queries.starts) - 1
+    for start in range(0, n_queries, _QUERIES_AT_ONCE):
+        asked = queries.block(start, min(start + _QUERIES_AT_ONCE, n_queries), width).to_dense()
+        best, firsts = TopK(len(asked), k), range(rows.start, rows.stop, _PASSAGES_AT_ONCE)
+        for first in progress.track(firsts, "search sparse", unit="blocks"):
+            stop = min(first + _PASSAGES_AT_ONCE, rows.stop)
+            block = stored.block(first, stop, width)
+            best.push((block @ asked.T).T.numpy(), np.arange(first, stop))
+        lists.append((best.rows, best.scores))
+    found, scores = map(np.concatenate, zip(*lists, strict=True))
+    return found, scores
 
 
 def _refuse_dense(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,14 @@ class SparseVectors(VectorFormat[SparseRows]):
     """Sparse vectors in ``starts.npy``, ``dims.bin`` and ``weights.bin``."""
 
     files = ("starts.npy", "dims.bin", "weights.bin")
+
+    def arrays(self, vectors: SparseRows) -> dict[str, np.ndarray]:
+        """The three arrays."""
+        return {"starts": vectors.starts, "dims": vectors.dims, "weights": vectors.weights}
+
+    def of(self, arrays: Mapping[str, np.ndarray]) -> SparseRows:
+        """Vectors over the three arrays."""
+        return SparseRows(arrays["starts"], arrays["dims"], arrays["weights"])
 
     def write(self, folder: Path, chunks: Iterator[SparseRows], n_passages: int) -> None:
         """Append the entries; memory holds the places where vectors begin, 8 bytes each."""

@@ -19,6 +19,18 @@ def order(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.lexsort((rows, -scores))
 
 
+def matching(rows: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One query's rows and scores, without the passages that score nothing.
+
+    For methods that score a passage above 0 if and only if it has something in common with the
+    query. In any other order than by score, such passages would stand by their place in the corpus,
+    and a metric would see a ranking where there is none. NaN is no score of nothing: it stays, for
+    the check of a method's lists to refuse.
+    """
+    is_match = ~(scores <= 0)
+    return rows[is_match], scores[is_match]
+
+
 class TopK:
     """The ``k`` best rows of each query, from blocks that arrive in any order.
 
@@ -55,16 +67,8 @@ class TopK:
         return self._rows
 
     def matches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Rows and scores of each query, without the passages that score nothing.
-
-        For methods that score a passage above 0 if and only if it has something in common with the
-        query. In any other order than by score, such passages would stand by their place in the
-        corpus, and a metric would see a ranking where there is none. NaN is no score of nothing: it
-        stays, for the check of a method's lists to refuse.
-        """
-        for rows, scores in zip(self.rows, self.scores, strict=True):
-            matching = ~(scores <= 0)
-            yield rows[matching], scores[matching]
+        """Rows and scores of each query, without the passages that score nothing (``matching``)."""
+        return map(matching, self.rows, self.scores)
 
     def push(self, scores: np.ndarray, rows: np.ndarray) -> None:
         """Take in a block; no reference to it is kept.

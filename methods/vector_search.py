@@ -23,45 +23,74 @@ MARGIN = 32  # candidates kept beyond the list's length
 # Sizes of a block, fixed so that no setting changes which candidates the scan finds. The scores of
 # a block take 16 MiB.
 _QUERIES_AT_ONCE = 1024
+QUERIES_LISTED_AT_ONCE = 1 << 14  # whose candidates are held together: 2 KiB each, for lists of 100
 _ROWS_AT_ONCE = 4096
 _FETCHED_AT_ONCE = 2048  # candidates brought from disk together
 _PRODUCTS_AT_ONCE = 1 << 16  # numbers of float64 that a core's cache holds
 
 
+# Rows of each query, int64 [queries, n], and their scores, by highest score, then lowest row.
+Lists = tuple[np.ndarray, np.ndarray]
+
+
 def search_rows(
-    queries: np.ndarray, stored: np.ndarray, top_k: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    queries: np.ndarray, stored: np.ndarray, top_k: int, find: Callable[[np.ndarray, int], Lists]
+) -> Iterator[Lists]:
     """The ``top_k`` rows with the highest dot product, for each query in turn.
 
     Args:
         queries: vectors of the queries, float32 ``[queries, dim]``.
         stored: vectors to search, float32 ``[rows, dim]``, usually memory-mapped.
+        find: the first stage, such as ``nearest`` over all rows: the lists of some queries, of a
+            given length.
 
     Yields:
         rows, int64 ``[k]``, and scores, float64 ``[k]``, by highest score, then lowest row, with
         ``k = min(top_k, rows)``.
     """
+    for start in range(0, len(queries), QUERIES_LISTED_AT_ONCE):
+        asked = queries[start : start + QUERIES_LISTED_AT_ONCE]
+        candidates, _ = find(asked, top_k + MARGIN)
+        yield from _ranked(asked, candidates, stored, top_k)
+
+
+def nearest(queries: np.ndarray, stored: np.ndarray, rows: range, n: int) -> Lists:
+    """The ``n`` rows of a range whose dot products are highest in float32: the first stage.
+
+    Args:
+        queries: vectors of the queries, float32 ``[queries, dim]``.
+        rows: begins with a block; the product of a block depends on how it is cut.
+    """
+    lists = []
     starts = range(0, len(queries), _QUERIES_AT_ONCE)
     for start in progress.track(starts, "search vectors", unit=f"times {_QUERIES_AT_ONCE} queries"):
-        asked = queries[start : start + _QUERIES_AT_ONCE]
-        scored = scored_blocks(torch.from_numpy(asked), blocks_of(stored))
-        best, _ = scan(len(asked), scored, top_k + MARGIN, 0)
-        candidates = best.rows
-        scores = rescore(
-            asked.astype(np.float64),
-            candidates,
-            lambda rows: (stored[rows], None),
-            _FETCHED_AT_ONCE,
-        )
-        for rows, line in zip(candidates, scores, strict=True):
-            ranked = order(line, rows)[:top_k]
-            yield rows[ranked], line[ranked]
+        asked = torch.from_numpy(queries[start : start + _QUERIES_AT_ONCE])
+        best, _ = scan(len(asked), scored_blocks(asked, blocks_of(stored, rows)), n, 0)
+        lists.append((best.rows, best.scores))
+    found, scores = map(np.concatenate, zip(*lists, strict=True))
+    return found, scores
 
 
-def blocks_of(stored: np.ndarray) -> Iterator[tuple[int, Tensor]]:
-    """Stream the number of the first row and the vectors ``[rows, dim]`` of each block."""
-    for start in range(0, len(stored), _ROWS_AT_ONCE):
-        yield start, as_tensor(stored[start : start + _ROWS_AT_ONCE])
+def _ranked(
+    queries: np.ndarray, candidates: np.ndarray, stored: np.ndarray, top_k: int
+) -> Iterator[Lists]:
+    """Rank candidates by sums in float64, the second stage; yields as ``search_rows`` does.
+
+    Args:
+        candidates: rows to rank for each query, int64 ``[queries, candidates]``.
+    """
+    scores = rescore(
+        queries.astype(np.float64), candidates, lambda rows: (stored[rows], None), _FETCHED_AT_ONCE
+    )
+    for rows, line in zip(candidates, scores, strict=True):
+        order_of_line = order(line, rows)[:top_k]
+        yield rows[order_of_line], line[order_of_line]
+
+
+def blocks_of(stored: np.ndarray, rows: range) -> Iterator[tuple[int, Tensor]]:
+    """Stream the first row and the vectors ``[rows, dim]`` of each block of a range of rows."""
+    for start in range(rows.start, rows.stop, _ROWS_AT_ONCE):
+        yield start, as_tensor(stored[start : min(start + _ROWS_AT_ONCE, rows.stop)])
 
 
 def as_tensor(array: np.ndarray) -> Tensor:

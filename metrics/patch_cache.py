@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.storage.score_parts import ScorePart, add_leftovers, add_parts, part_folder
 from bench.storage.scores import Key, ScoreFile
-
-_SAVE_EVERY_SECONDS = 1.0  # the most that a killed run loses; saving each passage costs a tenth
 
 Pair = tuple[int, str]  # row of a passage, id of a query
 
@@ -37,38 +37,57 @@ class PatchCache:
 
     def __init__(self, path: Path) -> None:
         self._file = ScoreFile(path)
-        self._saved, self._unsaved = time.monotonic(), dict[Key, float]()
 
     def known(self, pairs: Collection[Pair]) -> dict[Pair, StepOutcome]:
-        """The outcomes of those of ``pairs`` that are kept whole.
+        """The outcomes of those of ``pairs`` that are kept whole, killed runs' included.
 
         Raises:
             UserError: the file cannot be read.
         """
-        keys = {pair: _keys(pair) for pair in pairs}
-        kept = self._file.known({key for three in keys.values() for key in three})
-        return {
-            pair: StepOutcome(*(kept[key] for key in three))
-            for pair, three in keys.items()
-            if all(key in kept for key in three)
-        }
+        add_leftovers(self._file)
+        keys = {key for pair in pairs for key in _keys(pair)}
+        return _outcomes(pairs, self._file.known(keys))
 
-    def add(self, measured: Mapping[Pair, StepOutcome]) -> None:
-        """Keep new outcomes, from the next moment of saving on.
+    def part_folder(self) -> AbstractContextManager[Path]:
+        """A folder for the parts of this run, until ``add`` has them."""
+        return part_folder(self._file)
+
+    def add(self, pairs: Collection[Pair], parts: Sequence[ScorePart]) -> dict[Pair, StepOutcome]:
+        """Keep what jobs have measured.
+
+        Args:
+            pairs: those that they were to measure.
+            parts: what they left, as ``part_of`` makes it.
+
+        Returns:
+            the outcome of each pair.
 
         Raises:
             UserError: the disk does not take them.
         """
-        for pair, outcome in measured.items():
-            self._unsaved.update(zip(_keys(pair), outcome, strict=True))
-        if time.monotonic() > self._saved + _SAVE_EVERY_SECONDS:
-            self.close()
+        add_parts(self._file, parts)
+        return _outcomes(pairs, {key: v for part in parts for key, v in part.scores.items()})
 
-    def close(self) -> None:
-        """Save what is not saved yet."""
-        self._file.add(self._unsaved)
-        self._unsaved.clear()
-        self._saved = time.monotonic()
+
+def part_of(outcomes: Mapping[Pair, StepOutcome]) -> ScorePart:
+    """The outcomes of a job as it leaves them; those that are not finite are not kept."""
+    scores: dict[Key, float] = {}
+    passing: set[Key] = set()
+    for pair, outcome in outcomes.items():
+        scores.update(zip(_keys(pair), outcome, strict=True))
+        if not all(map(math.isfinite, outcome)):
+            passing.update(_keys(pair))
+    return ScorePart(scores, passing)
+
+
+def _outcomes(pairs: Collection[Pair], scores: Mapping[Key, float]) -> dict[Pair, StepOutcome]:
+    """The outcomes of those pairs of which every number is there."""
+    keys = {pair: _keys(pair) for pair in pairs}
+    return {
+        pair: StepOutcome(*(scores[key] for key in three))
+        for pair, three in keys.items()
+        if all(key in scores for key in three)
+    }
 
 
 def _keys(pair: Pair) -> list[Key]:

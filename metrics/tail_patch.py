@@ -10,33 +10,23 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import torch
 
-from bench.core import progress
-from bench.core.errors import first_line
+from bench.engines.base import Engine
+from bench.engines.outcomes import outcomes
 from bench.models.base import no_moments_to_step_with, unknown_learning_rate
 from bench.models.dtypes import running_in
 from bench.models.language_model import LanguageModel, Tokens
 from bench.storage.keys import content_key
+from bench.storage.score_parts import read_part
 from bench.tasks.base import Query, Task
-from metrics.optimizer_step import QUERIES_AT_ONCE, OptimizerStep, Stepped
 from metrics.patch_cache import Pair, PatchCache, StepOutcome
+from metrics.patch_jobs import Asked, Patcher, StepSettings, rounded
 from metrics.settings import TailPatchConfig
-
-# Raised whenever a change of code moves a measurement; part of the cache's name.
-STEP_VERSION = 5
-
-# Digits that are kept in float64: which passages were stepped on side by side moves the fifteenth,
-# and would tell a run that was killed and went on from one that was not.
-_DIGITS = 8
-_WINDOW = 512  # passages that are tokenised ahead, so that those of one length go together
 
 
 @dataclass(frozen=True)
@@ -95,6 +85,8 @@ class TailPatch:
         model: left exactly as it was.
         task: where the passages are.
         cache_dir: measured pairs are kept below it and shared by all methods.
+        engine: runs the steps, perhaps in other processes.
+        load_model: brings the same model in another process, to which it can be sent.
 
     Attributes:
         settings: what the step was made with, defaults resolved: two tail-patches may be compared
@@ -105,24 +97,31 @@ class TailPatch:
     """
 
     def __init__(
-        self, config: TailPatchConfig, model: LanguageModel, task: Task, cache_dir: Path
+        self,
+        config: TailPatchConfig,
+        model: LanguageModel,
+        task: Task,
+        cache_dir: Path,
+        engine: Engine,
+        load_model: Callable[[], LanguageModel],
     ) -> None:
-        self._config = config
-        self._model = model
-        self._task = task
+        self._config, self._engine = config, engine
+        self._model, self._task = model, task
         learning_rate = config.learning_rate
         if learning_rate is None:
             learning_rate = model.learning_rate
         if learning_rate is None:
             raise unknown_learning_rate()
-        moments = model.second_moments if config.optimizer == "saved" else None
-        if config.optimizer == "saved" and moments is None:
+        is_saved = config.optimizer == "saved"
+        moments = model.second_moments if is_saved else None
+        if is_saved and moments is None:
             raise no_moments_to_step_with(model.name)
-        state = ["sgd"] if moments is None else moments.identity
-        clip = config.clip_at
-        identity = [STEP_VERSION, task.sha256, learning_rate, clip, *_identity(model), state]
-        self._step = OptimizerStep(model, learning_rate, moments, clip, config.memory_mib)
-        self._cache_path = cache_dir / "tail_patch" / f"{content_key(identity)}.scores"
+        made_with = StepSettings(
+            task.sha256, learning_rate, is_saved, config.clip_at, config.memory_mib
+        )
+        self._step, key = made_with.step(model), made_with.key(model)
+        self._patcher = Patcher(made_with, key, task.passages, load_model, here=(model, self._step))
+        self._cache = PatchCache(cache_dir / "tail_patch" / f"{key}.scores")
         self.settings = {
             "optimizer": self._step.optimizer,
             "second_moments": None if moments is None else content_key(moments.identity),
@@ -141,7 +140,7 @@ class TailPatch:
         """
         tokens = {q.query_id: self._model.query_tokens(q) for q in queries}
         with running_in(self._model.gradient_dtype, self._model.name):
-            base = self._rounded(self._step.log_probs(list(tokens.values())))
+            base = rounded(self._step.log_probs(list(tokens.values())), self._model)
         before = dict(zip(tokens, base, strict=True))
         wanted: defaultdict[int, list[str]] = defaultdict(list)
         for query in queries:
@@ -165,107 +164,20 @@ class TailPatch:
         self, wanted: Mapping[int, list[str]], tokens: Mapping[str, Tokens]
     ) -> dict[Pair, StepOutcome]:
         """Outcomes of the steps for every (passage row, query id) that is asked for."""
-        with closing(PatchCache(self._cache_path)) as cache:
-            patched = cache.known([(row, query_id) for row in wanted for query_id in wanted[row]])
-            missing: dict[int, list[str]] = {}
-            for row in sorted(wanted):
-                if new := [query_id for query_id in wanted[row] if (row, query_id) not in patched]:
-                    missing[row] = new
-            measured = self._measured(missing, tokens) if missing else ()
-            for row, outcomes in progress.track(measured, "tail-patch", len(missing), "passages"):
-                pairs = {(row, query_id): outcome for query_id, outcome in outcomes.items()}
-                cache.add(
-                    {pair: one for pair, one in pairs.items() if all(map(math.isfinite, one))}
-                )
-                patched.update(pairs)
+        patched = self._cache.known([(row, one) for row in wanted for one in wanted[row]])
+        missing = [
+            Asked(row, {one: tokens[one] for one in new})
+            for row in sorted(wanted)
+            if (new := [one for one in wanted[row] if (row, one) not in patched])
+        ]
+        if missing:
+            with self._cache.part_folder() as folder:
+                jobs = self._patcher.jobs(missing, folder)
+                unit = f"batches of {len(missing):,} passages"
+                parts = list(outcomes(jobs, read_part, self._engine, "tail-patch", unit))
+                pairs = [(one.row, query_id) for one in missing for query_id in one.queries]
+                patched |= self._cache.add(pairs, parts)
         return patched
-
-    def _measured(
-        self, missing: Mapping[int, list[str]], tokens: Mapping[str, Tokens]
-    ) -> Iterator[tuple[int, dict[str, StepOutcome]]]:
-        """The row of each passage, with the outcomes of the step on it by query id."""
-        rows = list(missing)
-        for start in range(0, len(rows), _WINDOW):
-            window = [
-                _Job(row, self._model.passage_tokens(self._task.passages[row].text), missing[row])
-                for row in rows[start : start + _WINDOW]
-            ]
-            # Passages of one length go together; queries are of about one length anyway.
-            waiting = sorted(window, key=lambda job: (len(job.query_ids), len(job.passage.ids)))
-            while waiting:
-                batch = self._side_by_side(waiting, tokens)
-                try:
-                    stepped = self._after(batch, tokens)
-                except RuntimeError as error:
-                    self._one_at_a_time(len(batch), error)
-                    continue
-                for job, one in zip(batch, stepped, strict=True):
-                    yield job.row, self._outcomes(job, one)
-                waiting = waiting[len(batch) :]
-
-    def _outcomes(self, job: _Job, stepped: Stepped) -> dict[str, StepOutcome]:
-        values = self._rounded(stepped.log_probs)
-        (rms,) = self._rounded([stepped.rms], significant=True)
-        outcomes = [StepOutcome(value, stepped.clipped, rms) for value in values]
-        return dict(zip(job.query_ids, outcomes, strict=True))
-
-    def _rounded(self, values: Sequence[float], significant: bool = False) -> list[float]:
-        """Values without the digits of float64 that batching moves.
-
-        ``_DIGITS`` are kept behind the point, or significant ones.
-        """
-        if self._model.gradient_dtype != torch.float64:
-            return list(values)
-        if significant:
-            return [float(f"{value:.{_DIGITS}g}") for value in values]
-        return [round(value, _DIGITS) for value in values]
-
-    def _side_by_side(self, waiting: Sequence[_Job], tokens: Mapping[str, Tokens]) -> list[_Job]:
-        """The first jobs that fit in one batch; a passage with nothing to predict goes alone."""
-        batch, most = list(waiting[:1]), 0
-        for job in waiting:
-            if batch[0].passage.n_loss == 0 or job.passage.n_loss == 0:
-                break
-            most = max(most, len(job.passage.ids), job.tokens(tokens))
-            if job is not batch[0]:
-                if not self._step.has_room_for(len(batch) + 1, most):
-                    break
-                batch.append(job)
-        return batch
-
-    def _after(self, batch: Sequence[_Job], tokens: Mapping[str, Tokens]) -> list[Stepped]:
-        asked = [[tokens[query_id] for query_id in job.query_ids] for job in batch]
-        if batch[0].passage.n_loss == 0:  # no loss, no step: the model stays as it is
-            return [Stepped(self._step.log_probs(of_one), 0.0, 0.0) for of_one in asked]
-        return self._step.after([job.passage for job in batch], asked)
-
-    def _one_at_a_time(self, passages: int, error: RuntimeError) -> None:
-        """Go on with single passages: the model does not run side by side, or memory is short."""
-        if passages == 1:
-            raise error
-        self._step.most_at_once = 1
-        progress.say(f"tail-patch: one passage at a time from here on ({first_line(error)})")
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A passage to step on, and the queries that are asked after it."""
-
-    row: int
-    passage: Tokens
-    query_ids: list[str]
-
-    def tokens(self, queries: Mapping[str, Tokens]) -> int:
-        """Number of padded tokens that are asked at once after the step."""
-        lengths = [len(queries[query_id].ids) for query_id in self.query_ids]
-        return max(lengths) * min(len(lengths), QUERIES_AT_ONCE)
-
-
-def _identity(model: LanguageModel) -> list[Any]:
-    """The settings that the model's numbers depend on beside its files."""
-    weights = next(model.module.parameters()).dtype
-    dtypes = [str(weights), str(model.gradient_dtype)]
-    return [model.sha256, model.append_eos, model.context_length, dtypes]
 
 
 def _record(query_id: str, base: float, after: Sequence[StepOutcome]) -> dict[str, object]:

@@ -141,6 +141,15 @@ class Registry(Generic[T]):
             raise UserError(f"{self.kind} {target!r} is not a subclass of {self._base}")
         return cast("type[T]", kind)
 
+    def target_elsewhere(self, name: str) -> str:
+        """What ``get`` takes for the same class in another process of this machine or another.
+
+        A path is an absolute one then, and a name that was added in this process is no name.
+        """
+        target = name if ":" in str(name) else self.entry(name).target
+        module, _, attribute = target.rpartition(":")
+        return f"{self._file(module)}:{attribute}" if module.endswith(".py") else target
+
     def settings_of(self, name: str) -> type:
         """The class of the settings of ``name``; the class itself is imported only if it must be.
 

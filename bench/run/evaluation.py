@@ -66,7 +66,9 @@ def measure(
     subsets: Mapping[str, tuple[np.ndarray, np.ndarray]] = {}
     if config.judge is not None:
         with context.phases.measure("judge"):
-            judgement = judge_rankings(config, task, rankings, context.cache_dir, context.device)
+            judgement = judge_rankings(
+                config, task, rankings, context.cache_dir, context.device, context.engine
+            )
     with context.phases.measure("attribution"):
         if judgement is not None:
             metrics = judged_metrics(config)
@@ -77,7 +79,10 @@ def measure(
         frame[measures.LENGTH_RATIO] = _length_ratios(task, rankings)
         support = _support_shares(task, rankings)
     if config.tail_patch.enabled:
-        patch = TailPatch(config.tail_patch, context.model, task, context.cache_dir)
+        patch = TailPatch(
+            config.tail_patch, context.model, task, context.cache_dir, context.engine,
+            context.model_recipe,
+        )  # fmt: skip
         with context.phases.measure("tail_patch"):
             chosen = spread(task.queries, config.tail_patch.n_queries)
             rows = {ranking.query_id: ranking.rows.tolist() for ranking in rankings}

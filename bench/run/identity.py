@@ -16,7 +16,7 @@ from bench.core.fields import identifying
 from bench.models.retraining import RETRAINING_VERSION
 from bench.storage.keys import content_key
 from metrics.judges.cache import claim_digest
-from metrics.tail_patch import STEP_VERSION
+from metrics.patch_jobs import STEP_VERSION
 
 if TYPE_CHECKING:
     from bench.tasks.base import Task

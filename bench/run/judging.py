@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,19 @@ import pandas as pd
 
 from bench.core import progress
 from bench.core.errors import UserError
-from bench.core.typed import typed
+from bench.engines.base import Engine
+from bench.engines.outcomes import outcomes
+from bench.storage.score_parts import add_leftovers, add_parts, part_folder, read_part
 from bench.storage.scores import Key
 from bench.tasks.base import Query, Task
 from methods.base import Ranking
 from metrics.attribution import Judged, Metric, parse_metric, score_rankings
-from metrics.judges import JUDGES
-from metrics.judges.base import Claim, Judge, Pair, make_claim
+from metrics.judges.base import Claim, Pair, make_claim
 from metrics.judges.cache import JudgementCache, claim_digest, pair_key
+from metrics.judges.jobs import PAIRS_A_JOB, PairJudge, judge_of
 from metrics.settings import MetricConfig, NoGold
 from metrics.stats.agreement import compare
 
-_AT_ONCE = 2048  # pairs between two writes of the cache: what a crash can lose
 _NAMED = 10  # queries without score that a result names
 
 
@@ -53,17 +54,6 @@ class Judgement:
         """Whether each listed passage of query ``number`` is correct: bool ``[list length]``."""
         scores = self.scores[number]
         return None if scores is None else np.asarray(scores, dtype=np.float64) > self.threshold
-
-
-def judge_of(settings: Mapping[str, Any], device: str) -> Judge:
-    """The judge that ``metric.judge`` names.
-
-    Raises:
-        UserError: an unknown judge or key, or a judge that cannot work here.
-    """
-    judge_class = JUDGES.get(settings["name"])
-    config = typed(judge_class.Config, settings, "metric.judge", ("name",))
-    return judge_class(config, device)
 
 
 def metrics_without_gold(config: MetricConfig, why: str, fix: str) -> list[Metric]:
@@ -105,7 +95,12 @@ def claims_of(queries: Sequence[Query]) -> list[Claim]:
 
 
 def judge_rankings(
-    config: MetricConfig, task: Task, rankings: Sequence[Ranking], cache_dir: Path, device: str
+    config: MetricConfig,
+    task: Task,
+    rankings: Sequence[Ranking],
+    cache_dir: Path,
+    device: str,
+    engine: Engine,
 ) -> Judgement:
     """Judge every listed passage; only pairs that the cache lacks cost anything.
 
@@ -118,21 +113,27 @@ def judge_rankings(
     cache = JudgementCache(cache_dir, judge)
     keys = _keys(task, claims, rankings)
     wanted = {key: place for places in keys for key, place in places}
+    add_leftovers(cache)
     scores = cache.known(wanted)
     counts = Counter(
         pairs=sum(map(len, keys)), pairs_distinct=len(wanted), pairs_from_cache=len(scores)
     )
     if cache.damaged:
         counts["cache_records_damaged"] = cache.damaged
-    missing = [(key, place) for key, place in wanted.items() if key not in scores]
-    starts = range(0, len(missing), _AT_ONCE)
-    for start in progress.track(starts, f"judge by {judge.name}", unit="blocks"):
-        block = missing[start : start + _AT_ONCE]
-        pairs = [Pair(task.passages[row].text, claims[number]) for _, (number, row) in block]
-        judged = _checked(judge, judge.score(pairs), len(pairs))
-        new = dict(zip((key for key, _ in block), judged.tolist(), strict=True))
-        cache.add(new)
-        scores.update(new)
+    missing = [(row, claims[n]) for key, (n, row) in wanted.items() if key not in scores]
+    of_judge: Counter[str] = Counter()
+    if missing:
+        settings = dict(config.judge)
+        pairs = PairJudge(settings, device, judge.identity(), task.passages, here=judge)
+        with part_folder(cache) as folder:
+            jobs = pairs.jobs(missing, folder)
+            unit = f"times {PAIRS_A_JOB} pairs"
+            parts = list(outcomes(jobs, read_part, engine, f"judge by {judge.name}", unit))
+            add_parts(cache, parts)
+        for part in parts:
+            scores.update(part.scores)
+            for name, n in part.counts.items():
+                of_judge[name] += n
     lists = [[scores[key] for key, _ in places] for places in keys]
     counts["pairs_not_judged"] = sum(math.isnan(score) for one in lists for score in one)
     unscored = [q.query_id for q, one in zip(task.queries, lists, strict=True) if _has_hole(one)]
@@ -152,7 +153,7 @@ def judge_rankings(
             "threshold": judge.threshold,
             "settings": dict(config.judge),
             "claim": "prompt, separator, target",
-            "counts": {**counts, **judge.counts},
+            "counts": {**counts, **of_judge},
             "queries_not_judged": unscored[:_NAMED],
             "metrics_not_scored": [m for m in config.attribution if m not in map(str, kept)],
         },
@@ -194,16 +195,6 @@ def _keys(
                 digests[row] = pair_key(Pair(task.passages[row].text, claim))[0]
         keys.append([((digests[row], digest), (number, row)) for row in rows])
     return keys
-
-
-def _checked(judge: Judge, scores: np.ndarray, n: int) -> np.ndarray:
-    """A plug-in's scores, which may be anything."""
-    scores = np.asarray(scores, dtype=np.float64)
-    if scores.shape != (n,) or ((scores < 0) | (scores > 1)).any():
-        raise UserError(
-            f"{judge.name} returned no scores from 0 to 1 for {n} pairs", where="metric.judge"
-        )
-    return scores
 
 
 def _has_hole(scores: Sequence[float]) -> bool:

@@ -26,7 +26,7 @@ from bench.models.language_model import LanguageModel
 from bench.results.schema import RESULT, Cell, Result, is_finished, read_result
 from bench.run.evaluation import Evaluation, check_slice_names, measure
 from bench.run.identity import Identity, metric_identity, task_identity
-from bench.run.judging import claims_of, judge_of, judged_metrics
+from bench.run.judging import claims_of, judged_metrics
 from bench.run.loggers import log_cell
 from bench.run.parts import Parts
 from bench.run.ranking_checks import check_rankings
@@ -38,6 +38,7 @@ from bench.tasks.records import RetrievalRecord
 from methods.base import Context, IndexSize, Ranking
 from metrics import measures
 from metrics.judges.base import Judge
+from metrics.judges.jobs import judge_of
 
 
 @dataclass(frozen=True)

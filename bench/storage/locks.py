@@ -34,6 +34,18 @@ def exclusive(folder: Path) -> Iterator[None]:
             return
 
 
+@contextmanager
+def exclusive_if_free(folder: Path) -> Iterator[bool]:
+    """Whether no process has the folder of ``exclusive``; if so, it is ours for the block.
+
+    Where the system has no such locks, every folder is free.
+    """
+    with disk_errors(folder):
+        stream = _lock_of(folder)
+    with stream:
+        yield _is_locked(stream) and _is_there(stream, folder)
+
+
 def _is_there(stream: IO[str], folder: Path) -> bool:
     """Whether the lock that we have is the one that others will ask for."""
     with suppress(FileNotFoundError):
@@ -49,12 +61,21 @@ def _lock_of(folder: Path) -> IO[str]:
 
 
 def _wait_for_lock(stream: IO[str], folder: Path) -> None:
+    if not _is_locked(stream):
+        import fcntl
+
+        say(f"waiting for another process that writes {folder}")
+        fcntl.flock(stream, fcntl.LOCK_EX)
+
+
+def _is_locked(stream: IO[str]) -> bool:
+    """Lock a file unless another process has it; whether it is ours."""
     try:
         import fcntl
     except ImportError:  # Windows
-        return
+        return True
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        say(f"waiting for another process that writes {folder}")
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        return False
+    return True

@@ -42,7 +42,7 @@ def write_arrays(
         "kind": kind,
         "place": _place(path),
         "facts": dict(facts or {}),
-        "sha256": _sha256(whole),
+        "sha256": arrays_sha256(whole),
     }
     text = json.dumps({**record, "seal": content_key(record, length=64)})
     with whole_file(path, "wb") as stream:
@@ -61,7 +61,7 @@ def read_arrays(path: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str,
         sealed = record.pop("seal") == content_key(record, length=64)
         own = (record["format"], record["kind"], record["place"]) == (_FORMAT, kind, _place(path))
         arrays = load(content) if sealed and own else {}
-        sound = sealed and own and _sha256(arrays) == record["sha256"]
+        sound = sealed and own and arrays_sha256(arrays) == record["sha256"]
     except (
         OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError,
     ) as error:  # fmt: skip
@@ -82,7 +82,7 @@ def _metadata(content: bytes) -> dict[str, str]:
     return json.loads(content[_NAMES : _NAMES + length])["__metadata__"]
 
 
-def _sha256(arrays: Mapping[str, np.ndarray]) -> str:
+def arrays_sha256(arrays: Mapping[str, np.ndarray]) -> str:
     """The SHA-256 of all names, dtypes, shapes and bytes, in the order of names."""
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):

@@ -18,7 +18,7 @@ from methods.dense import Dense
 from methods.encoder_files import encoder_sha256, find_encoder
 from methods.encoders import EncoderConfig
 from methods.query_text import QueryPart
-from methods.vector_search import search_rows
+from methods.vector_search import nearest, search_rows
 from tests.fixtures.composing import method_settings
 from tests.fixtures.helpers import checked, make_task
 from tests.fixtures.sentence_encoders import QUERIES, TEXTS, WORDS, save_encoder
@@ -233,6 +233,11 @@ def test_the_hash_covers_weights_and_settings(tmp_path):
 # ------------------------------------------------------------------ search
 
 
+def searched(queries, stored, top_k):
+    rows = range(len(stored))
+    return search_rows(queries, stored, top_k, lambda asked, n: nearest(asked, stored, rows, n))
+
+
 def test_search_equals_brute_force_in_any_blocks(monkeypatch):
     rng = np.random.default_rng(0)
     stored = rng.normal(size=(300, 8)).astype(np.float32)
@@ -242,7 +247,7 @@ def test_search_equals_brute_force_in_any_blocks(monkeypatch):
     monkeypatch.setattr(vector_search, "_QUERIES_AT_ONCE", 4)
     for rows_at_once in (7, 100, 1000):
         monkeypatch.setattr(vector_search, "_ROWS_AT_ONCE", rows_at_once)
-        for line, (rows, scores) in zip(exact, search_rows(queries, stored, 120), strict=True):
+        for line, (rows, scores) in zip(exact, searched(queries, stored, 120), strict=True):
             expected = np.lexsort((np.arange(300), -line))[:120]
             assert rows.tolist() == expected.tolist()
             assert scores.tolist() == line[expected].tolist()
@@ -252,12 +257,12 @@ def test_near_ties_are_ranked_in_float64():
     """The scores differ by less than float32 dot products can tell."""
     stored = np.ones((64, 2), dtype=np.float32)
     stored[:, 1] = 1e-9 * np.random.default_rng(0).permutation(64)
-    ((rows, _),) = search_rows(np.ones((1, 2), dtype=np.float32), stored[:40], 8)
+    ((rows, _),) = searched(np.ones((1, 2), dtype=np.float32), stored[:40], 8)
     assert rows.tolist() == np.argsort(-stored[:40, 1])[:8].tolist()
 
 
 def test_a_list_is_no_longer_than_the_corpus():
-    ((rows, scores),) = search_rows(np.ones((1, 2), np.float32), np.ones((3, 2), np.float32), 9)
+    ((rows, scores),) = searched(np.ones((1, 2), np.float32), np.ones((3, 2), np.float32), 9)
     assert rows.tolist() == [0, 1, 2]
     assert scores.tolist() == [2, 2, 2]
 

@@ -252,14 +252,14 @@ def lose_counts(index):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_index_is_refused(make, tmp_path, kind, fault):
     run(make(kind))
-    (only,) = indexes(tmp_path, kind.kind)
+    (only,) = indexes(tmp_path, kind.name)
     fault(only)
     with pytest.raises(UserError, match="damaged index of embeddings; delete this folder") as error:
         run(make(kind))
     assert error.value.where == str(only)
 
 
-def test_a_run_that_dies_leaves_no_index(make, tmp_path, monkeypatch):
+def test_a_run_that_dies_leaves_its_chunks_and_no_index(make, tmp_path, monkeypatch):
     monkeypatch.setattr(embedding_index, "CHUNK", 4)
     method = make()
     embed, calls = method._embed_passages, []
@@ -273,8 +273,13 @@ def test_a_run_that_dies_leaves_no_index(make, tmp_path, monkeypatch):
     monkeypatch.setattr(method, "_embed_passages", die)
     with pytest.raises(KeyboardInterrupt):
         method.index()
-    assert indexes(tmp_path) == []
-    run(make())
+    (chunks,) = indexes(tmp_path)
+    assert [path.name for path in chunks.glob("rows-*")] == ["rows-0-4.safetensors"]
+    calls.append([])  # nobody dies this time
+    monkeypatch.setattr(method, "_embed_passages", die)
+    method.index()
+    assert calls[1][:1] == calls[3][:1], "the first chunk is not embedded again"
+    assert not chunks.exists()
 
 
 # ------------------------------------------------------------------ settings

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from omegaconf import OmegaConf
 
 from bench.core.errors import UserError
@@ -18,7 +17,7 @@ from methods.sparse import Sparse
 from methods.sparse_vectors import SparseRows
 from tests.fixtures.composing import method_settings
 from tests.fixtures.helpers import checked, make_task
-from tests.fixtures.sentence_encoders import QUERIES, TEXTS, WORDS, save_encoder
+from tests.fixtures.sentence_encoders import QUERIES, TEXTS, WORDS, save_sparse_encoders
 
 DEFAULT = EncoderConfig(
     model=None,
@@ -32,21 +31,7 @@ DEFAULT = EncoderConfig(
 
 @pytest.fixture(scope="module")
 def splade(tmp_path_factory):
-    """A folder of SPLADE models, as the library's SparseEncoder saves them."""
-    from sentence_transformers import SparseEncoder
-    from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
-
-    folder = tmp_path_factory.mktemp("splade")
-    save_encoder(folder)
-    AutoTokenizer.from_pretrained(folder / "inner").save_pretrained(folder / "masked")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS) + 4, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=24, initializer_range=0.5,
-    )  # fmt: skip
-    BertForMaskedLM(config).save_pretrained(folder / "masked")
-    SparseEncoder(str(folder / "masked"), device="cpu").save(str(folder / "splade"))
-    return folder
+    return save_sparse_encoders(tmp_path_factory.mktemp("splade"))
 
 
 @pytest.fixture

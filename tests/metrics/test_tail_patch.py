@@ -14,10 +14,9 @@ from bench.models.second_moments import Factored
 from bench.tasks.base import Query
 from metrics import optimizer_step as step_module
 from metrics.optimizer_step import OptimizerStep
-from metrics.tail_patch import TailPatch
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import FAMILIES, FLOAT32_INSIDE, TEXTS, load, make_model, with_moments
-from tests.fixtures.tail_patches import PROPONENTS, QUERIES, config
+from tests.fixtures.tail_patches import PROPONENTS, QUERIES, config, serial_patch
 from tests.oracles.deep_copy_tail_patch import delta, step_facts
 
 
@@ -81,7 +80,7 @@ def test_equals_a_deep_copy_per_pair(tmp_path, architecture, optimizer, clip):
     setting = config(
         optimizer="sgd" if optimizer == "sgd" else "saved", clip=clip, learning_rate=rate
     )
-    patch = TailPatch(setting, model, task, tmp_path / "cache")
+    patch = serial_patch(setting, model, task, tmp_path / "cache")
     measured = patch.measure(QUERIES, PROPONENTS).table()
     epsilon = 1e-8 if optimizer == "adam" else 0.0
     want = expected(model, rate, clip=None if clip == "none" else clip, epsilon=epsilon)
@@ -100,7 +99,7 @@ def test_a_step_whose_every_tensor_is_clipped_is_as_long_as_the_learning_rate(tm
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
     for clip in (1e-6, 2e-6):
         setting = config(clip=clip, learning_rate=0.5)
-        table = TailPatch(setting, model, task, tmp_path).measure(QUERIES, PROPONENTS).table()
+        table = serial_patch(setting, model, task, tmp_path).measure(QUERIES, PROPONENTS).table()
         assert table["tail_patch_clipped"].tolist() == [1, 1, 1]
         np.testing.assert_allclose(table["tail_patch_step"], 0.5 * clip, rtol=1e-7)
 
@@ -108,7 +107,7 @@ def test_a_step_whose_every_tensor_is_clipped_is_as_long_as_the_learning_rate(tm
 def test_only_the_first_proponents_count(tmp_path, model):
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
     measured = (
-        TailPatch(config(top=1), model, task, tmp_path / "cache")
+        serial_patch(config(top=1), model, task, tmp_path / "cache")
         .measure(QUERIES, PROPONENTS)
         .table()
     )
@@ -151,7 +150,7 @@ def test_no_model_is_copied(tmp_path, model, monkeypatch):
         pytest.fail(f"copies {type(value).__name__}")
 
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
-    patch = TailPatch(config(), model, task, tmp_path / "cache")
+    patch = serial_patch(config(), model, task, tmp_path / "cache")
     monkeypatch.setattr(torch.nn.Module, "__deepcopy__", copied, raising=False)
     monkeypatch.setattr(torch.nn.Parameter, "__deepcopy__", copied)
     with pytest.raises(pytest.fail.Exception, match="copies "):
@@ -219,7 +218,7 @@ def test_more_queries_than_go_at_once(model, monkeypatch):
 
 def test_a_model_that_cannot_run_side_by_side_goes_one_at_a_time(tmp_path, model, capsys):
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
-    want = TailPatch(config(), model, task, tmp_path / "want").measure(QUERIES, PROPONENTS)
+    want = serial_patch(config(), model, task, tmp_path / "want").measure(QUERIES, PROPONENTS)
     forward = model.module.forward
 
     def branching(input_ids, **rest):
@@ -228,7 +227,7 @@ def test_a_model_that_cannot_run_side_by_side_goes_one_at_a_time(tmp_path, model
         return forward(input_ids=input_ids, **rest)
 
     model.module.forward = branching
-    found = TailPatch(config(), model, task, tmp_path / "found").measure(QUERIES, PROPONENTS)
+    found = serial_patch(config(), model, task, tmp_path / "found").measure(QUERIES, PROPONENTS)
     assert capsys.readouterr().err.count("one passage at a time from here on") == 1
     for query_id, outcomes in want.after.items():
         np.testing.assert_allclose(found.after[query_id], outcomes, atol=1e-4)
@@ -249,11 +248,11 @@ def test_memory_decides_how_many_go_side_by_side(model):
 def test_what_goes_side_by_side_moves_no_digit(tmp_path, model):
     """In float64; a run that goes on after a kill steps on other passages together."""
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
-    alone = TailPatch(config(memory_mib=0), model, task, tmp_path / "a").measure(
+    alone = serial_patch(config(memory_mib=0), model, task, tmp_path / "a").measure(
         QUERIES, PROPONENTS
     )
-    TailPatch(config(), model, task, tmp_path / "b").measure(QUERIES[:1], PROPONENTS)
-    resumed = TailPatch(config(), model, task, tmp_path / "b").measure(QUERIES, PROPONENTS)
+    serial_patch(config(), model, task, tmp_path / "b").measure(QUERIES[:1], PROPONENTS)
+    resumed = serial_patch(config(), model, task, tmp_path / "b").measure(QUERIES, PROPONENTS)
     assert resumed == alone
 
 
@@ -264,7 +263,7 @@ def test_a_step_of_nothing_changes_nothing(tmp_path, kind):
     model.module.to(kind)
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
     nothing = config(optimizer="sgd", learning_rate=1e-30)
-    frame = TailPatch(nothing, model, task, tmp_path / "c").measure(QUERIES, PROPONENTS).table()
+    frame = serial_patch(nothing, model, task, tmp_path / "c").measure(QUERIES, PROPONENTS).table()
     # A few units in the last place of a float32 log-probability near 10: how kernels sum up differs
     # between kinds of processors. In half precisions a difference of dtypes would show as 1e-3.
     np.testing.assert_allclose(frame["tail_patch_log"], 0, atol=1e-5)
@@ -278,7 +277,9 @@ def test_an_empty_passage_changes_nothing(tmp_path, architecture, memory_mib):
     task = make_task(tmp_path / "task", texts, QUERIES[:1])
     setting = config(optimizer="sgd", memory_mib=memory_mib)
     for rows in ([0, 2], [0, 1, 2, 3]):
-        patched = TailPatch(setting, model, task, tmp_path / "c").measure(QUERIES[:1], {"q0": rows})
+        patched = serial_patch(setting, model, task, tmp_path / "c").measure(
+            QUERIES[:1], {"q0": rows}
+        )
         changes = dict(zip(rows, patched.changes()["q0"], strict=True))
         assert changes[0] == pytest.approx(0, abs=1e-9)
         assert changes[2] == pytest.approx(0, abs=1e-9)
@@ -301,7 +302,9 @@ def test_long_targets_do_not_underflow(tmp_path, model):
     task = make_task(tmp_path / "task", TEXTS, ())
     query = Query("long", "Al Grey", target.strip())
     frame = (
-        TailPatch(config(), model, task, tmp_path / "cache").measure([query], {"long": [0]}).table()
+        serial_patch(config(), model, task, tmp_path / "cache")
+        .measure([query], {"long": [0]})
+        .table()
     )
     assert frame["base_log_probability"][0] < -100
     assert np.isfinite(frame["tail_patch_log"][0])
@@ -311,7 +314,7 @@ def test_long_targets_do_not_underflow(tmp_path, model):
 def test_a_query_without_proponents_is_not_averaged(tmp_path, model):
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
     rows = {**PROPONENTS, "q1": []}
-    frame = TailPatch(config(), model, task, tmp_path / "cache").measure(QUERIES, rows).table()
+    frame = serial_patch(config(), model, task, tmp_path / "cache").measure(QUERIES, rows).table()
     assert frame["tail_patch"].isna().tolist() == [False, True, False]
 
 

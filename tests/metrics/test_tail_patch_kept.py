@@ -12,13 +12,12 @@ import torch
 from bench.core.errors import UserError
 from bench.core.typed import typed
 from bench.models.second_moments import SecondMoments
-from metrics import tail_patch as tail_patch_module
+from metrics import patch_jobs
 from metrics.optimizer_step import OptimizerStep
 from metrics.settings import TailPatchConfig
-from metrics.tail_patch import TailPatch
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import TEXTS, load, make_model, with_moments
-from tests.fixtures.tail_patches import PROPONENTS, QUERIES, config
+from tests.fixtures.tail_patches import PROPONENTS, QUERIES, config, serial_patch
 
 # ------------------------------------------------------------------ what is kept
 
@@ -28,10 +27,10 @@ def test_the_cache_knows_all_that_moves_a_number(tmp_path):
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
 
     def path():
-        return TailPatch(config(), model, task, tmp_path)._cache_path
+        return serial_patch(config(), model, task, tmp_path)._cache._file.path
 
     seen = {path()}
-    seen.add(TailPatch(config(clip="none"), model, task, tmp_path)._cache_path)
+    seen.add(serial_patch(config(clip="none"), model, task, tmp_path)._cache._file.path)
     for change in ("weights", "gradients", "context", "epsilon"):
         if change == "weights":
             model.module.to(torch.bfloat16)
@@ -48,9 +47,9 @@ def test_the_cache_knows_all_that_moves_a_number(tmp_path):
 
 def test_version_is_part_of_the_cache(tmp_path, model, monkeypatch):
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
-    first = TailPatch(config(), model, task, tmp_path)._cache_path
-    monkeypatch.setattr(tail_patch_module, "STEP_VERSION", 999)
-    assert TailPatch(config(), model, task, tmp_path)._cache_path != first
+    first = serial_patch(config(), model, task, tmp_path)._cache._file.path
+    monkeypatch.setattr(patch_jobs, "STEP_VERSION", 999)
+    assert serial_patch(config(), model, task, tmp_path)._cache._file.path != first
 
 
 def test_each_passage_is_stepped_once_and_known_pairs_never(tmp_path, model, monkeypatch):
@@ -64,19 +63,19 @@ def test_each_passage_is_stepped_once_and_known_pairs_never(tmp_path, model, mon
         return original(self, passages, queries)
 
     monkeypatch.setattr(OptimizerStep, "after", counting)
-    patch = TailPatch(config(), model, task, tmp_path / "cache")
+    patch = serial_patch(config(), model, task, tmp_path / "cache")
     first = patch.measure(QUERIES, PROPONENTS).table()
     assert sorted(stepped) == [0, 1, 2, 3, 4, 5]
     stepped.clear()
     again = (
-        TailPatch(config(), model, task, tmp_path / "cache").measure(QUERIES, PROPONENTS).table()
+        serial_patch(config(), model, task, tmp_path / "cache").measure(QUERIES, PROPONENTS).table()
     )
     assert not stepped
     assert first.equals(again)
     more = {**PROPONENTS, "q1": [4]}
-    TailPatch(config(), model, task, tmp_path / "cache").measure(QUERIES, more).table()
+    serial_patch(config(), model, task, tmp_path / "cache").measure(QUERIES, more).table()
     assert stepped == [4], "only the new pair costs a step"
-    TailPatch(config(learning_rate=1e-4), model, task, tmp_path / "cache").measure(
+    serial_patch(config(learning_rate=1e-4), model, task, tmp_path / "cache").measure(
         QUERIES, PROPONENTS
     ).table()
     assert len(stepped) == 7, "another learning rate is another measurement"
@@ -96,11 +95,13 @@ def test_a_passage_without_a_finite_loss_is_named_and_not_averaged(tmp_path, mod
         ]
         return weights, losses, *facts
 
-    sound = TailPatch(config(), model, task, tmp_path / "sound").measure(QUERIES, PROPONENTS)
+    sound = serial_patch(config(), model, task, tmp_path / "sound").measure(QUERIES, PROPONENTS)
     assert sound.not_finite == []
     monkeypatch.setattr(OptimizerStep, "_stepped", failing)
     for _ in range(2):  # the second time from the cache, which must not hold what is no number
-        patched = TailPatch(config(), model, task, tmp_path / "cache").measure(QUERIES, PROPONENTS)
+        patched = serial_patch(config(), model, task, tmp_path / "cache").measure(
+            QUERIES, PROPONENTS
+        )
         assert patched.not_finite == [f"p{bad}"]
         found = patched.table().set_index("query_id")["tail_patch"]
         expected = sound.table().set_index("query_id")["tail_patch"]
@@ -146,14 +147,14 @@ def test_an_unknown_learning_rate_is_named(tmp_path, model):
     model.learning_rate = None
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
     with pytest.raises(UserError, match=r"metric\.tail_patch\.learning_rate"):
-        TailPatch(config(learning_rate=None), model, task, tmp_path)
+        serial_patch(config(learning_rate=None), model, task, tmp_path)
 
 
 def test_no_second_moments_says_what_to_do(tmp_path):
     model = load(make_model(tmp_path / "model"))
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
     with pytest.raises(UserError, match="optimizer=sgd"):
-        TailPatch(config(), model, task, tmp_path)
+        serial_patch(config(), model, task, tmp_path)
 
 
 def test_a_missing_moment_is_named(model):

@@ -19,11 +19,10 @@ from methods.gradient.encoder import GradientEncoder
 from methods.gradient.settings import Unsupported
 from methods.representation import hidden_states
 from metrics.optimizer_step import OptimizerStep
-from metrics.tail_patch import TailPatch
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import GROUPED, TEXTS, load, make_model
 from tests.fixtures.switches import switches
-from tests.fixtures.tail_patches import PROPONENTS, QUERIES, config
+from tests.fixtures.tail_patches import PROPONENTS, QUERIES, config, serial_patch
 from tests.oracles.deep_copy_tail_patch import log_probability, patched
 from tests.oracles.projected_gradients import oracle
 
@@ -90,7 +89,7 @@ def tail_patch(model: LanguageModel, folder: Path, memory_mib: int = 1024) -> li
     """The tail-patch of each query with plain steps, passages side by side where that fits."""
     task = make_task(folder / "task", TEXTS, QUERIES)
     settings = config(optimizer="sgd", memory_mib=memory_mib)
-    measured = TailPatch(settings, model, task, folder / "cache").measure(QUERIES, PROPONENTS)
+    measured = serial_patch(settings, model, task, folder / "cache").measure(QUERIES, PROPONENTS)
     return list(measured.table()["tail_patch_log"])
 
 
