@@ -47,8 +47,8 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import PreTrainedModel
 
 from bench.models.language_model import LanguageModel, Tokens
-from bench.models.scratch import train_tokenizer
 from bench.models.second_moments import ADAM_EPSILON, Factored, Full, SecondMoments
+from bench.models.training import train_tokenizer
 from methods.gradient.batching import encode_all
 from methods.gradient.encoder import GradientEncoder
 from tests.fixtures.switches import switches

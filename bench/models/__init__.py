@@ -29,3 +29,11 @@ SOURCES.add(
         summary="weights that come with the package, the same everywhere, for one corpus",
     ),
 )
+SOURCES.add(
+    "finetuned",
+    Entry(
+        target="bench.models.finetuned:Finetuned",
+        settings="bench.models.tuning_settings:FinetunedConfig",
+        summary="a local model trained on here, over the task's passages; cached by content",
+    ),
+)

@@ -24,9 +24,13 @@ class ModelSource(ABC):
 
     Subclasses set ``Config``: a dataclass whose fields are the keys of ``conf/model/NAME.yaml``
     (less ``name`` and ``source``), without defaults.
+
+    Attributes:
+        reads_queries: whether the model depends on the task's queries, beside its passages.
     """
 
     Config: ClassVar[type]
+    reads_queries: ClassVar[bool] = False
 
     def __init__(self, name: str, config: Any) -> None:
         self.name = name

@@ -107,7 +107,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
         UserError: there is none, or one without a vocabulary.
     """
     check_files(path)
-    with _loading(str(path)):
+    with loading_from(str(path)):
         tokenizer = AutoTokenizer.from_pretrained(
             path, local_files_only=True, trust_remote_code=False
         )
@@ -125,7 +125,7 @@ def load_module(path: Path, dtype: torch.dtype, device: torch.device) -> PreTrai
     """The weights of a folder, frozen and in eval mode; raises as ``load_directory`` does."""
     _check_folder(path)
     check_files(path)
-    with _loading(str(path)):
+    with loading_from(str(path)):
         check_stored(path)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -137,7 +137,7 @@ def load_module(path: Path, dtype: torch.dtype, device: torch.device) -> PreTrai
             ignore_mismatched_sizes=True,  # so that all of them are known, and refused below
         )
     module, report = loaded
-    _check_tensors(report, path)
+    check_tensors(report, path)
     choose_experts(module, dtype)
     place(module.eval().requires_grad_(False), device)
     check_weights(module, str(path))
@@ -145,7 +145,8 @@ def load_module(path: Path, dtype: torch.dtype, device: torch.device) -> PreTrai
 
 
 @contextmanager
-def _loading(where: str) -> Iterator[None]:
+def loading_from(where: str) -> Iterator[None]:
+    """The context in which transformers reads files; what it raises becomes a ``UserError``."""
     try:
         yield
     except (
@@ -161,7 +162,7 @@ def _loading(where: str) -> Iterator[None]:
         ) from error
 
 
-def _check_tensors(report: dict, path: Path) -> None:
+def check_tensors(report: dict, path: Path) -> None:
     """Refuse a folder whose tensors are not those of the model that its config.json describes.
 
     A head that is tied to the embeddings is not missing: transformers knows it is the same tensor.
@@ -169,6 +170,9 @@ def _check_tensors(report: dict, path: Path) -> None:
     Args:
         report: transformers' own, of loading.
         path: the folder.
+
+    Raises:
+        UserError: names the tensors.
     """
     other = [
         f"{name} {list(stored)} instead of {list(wanted)}"
@@ -215,7 +219,7 @@ def _check_finite(module: PreTrainedModel, where: str) -> None:
 
 def _check_causal(module: PreTrainedModel, where: str) -> None:
     """Refuse a model whose logits at a token depend on a later one: it would see the answer."""
-    with _loading(where):
+    with loading_from(where):
         try:
             sees = _sees_later_tokens(module)
         except RuntimeError as error:

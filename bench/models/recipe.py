@@ -19,7 +19,7 @@ class ModelRecipe:
     Attributes:
         source: the model's source, with its settings.
         task: the task that a model is trained on, if it is trained here. Another process gets the
-            task without its queries, which no weight depends on and which may be many.
+            task without its queries, which may be many, unless weights depend on them.
         cache_dir: the root of all caches, the same folder for every process.
         device: torch device name.
     """
@@ -34,5 +34,5 @@ class ModelRecipe:
         return self.source.load(self.task, self.cache_dir, self.device)
 
     def __reduce__(self) -> tuple:
-        corpus = replace(self.task, queries=())
-        return ModelRecipe, (self.source, corpus, self.cache_dir, self.device)
+        task = self.task if self.source.reads_queries else replace(self.task, queries=())
+        return ModelRecipe, (self.source, task, self.cache_dir, self.device)

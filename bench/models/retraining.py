@@ -7,7 +7,7 @@ of steps (``bench.models.training``). The retrained model is not kept, only its 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,9 @@ import torch
 
 from bench.engines.base import Engine, Job
 from bench.engines.outcomes import outcomes
+from bench.models.beginning import Beginning
 from bench.models.language_model import target_log_probs
-from bench.models.loading import load_tokenizer
-from bench.models.settings import ScratchConfig
-from bench.models.training import Training, one_thread
+from bench.models.training import fixed_threads
 from bench.storage.keys import content_key
 from bench.storage.sealed import read_record, write_record
 from bench.storage.whole_folders import scratch_folder
@@ -60,15 +59,17 @@ class Retrainings:
     """The retrainings of one model on one task; each outcome is a file, and is made once.
 
     Attributes:
-        config: the model's settings.
-        tokenizer: the folder of the model, with its tokenizer of the whole corpus.
+        beginning: the beginning of the model's own training.
+        epochs: the number of epochs that the model was trained for.
+        threads: the number of threads that torch has in a training.
         task: the task, whose passages are trained on and whose queries are asked.
         folder: the folder that the outcomes are kept in, named by a hash of model and task.
         device: torch device name.
     """
 
-    config: ScratchConfig
-    tokenizer: Path
+    beginning: Beginning
+    epochs: int
+    threads: int
     task: Task
     folder: Path
     device: str
@@ -81,22 +82,20 @@ class Retrainings:
 
 def _retrain(retrainings: Retrainings, removal: Removal) -> None:
     """Train without the removed passages, and write the log-probabilities of all targets."""
-    config = retrainings.config
-    config = replace(config, seed=config.seed + removal.seed)
-    task, folder = retrainings.task, retrainings.folder
+    task, folder, device = retrainings.task, retrainings.folder, retrainings.device
     target = folder / f"{removal.key}.json"
     removed = np.asarray(removal.rows, dtype=np.int64)
-    tokenizer = load_tokenizer(retrainings.tokenizer)
     task.passages.check_unchanged()  # this may be another process than the one that opened it
-    with one_thread(), torch.random.fork_rng(), scratch_folder(target) as scratch:
-        training = Training(config, tokenizer, task, scratch, retrainings.device, removed)
-        losses = list(training.epochs())
+    threads = fixed_threads(retrainings.threads)
+    with threads, torch.random.fork_rng(), scratch_folder(target) as scratch:
+        training = retrainings.beginning.training(task, scratch, device, removed, removal.seed)
+        losses = list(training.epochs(retrainings.epochs))
         model = training.model
         tokens = [model.query_tokens(q) for q in task.queries]
         log_probs, _ = target_log_probs(model, tokens)
     record = {
         "removed": len(removal.rows),
-        "seed": config.seed,
+        "seed": training.loop.seed,
         "losses": losses,
         _LOG_PROBS: log_probs,
     }

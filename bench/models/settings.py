@@ -119,7 +119,7 @@ class DirectoryConfig:
     def check_dtypes(self) -> None:
         """Refuse a dtype that is none, with a UserError."""
         for name in ("dtype", "gradient_dtype"):
-            _check_dtype(name, getattr(self, name))
+            check_dtype(name, getattr(self, name))
 
 
 @dataclass
@@ -153,7 +153,7 @@ class ScratchConfig:
         """
         for field in _COUNTS:
             at_least(1, f"model.{field}", getattr(self, field))
-        _check_dtype("gradient_dtype", self.gradient_dtype)
+        check_dtype("gradient_dtype", self.gradient_dtype)
         if self.checkpoint is not None and not 1 <= self.checkpoint <= self.epochs:
             raise UserError(
                 f"expected an epoch from 1 to {self.epochs}, found {self.checkpoint}",
@@ -186,10 +186,10 @@ class PublishedConfig:
 
     def check(self) -> None:
         """Refuse a dtype that is none, with a UserError."""
-        _check_dtype("gradient_dtype", self.gradient_dtype)
+        check_dtype("gradient_dtype", self.gradient_dtype)
 
 
-def _check_dtype(name: str, value: str) -> None:
+def check_dtype(name: str, value: str) -> None:
     """Refuse a dtype that is none.
 
     Args:

@@ -35,16 +35,24 @@ def extend_hydra() -> None:
     Plugins.instance().register(InstalledMethods)
     OmegaConf.register_new_resolver("projection_side", _side_of, replace=True)
     OmegaConf.register_new_resolver("folder_name", _name_of, replace=True)
+    OmegaConf.register_new_resolver("finetuned_name", _finetuned_name_of, replace=True)
 
 
 def _path_of(settings: DictConfig) -> str | None:
-    """The folder that the settings of a model name, if they do."""
-    return None if OmegaConf.is_missing(settings, "path") else settings.path
+    """The folder that the settings of a model name, if they do: its own or that it begins from."""
+    key = "init" if "init" in settings.keys() else "path"  # noqa: SIM118 - also a missing one
+    return None if OmegaConf.is_missing(settings, key) else settings[key]
 
 
 def _name_of(*, _parent_: DictConfig) -> str:
-    """The value of ``${folder_name:}`` in the settings of a model with a ``path``."""
+    """The value of ``${folder_name:}`` in the settings of a model in a folder."""
     return folder_name(_path_of(_parent_))
+
+
+def _finetuned_name_of(*, _parent_: DictConfig) -> str:
+    """The value of ``${finetuned_name:}``: after the folder that the model begins from."""
+    path = _path_of(_parent_)
+    return "finetuned" if path is None else f"finetuned-{_last_part(path)}"
 
 
 def folder_name(path: str | None) -> str:
@@ -55,13 +63,18 @@ def folder_name(path: str | None) -> str:
     """
     if path is None:
         return "hf"
-    name = path_part(os.path.basename(os.path.abspath(os.path.expanduser(path))))
+    name = _last_part(path)
     taken = (resources.files("conf") / "model" / f"{name}.yaml").is_file()
     return f"hf-{name}" if taken else name
 
 
+def _last_part(path: str) -> str:
+    """The name of a folder, fit to be a folder's name itself."""
+    return path_part(os.path.basename(os.path.abspath(os.path.expanduser(path))))
+
+
 def _side_of(*, _parent_: DictConfig) -> int:
-    """The value of ``${projection_side:}`` in the settings of a model with a ``path``."""
+    """The value of ``${projection_side:}`` in the settings of a model in a folder."""
     return projection_side(_path_of(_parent_))
 
 

@@ -14,12 +14,14 @@ from bench.core.errors import UserError
 from bench.engines.processes import Processes, ProcessesConfig
 from bench.engines.serial import Serial, SerialConfig
 from bench.models import retraining
+from bench.models.batches import TrainingTexts
+from bench.models.beginning import RandomWeights
 from bench.models.directory import Directory
 from bench.models.language_model import target_log_probs
 from bench.models.retraining import Removal
 from bench.models.scratch import Scratch
 from bench.models.tokens import TokenCorpus
-from bench.models.training import Training, one_thread, train_tokenizer
+from bench.models.training import Training, fixed_threads, train_tokenizer
 from bench.tasks.base import Query, Task
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import TEXTS, scratch_source
@@ -46,7 +48,7 @@ def test_removing_nothing_gives_the_model_itself(task: Task, architecture: str) 
     ours = scratch_source(architecture=architecture, epochs=3)
     model = ours.load(task, task.passages.folder / "cache", "cpu")
     tokens = [model.query_tokens(q) for q in QUERIES]
-    with one_thread():  # as retraining asks its model
+    with fixed_threads(1):  # as retraining asks its model
         expected, _ = target_log_probs(model, tokens)
     found = said(ours, task, Removal(()), Removal((0,)), Removal((), seed=1))
     assert found[0].tolist() == expected
@@ -55,16 +57,18 @@ def test_removing_nothing_gives_the_model_itself(task: Task, architecture: str) 
 
 def test_a_removed_passage_is_never_seen(task: Task, tmp_path: Path) -> None:
     """The oracle: a removed passage may as well be another text of its length."""
-    tokenizer = train_tokenizer(iter(TEXTS), 300)
+    train_tokenizer(iter(TEXTS), 300).save_pretrained(tmp_path / "tokenizer")
+    beginning = RandomWeights(scratch_source().config, tmp_path / "tokenizer")
 
     def weights(removed: list[int], *, other: bool) -> list[torch.Tensor]:
         rows = np.array(removed, dtype=np.int64)
-        training = Training(scratch_source().config, tokenizer, task, tmp_path, "cpu", rows)
+        training = beginning.training(task, tmp_path, "cpu", rows)
         tokens = [training.model.passage_tokens(text) for text in TEXTS]
         if other:
             tokens[2] = dataclasses.replace(tokens[2], ids=tokens[2].ids[::-1])
-        training._corpus = TokenCorpus(tokens, tmp_path)
-        list(training.epochs())
+        corpus = TokenCorpus(tokens, tmp_path)
+        training.texts = TrainingTexts(corpus, len(corpus))
+        list(training.epochs(1))
         return [p.detach().clone() for p in training.model.module.parameters()]
 
     without = weights([2], other=False)
@@ -82,13 +86,13 @@ def test_steps_and_order_stay(task: Task, tmp_path: Path, monkeypatch: pytest.Mo
         return 0.0
 
     monkeypatch.setattr(Training, "_step", noting)
-    tokenizer = train_tokenizer(iter(TEXTS), 300)
+    train_tokenizer(iter(TEXTS), 300).save_pretrained(tmp_path / "tokenizer")
+    beginning = RandomWeights(scratch_source(epochs=4).config, tmp_path / "tokenizer")
     seen = []
     for removed in ([], [1, 4]):
         steps.clear()
         rows = np.array(removed, dtype=np.int64)
-        config = scratch_source(epochs=4).config
-        list(Training(config, tokenizer, task, tmp_path, "cpu", rows).epochs())
+        list(beginning.training(task, tmp_path, "cpu", rows).epochs(4))
         seen.append(list(steps))
     left = [([row for row in rows if row not in (1, 4)], rate) for rows, rate in seen[0]]
     assert seen[1] == [step for step in left if step[0]]
@@ -131,10 +135,10 @@ def test_a_training_that_stops_leaves_the_finished_ones(
 ) -> None:
     whole = Training.epochs
 
-    def stop(self: Training) -> Any:
+    def stop(self: Training, last: int) -> Any:
         if not self._kept[2]:
             raise KeyboardInterrupt
-        return whole(self)
+        return whole(self, last)
 
     monkeypatch.setattr(Training, "epochs", stop)
     with pytest.raises(KeyboardInterrupt):

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from bench.core.errors import UserError
-from bench.models import scratch, training
+from bench.models import learning, scratch, training
+from bench.models.batches import BatchSize, steps_of
 from bench.models.checkpoints import load_checkpoint
 from bench.models.language_model import MOMENTS, LanguageModel, Tokens, target_log_probs
 from bench.models.loading import load_module
@@ -119,7 +120,7 @@ def test_what_the_model_is_read_with(task: Task) -> None:
 
 def test_dropout_is_for_training_only(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     in_training: dict[str, set[bool]] = {}
-    for room, name in ((training, "token_log_probs"), (scratch, "target_log_probs")):
+    for room, name in ((training, "token_log_probs"), (learning, "target_log_probs")):
         original = getattr(room, name)
 
         def noting(
@@ -296,7 +297,9 @@ def test_batches(tmp_path: Path) -> None:
     lengths = np.random.default_rng(0).integers(0, 9, size=301)
     corpus = TokenCorpus((Tokens([1] * n, 1) for n in lengths), tmp_path)
     assert corpus.lengths.tolist() == lengths.tolist()
-    made = [training._batches(corpus, 2, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    every, size = np.arange(len(corpus)), BatchSize(2)
+    orders = [np.random.default_rng(seed) for seed in (0, 0, 1)]
+    made = [steps_of(every, corpus.lengths, size, order) for order in orders]
     rows = [np.concatenate(batches).tolist() for batches in made]
     assert sorted(rows[0]) == np.flatnonzero(lengths > 1).tolist()
     assert rows[0] == rows[1] != rows[2]

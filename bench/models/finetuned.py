@@ -1,0 +1,156 @@
+"""Models that exist already and are trained on here, over the task's passages."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
+
+from bench.core import progress
+from bench.core.errors import UserError
+from bench.core.fields import identifying
+from bench.models import resuming
+from bench.models.gguf import gguf_config, gguf_file
+from bench.models.language_model import LanguageModel
+from bench.models.learning import Course, empty, knowledge, learn
+from bench.models.loading import directory_sha256, load_tokenizer
+from bench.models.mixing import texts_identity
+from bench.models.resuming import Log
+from bench.models.sizes import check_files
+from bench.models.trained import Trained
+from bench.models.training import fixed_threads
+from bench.models.tuning import SavedWeights, statements
+from bench.models.tuning_settings import FinetunedConfig
+from bench.storage.hashes import file_sha256
+from bench.tasks.base import Task
+
+# The version is raised whenever a change of code would train another model from the same settings,
+# or keep other files of it.
+_VERSION = 1
+
+
+class Finetuned(Trained):
+    """A source that trains a local model on, until it knows the task's facts well enough.
+
+    Unlike a small model from random weights, it depends on the queries, too: they say when the
+    training ends, and their own statements may be trained on.
+    """
+
+    Config = FinetunedConfig
+    reads_queries = True
+
+    def check(self) -> None:
+        """Refuse settings that cannot work, and a folder that is no model."""
+        config: FinetunedConfig = self.config
+        config.check()
+        path = config.init_path
+        if not (path / "config.json").is_file() and gguf_file(path) is None:
+            raise UserError(
+                "is not a model directory (neither config.json nor a GGUF file)",
+                where=str(path),
+                fix="set model.init to a folder written by save_pretrained",
+            )
+        check_files(path)
+
+    def _trained_from(self, task: Task) -> list[Any]:
+        config: FinetunedConfig = self.config
+        settings = identifying(config) | {"init": _init_sha256(config.init_path)}
+        if config.train.mix is None:
+            del settings["train"]["mix_share"]  # it changes nothing
+        else:
+            settings["train"]["mix"] = texts_identity(config.train.mix)
+        return [_VERSION, task.sha256, settings]
+
+    def _train(self, folder: Path, task: Task, device: str) -> None:
+        tune(self.config, task, folder, device)
+
+    def _beginning(self, trained: Path) -> SavedWeights:  # noqa: ARG002
+        return SavedWeights(self.config)
+
+    def _threads(self) -> int:
+        threads: int = self.config.train.threads
+        return threads
+
+    def _context_length(self) -> int | None:
+        length: int | None = self.config.context_length
+        return length
+
+    def architecture(self) -> PretrainedConfig:
+        """The configuration of the model that is trained on."""
+        self.check()
+        path = self.config.init_path
+        if (file := gguf_file(path)) is not None:
+            return gguf_config(file)
+        try:
+            return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                "has no config.json that transformers can read", where=str(path)
+            ) from error
+
+    def tokenizer(self, task: Task | None, cache_dir: Path) -> PreTrainedTokenizerBase | None:
+        """The tokenizer of the trained model or, before that, of the folder it begins from."""
+        trained = super().tokenizer(task, cache_dir)
+        if trained is not None or gguf_file(self.config.init_path) is not None:
+            return trained
+        return load_tokenizer(self.config.init_path)
+
+
+@torch.random.fork_rng()  # the caller's random numbers go on as if nothing were trained here
+def tune(config: FinetunedConfig, task: Task, folder: Path, device: str) -> None:
+    """Train on the task's texts, and save model, tokenizer, second moments and a log.
+
+    Args:
+        config: the settings of the model and its training.
+        task: the task, whose passages are trained on and whose queries are asked.
+        folder: an empty folder, or that of the same training that was stopped: it then goes on.
+        device: torch device name.
+    """
+    with fixed_threads(config.train.threads):
+        stopped = resuming.stopped(folder, device)
+        if stopped is None:
+            empty(folder)
+        progress.say(f"train {config.init_path.name} on {len(task.passages):,} passages")
+        training = SavedWeights(config).training(task, folder, device)
+        model = training.model
+        model.tokenizer.save_pretrained(folder)
+        ask = partial(_what_it_knows, task=task, stated=statements(config, task.queries))
+        facts = {
+            "optimizer": config.train.optimizer,
+            "begun_from": _init_sha256(config.init_path),
+            "before": ask(model),
+            "passages": len(task.passages),
+            "statements": training.texts.every_epoch - len(task.passages),
+            "general_texts_an_epoch": training.texts.taking_turns,
+        }
+        course = Course(
+            config.train.epochs,
+            ask=ask,
+            facts=facts,
+            until=config.train.until,
+            save_steps=config.train.save_steps,
+        )
+        learn(training, stopped, course, folder)
+
+
+def _what_it_knows(model: LanguageModel, task: Task, stated: list[bool]) -> Log:
+    """What a model knows of all queries and, where some statements are trained on, of the others.
+
+    The stopping rule reads the mean over all queries.
+    """
+    known = knowledge(model, task.queries)
+    pairs = list(zip(task.queries, stated, strict=True))
+    for name, wanted in (("stated", True), ("held_out", False)):
+        part = [query for query, is_stated in pairs if is_stated == wanted]
+        if any(stated) and part:
+            known[f"{name}_target_probability"] = knowledge(model, part)["target_probability"]
+    return known
+
+
+def _init_sha256(path: Path) -> str:
+    """The hash of the files that a model to begin from is read from."""
+    file = gguf_file(path)
+    return directory_sha256(path) if file is None else file_sha256(file)

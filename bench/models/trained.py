@@ -1,0 +1,193 @@
+"""Models that are trained here, whatever they begin from: made once, cached by content, sealed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from bench.core.errors import UserError
+from bench.engines.base import Engine
+from bench.models.base import ModelSource
+from bench.models.beginning import Beginning
+from bench.models.checkpoints import load_checkpoint
+from bench.models.language_model import (
+    LEARNING_RATE,
+    MOMENTS,
+    TRAINING,
+    Checkpoint,
+    LanguageModel,
+)
+from bench.models.learning import CHECKPOINTS
+from bench.models.loading import load_directory, load_tokenizer
+from bench.models.retraining import Removal, Retrainings
+from bench.models.second_moments import load_moments
+from bench.models.training import TrainingDivergedError
+from bench.storage.keys import content_key
+from bench.storage.sealed import open_sealed, seal
+from bench.storage.whole_folders import resumable_folder
+from bench.tasks.base import Task
+
+_KIND = "trained model"
+
+
+class Trained(ModelSource):
+    """A source that trains a model once for a task and settings, and then loads it.
+
+    Second moments are saved by parameter name. A training that is stopped goes on where it was
+    saved last.
+    """
+
+    @abstractmethod
+    def _trained_from(self, task: Task) -> list[Any]:
+        """All that the trained weights depend on, as JSON values."""
+
+    @abstractmethod
+    def _train(self, folder: Path, task: Task, device: str) -> None:
+        """Train in a folder, or go on with what was stopped in it."""
+
+    @abstractmethod
+    def _beginning(self, trained: Path) -> Beginning:
+        """The beginning of the training that has made a model's folder."""
+
+    @abstractmethod
+    def _threads(self) -> int:
+        """The number of threads that torch has in a training."""
+
+    def identity(self, task: Task) -> str:
+        """Hash of what the model is trained on and with, and of the settings to read it with."""
+        parts = [self._training_key(task), self.config.gradient_dtype]
+        checkpoint = self.config.checkpoint
+        return content_key(parts if checkpoint is None else [*parts, checkpoint])
+
+    def _training_key(self, task: Task) -> str:
+        return content_key(self._trained_from(task))
+
+    def trained_folder(self, task: Task, cache_dir: Path) -> Path:
+        """The folder of the trained model, named by all that its weights depend on."""
+        return cache_dir / "models" / self.name / self._training_key(task)
+
+    def load(self, task: Task, cache_dir: Path, device: str) -> LanguageModel:
+        """Open the cached model, training it first if there is none.
+
+        Raises:
+            UserError: as ``train``, or the training ended before the checkpoint that is asked for.
+        """
+        folder = self.train(task, cache_dir, device)
+        model = load_directory(
+            self.name,
+            folder,
+            device=device,
+            gradient_dtype=getattr(torch, self.config.gradient_dtype),
+            append_eos=self.config.append_eos,
+            context_length=self._context_length(),
+        )
+        model.second_moments = load_moments(folder / MOMENTS, model.module)
+        model.checkpoints = _checkpoints(folder)
+        model.learning_rate = self._last_learning_rate(folder)
+        model.training = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
+        return self._at_checkpoint(model)
+
+    def _context_length(self) -> int | None:
+        """The tokens that are read at most; None for what the model's files say."""
+        return None
+
+    def _last_learning_rate(self, folder: Path) -> float:
+        """The learning rate of the last step."""
+        return _learning_rate(folder)
+
+    def _at_checkpoint(self, model: LanguageModel) -> LanguageModel:
+        """The model as it was after the epoch that is asked for; itself if that is the last."""
+        epoch, trained = self.config.checkpoint, len(model.training["epochs"])
+        if epoch in (None, trained):
+            return model
+        if epoch > trained:
+            raise UserError(
+                f"the training ended after epoch {trained}",
+                where=f"model.checkpoint={epoch}",
+                fix=f"ask for 1 to {trained}, or null for its end",
+            )
+        earlier, log = model.checkpoints, model.training["epochs"][:epoch]
+        return replace(
+            load_checkpoint(earlier[epoch - 1], model),
+            checkpoints=earlier[: epoch - 1],
+            training={**model.training, "epochs": log, **log[-1]},
+        )
+
+    def train(self, task: Task, cache_dir: Path, device: str) -> Path:
+        """The sealed folder of the whole model, trained now if there is none.
+
+        It is a model directory with ``second_moments.safetensors``, ``checkpoints/`` of all epochs
+        but the last, each such a directory less the tokenizer, and the log ``training.json``.
+
+        Raises:
+            UserError: the training diverges, the folder is damaged, or the disk is full.
+        """
+        folder, made_from = self.trained_folder(task, cache_dir), self._trained_from(task)
+        if not folder.exists():
+            with resumable_folder(folder) as unfinished:
+                if unfinished is not None:  # nobody else has trained it while we waited
+                    try:
+                        self._train(unfinished, task, device)
+                    except TrainingDivergedError:
+                        shutil.rmtree(unfinished, ignore_errors=True)
+                        raise
+                    seal(unfinished, _KIND, folder.name, made_from, {})
+        open_sealed(folder, _KIND, made_from)
+        return folder
+
+    def check_training(self) -> None:
+        """Any model of this source is trained here."""
+
+    def check_retraining(self) -> None:
+        """Any model of this source can be trained again."""
+
+    def retrain(
+        self,
+        task: Task,
+        cache_dir: Path,
+        device: str,
+        removals: Sequence[Removal],
+        engine: Engine,
+    ) -> np.ndarray:
+        """Train once more without some passages, as ``bench.models.retraining`` describes it."""
+        folder = self.train(task, cache_dir, device)
+        log = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
+        retrainings = Retrainings(
+            self._beginning(folder),
+            epochs=self.config.checkpoint or len(log["epochs"]),
+            threads=self._threads(),
+            task=task,
+            # Of a retrained model only what it says of the queries is kept.
+            folder=cache_dir / "retrained" / content_key([self.identity(task), task.sha256]),
+            device=device,
+        )
+        return retrainings.log_probs(removals, engine)
+
+    def tokenizer(self, task: Task | None, cache_dir: Path) -> PreTrainedTokenizerBase | None:
+        """The tokenizer of the cached model; None if the model is not trained yet."""
+        folder = None if task is None else self.trained_folder(task, cache_dir)
+        if task is None or folder is None or not folder.exists():
+            return None
+        open_sealed(folder, _KIND, self._trained_from(task))
+        return load_tokenizer(folder)
+
+
+def _checkpoints(folder: Path) -> list[Checkpoint]:
+    """The checkpoints of all epochs but the last, oldest first."""
+    checkpoints = folder / CHECKPOINTS
+    paths = sorted(checkpoints.iterdir()) if checkpoints.exists() else []
+    return [Checkpoint(path, _learning_rate(path)) for path in paths]
+
+
+def _learning_rate(folder: Path) -> float:
+    record = json.loads((folder / LEARNING_RATE).read_text(encoding="utf-8"))
+    return float(record["learning_rate"])
