@@ -56,7 +56,7 @@ EXACT = ("retrievals.jsonl", "per_query.parquet", "shard-*.npy", "shard-*.json")
 STAGES = {
     "task": "cache/tasks", "training": "cache/models", "index": "cache/index", "store": "store",
     "tail-patch": "cache/tail_patch", "result": "runs/factworld/tiny",
-    "import": "runs/factworld/imported", "second machine": "other", "report": "runs",
+    "import": "runs/factworld/imported", "second machine": "other", "report": "runs/report",
 }  # fmt: skip
 AFTER_SWEEP = ("import", "second machine", "report")
 TIMES = 3  # each stage is killed in a campaign, a part of it further each time
