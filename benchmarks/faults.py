@@ -52,12 +52,13 @@ FINISHED = (
 )  # fmt: skip
 UNFINISHED = (".partial-", ".unfinished")
 EXACT = ("retrievals.jsonl", "per_query.parquet", "shard-*.npy", "shard-*.json")
-# What is written below each folder, by name, in the order of the work.
+# What is written below each folder, by name, about in the order of the work.
 STAGES = {
-    "task": "cache/tasks", "training": "cache/models", "store": "store", "index": "cache/index",
+    "task": "cache/tasks", "training": "cache/models", "index": "cache/index", "store": "store",
     "tail-patch": "cache/tail_patch", "result": "runs/factworld/tiny",
-    "import": "runs/factworld/imported", "second machine": "other", "report": "runs",
+    "import": "runs/factworld/imported", "second machine": "other", "report": "runs/report",
 }  # fmt: skip
+AFTER_SWEEP = ("import", "second machine", "report")
 TIMES = 3  # each stage is killed in a campaign, a part of it further each time
 WRITES = ("open", "os.rename", "os.remove", "os.mkdir")  # events of Python's audit
 VARYING = ("date", "phases", "env", "command", "peak_mib")  # and whatever is in seconds
@@ -103,12 +104,19 @@ class Writes:
                     self.numbers[i] += 1
                     self.numbers[-1] = i + 1
                     is_chosen = name == kill.stage and self.numbers[i] == kill.write
-                    # A child that goes on writes less: it gets no further than to the report.
-                    if is_chosen or (name == "report" and kill.stage not in (name, None)):
+                    # A child that goes on writes less: it gets no further than to what comes next.
+                    is_past = name in AFTER_SWEEP and name in after(kill.stage)
+                    if is_chosen or is_past:
                         os.kill(os.getpid(), signal.SIGKILL)
                     return
 
         sys.addaudithook(hear)
+
+
+def after(stage: str | None) -> list[str]:
+    """The stages behind one; none behind None."""
+    names = list(STAGES)
+    return [] if stage is None else names[names.index(stage) + 1 :]
 
 
 def is_write(arguments: tuple) -> bool:

@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
+from functools import cache
 from typing import Any, get_type_hints
 
 from bench.core.errors import UserError
@@ -100,7 +101,7 @@ def without_speed(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
         schema: the class that describes them; keys that it does not know are kept.
         values: of any file, and so of any type.
     """
-    hints, known = get_type_hints(schema), marks(schema)
+    hints, known = _hints(schema), marks(schema)
     return {
         key: without_speed(hints[key], value)
         if is_dataclass(hints.get(key)) and isinstance(value, Mapping)
@@ -108,6 +109,11 @@ def without_speed(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in values.items()
         if key not in known or known[key].in_key
     }
+
+
+@cache
+def _hints(schema: type) -> dict[str, Any]:
+    return get_type_hints(schema)
 
 
 def _plain(value: Any) -> Any:

@@ -24,7 +24,9 @@ from bench.core.descendants import kill_below
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 _SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
-_CLEANING_SECONDS = 1.5  # from Ctrl-C to the end; what is left behind is removed by the next run
+# From Ctrl-C to the end; what is left behind is removed by the next run.
+_ENDING_SECONDS = 0.7
+_CLEANING_SECONDS = 1.5  # with jobs in other processes, which get a second to clean up
 
 _asked: int | None = None  # the signal that decides how the command ends
 _is_handling = False  # whether the signals come here
@@ -190,7 +192,8 @@ def _end_in_time(signals: int, is_over: threading.Event) -> None:
         is_over: set when the block is over.
     """
     while number := os.read(signals, 1):
-        if number[0] == signal.SIGINT and not is_over.wait(_CLEANING_SECONDS):
+        seconds = _CLEANING_SECONDS if _abandoning else _ENDING_SECONDS
+        if number[0] == signal.SIGINT and not is_over.wait(seconds):
             with suppress(OSError):  # the terminal may be gone; and the main thread may be printing
                 os.write(2, f"{line(signal.SIGINT)}\n".encode())
             end_now(128 + signal.SIGINT)

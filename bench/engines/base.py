@@ -82,10 +82,14 @@ class Engine(ABC):
         """
         left = [job for job in jobs if not job.done]
         if left:
+            self._reach()
             with stopping.finish_first(abandons=self.apart):
                 finished = self._finished(left, label, unit)
                 for _ in progress.track(finished, label, unit=unit, total=len(left)):
                     pass
+
+    def _reach(self) -> None:  # noqa: B027 - most engines need nothing
+        """Start or connect to what runs the jobs; none has begun, so that a signal ends this."""
 
     @abstractmethod
     def _finished(self, jobs: Sequence[Job], label: str, unit: str) -> Iterator[Job]:

@@ -49,10 +49,35 @@ class Ray(Engine):
         super().check()
         library("ray", "ray")
 
+    def _reach(self) -> None:
+        """Connect to a cluster, or start one on this machine; once in a process."""
+        ray, address = library("ray", "ray"), self.config.address
+        if ray.is_initialized():
+            return
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tell nobody of this run
+        ours = signal.getsignal(signal.SIGTERM)
+        progress.say(
+            f"engine: Ray at {address}" if address else "engine: start Ray on this machine"
+        )
+        try:
+            # Ray's log stays in its own folder, where its workers write too, and out of ours.
+            ray.init(
+                address or "local", include_dashboard=None if address else False,
+                log_to_driver=False, logging_level="error",
+            )  # fmt: skip
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = first_line(error)
+            raise UserError(
+                f"cannot connect to Ray ({reason})",
+                where=f"engine.address={address}",
+                fix="start it (ray start --head), or leave the address out",
+            ) from error
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ours)  # Ray has put its own handler there
+
     def _finished(self, jobs: Sequence[Job], label: str, unit: str) -> Iterator[Job]:  # noqa: ARG002
         """Yield each job when it is done; a job is handed out only when there is room for it."""
         ray = library("ray", "ray")
-        _connect(ray, self.config.address)
         # Retries are our own: Ray's are silent, and never end where memory runs out.
         options = {"num_cpus": self.config.cpus, "num_gpus": self.config.gpus, "max_retries": 0}
         task = ray.remote(**options)(_work)
@@ -78,7 +103,9 @@ class Ray(Engine):
         finally:
             for ref in running:
                 ray.cancel(ref, force=True)
-            if stopping.asked():
+            # A cluster of our own is killed with the command (``stopping.end_now``), in less time
+            # than the seconds that Ray gives each of its processes.
+            if stopping.asked() and self.config.address is not None:
                 ray.shutdown()
 
     def _room(self, ray: ModuleType) -> int:
@@ -113,30 +140,6 @@ class Ray(Engine):
         progress.say(f"{label}: a worker or its node died; its job runs again")
 
 
-def _connect(ray: ModuleType, address: str | None) -> None:
-    """Connect to a cluster, or start one on this machine; once in a process."""
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tell nobody of this run
-    ours = signal.getsignal(signal.SIGTERM)
-    progress.say(f"engine: Ray at {address}" if address else "engine: start Ray on this machine")
-    try:
-        # Ray's log stays in its own folder, where its workers write too, and out of ours.
-        ray.init(
-            address or "local", include_dashboard=None if address else False, log_to_driver=False,
-            logging_level="error",
-        )  # fmt: skip
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = first_line(error)
-        raise UserError(
-            f"cannot connect to Ray ({reason})",
-            where=f"engine.address={address}",
-            fix="start it (ray start --head), or leave the address out",
-        ) from error
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, ours)  # Ray has put its own handler there
-
-
 def _work(job: Job, cpus: int) -> UserError | None:
     """Run a job on a worker of Ray."""
     progress.set_quiet(True)
@@ -145,7 +148,8 @@ def _work(job: Job, cpus: int) -> UserError | None:
 
 
 def _done(ray: ModuleType, ref: Any, job: Job) -> bool:
-    """Whether a task that ended has done its job; False if it died.
+    """Whether a task that ended has done its job; False if it died, or its file is waited for no
+    longer.
 
     Raises:
         UserError: the user's mistake that the job found, or a file that does not arrive.
@@ -164,12 +168,12 @@ def _done(ray: ModuleType, ref: Any, job: Job) -> bool:
     if error is not None:
         raise error
     deadline = time.monotonic() + _ARRIVES_SECONDS
-    while not job.done:
+    while not job.done and not stopping.asked_at_once():
         if time.monotonic() > deadline:
             raise UserError(
                 "a job ended well on another machine, and its file is not here",
                 where=str(job.target),
                 fix="set cache_dir to a folder that all machines share",
             )
-        time.sleep(0.2)
-    return True
+        time.sleep(LOOK_EVERY_SECONDS)
+    return job.done

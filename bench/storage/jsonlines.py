@@ -26,6 +26,7 @@ from bench.storage.files import File, open_bytes
 
 Json = dict[str, Any]
 
+_DECODER = json.JSONDecoder(parse_int=whole_number)
 _BLOCK = 1 << 20  # bytes that are unpacked at a time
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 # JSON can hold such a character only as an escape; those of two surrogates that are one character
@@ -200,7 +201,7 @@ def _parse(raw: bytes, place: Place) -> Json:
         # Without the newline, a fault at the end of the line is not reported as column 1.
         text = raw.rstrip(b"\r\n").decode("utf-8-sig" if place.line == 1 else "utf-8")
         check_number_of_values(raw)
-        record = json.loads(text, parse_int=whole_number)
+        record = _DECODER.decode(text)
         check_nesting(record, raw)
     except UnicodeDecodeError as error:
         raise UserError(

@@ -269,15 +269,11 @@ def parse_retrieval(
         proponent_ais_scores=_list(record, place, "proponent_ais_scores", float, n),
         proponent_support=_list(record, place, "proponent_support", str, n),
         proponent_tail_patch=_changes(record, place, n),
-        proponent_spans=spans_field(
-            record, place, "proponent_spans", list(map(length_of, proponents))
-        ),
+        proponent_spans=spans_field(record, place, "proponent_spans", proponents, length_of),
         opponents=opponents[0] if has_opponents else None,
         opponent_ids=opponents[1] if has_opponents else None,
         opponent_scores=opponents[2] if has_opponents else None,
-        opponent_spans=spans_field(
-            record, place, "opponent_spans", list(map(length_of, opponents[0]))
-        ),
+        opponent_spans=spans_field(record, place, "opponent_spans", opponents[0], length_of),
     )
 
 

@@ -8,7 +8,7 @@ none: its span is ``[0, 0, share]``, or has the passage's length twice.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.storage.jsonlines import Json, Place
@@ -17,12 +17,13 @@ Spans = list[list[float]]
 
 
 def spans_field(
-    record: Json, place: Place, field: str, lengths: Sequence[int]
+    record: Json, place: Place, field: str, texts: Sequence[str], length_of: Callable[[str], int]
 ) -> list[Spans | None] | None:
     """The spans of each listed passage, None for a passage without; None if there is no such field.
 
     Args:
-        lengths: characters of each passage of the list.
+        texts: the passages of the list.
+        length_of: characters of a passage.
 
     Raises:
         UserError: another number of passages, or a span that is none of its passage's, with file,
@@ -31,14 +32,15 @@ def spans_field(
     given = record.get(field)
     if given is None:
         return None
-    if not isinstance(given, list) or len(given) != len(lengths):
+    if not isinstance(given, list) or len(given) != len(texts):
         raise place.error(
             field,
-            f"expected spans or null for each of {len(lengths)} passages, found {given!r:.60}",
+            f"expected spans or null for each of {len(texts)} passages, found {given!r:.60}",
         )
-    for number, (spans, length) in enumerate(zip(given, lengths, strict=True)):
+    for number, (spans, text) in enumerate(zip(given, texts, strict=True)):
         if spans is None:
             continue
+        length = length_of(text)
         listed = spans if isinstance(spans, list) else [spans]
         wrong = [one for one in listed if not _is_span(one, length)]
         if wrong:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from bench.cli.main import main
@@ -22,6 +23,7 @@ from bench.report.figures.catalog import FORMATS, SPECS
 from bench.report.figures.data import Dot, Figure, Lines, Panel, Point, Scatter, Series
 from bench.report.figures.drawing import draw
 from bench.report.figures.inline import inline_svg
+from bench.report.figures.labels import _boxes, _overlaps
 from bench.report.figures.style import FAMILIES, looks, name, names, quantity, style
 from bench.report.figures.write import write_figures
 from bench.report.write import report
@@ -286,6 +288,16 @@ def test_a_damaged_ranking_leaves_the_old_report_whole(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"retrievals.jsonl:41"):
         report(tmp_path, quiet=True, figures=True)
     assert {p: p.read_bytes() for p in (tmp_path / "report").rglob("*") if p.is_file()} == before
+
+
+def test_what_a_name_covers_is_counted_as_one_box_after_another() -> None:
+    rng = np.random.default_rng(0)
+    boxes, others = rng.integers(0, 6, (200, 4)), rng.integers(0, 6, (30, 4))  # many touch
+    expected = [sum(Bbox.from_extents(*one).overlaps(Bbox.from_extents(*other)) for other in others)
+                for one in boxes]  # fmt: skip
+    edges = [_boxes([Bbox.from_extents(*one) for one in some]) for some in (boxes, others)]
+    assert _overlaps(*edges).tolist() == expected
+    assert _overlaps(edges[0], _boxes([])).tolist() == [0] * 200
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench.core.errors import UserError
+from bench.report.viewer import spill
 from bench.report.viewer.__main__ import main
 from bench.report.viewer.build import viewer_page, write_viewer
-from bench.report.viewer.reading import flat_spans, rounded
+from bench.report.viewer.reading import flat_spans
 from bench.report.viewer.sources import RankingGroup, RankingSource, group_of_files
+from bench.report.viewer.values import numbers_json, rounded, valid_unicode
 from bench.report.write import report
 from bench.results.schema import PER_QUERY, RETRIEVALS
 from tests.fixtures.cells import add_spans, edit_result, edit_retrievals, edit_table, write_cell
@@ -32,6 +36,57 @@ def cells(tmp_path: Path) -> list[Path]:
         write_cell(tmp_path, "bm25", strength=0.9, tail_patch=0.002),
         write_cell(tmp_path, "trackstar", strength=0.3, tail_patch=0.006),
     ]
+
+
+# ------------------------------------------------------------------ values and the spill
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.random.default_rng(0).normal(size=50).tolist(),
+        (10.0 ** np.random.default_rng(1).uniform(-320, 308, 200)).tolist(),
+        [1.0, 123456.0, 1e14, 1e15, 1e22, 99999.5, 0.000123455, -2.5e-7, 5e-324],
+        [0.5, None, -1.25, None, None],
+        [None, None],
+        [0.0, -0.0, 1.5],
+        [math.nan, 0.5],
+        [math.inf, -math.inf, 0.5],
+        [1.7976931348623157e308, -1.7976931348623157e308, 1.7976e308],
+        [1, 2.5, True, "text", None, 10**30],
+        [],
+    ],
+    ids=str,
+)
+def test_lists_of_numbers_are_written_as_their_rounded_values(values: list[object]) -> None:
+    assert json.loads(numbers_json(values)) == [rounded(value) for value in values]
+    assert "-0" not in numbers_json([-0.0])
+
+
+def test_equal_passages_have_one_number_also_when_they_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = [
+        [("a", "one"), ("b", "two")],
+        [("a", "other"), ("a", "one"), ("a", "other")],
+        [("b", "two"), ("c", "\ud800"), ("c", "\ufffd")],
+        [("a", "one"), ("c", "\udfff")],
+    ]
+    passages = [("a", "one"), ("b", "two"), ("a", "other"), ("c", "\ufffd")]
+    for most in (0, 1 << 17):
+        monkeypatch.setattr(spill, "_MOST_KNOWN", most)
+        folder = tmp_path / str(most)
+        folder.mkdir()
+        with closing(spill.Spill(folder)) as kept:
+            for query in (0, 2, 1, 3):
+                ids, texts = map(list, zip(*lists[query], strict=True))
+                kept.add(0, query, ids, texts, f"é{query}")
+            assert list(kept.passages()) == passages
+            assert list(kept.rankings(0)) == [
+                (query, [passages.index((i, valid_unicode(t))) for i, t in listed], f"é{query}")
+                for query, listed in enumerate(lists)
+            ]
+            assert list(kept.rankings(1)) == []
 
 
 # ------------------------------------------------------------------ what is there

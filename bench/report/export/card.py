@@ -21,7 +21,7 @@ from bench.report.export.cells import check_new, file_stem, ranked_boards
 from bench.report.formats import comma_separated, markdown
 from bench.report.leaderboard import LEGEND, leaderboards
 from bench.report.table import Column, Table
-from bench.report.viewer.reading import valid_unicode
+from bench.report.viewer.values import valid_unicode
 from bench.results.schema import RETRIEVALS
 from bench.results.verify import verify
 from bench.storage.whole_folders import whole_folder

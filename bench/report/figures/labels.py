@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,14 +49,12 @@ def beside_marks(
     point = figure.dpi / 72
     frame = axes.get_window_extent()
     marks = [axes.transData.transform((name.x, name.y)).tolist() for name in names]
-    taken = [
-        Bbox.from_extents(*(c - _MARK * point for c in mark), *(c + _MARK * point for c in mark))
-        for mark in marks
-    ]
-    soft = [bar.transformed(axes.transData) for bar in bars]
-    soft += [
-        box for line in lines for box in _along(axes.transData.transform(line), _STRIDE * point)
-    ]
+    reach = [-_MARK * point, -_MARK * point, _MARK * point, _MARK * point]
+    taken = np.array(marks)[:, [0, 1, 0, 1]] + reach
+    soft = _boxes([bar.transformed(axes.transData) for bar in bars])
+    for line in lines:
+        along = _along(axes.transData.transform(line), _STRIDE * point)
+        soft = np.concatenate([soft, along[:, [0, 1, 0, 1]]])
     order = sorted(range(len(names)), key=lambda i: (-marks[i][1], marks[i][0], names[i].text))
     for i in order:
         text = axes.annotate(
@@ -67,48 +65,66 @@ def beside_marks(
         )  # fmt: skip
         size = text.get_window_extent()
         box = _place(marks[i], (size.width, size.height), frame, taken, soft, _GAP * point)
-        taken.append(box)
+        taken = np.concatenate([taken, _boxes([box])])
         _move(axes, text, marks[i], box, point)
 
 
-def _along(corners: np.ndarray, stride: float) -> Iterator[Bbox]:
-    """Boxes of no size, ``stride`` apart, on the line through ``corners``."""
-    for (x0, y0), (x1, y1) in itertools.pairwise(corners.tolist()):
-        n = max(1, int(math.hypot(x1 - x0, y1 - y0) / stride))
-        for i in range(n + 1):
-            x, y = x0 + (x1 - x0) * i / n, y0 + (y1 - y0) * i / n
-            yield Bbox.from_extents(x, y, x, y)
+def _boxes(boxes: Sequence[Bbox]) -> np.ndarray:
+    """Left, lower, right and upper edges of boxes, shape (boxes, 4)."""
+    edges = np.array([box.extents for box in boxes]).reshape(-1, 4)
+    corners = edges.reshape(-1, 2, 2)
+    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+
+
+def _along(corners: np.ndarray, stride: float) -> np.ndarray:
+    """Points, ``stride`` apart, on the line through ``corners``, shape (points, 2)."""
+    points = []
+    for start, end in itertools.pairwise(corners):
+        n = max(1, int(math.hypot(*(end - start)) / stride))
+        points.append(start + (end - start) * np.arange(n + 1)[:, None] / n)
+    return np.concatenate(points) if points else np.empty((0, 2))
 
 
 def _place(
     mark: Sequence[float],
     size: tuple[float, float],
     frame: Bbox,
-    taken: Sequence[Bbox],
-    soft: Sequence[Bbox],
+    taken: np.ndarray,
+    soft: np.ndarray,
     gap: float,
 ) -> Bbox:
-    """The cheapest box for a name of ``size``: near, within the frame, on nothing else."""
+    """The cheapest box for a name of ``size``: near, within the frame, on nothing else.
+
+    Args:
+        taken, soft: edges of what a name may not cover, and of what it rather should not cover, as
+            of ``_boxes``.
+    """
     width, height = size
-    best, least = None, float("inf")
+    places = []  # by how many halves of a line it is above the mark, and its left edge
     for step in range(-_STEPS, _STEPS + 1):
-        middle = mark[1] + step * height / 2
-        away = abs(step) > 2  # above or below its mark: it may stand over it
         lefts = [mark[0] + gap * 1.6, mark[0] - gap * 1.6 - width]
-        for left in [*lefts, mark[0] - width / 2] if away else lefts:
-            box = Bbox.from_bounds(left, middle - height / 2, width, height)
-            outside = max(0.0, frame.x0 - box.x0) + max(0.0, box.x1 - frame.x1)
-            outside += max(0.0, frame.y0 - box.y0) + max(0.0, box.y1 - frame.y1)
-            cost = (
-                abs(step) * height / 2
-                + 1000 * sum(map(box.overlaps, taken))
-                + 1.5 * height * min(4, sum(map(box.overlaps, soft)))
-                + 20 * outside
-            )
-            if cost < least:
-                best, least = box, cost
-    assert best is not None
-    return best
+        if abs(step) > 2:  # above or below its mark: it may stand over it
+            lefts.append(mark[0] - width / 2)
+        places += [(step, left) for left in lefts]
+    steps, left = np.array(places).T
+    lower = mark[1] + steps * height / 2 - height / 2
+    boxes = np.stack([left, lower, left + width, lower + height], axis=1)
+    outside = np.maximum(0, [frame.x0, frame.y0] - boxes[:, :2]).sum(axis=1)
+    outside += np.maximum(0, boxes[:, 2:] - [frame.x1, frame.y1]).sum(axis=1)
+    cost = (
+        np.abs(steps) * height / 2
+        + 1000 * _overlaps(boxes, taken)
+        + 1.5 * height * np.minimum(4, _overlaps(boxes, soft))
+        + 20 * outside
+    )
+    return Bbox.from_extents(*boxes[cost.argmin()])
+
+
+def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """How many of the others each box touches, shape (boxes,)."""
+    one, other = boxes[:, None], others[None]
+    apart = (one[..., 2:] < other[..., :2]) | (other[..., 2:] < one[..., :2])
+    return (~apart.any(axis=2)).sum(axis=1)
 
 
 def _move(axes: Axes, text: Annotation, mark: Sequence[float], box: Bbox, point: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -15,12 +16,13 @@ from bench.core.environment import __version__
 from bench.core.errors import UserError
 from bench.core.escape import clean
 from bench.report.rendering import rendered
-from bench.report.viewer.chunks import write_chunk
+from bench.report.viewer.chunks import NUMBERS, write_chunk
 from bench.report.viewer.opening import opening
 from bench.report.viewer.queries import Measures, Queries
-from bench.report.viewer.reading import Ranked, read_ranked, rounded
+from bench.report.viewer.reading import Ranked, read_ranked
 from bench.report.viewer.sources import PAGE, RankingGroup, RankingSource
 from bench.report.viewer.spill import Spill
+from bench.report.viewer.values import json_of, numbers_json
 from bench.storage.disk import disk_errors
 from bench.storage.whole_folders import partial_folder
 from metrics.measures import MRR
@@ -57,7 +59,7 @@ def write_viewer(
             "reciprocal": MRR,
             "groups": [_write_group(group, f"g{i}", data, quiet) for i, group in enumerate(groups)],
         }
-        write_chunk(data, CATALOG, catalog)
+        write_chunk(data, CATALOG, json_of(catalog))
         (partial / PAGE).write_text(viewer_page(home), encoding="utf-8")
     return folder / PAGE
 
@@ -97,7 +99,7 @@ def _write_group(group: RankingGroup, name: str, data: Path, quiet: bool) -> dic
     """Write one group's chunks, all named ``NAME-…``; returns its entry in the catalog."""
     with (
         tempfile.TemporaryDirectory(dir=data.parent.parent) as temporary,
-        closing(Spill(Path(temporary) / "spill.sqlite")) as spill,
+        closing(Spill(Path(temporary))) as spill,
     ):
         return _write_spilled(group, name, data, spill, quiet)
 
@@ -112,15 +114,16 @@ def _write_spilled(
         measures.append(measured)
         columns.append(names)
         longest = max(longest, length)
-    write_chunk(data, f"{name}-queries", queries.to_json())
+    write_chunk(data, f"{name}-queries", json_of(queries.to_json()))
     starts = _write_passages(spill, name, data)
     step = max(1, _ENTRIES // longest)
     methods = []
     for method, source in enumerate(group.sources):
         of_method = f"{name}-m{method}"
-        write_chunk(data, f"{of_method}-measures", measures[method].to_json(len(queries)))
+        values = json_of(measures[method].to_json(len(queries)))
+        write_chunk(data, f"{of_method}-measures", values, NUMBERS)
         for chunk, rankings in _by_chunk(spill.rankings(method), step):
-            write_chunk(data, f"{of_method}-ranks-{chunk:05}", rankings)
+            write_chunk(data, f"{of_method}-ranks-{chunk:05}", rankings, NUMBERS)
         methods.append({"label": clean(source.label), "columns": columns[method]})
     return {
         "task": clean(group.task),
@@ -157,40 +160,37 @@ def _spilled(
     return measures, list(columns), longest
 
 
-def _entry(ranked: Ranked) -> dict[str, Any]:
+def _entry(ranked: Ranked) -> str:
     """A ranking without its passages, of which the first ``n`` are proponents, others opponents.
 
-    Keys are short, since there is an entry a query and method: ``s`` and ``o`` are the scores of
-    both, ``t`` and ``u`` the shares of their tokens, ``c`` says which are correct, ``x`` holds
-    further columns, ``m`` fields of the query.
+    Members of a JSON object, with short keys, since there is an entry a query and method: ``s`` and
+    ``o`` are the scores of both, ``t`` and ``u`` the shares of their tokens, ``c`` says which are
+    correct, ``x`` holds further columns, ``m`` fields of the query. What is empty is left out.
     """
     record = ranked.record
-    entry = {
-        "n": len(record.proponents),
-        "s": [rounded(score) for score in record.proponent_scores],
-        "c": ranked.correct,
-        "x": ranked.columns,
-        "o": [rounded(score) for score in record.opponent_scores or ()],
-        "m": ranked.more,
-        "t": ranked.shares,
-        "u": ranked.opponent_shares,
+    columns = ",".join(f"{json_of(name)}:{values}" for name, values in ranked.columns.items())
+    members = {
+        "s": numbers_json(record.proponent_scores) if record.proponent_scores else "",
+        "c": f'"{ranked.correct}"' if ranked.correct else "",
+        "x": f"{{{columns}}}" if columns else "",
+        "o": numbers_json(record.opponent_scores) if record.opponent_scores else "",
+        "m": json_of(ranked.more) if ranked.more else "",
+        "t": json_of(ranked.shares) if ranked.shares else "",
+        "u": json_of(ranked.opponent_shares) if ranked.opponent_shares else "",
     }
-    return {key: value for key, value in entry.items() if value or key == "n"}
+    written = "".join(f',"{key}":{text}' for key, text in members.items() if text)
+    return f'"n":{len(record.proponents)}{written}'
 
 
 def _by_chunk(
-    rankings: Iterable[tuple[int, list[int], dict[str, Any]]], step: int
-) -> Iterator[tuple[int, dict[int, dict[str, Any]]]]:
-    """Rankings by query, ``step`` queries a chunk."""
-    current, held = -1, dict[int, dict[str, Any]]()
-    for query, passages, entry in rankings:
-        if query // step != current:
-            if held:
-                yield current, held
-            current, held = query // step, {}
-        held[query] = {"p": passages, **entry}
-    if held:
-        yield current, held
+    rankings: Iterable[tuple[int, list[int], str]], step: int
+) -> Iterator[tuple[int, str]]:
+    """Rankings by query as JSON, ``step`` queries a chunk."""
+    for chunk, held in itertools.groupby(rankings, lambda ranking: ranking[0] // step):
+        entries = (
+            f'"{query}":{{"p":{json_of(passages)},{rest}}}' for query, passages, rest in held
+        )
+        yield chunk, f"{{{','.join(entries)}}}"
 
 
 def _write_passages(spill: Spill, name: str, data: Path) -> list[int]:
@@ -198,7 +198,8 @@ def _write_passages(spill: Spill, name: str, data: Path) -> list[int]:
     starts, ids, texts, characters, end = [0], list[str](), list[str](), 0, 0
 
     def write() -> None:
-        write_chunk(data, f"{name}-passages-{len(starts) - 1:05}", {"id": ids, "text": texts})
+        passages = json_of({"id": ids, "text": texts})
+        write_chunk(data, f"{name}-passages-{len(starts) - 1:05}", passages)
         starts.append(end)
 
     for passage_id, text in spill.passages():

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from bench.report import display
-from bench.report.viewer.reading import Ranked, rounded
+from bench.report.viewer.reading import Ranked
+from bench.report.viewer.values import rounded
 from bench.results.per_query import SUPPORT, cluster_columns, cluster_labels_of
 from bench.tasks.buckets import groups_named_by
 from metrics import measures

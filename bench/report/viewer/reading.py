@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from bench.report.viewer.values import numbers_json, rounded
 from bench.results.rankings import correct_of
 from bench.storage import jsonlines
 from bench.storage.jsonlines import Json
@@ -19,14 +18,12 @@ from metrics import measures
 from metrics.measures import TAIL_PATCH
 
 _PER_PROPONENT = "proponent_"
-_CHANGE = f"{_PER_PROPONENT}{TAIL_PATCH}"
-_SHOWN = {f"{_PER_PROPONENT}support", _CHANGE}  # fields that become columns as they are
+_SHOWN = {f"{_PER_PROPONENT}support"}  # a field that becomes a column as it is
 _KNOWN = frozenset(field.name for field in fields(RetrievalRecord)) - _SHOWN
-_DIGITS = "%.5g"  # significant digits of a score
+_DIGITS = bytes.maketrans(b"\0\1", b"01")  # of a bool in memory
 _VALUES = {str, bool, int, float, type(None)}
 _LONGEST = 500  # characters that are kept of a field that the format does not know
 _MOST_FIELDS = 20
-_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Ranked:
         correct: a digit for each proponent, ``"0"`` or ``"1"``; empty for a ranking without
             judgement.
         first: rank of the first correct proponent, 0 if none is correct, None without judgement.
-        columns: further values for each proponent, such as entailment scores, by name.
+        columns: further values for each proponent, such as entailment scores, as JSON, by name.
         more: further fields of the query, by name.
         shares: what each token adds to the score of a proponent, as ``flat_spans``; None for a
             proponent whose score was not taken apart. Shorter than the list where no more were.
@@ -47,7 +44,7 @@ class Ranked:
     record: RetrievalRecord
     correct: str
     first: int | None
-    columns: dict[str, list[Any]]
+    columns: dict[str, str]
     more: dict[str, str]
     shares: list[list[float] | None]
     opponent_shares: list[list[float] | None]
@@ -72,25 +69,27 @@ def read_ranked(path: Path, threshold: float) -> Iterator[Ranked]:
 
 
 def _ranked(record: RetrievalRecord, raw: Json, threshold: float) -> Ranked:
+    correct, first = "", None
     judged = correct_of(record, threshold)
-    first = None
     if judged is not None:
-        first = int(judged.argmax()) + 1 if judged.any() else 0
+        correct = judged.tobytes().translate(_DIGITS).decode()
+        first = correct.find("1") + 1
     length = len(record.proponents)
     columns = {
-        name.removeprefix(_PER_PROPONENT): [rounded(value) for value in values]
+        name.removeprefix(_PER_PROPONENT): numbers_json(values)
         for name, values in raw.items()
         if _is_column(name, values, length)
     }
-    if (changes := columns.pop(TAIL_PATCH, None)) is not None:  # in the unit of the query's mean
-        measure = measures.of(TAIL_PATCH)
-        shown = [None if change is None else change * measure.scale for change in changes]
-        columns[measure.head] = [rounded(change) for change in shown]
+    if (changes := record.proponent_tail_patch) is not None:
+        measure = measures.of(TAIL_PATCH)  # in the unit of the query's mean
+        columns[measure.head] = numbers_json(
+            [None if change is None else change * measure.scale for change in changes]
+        )
     if record.proponent_ais_scores is not None:
-        columns["ais_scores"] = [rounded(value) for value in record.proponent_ais_scores]
+        columns["ais_scores"] = numbers_json(record.proponent_ais_scores)
     return Ranked(
         record=record,
-        correct="" if judged is None else "".join(map("01".__getitem__, judged.tolist())),
+        correct=correct,
         first=first,
         columns=columns,
         more=_more(record, raw),
@@ -160,18 +159,3 @@ def _printed(value: Any) -> str:
         return ""
     text = str(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
-def rounded(value: Any) -> Any:
-    """The value with as many digits as are shown; None for a number that is not finite."""
-    if not isinstance(value, float):
-        return value
-    short = float(_DIGITS % value)
-    if not math.isfinite(short):
-        return None
-    return int(short) if short.is_integer() and abs(short) < 1e15 else short
-
-
-def valid_unicode(text: str) -> str:
-    """The text with U+FFFD in place of lone surrogates, which no encoding can carry."""
-    return text if text.isascii() else _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
