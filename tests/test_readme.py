@@ -72,7 +72,8 @@ def test_settings_of_commands_compose(
     """Those of one cell, where a command sweeps; the pages call a folder with a model DIR."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "DIR").mkdir()
-    (tmp_path / "DIR" / "optimizer.pt").touch()
+    for name in ("optimizer.pt", "second_moments.safetensors"):
+        (tmp_path / "DIR" / name).touch()
     overrides = [
         word if word.startswith("hydra.") else re.sub(r"^([^=]+=[^,\[]*),.*$", r"\1", word)
         for word in words[1:]

@@ -34,6 +34,10 @@ COMMANDS = {
     "train": Command(
         "train a model on a task's passages, or go on where that was stopped", "bench.cli.train"
     ),
+    "moments": Command(
+        "write an optimizer's state, whatever trainer left it, as second moments by name",
+        "bench.cli.moments",
+    ),
     "predict": Command(
         "ask a model every query, and write its wrong answers as queries to trace",
         "bench.cli.predict",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers import PreTrainedModel
 
 from bench.core.errors import UserError, first_line
 from bench.models.loading import check_weights
-from bench.models.parameter_names import LORA, bare_name, own_names
+from bench.models.parameter_names import bare_name, own_names, saved_module
 from bench.models.sizes import check_files
 from bench.storage.documents import read_json
 from bench.storage.hashes import file_sha256
@@ -107,15 +108,34 @@ def with_adapter(module: PreTrainedModel, folder: Path) -> PreTrainedModel:
         UserError: as ``check_adapter``, or the adapter is not one of this model: a tensor has no
             place in it, is missing, of another shape or not finite.
     """
+    dtype, device = module.dtype, module.device
+    with_empty_adapter(module, folder)
+    with _putting(folder):
+        tensors = load_file(folder / WEIGHTS)
+    _fill(module, tensors, str(folder), dtype, device)
+    module.eval().requires_grad_(False)
+    check_weights(module, str(folder))
+    return module
+
+
+def with_empty_adapter(module: nn.Module, folder: Path) -> None:
+    """Put an adapter's layers into a model, without memory for their weights.
+
+    Raises:
+        UserError: as ``check_adapter``, or the model has no such layers.
+    """
     settings = check_adapter(folder)
     peft = _peft()
-    dtype, device = module.dtype, module.device
+    with _putting(folder), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of initial values, which are not used
+        config = peft.LoraConfig(**settings)
+        peft.inject_adapter_in_model(config, module, _ADAPTER, low_cpu_mem_usage=True)
+
+
+@contextmanager
+def _putting(folder: Path) -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of initial values, which are not used
-            config = peft.LoraConfig(**settings)
-            peft.inject_adapter_in_model(config, module, _ADAPTER, low_cpu_mem_usage=True)
-        tensors = load_file(folder / WEIGHTS)
+        yield
     except (
         ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError,
         ImportError, SafetensorError, OSError,
@@ -125,42 +145,6 @@ def with_adapter(module: PreTrainedModel, folder: Path) -> PreTrainedModel:
             where=str(folder),
             fix="model.adapter must be a LoRA that was trained on this very model",
         ) from error
-    _fill(module, tensors, str(folder), dtype, device)
-    module.eval().requires_grad_(False)
-    check_weights(module, str(folder))
-    return module
-
-
-def adapter_names(module: nn.Module) -> list[str]:
-    """Names of the parameters that the training of a model's adapter moves; none without one.
-
-    They are in the order of ``named_parameters``: LoRA's matrices, and the modules and biases that
-    the adapter's settings name.
-    """
-    config = next(iter(getattr(module, "peft_config", {}).values()), None)
-    if config is None:
-        return []
-    names = [name for name, _ in module.named_parameters()]
-    adapted = {bare_name(name).split(f".{LORA}")[0] for name in names if f".{LORA}" in name}
-    return [name for name in names if _is_own(bare_name(name), config, adapted)]
-
-
-def _is_own(name: str, config: Any, adapted: set[str]) -> bool:
-    """Whether an adapter with this configuration trains the parameter of a bare name."""
-    path, _, last = name.rpartition(".")
-    if f".{LORA}" in name or _saved_module(name, config.modules_to_save):
-        return True
-    if last != "bias":
-        return False
-    return config.bias == "all" or (config.bias == "lora_only" and path in adapted)
-
-
-def _saved_module(name: str, modules: Any) -> str | None:
-    """The entry of ``modules_to_save`` that a parameter belongs to, as peft matches them."""
-    path = name.rpartition(".")[0]
-    if "original_module" in path.split("."):  # the base's own, which peft keeps beside the copy
-        return None
-    return next((one for one in modules or () if f".{one}." in f".{path}."), None)
 
 
 def _fill(
@@ -183,7 +167,7 @@ def _fill(
     ]
     config: Any = module.peft_config[_ADAPTER]  # type: ignore[index]
     saved = config.modules_to_save
-    absent = sorted({*(saved or ())} - {_saved_module(bare_name(key), saved) for key in tensors})
+    absent = sorted({*(saved or ())} - {saved_module(bare_name(key), saved) for key in tensors})
     for what, names in {
         "tensors that have no place in the model": strangers,
         "tensors are missing": empty,
@@ -199,7 +183,7 @@ def _fill(
             )
     for key, name in places.items():
         value = tensors[key].to(device, dtype)
-        if parameters[str(name)].is_meta or _saved_module(bare_name(key), saved):
+        if parameters[str(name)].is_meta or saved_module(bare_name(key), saved):
             # A module that was saved is a copy of the base's, so that what was tied to it is not.
             path, _, last = str(name).rpartition(".")
             setattr(module.get_submodule(path), last, nn.Parameter(value, requires_grad=False))

@@ -20,10 +20,10 @@ from bench.models.dtypes import experts_for
 from bench.models.language_model import LanguageModel
 from bench.models.loading import check_vocabulary, check_weights, directory_sha256
 from bench.models.moment_files import FULL, Fields, keyed_fields
-from bench.models.optimizer_state import state_fields
 from bench.models.placing import kernels_as_they_were, place
 from bench.models.second_moments import SecondMoments, moments_of
 from bench.models.settings import DirectoryConfig
+from bench.models.states.entries import state_of
 from bench.storage.keys import content_key
 
 _MOMENTS = "moments"  # the argument, for messages
@@ -173,11 +173,11 @@ def given_moments(moments: object, module: nn.Module, config: DirectoryConfig) -
 
 def _fields(moments: object, module: nn.Module) -> dict[str, Fields]:
     if isinstance(moments, torch.optim.Optimizer):
-        return state_fields(_named_state(moments, module), module, _MOMENTS)
+        return state_of(_named_state(moments, module), module, _MOMENTS).moments
     if not isinstance(moments, Mapping) or not moments:
         raise UserError(f"expected second moments, found {moments!r:.60}")
     if {"state", "param_groups"} <= set(moments):
-        return state_fields(dict(moments), module, _MOMENTS)
+        return state_of(dict(moments), module, _MOMENTS).moments
     for name, tensor in moments.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise UserError(f"expected names and tensors, found {name!r:.60}: {tensor!r:.60}")

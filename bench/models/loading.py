@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -28,7 +29,7 @@ from bench.models.context import context_of, declared_context
 from bench.models.dtypes import choose_experts, in_dtype
 from bench.models.language_model import MOMENTS, LanguageModel
 from bench.models.placing import place
-from bench.models.sizes import check_files, check_stored
+from bench.models.sizes import check_files, check_stored, laid_out
 from bench.storage.hashes import file_sha256
 from bench.storage.keys import content_key
 
@@ -142,6 +143,19 @@ def load_module(path: Path, dtype: torch.dtype, device: torch.device) -> PreTrai
     place(module.eval().requires_grad_(False), device)
     check_weights(module, str(path))
     return module
+
+
+def lay_out(path: Path) -> nn.Module:
+    """The model of a folder without memory for its weights, which may be elsewhere.
+
+    Raises:
+        UserError: no such folder, or no configuration of a causal language model in it.
+    """
+    _check_folder(path)
+    check_files(path)
+    with _loading(str(path)):
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    return laid_out(config)
 
 
 @contextmanager

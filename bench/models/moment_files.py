@@ -25,6 +25,7 @@ from bench.storage.keys import content_key
 
 ROW, COL, FULL = "exp_avg_sq_row", "exp_avg_sq_col", "exp_avg_sq"
 STEP, BETA2 = "step", "beta2"
+FLOOR = "floor"  # the least V that an optimizer divides by: of torch's own Adafactor alone
 
 # What is known of a parameter's second moments: tensors by ROW and COL or FULL, numbers by others.
 Fields = dict[str, Any]
@@ -42,13 +43,15 @@ def write_moments(state: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """
     tensors: dict[str, Tensor] = {}
     for name, fields in state.items():
+        numbers = [FLOOR] if FLOOR in fields else []
         for field in (ROW, COL, FULL):
             if fields.get(field) is not None:
                 tensors[f"{name}.{field}"] = fields[field].detach().cpu().contiguous().clone()
         if fields.get(FULL) is not None and fields.get(BETA2) is not None:
-            for field in (STEP, BETA2):
-                number = float(fields[field])
-                tensors[f"{name}.{field}"] = torch.tensor(number, dtype=torch.float64)
+            numbers += [STEP, BETA2]
+        for field in numbers:
+            number = float(fields[field])
+            tensors[f"{name}.{field}"] = torch.tensor(number, dtype=torch.float64)
     save_file(tensors, path)
 
 
@@ -67,21 +70,25 @@ def read_moments(path: Path, module: nn.Module) -> dict[str, Fields]:
 
 
 def sha256_of(path: Path) -> str:
-    """Hash of a state's file, or of all files of its folder, wherever they are."""
+    """Hash of a state's file, or of all files of its folder, wherever they are.
+
+    Of a folder with safetensors these are all; of another, every file below it.
+    """
     if path.is_file():
         return file_sha256(path)
-    return content_key([[file.name, file_sha256(file)] for file in _shards(path)], length=64)
+    files = shards(path) or sorted(file for file in path.rglob("*") if file.is_file())
+    named = [[file.relative_to(path).as_posix(), file_sha256(file)] for file in files]
+    return content_key(named, length=64)
 
 
-def _shards(folder: Path) -> list[Path]:
+def shards(folder: Path) -> list[Path]:
+    """The safetensors files of a folder."""
     return sorted(folder.glob("*.safetensors"))
 
 
 def _read_folder(folder: Path, module: nn.Module) -> dict[str, Fields]:
     """The moments of all files; an index beside them says nothing that their keys do not."""
-    files = _shards(folder)
-    if not files:
-        raise UserError("holds no safetensors file", where=str(folder), fix=NAME_KEYED)
+    files = shards(folder)
     state: dict[str, Fields] = {}
     file_of: dict[str, Path] = {}
     for file in files:
@@ -124,7 +131,7 @@ def keyed_fields(tensors: Mapping[str, Tensor], where: str) -> dict[str, Fields]
     state: dict[str, Fields] = {}
     for key, tensor in tensors.items():
         name, _, field = key.rpartition(".")
-        if field in (STEP, BETA2) and tensor.numel() == 1:
+        if field in (STEP, BETA2, FLOOR) and tensor.numel() == 1:
             state.setdefault(name, {})[field] = float(tensor)
         elif field in (ROW, COL, FULL):
             state.setdefault(name, {})[field] = tensor

@@ -1,7 +1,7 @@
 """An optimizer's second moments V by parameter name; a gradient is divided by their root.
 
-They come from a torch ``optimizer.pt`` (``bench.models.optimizer_state``) or from name-keyed
-safetensors (``bench.models.moment_files``, which has the format).
+They come from a trainer's state (``bench.models.states``) or from name-keyed safetensors
+(``bench.models.moment_files``, which has the format).
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from bench.core.errors import UserError
 from bench.models.moment_files import (
     BETA2,
     COL,
+    FLOOR,
     FULL,
     NAME_KEYED,
     ROW,
     STEP,
     Fields,
-    read_moments,
     sha256_of,
 )
-from bench.models.optimizer_state import FLOOR, read_optimizer
 from bench.models.parameter_names import bare_name, own_names
+from bench.models.states.reading import read_state
 
 ADAFACTOR_EPSILON = 1e-30  # Adafactor's own: it is added to every squared gradient
 ADAM_EPSILON = 1e-8  # torch's and transformers' default; a run's own goes in model.adam_epsilon
@@ -115,7 +115,7 @@ def load_moments(
     """Read second moments and check every name and shape against the model.
 
     Args:
-        path: a name-keyed safetensors file, a folder of several, or a torch ``optimizer.pt``.
+        path: see ``bench.models.states.reading.read_state``.
         module: the model they belong to.
         adam_epsilon: Adam's ε, for states that are not factored.
         adam_beta2: Adam's β2, where a state has steps and does not say it.
@@ -130,10 +130,7 @@ def load_moments(
             where=str(path),
             fix="set model.optimizer_state to an optimizer.pt or a name-keyed safetensors file",
         )
-    if path.is_dir() or path.suffix == ".safetensors":
-        state = read_moments(path, module)
-    else:
-        state = read_optimizer(path, module)
+    state = read_state(path, module).moments
     return moments_of(state, module, str(path), sha256_of(path), adam_epsilon, adam_beta2)
 
 
@@ -156,7 +153,7 @@ def moments_of(
     Raises:
         UserError: no second moments but zeros, names that are not the model's, or wrong shapes.
     """
-    named = _by_own_names(state, module, where)
+    named = by_own_names(state, module, where)
     # Adafactor keeps vectors unfactored, adds nothing to their root and corrects nothing; Adam
     # factors nothing.
     if any(ROW in fields or FLOOR in fields for fields in named.values()):
@@ -170,7 +167,7 @@ def moments_of(
     return SecondMoments(moments, sha256)
 
 
-def _by_own_names(state: Mapping[str, Fields], module: nn.Module, where: str) -> dict[str, Fields]:
+def by_own_names(state: Mapping[str, Fields], module: nn.Module, where: str) -> dict[str, Fields]:
     """The state by the names of ``named_parameters``, which lists tied parameters once.
 
     Raises:

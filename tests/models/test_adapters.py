@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench.core.errors import UserError
-from bench.models.adapters import CONFIG, WEIGHTS, adapter_names, adapter_sha256, with_adapter
+from bench.models.adapters import CONFIG, WEIGHTS, adapter_sha256, with_adapter
 from bench.models.loading import load_directory, load_module
-from bench.models.parameter_names import bare_name
+from bench.models.parameter_names import adapter_names, bare_name
 from tests.fixtures.adapters import make_adapter
 from tests.fixtures.models import make_model
 

@@ -187,14 +187,6 @@ def test_a_name_that_is_there_twice(module: nn.Module) -> None:
 # ------------------------------------------------------------------ no second moments
 
 
-def quantised(checkpoint: dict) -> None:
-    for fields in checkpoint["state"].values():
-        shape = fields.pop("exp_avg_sq").shape
-        del fields["exp_avg"]
-        fields |= {name: torch.zeros(shape, dtype=torch.uint8) for name in ("state1", "state2")}
-        fields |= {name: torch.zeros(4) for name in ("qmap1", "qmap2", "absmax1", "absmax2")}
-
-
 def momentum(checkpoint: dict) -> None:
     checkpoint["state"] = {
         number: {"momentum_buffer": fields["exp_avg"]}
@@ -212,7 +204,6 @@ def lion(checkpoint: dict) -> None:
     [
         (lambda checkpoint: checkpoint.update(state={}), "its state is empty, as before the first"),
         (momentum, "it keeps momentum alone, as SGD and Muon do"),
-        (quantised, r"they are quantised to 8 bits \(absmax1, absmax2, qmap1, qmap2, state1, st"),
         (lion, "it keeps exp_avg alone"),
     ],
 )
