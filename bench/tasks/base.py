@@ -212,7 +212,7 @@ def _prepare(name: str, builder: TaskBuilder, folder: Path) -> dict[str, Any]:
             query = _asked(query, builder.config, separator)
             n_unseparated += query.separator != separator
             n_accepting += bool(query.accepted)
-            record = {k: v for k, v in asdict(query).items() if _USUAL.get(k) != v}
+            record = {k: v for k, v in asdict(query).items() if k not in _USUAL or _USUAL[k] != v}
             names = {key: value for key in _NAMES if (value := record.pop(key))}
             digest.update(jsonlines.dump(record).encode("utf-8"))
             stream.write(jsonlines.dump({**record, **names}))

@@ -105,6 +105,15 @@ def test_without_statements_no_key_changes(small):
     assert TRex(small.config(statements=1)).fingerprint()["statements"] == 1
 
 
+def test_what_is_not_known_stands_in_the_file_as_null(small):
+    """Fault: fields without a value were left out, and every task with such a query had another key."""
+    with open(small.task().passages.folder / "queries.jsonl", encoding="utf-8") as lines:
+        first = json.loads(next(lines))
+    assert first["frequency"] is None
+    assert first["statement"] is None
+    assert not {"separator", "chat", "accepted"} & set(first)
+
+
 def test_counts(small):
     assert small.task().counts == {
         "facts_read": 4,
