@@ -106,7 +106,7 @@ def test_without_statements_no_key_changes(small):
 
 
 def test_what_is_not_known_stands_in_the_file_as_null(small):
-    """Fault: fields without a value were left out, and every task with such a query had another key."""
+    """Fault: fields without a value were left out, so tasks with such a query had other keys."""
     with open(small.task().passages.folder / "queries.jsonl", encoding="utf-8") as lines:
         first = json.loads(next(lines))
     assert first["frequency"] is None
