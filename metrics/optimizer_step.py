@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.models.dtypes import experts_for
 from bench.models.language_model import IGNORE, LanguageModel, Tokens, pad, token_log_probs
+from bench.models.parameter_names import adapter_names
 from bench.models.second_moments import Factored, SecondMoments
 
 QUERIES_AT_ONCE = 64  # queries that are asked after one passage in one forward pass
@@ -61,7 +62,8 @@ class OptimizerStep:
     amplifies rounding to about 1e-4 in probability, and in bfloat16 most steps round to none.
 
     Args:
-        model: its weights are read, and never written.
+        model: its weights are read, and never written. Of a model with an adapter, only what the
+            training of that moved is stepped on.
         learning_rate: of the step.
         second_moments: Adafactor's or Adam's; None makes a plain gradient-descent step.
         clip: root mean square that the update of one parameter tensor may have, before the learning
@@ -91,7 +93,12 @@ class OptimizerStep:
         model.module.eval()  # dropout would measure itself
         self._learning_rate, self._clip = learning_rate, clip
         dtype = model.gradient_dtype
-        self._weights = {name: p.detach().to(dtype) for name, p in model.module.named_parameters()}
+        trained = adapter_names(model.module)
+        self._weights = {
+            name: p.detach().to(dtype)
+            for name, p in model.module.named_parameters()
+            if name in trained or not trained
+        }
         self._moments = None
         self.optimizer = "sgd"
         if second_moments is not None:

@@ -6,22 +6,24 @@ the name of one in ``adapter_config.json`` is never looked up.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bench.core.errors import UserError, first_line
 from bench.models.loading import check_weights
-from bench.models.parameter_names import bare_name, own_names, saved_module
+from bench.models.parameter_names import adapter_names, bare_name, own_names, saved_module
 from bench.models.sizes import check_files
 from bench.storage.documents import read_json
 from bench.storage.hashes import file_sha256
@@ -43,6 +45,8 @@ _SILENT = (
 )  # fmt: skip
 # How the matrices may have begun: other ways change the base's weights, too.
 _BEGINNINGS = (True, False, "gaussian", "orthogonal")
+_PREFIX = "base_model.model."  # of every name in a file that peft writes
+_PREFIX = "base_model.model."  # of every name in a file that peft writes
 _ADAPTER = "default"  # the name that peft itself gives to the only one
 _SHOWN = 3  # names of tensors in a message
 _EXPORT = "merge it into its base (merge_and_unload) and set model.path to the result"
@@ -145,6 +149,64 @@ def _putting(folder: Path) -> Iterator[None]:
             where=str(folder),
             fix="model.adapter must be a LoRA that was trained on this very model",
         ) from error
+
+
+def new_adapter(module: PreTrainedModel, rank: int, alpha: float, targets: Sequence[str]) -> None:
+    """Put new LoRA layers into a model, with torch's random numbers; they alone are trained.
+
+    Args:
+        module: the model, changed in place.
+        rank: the number of rows of ``lora_A`` and of columns of ``lora_B``, which begins as zeros.
+        alpha: the product of the two is multiplied by ``alpha / rank``.
+        targets: the names of linear layers; none for all but the head.
+
+    Raises:
+        UserError: peft is not installed, or no layer has one of these names.
+    """
+    peft = _peft()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # which tell that GPT-2's matrices are transposed
+            config = peft.LoraConfig(
+                r=rank, lora_alpha=alpha, target_modules=list(targets) or "all-linear"
+            )
+            peft.inject_adapter_in_model(config, module, _ADAPTER)
+    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        raise UserError(
+            f"no adapter can be put onto this model ({first_line(error)})",
+            where=f"model.train.lora.targets={list(targets)}",
+            fix="name linear layers of it, such as q_proj, or none for all",
+        ) from error
+    own = set(adapter_names(module))
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in own)
+
+
+def save_adapter(module: PreTrainedModel, folder: Path) -> None:
+    """Write a model's adapter as peft does, the same bytes each time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config: Any = module.peft_config[_ADAPTER]  # type: ignore[index]
+    fields = {**config.to_dict(), "inference_mode": True}
+    plain = {key: sorted(one) if isinstance(one, set) else one for key, one in fields.items()}
+    document = json.dumps(plain, indent=1, sort_keys=True)
+    (folder / CONFIG).write_text(document, encoding="utf-8")
+    state = _peft().get_peft_model_state_dict(module, adapter_name=_ADAPTER)
+    tensors = {f"{_PREFIX}{name}": one.cpu().contiguous() for name, one in state.items()}
+    save_file(tensors, folder / WEIGHTS)
+
+
+def with_other_weights(module: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """A copy of a model whose adapter has the weights of a folder, of an earlier time.
+
+    Raises:
+        UserError: as ``with_adapter``.
+    """
+    check_adapter(folder)
+    other = copy.deepcopy(module)
+    tensors = load_file(folder / WEIGHTS)
+    _fill(other, tensors, str(folder), module.dtype, module.device)
+    check_weights(other, str(folder))
+    return other
 
 
 def _fill(

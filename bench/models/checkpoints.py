@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
+
+from transformers import PreTrainedModel
 
 from bench.core.errors import UserError
+from bench.models import adapters
 from bench.models.language_model import MOMENTS, Checkpoint, LanguageModel
 from bench.models.loading import load_module, weights_sha256
+from bench.models.parameter_names import adapter_names
 from bench.models.second_moments import load_moments
+from bench.storage.keys import content_key
 
 
 def load_checkpoint(checkpoint: Checkpoint, model: LanguageModel) -> LanguageModel:
@@ -17,8 +23,12 @@ def load_checkpoint(checkpoint: Checkpoint, model: LanguageModel) -> LanguageMod
     Raises:
         UserError: the checkpoint cannot be loaded, or is of another geometry than ``model``.
     """
-    folder = checkpoint.folder
-    module = load_module(folder, next(model.module.parameters()).dtype, model.device)
+    folder, sha256 = checkpoint.folder, weights_sha256(checkpoint.folder)
+    if (folder / adapters.WEIGHTS).is_file() and adapter_names(model.module):
+        module = adapters.with_other_weights(cast("PreTrainedModel", model.module), folder)
+        sha256 = content_key([model.sha256, sha256], length=64)
+    else:
+        module = load_module(folder, next(model.module.parameters()).dtype, model.device)
     ours = {name: p.shape for name, p in model.module.named_parameters()}
     if ours != {name: p.shape for name, p in module.named_parameters()}:
         raise UserError(
@@ -32,7 +42,7 @@ def load_checkpoint(checkpoint: Checkpoint, model: LanguageModel) -> LanguageMod
     return replace(
         model,
         module=module,
-        sha256=weights_sha256(folder),
+        sha256=sha256,
         second_moments=state,
         learning_rate=checkpoint.learning_rate,
         checkpoints=(),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.core.fields import identifying
 from bench.models import resuming
+from bench.models.adapters import adapter_sha256, with_adapter
 from bench.models.gguf import gguf_config, gguf_file
 from bench.models.language_model import LanguageModel
 from bench.models.learning import Course, empty, knowledge, learn
@@ -22,9 +24,10 @@ from bench.models.resuming import Log
 from bench.models.sizes import check_files
 from bench.models.trained import Trained
 from bench.models.training import fixed_threads
-from bench.models.tuning import SavedWeights, statements
+from bench.models.tuning import SavedWeights, load_init, statements
 from bench.models.tuning_settings import FinetunedConfig
 from bench.storage.hashes import file_sha256
+from bench.storage.keys import content_key
 from bench.tasks.base import Task
 
 # The version is raised whenever a change of code would train another model from the same settings,
@@ -58,6 +61,8 @@ class Finetuned(Trained):
     def _trained_from(self, task: Task) -> list[Any]:
         config: FinetunedConfig = self.config
         settings = identifying(config) | {"init": _init_sha256(config.init_path)}
+        if config.train.lora.rank is None:
+            del settings["train"]["lora"]  # the rest of it changes nothing
         if config.train.mix is None:
             del settings["train"]["mix_share"]  # it changes nothing
         else:
@@ -74,9 +79,20 @@ class Finetuned(Trained):
         threads: int = self.config.train.threads
         return threads
 
-    def _context_length(self) -> int | None:
-        length: int | None = self.config.context_length
-        return length
+    def _open(
+        self,
+        folder: Path,
+        device: str,
+        context_length: int | None = None,  # noqa: ARG002
+    ) -> LanguageModel:
+        config: FinetunedConfig = self.config
+        if config.train.lora.rank is None:
+            return super()._open(folder, device, config.context_length)
+        model = load_init(config, device)
+        module = with_adapter(cast("PreTrainedModel", model.module), folder)
+        sha256 = content_key([_init_sha256(config.init_path), adapter_sha256(folder)], length=64)
+        dtype = getattr(torch, config.gradient_dtype)
+        return replace(model, name=self.name, module=module, sha256=sha256, gradient_dtype=dtype)
 
     def architecture(self) -> PretrainedConfig:
         """The configuration of the model that is trained on."""

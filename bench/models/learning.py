@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from bench.core import progress
 from bench.models import resuming
+from bench.models.adapters import save_adapter
 from bench.models.language_model import (
     LEARNING_RATE,
     MOMENTS,
@@ -28,6 +29,7 @@ from bench.models.language_model import (
     target_log_probs,
 )
 from bench.models.moment_files import BETA2, write_moments
+from bench.models.parameter_names import adapter_names
 from bench.models.resuming import Log, StoppedTraining
 from bench.models.training import Training
 from bench.tasks.base import Task
@@ -130,9 +132,12 @@ def empty(folder: Path) -> None:
 
 
 def save_model(training: Training, folder: Path) -> None:
-    """Write weights, second moments, and the learning rate of the last step."""
+    """Write weights (an adapter's alone), second moments, and the last step's learning rate."""
     module = cast("PreTrainedModel", training.model.module)
-    module.save_pretrained(folder, safe_serialization=True)
+    if adapter_names(module):
+        save_adapter(module, folder)
+    else:
+        module.save_pretrained(folder, safe_serialization=True)
     write_moments(_moments(training.optimizer, training), folder / MOMENTS)
     rate = {"learning_rate": training.optimizer.param_groups[0]["lr"]}
     (folder / LEARNING_RATE).write_text(json.dumps(rate), encoding="utf-8")

@@ -153,7 +153,7 @@ def lay_out(path: Path) -> nn.Module:
     """
     _check_folder(path)
     check_files(path)
-    with _loading(str(path)):
+    with loading_from(str(path)):
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     return laid_out(config)
 

@@ -134,8 +134,14 @@ def publish(
         the hash of the new folder, for ``model.sha256``.
 
     Raises:
-        UserError: there is such a folder, or the disk does not take it.
+        UserError: there is such a folder, it is an adapter, or the disk does not take it.
     """
+    if not (trained / "config.json").exists():
+        raise UserError(
+            "is an adapter, and no whole model to publish",
+            where=str(trained),
+            fix="leave --out away, or train all weights (model.train.lora.rank=null)",
+        )
     if to.exists():
         raise UserError("is there already", where=str(to), fix="delete it, or name another folder")
     with whole_folder(to) as folder:

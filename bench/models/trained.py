@@ -82,23 +82,23 @@ class Trained(ModelSource):
             UserError: as ``train``, or the training ended before the checkpoint that is asked for.
         """
         folder = self.train(task, cache_dir, device)
-        model = load_directory(
-            self.name,
-            folder,
-            device=device,
-            gradient_dtype=getattr(torch, self.config.gradient_dtype),
-            append_eos=self.config.append_eos,
-            context_length=self._context_length(),
-        )
+        model = self._open(folder, device)
         model.second_moments = load_moments(folder / MOMENTS, model.module)
         model.checkpoints = _checkpoints(folder)
         model.learning_rate = self._last_learning_rate(folder)
         model.training = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
         return self._at_checkpoint(model)
 
-    def _context_length(self) -> int | None:
-        """The tokens that are read at most; None for what the model's files say."""
-        return None
+    def _open(self, folder: Path, device: str, context_length: int | None = None) -> LanguageModel:
+        """The model in the folder of a training, without what is known of the training."""
+        return load_directory(
+            self.name,
+            folder,
+            device=device,
+            gradient_dtype=getattr(torch, self.config.gradient_dtype),
+            append_eos=self.config.append_eos,
+            context_length=context_length,
+        )
 
     def _last_learning_rate(self, folder: Path) -> float:
         """The learning rate of the last step."""

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from bench.core.errors import UserError
+from bench.models.adapters import new_adapter
 from bench.models.batches import BatchSize, TrainingTexts
 from bench.models.context import context_of
 from bench.models.gguf import gguf_file, load_gguf
@@ -48,7 +51,16 @@ class SavedWeights:
         config, train = self.config, self.config.train
         seed += config.seed
         model = load_init(config, device)
-        model.module.requires_grad_(True)
+        torch.manual_seed(seed)  # for an adapter's first weights
+        if train.lora.rank is None:
+            model.module.requires_grad_(True)
+        else:
+            new_adapter(
+                cast("PreTrainedModel", model.module),
+                train.lora.rank,
+                train.lora.alpha,
+                train.lora.targets,
+            )
         loop = Loop(
             seed=seed,
             epochs=train.epochs,

@@ -16,16 +16,26 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass
+class LoraSettings:
+    """Settings of low-rank adapters; defaults and reasons in ``conf/model/finetuned.yaml``."""
+
+    rank: Optional[int] = part_of_key(at_least=1)  # noqa: UP045 - read at run time
+    alpha: float = part_of_key(above=0)
+    targets: list[str] = part_of_key()
+
+
+@dataclass
 class TrainConfig:
     """Settings of a training; defaults and reasons in ``conf/model/finetuned.yaml``."""
 
+    lora: LoraSettings
     optimizer: str
     learning_rate: float = part_of_key(above=0)
     weight_decay: float = part_of_key(at_least=0)
     warmup_steps: int = part_of_key(at_least=0)
     last_share: float = part_of_key(above=0, at_most=1)
     epochs: int = part_of_key(at_least=1)
-    until: Optional[float] = part_of_key(above=0, at_most=1)  # noqa: UP045 - read at run time
+    until: Optional[float] = part_of_key(above=0, at_most=1)  # noqa: UP045
     batch_size: Optional[int] = part_of_key(at_least=1)  # noqa: UP045
     batch_tokens: Optional[int] = part_of_key(at_least=2)  # noqa: UP045
     accumulate: int = part_of_key(at_least=1)
@@ -45,6 +55,7 @@ class TrainConfig:
         """
         group = "model.train"
         check_ranges(self, group)
+        check_ranges(self.lora, f"{group}.lora")
         for name, known in (("optimizer", TUNING_OPTIMIZERS), ("precision", PRECISIONS)):
             value = getattr(self, name)
             if value not in known:

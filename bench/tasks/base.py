@@ -212,7 +212,7 @@ def _prepare(name: str, builder: TaskBuilder, folder: Path) -> dict[str, Any]:
             query = _asked(query, builder.config, separator)
             n_unseparated += query.separator != separator
             n_accepting += bool(query.accepted)
-            record = {k: v for k, v in asdict(query).items() if _USUAL.get(k) != v}
+            record = {k: v for k, v in asdict(query).items() if k not in _USUAL or _USUAL[k] != v}
             names = {key: value for key in _NAMES if (value := record.pop(key))}
             digest.update(jsonlines.dump(record).encode("utf-8"))
             stream.write(jsonlines.dump({**record, **names}))
@@ -246,21 +246,25 @@ def _prepare(name: str, builder: TaskBuilder, folder: Path) -> dict[str, Any]:
 
 
 def _asked(query: Query, config: Any, separator: str) -> Query:
-    """The query as the task asks it; a prompt that ends in white space gets no separator.
+    """The query as the task asks it.
 
     Args:
         config: the task's; one without ``chat`` or ``answers`` asks in strings, for the target.
         separator: the task's.
     """
-    ends_in_space = query.prompt != query.prompt.rstrip()
     takes_others = getattr(config, "answers", Answers.target) is Answers.best
     names = dict.fromkeys(query.answer_names) if takes_others else ()
     return replace(
         query,
-        separator="" if ends_in_space else separator,
+        separator=separator_behind(query.prompt, separator),
         chat=getattr(config, "chat", False),
         accepted=tuple(name for name in names if name != query.target),
     )
+
+
+def separator_behind(prompt: str, separator: str) -> str:
+    """The task's separator, or none if the prompt ends in white space."""
+    return "" if prompt != prompt.rstrip() else separator
 
 
 def _unannotated_copies(query: Query, passages: PassageStore, texts: TextCounter) -> int:

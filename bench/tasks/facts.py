@@ -51,11 +51,19 @@ class FactsConfig:
 
 @dataclass(frozen=True)
 class AskedFact:
-    """A sampled fact: its query (without gold), its place in the file, the sentences it lists."""
+    """A sampled fact.
+
+    Attributes:
+        query: its query, without gold.
+        place: its place in the file.
+        sentences: the ids of the sentences that it lists.
+        other_prompts: its prompts that are not asked, by their number.
+    """
 
     query: Query
     place: Place
     sentences: tuple[str, ...]
+    other_prompts: dict[int, str]
 
 
 def with_frequency(query: Query, frequency: int | None) -> Query:
@@ -103,7 +111,7 @@ class FactQueries:
         prompts = self._listed_prompts()
         chosen = self._choose(prompts, frequencies or {})
         asked = [
-            AskedFact(self._query(fact, prompts), place, fact.trex_sentences)
+            self._asked(fact, place, prompts)
             for key, place, fact in self._facts()
             if self._may_be_asked(fact, prompts) and (chosen is None or key in chosen)
         ]
@@ -169,8 +177,12 @@ class FactQueries:
             return frequency_bucket(frequency, POWERS_OF_TEN)
         return ""
 
-    def _query(self, fact: Fact, prompts: Mapping[str, int] | None) -> Query:
+    def _asked(self, fact: Fact, place: Place, prompts: Mapping[str, int] | None) -> AskedFact:
         number = self._config.prompt if prompts is None else prompts[fact.fact_id]
+        others = {other: text for other, text in enumerate(fact.prompts) if other != number}
+        return AskedFact(self._query(fact, number), place, fact.trex_sentences, others)
+
+    def _query(self, fact: Fact, number: int) -> Query:
         query = Query(
             query_id=fact.fact_id,
             prompt=fact.prompts[number],

@@ -15,10 +15,12 @@ from bench.core.fields import part_of_key
 from bench.storage.files import File, expand, fingerprints
 from bench.storage.jsonlines import Place
 from bench.tasks import inputs
-from bench.tasks.base import Query, TaskBuilder
+from bench.tasks.base import Query, TaskBuilder, separator_behind
 from bench.tasks.facts import AskedFact, FactQueries, FactsConfig
 from bench.tasks.passages import Passage
-from bench.tasks.records import Sentence, read_sentences
+from bench.tasks.records import N_PROMPTS, Sentence, read_sentences
+
+GENERATED = "generated:"  # begins the id of a passage that is no sentence of the files
 
 
 class MissingSentences(str, Enum):
@@ -36,6 +38,7 @@ class TRexConfig(FactsConfig):
     n_passages: int | None = part_of_key(at_least=1)
     keep_gold: bool = part_of_key()
     missing_sentences: MissingSentences = part_of_key()
+    statements: int = part_of_key(at_least=0, at_most=N_PROMPTS - 1)
 
 
 class _Gold:
@@ -75,9 +78,12 @@ class TRex(TaskBuilder):
     """Facts as queries, sentences as candidates, both streamed from files.
 
     A sentence is correct for a fact if the fact lists it (``trex_sentences``) or it lists the fact
-    (``fact_triples``). Facts without such a sentence are asked too, and counted. Facts are read
-    twice; sentences once, or twice if they are sampled. Memory grows with the asked facts and
-    their gold sentences, and by 8 bytes a fact; never with the number of sentences.
+    (``fact_triples``). Facts without such a sentence are asked too, and counted. With
+    ``statements``, passages made of a fact's other prompts and its answer stand behind the
+    sentences, with ids that begin with ``generated:``; each is correct for its own fact.
+
+    Facts are read twice; sentences once, or twice if they are sampled. Memory grows with the asked
+    facts and their gold sentences, and by 8 bytes a fact; never with the number of sentences.
 
     Repeated fact ids are an error. Repeated sentence ids are one where both are gold for an asked
     fact; others would take memory for every id of the corpus, and change no result.
@@ -101,6 +107,8 @@ class TRex(TaskBuilder):
         settings = {**asdict(self.config), **files}
         if self.config.n_queries is None and self.config.n_passages is None:
             del settings["seed"]
+        if self.config.statements == 0:
+            del settings["statements"]
         return settings
 
     def passages(self) -> Iterator[Passage]:
@@ -131,6 +139,23 @@ class TRex(TaskBuilder):
             "queries_without_gold_sentence": len(self._asked) - len(gold.stated),
             "queries_with_gold_left_out_by_sampling": len(gold.stated) - len(self._rows),
         }
+        if self.config.statements:
+            yield from self._statements(row)
+
+    def _statements(self, row: int) -> Iterator[Passage]:
+        """Passages made of the prompts that are not asked, each with the answer, from this row."""
+        start = row
+        for fact in self._asked:
+            for number, prompt in list(fact.other_prompts.items())[: self.config.statements]:
+                separator = separator_behind(prompt, self.config.separator)
+                text = f"{prompt}{separator}{fact.query.target}"
+                fact_id = fact.query.query_id
+                passage_id = f"{GENERATED}{fact_id}:prompt{number}"
+                self._rows.setdefault(fact_id, []).append(row)
+                full_stop = "" if text.endswith(".") else "."
+                yield Passage(row, passage_id, text + full_stop, fact_ids=(fact_id,))
+                row += 1
+        self.counts["generated_passages"] = row - start
 
     def queries(self) -> Iterator[Query]:
         """The sampled facts, in the order of the files."""

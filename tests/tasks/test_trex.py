@@ -61,6 +61,59 @@ def test_gold_is_either_side_of_the_annotation(small):
     assert task.correct(task.queries[2], [0, 2, 4]).tolist() == [False, True, True]
 
 
+@pytest.mark.parametrize(("prompt", "others"), [(0, (1, 2)), (1, (0, 2)), (2, (0, 1))])
+def test_other_prompts_are_passages_of_their_own(small, prompt, others):
+    bare = small.task(prompt=prompt)
+    task = small.task(statements=2, prompt=prompt)
+    passages = list(task.passages)
+    assert [(p.passage_id, p.text) for p in passages[:5]] == [
+        (p.passage_id, p.text) for p in bare.passages
+    ]
+    want = [
+        (f"generated:f{i}:prompt{k}", f"E{i} {k} T{i}.", (f"f{i}",))
+        for i in range(4)
+        for k in others
+    ]
+    assert [(p.passage_id, p.text, p.fact_ids) for p in passages[5:]] == want
+    assert {q.query_id: q.gold_rows for q in task.queries} == {
+        "f0": (0, 5, 6), "f1": (1, 7, 8), "f2": (2, 4, 9, 10), "f3": (11, 12)
+    }  # fmt: skip
+    assert task.counts == {
+        **bare.counts, "generated_passages": 8, "passages": 13, "characters": 30 + 8 * 8
+    }  # fmt: skip
+
+
+def test_statements_are_those_that_are_asked_for(small):
+    task = small.task(statements=1, n_queries=2, n_passages=3, separator="")
+    made = [p for p in task.passages if p.passage_id.startswith("generated:")]
+    assert [p.fact_ids[0] for p in made] == ids(task), "of the asked facts alone"
+    assert all(p.passage_id.endswith(":prompt1") for p in made)
+    assert [p.text for p in made] == [f"E{i[1]} 1T{i[1]}." for i in ids(task)]
+    assert len(task.passages) == 3 + 2, "beside n_passages"
+    assert task.counts["generated_passages"] == 2
+
+
+def test_a_statement_ends_in_one_full_stop(tmp_path):
+    facts = [fact(0, entity1="Acme Inc.", prompt1="E0 belongs to ")]
+    task = TRexFiles(tmp_path, facts, [sentence(0)]).task(statements=2)
+    assert [p.text for p in task.passages][1:] == ["E0 belongs to Acme Inc.", "E0 2 Acme Inc."]
+
+
+def test_without_statements_no_key_changes(small):
+    """The fingerprint that names a prepared task is that of the time before there were any."""
+    assert "statements" not in TRex(small.config()).fingerprint()
+    assert TRex(small.config(statements=1)).fingerprint()["statements"] == 1
+
+
+def test_what_is_not_known_stands_in_the_file_as_null(small):
+    """Fault: fields without a value were left out, so tasks with such a query had other keys."""
+    with open(small.task().passages.folder / "queries.jsonl", encoding="utf-8") as lines:
+        first = json.loads(next(lines))
+    assert first["frequency"] is None
+    assert first["statement"] is None
+    assert not {"separator", "chat", "accepted"} & set(first)
+
+
 def test_counts(small):
     assert small.task().counts == {
         "facts_read": 4,
