@@ -113,7 +113,7 @@ class BM25(Method):
         )
         folder = self.context.cache_dir / "index" / "words" / key
         with self.context.mirror.shared(folder):
-            index = open_or_build(folder, task.passages, tokenize)
+            index = open_or_build(folder, task.passages, tokenize, self.context.engine)
         self.context.facts["indexing_seconds"] = index.seconds
         scorer = InvertedIndexScorer(index, config.variant, config.k1, config.b)
         return IndexSize(bytes=index.nbytes, shards=1), scorer

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from methods import bm25_scoring
 from methods.bm25_scoring import DECIMALS, InvertedIndexScorer, Variant
 from methods.topk import order
-from methods.word_index import open_or_build
 from tests.fixtures.helpers import make_task
+from tests.fixtures.word_indexes import word_index
 
 BM25S = {Variant.atire_robertson: ("atire", "robertson"), Variant.lucene: ("lucene", "lucene")}
 
@@ -40,7 +40,7 @@ def all_scores(texts, variant=Variant.atire_robertson, k1=1.5, b=0.75):
 def make_scorer(folder, texts, variant=Variant.atire_robertson, k1=1.5, b=0.75):
     task = make_task(Path(folder), texts)
     return InvertedIndexScorer(
-        open_or_build(Path(folder) / "words", task.passages, str.split), variant, k1, b
+        word_index(Path(folder) / "words", task.passages, str.split), variant, k1, b
     )
 
 
