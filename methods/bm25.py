@@ -48,7 +48,7 @@ class BM25Config:
     """Settings of ``conf/method/bm25.yaml``."""
 
     variant: Variant = part_of_key()
-    k1: float = part_of_key(above=0)  # at 0 rank_bm25 divides 0 by 0
+    k1: float = part_of_key(above=0, at_most=1e9)  # at 0 rank_bm25 divides 0 by 0
     b: float = part_of_key(at_least=0, at_most=1)
     tokenizer: Tokenizer = part_of_key()
     query: QueryPart = part_of_key()

@@ -22,8 +22,8 @@ from bench.storage.parted import rows_part
 from bench.storage.sealed_arrays import read_arrays, write_arrays
 from bench.tasks.passages import PassageStore
 
-# Text of one job: about a million words and a half, which take some tens of megabytes to sort.
-BYTES_A_JOB = 8 << 20
+# Text of one job: most of a million words, which take some tens of megabytes to sort.
+BYTES_A_JOB = 4 << 20
 _KIND = "words of some passages"
 
 Tokenize = Callable[[str], list[str]]
