@@ -28,6 +28,7 @@ from bench.core.fields import part_of_key
 from bench.storage.keys import content_key
 from bench.tasks.base import Query
 from methods.base import IndexSize, Method, Ranking
+from methods.bm25_jobs import QUERIES_A_JOB, ListSearch
 from methods.bm25_scoring import InvertedIndexScorer, Variant
 from methods.query_text import QueryPart, query_text
 from methods.rank_bm25 import RankBm25
@@ -119,11 +120,20 @@ class BM25(Method):
         return IndexSize(bytes=index.nbytes, shards=1), scorer
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
-        """Rank the passages for one query after the other."""
-        if self._scorer is None:
+        """Rank the passages for one query after the other; many queries are several jobs."""
+        scorer, config = self._scorer, self.config
+        if scorer is None:
             raise ValueError("call index() before search()")
-        for query in progress.track(queries, "search bm25", unit="queries"):
-            yield Ranking(query.query_id, *self._scorer.search(self._words(query), top_k))
+        lists: Iterator[tuple[np.ndarray, np.ndarray]]
+        if isinstance(scorer, InvertedIndexScorer) and len(queries) > QUERIES_A_JOB:
+            formula = (config.variant, config.k1, config.b)
+            search = ListSearch(scorer.index.folder, *formula, top_k, here=scorer)
+            lists = search.lists([self._words(query) for query in queries], self.context.engine)
+        else:
+            tracked = progress.track(queries, "search bm25", unit="queries")
+            lists = (scorer.search(self._words(query), top_k) for query in tracked)
+        for query, (rows, scores) in zip(queries, lists, strict=True):
+            yield Ranking(query.query_id, rows, scores)
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
         """Score chosen passages: float64 ``[candidates]`` for each query."""

@@ -57,10 +57,14 @@ class _Term:
 
 
 class InvertedIndexScorer:
-    """Scores from postings; weights are computed when asked, so one index serves every setting."""
+    """Scores from postings; weights are computed when asked, so one index serves every setting.
+
+    Attributes:
+        index: the postings.
+    """
 
     def __init__(self, index: WordIndex, variant: Variant, k1: float, b: float) -> None:
-        self._index, self._variant, self._k1 = index, variant, k1
+        self.index, self._variant, self._k1 = index, variant, k1
         lengths = index.lengths
         self._saturation = k1 * (1 - b + b * lengths / lengths.mean())  # one a passage
         self._rough_saturation = self._saturation.astype(np.float32)
@@ -88,7 +92,7 @@ class InvertedIndexScorer:
 
     def _numbers(self, words: Sequence[str]) -> list[int]:
         """Numbers of the query's words that have weight, in the query's order, repeats included."""
-        known = [self._index.numbers[word] for word in words if word in self._index.numbers]
+        known = [self.index.numbers[word] for word in words if word in self.index.numbers]
         return [word for word in known if self._idf(word) > 0]
 
     def _candidates(self, asked: Sequence[int], k: int) -> np.ndarray:
@@ -129,9 +133,9 @@ class InvertedIndexScorer:
         """
         # k passages have it from one word alone.
         least = max((term.kth for term in terms), default=0.0)
-        seen, n_seen, n_read = [self._index.rows[:0]], 0, 0
+        seen, n_seen, n_read = [self.index.rows[:0]], 0, 0
         for n_read, term in enumerate(terms, start=1):
-            rows, frequencies = self._index.postings(term.word)
+            rows, frequencies = self.index.postings(term.word)
             before = self._sums.take(rows)
             seen.append(rows[before == 0])
             self._sums[rows] = before + self._rough_weights(term, rows, frequencies)
@@ -165,7 +169,7 @@ class InvertedIndexScorer:
 
     def _weights_in(self, word: int, rows: np.ndarray) -> np.ndarray:
         """A word's weight in each of ``rows``, 0 where it is not: float64 ``[rows]``."""
-        holding, frequencies = self._index.postings(word)
+        holding, frequencies = self.index.postings(word)
         wanted = rows.astype(holding.dtype)  # of another dtype, the list would be copied
         places = np.minimum(np.searchsorted(holding, wanted), len(holding) - 1)
         held = holding[places] == wanted
@@ -185,13 +189,13 @@ class InvertedIndexScorer:
         return self._idf(word) * (self._k1 + 1 if self._variant is Variant.atire_robertson else 1)
 
     def _idf(self, word: int) -> float:
-        held = int(self._index.starts[word + 1] - self._index.starts[word])
+        held = int(self.index.starts[word + 1] - self.index.starts[word])
         odds = (len(self._sums) - held + 0.5) / (held + 0.5)
         return math.log(1 + odds if self._variant is Variant.lucene else max(1.0, odds))
 
     def _term(self, word: int, repeats: int, k: int) -> _Term:
         if (word, k) not in self._heaviest:
-            weights = self._weights(word, *self._index.postings(word))
+            weights = self._weights(word, *self.index.postings(word))
             kth = _kth_best(weights, k) if len(weights) >= k else 0.0
             self._heaviest[word, k] = float(weights.max()), kth
         bound, kth = self._heaviest[word, k]

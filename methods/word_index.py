@@ -45,9 +45,12 @@ class WordIndex:
     """The postings of a corpus; the arrays are memory-mapped and read-only.
 
     Attributes:
+        folder: where they are.
+        numbers: the number of each word.
         seconds: what indexing took, all processes together.
     """
 
+    folder: Path
     numbers: dict[str, int]
     starts: np.ndarray
     rows: np.ndarray
@@ -86,10 +89,19 @@ def open_or_build(
     counter = WordCounter(passages, tokenize)
     made_from = {"passages": len(passages), "sha256": passages.sha256}
     facts = open_or_merge(folder, "index of words", made_from, partial(_write, counter, engine))
+    return map_index(folder, facts["seconds"])
+
+
+def map_index(folder: Path, seconds: float) -> WordIndex:
+    """The index in a folder that somebody has checked.
+
+    Args:
+        seconds: what indexing took.
+    """
     words = json.loads((folder / _WORDS).read_text(encoding="utf-8"))
     arrays = {name: np.asarray(map_array(folder / f"{name}.npy")) for name in _ARRAYS}
     numbers = {word: number for number, word in enumerate(words)}
-    return WordIndex(numbers, **arrays, seconds=facts["seconds"])
+    return WordIndex(folder, numbers, **arrays, seconds=seconds)
 
 
 def _write(counter: WordCounter, engine: Engine, folder: Path, parts: Path) -> dict[str, float]:
