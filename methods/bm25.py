@@ -28,6 +28,7 @@ from bench.core.fields import part_of_key
 from bench.storage.keys import content_key
 from bench.tasks.base import Query
 from methods.base import IndexSize, Method, Ranking
+from methods.bm25_jobs import QUERIES_A_JOB, ListSearch
 from methods.bm25_scoring import InvertedIndexScorer, Variant
 from methods.query_text import QueryPart, query_text
 from methods.rank_bm25 import RankBm25
@@ -48,7 +49,7 @@ class BM25Config:
     """Settings of ``conf/method/bm25.yaml``."""
 
     variant: Variant = part_of_key()
-    k1: float = part_of_key(above=0)  # at 0 rank_bm25 divides 0 by 0
+    k1: float = part_of_key(above=0, at_most=1e9)  # at 0 rank_bm25 divides 0 by 0
     b: float = part_of_key(at_least=0, at_most=1)
     tokenizer: Tokenizer = part_of_key()
     query: QueryPart = part_of_key()
@@ -113,17 +114,26 @@ class BM25(Method):
         )
         folder = self.context.cache_dir / "index" / "words" / key
         with self.context.mirror.shared(folder):
-            index = open_or_build(folder, task.passages, tokenize)
+            index = open_or_build(folder, task.passages, tokenize, self.context.engine)
         self.context.facts["indexing_seconds"] = index.seconds
         scorer = InvertedIndexScorer(index, config.variant, config.k1, config.b)
         return IndexSize(bytes=index.nbytes, shards=1), scorer
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
-        """Rank the passages for one query after the other."""
-        if self._scorer is None:
+        """Rank the passages for one query after the other; many queries are several jobs."""
+        scorer, config = self._scorer, self.config
+        if scorer is None:
             raise ValueError("call index() before search()")
-        for query in progress.track(queries, "search bm25", unit="queries"):
-            yield Ranking(query.query_id, *self._scorer.search(self._words(query), top_k))
+        lists: Iterator[tuple[np.ndarray, np.ndarray]]
+        if isinstance(scorer, InvertedIndexScorer) and len(queries) > QUERIES_A_JOB:
+            formula = (config.variant, config.k1, config.b)
+            search = ListSearch(scorer.index.folder, *formula, top_k, here=scorer)
+            lists = search.lists([self._words(query) for query in queries], self.context.engine)
+        else:
+            tracked = progress.track(queries, "search bm25", unit="queries")
+            lists = (scorer.search(self._words(query), top_k) for query in tracked)
+        for query, (rows, scores) in zip(queries, lists, strict=True):
+            yield Ranking(query.query_id, rows, scores)
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
         """Score chosen passages: float64 ``[candidates]`` for each query."""

@@ -8,12 +8,12 @@ on with them.
 
 from __future__ import annotations
 
-import shutil
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -23,8 +23,7 @@ from bench.engines import Engine
 from bench.engines.base import Job
 from bench.engines.outcomes import outcomes
 from bench.storage.arrays import map_array, new_array
-from bench.storage.locks import exclusive
-from bench.storage.sealed import open_or_make
+from bench.storage.parted import open_or_merge, rows_part
 from bench.storage.sealed_arrays import read_arrays, write_arrays
 from bench.tasks.passages import PassageStore
 
@@ -133,12 +132,12 @@ class Embedder(Generic[Vectors]):
 
     def jobs(self, folder: Path) -> list[Job]:
         """A job for each chunk of the corpus, in the order of rows."""
-        starts = range(0, len(self.passages), CHUNK)
-        return [self._job(folder, range(start, start + CHUNK)) for start in starts]
-
-    def _job(self, folder: Path, rows: range) -> Job:
-        path = folder / f"rows-{rows.start}-{rows.stop}.safetensors"
-        return Job(Embedder.write, (self, path, rows), path)
+        jobs = []
+        for start in range(0, len(self.passages), CHUNK):
+            rows = range(start, min(start + CHUNK, len(self.passages)))
+            path = rows_part(folder, rows)
+            jobs.append(Job(Embedder.write, (self, path, rows), path))
+        return jobs
 
     def write(self, path: Path, rows: range) -> None:
         """Embed the passages of some rows, and write the vectors."""
@@ -167,29 +166,15 @@ def open_or_embed(
     """
     passages, form = embedder.passages, embedder.form
     made_from = {"passages": len(passages), "sha256": passages.sha256}
-    parts = folder.with_name(f"{folder.name}.parts")
-
-    def opened() -> dict[str, Any]:
-        return open_or_make(
-            folder,
-            "index of embeddings",
-            made_from,
-            lambda partial: _write(partial, parts, embedder, engine),
-        )
-
-    if folder.exists() and not parts.exists():
-        facts = opened()
-    else:
-        with exclusive(parts):
-            facts = opened()
-            shutil.rmtree(parts, ignore_errors=True)
+    make = partial(_write, embedder, engine)
+    facts = open_or_merge(folder, "index of embeddings", made_from, make)
     vectors = form.open(folder, len(passages))
     counts = dict(facts["counts"])
     return EmbeddingIndex(folder, form, len(passages), vectors, counts, facts["seconds"])
 
 
 def _write(
-    folder: Path, parts: Path, embedder: Embedder[Vectors], engine: Engine
+    embedder: Embedder[Vectors], engine: Engine, folder: Path, parts: Path
 ) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     seconds = 0.0

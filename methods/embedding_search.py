@@ -19,6 +19,7 @@ from bench.engines.base import Job
 from bench.engines.outcomes import outcomes
 from bench.storage.keys import content_key
 from bench.storage.locks import exclusive
+from bench.storage.parted import rows_part
 from bench.storage.sealed_arrays import arrays_sha256, read_arrays, write_arrays
 from methods.embedding_index import EmbeddingIndex, VectorFormat
 from methods.topk import TopK
@@ -104,7 +105,7 @@ class _GroupSearch(Generic[Vectors]):
         jobs = []
         for start in range(0, self.n_passages, ROWS_A_JOB):
             rows = range(start, min(start + ROWS_A_JOB, self.n_passages))
-            path = self.folder / f"rows-{rows.start}-{rows.stop}.safetensors"
+            path = rows_part(self.folder, rows)
             jobs.append(Job(_GroupSearch.write, (self, path, rows), path))
         return jobs
 

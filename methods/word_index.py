@@ -1,7 +1,7 @@
 """An inverted index on disk: which passages hold a word, and how often.
 
-Written once as a stream, then memory-mapped by whoever asks again. Layout of an index folder, with
-the postings (a passage that holds a word) sorted by word, then by row:
+Made once, part by part (``methods.word_jobs``), then memory-mapped by whoever asks again. Layout of
+an index folder, with the postings (a passage that holds a word) sorted by word, then by row:
 
     words.json         the words, in the order of their numbers
     starts.npy         where each word's postings start, int64 ``[words + 1]``
@@ -18,20 +18,20 @@ from __future__ import annotations
 import json
 import time
 from array import array
-from collections import defaultdict
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from bench.core import progress
+from bench.engines import Engine
+from bench.engines.outcomes import outcomes
 from bench.storage.arrays import map_array, new_array
-from bench.storage.sealed import open_or_make
+from bench.storage.parted import open_or_merge
 from bench.tasks.passages import PassageStore
+from methods.word_jobs import Tokenize, WordCounter, WordMerge, read_words
 
-# Words sorted together while writing: a hundred megabytes, however large the corpus.
-_WORDS_AT_ONCE = 1 << 21
 _WORDS = "words.json"
 _ARRAYS = {"starts": np.int64, "rows": np.int32, "frequencies": np.int32, "lengths": np.int32}
 
@@ -45,9 +45,12 @@ class WordIndex:
     """The postings of a corpus; the arrays are memory-mapped and read-only.
 
     Attributes:
-        seconds: what indexing took, in the run that did it.
+        folder: where they are.
+        numbers: the number of each word.
+        seconds: what indexing took, all processes together.
     """
 
+    folder: Path
     numbers: dict[str, int]
     starts: np.ndarray
     rows: np.ndarray
@@ -67,104 +70,64 @@ class WordIndex:
 
 
 def open_or_build(
-    folder: Path, passages: PassageStore, tokenize: Callable[[str], list[str]]
+    folder: Path, passages: PassageStore, tokenize: Tokenize, engine: Engine
 ) -> WordIndex:
-    """The index in ``folder``, which is written first if there is none.
+    """The index in ``folder``, which is made first if there is none.
 
-    A run that dies leaves nothing behind: the folder appears when it is finished.
+    The folder appears when it is finished.
 
     Args:
         folder: named by a key of the corpus and of ``tokenize``.
+        tokenize: can be sent to another process.
+        engine: runs a job for each part of the corpus.
 
     Raises:
         NoWordsError: no passage holds a word.
         UserError: the index is there, but its files are not what was written, or are of other
             passages.
     """
+    counter = WordCounter(passages, tokenize)
     made_from = {"passages": len(passages), "sha256": passages.sha256}
-    facts = open_or_make(
-        folder, "index of words", made_from, lambda partial: _write(partial, passages, tokenize)
-    )
+    facts = open_or_merge(folder, "index of words", made_from, partial(_write, counter, engine))
+    return map_index(folder, facts["seconds"])
+
+
+def map_index(folder: Path, seconds: float) -> WordIndex:
+    """The index in a folder that somebody has checked.
+
+    Args:
+        seconds: what indexing took.
+    """
     words = json.loads((folder / _WORDS).read_text(encoding="utf-8"))
     arrays = {name: np.asarray(map_array(folder / f"{name}.npy")) for name in _ARRAYS}
     numbers = {word: number for number, word in enumerate(words)}
-    return WordIndex(numbers, **arrays, seconds=facts["seconds"])
+    return WordIndex(folder, numbers, **arrays, seconds=seconds)
 
 
-def _write(
-    folder: Path, passages: PassageStore, tokenize: Callable[[str], list[str]]
-) -> dict[str, float]:
-    began = time.perf_counter()
-    numbers: defaultdict[str, int] = defaultdict()
-    numbers.default_factory = numbers.__len__  # a new word gets the next number
-    lengths = np.zeros(len(passages), dtype=np.int32)
-    runs: list[Path] = []
-    for run in _sorted_runs(passages, tokenize, numbers, lengths):
-        runs.append(folder / f"run-{len(runs)}.npy")
-        np.save(runs[-1], run, allow_pickle=False)
-    if not numbers:
+def _write(counter: WordCounter, engine: Engine, folder: Path, parts: Path) -> dict[str, float]:
+    jobs, merge, lengths, seconds = counter.jobs(parts), WordMerge(), array("i"), 0.0
+    for part in outcomes(jobs, read_words, engine, "index words", "parts of the corpus"):
+        merge.count(part)
+        lengths.frombytes(part.lengths.tobytes())
+        seconds += part.seconds
+    if not merge.numbers:
+        for job in jobs:
+            job.target.unlink()
         raise NoWordsError
-    np.save(folder / "lengths.npy", lengths, allow_pickle=False)
-    _merge(runs, len(numbers), folder)
-    (folder / _WORDS).write_text(json.dumps(list(numbers)), encoding="utf-8")
-    passages.check_unchanged()
-    return {"seconds": round(time.perf_counter() - began, 3)}
-
-
-def _sorted_runs(
-    passages: PassageStore,
-    tokenize: Callable[[str], list[str]],
-    numbers: defaultdict[str, int],
-    lengths: np.ndarray,
-) -> Iterator[np.ndarray]:
-    """Postings of some passages after the other; ``numbers`` and ``lengths`` fill on the way.
-
-    Yields:
-        word, row, frequency: int32 ``[3, postings]``, sorted by word, then row.
-    """
-    numbered, first = array("i"), 0
-    for passage in progress.track(passages, "index words", len(passages), unit="passages"):
-        words = tokenize(passage.text)
-        numbered.extend(map(numbers.__getitem__, words))
-        lengths[passage.row] = len(words)
-        if len(numbered) >= _WORDS_AT_ONCE:
-            yield _postings(numbered, lengths[first : passage.row + 1], first)
-            numbered, first = array("i"), passage.row + 1
-    if numbered:
-        yield _postings(numbered, lengths[first:], first)
-
-
-def _postings(numbered: array[int], lengths: np.ndarray, first: int) -> np.ndarray:
-    """Count the words of the passages from row ``first`` on: int32 ``[3, postings]``."""
-    pairs = np.array(numbered, dtype=np.int64) * len(lengths)
-    pairs += np.repeat(np.arange(len(lengths)), lengths)
-    pairs.sort()
-    starts = np.flatnonzero(np.diff(pairs, prepend=-1))
-    words, rows = np.divmod(pairs[starts], len(lengths))
-    frequencies = np.diff(starts, append=len(pairs))
-    return np.stack([words, rows + first, frequencies]).astype(np.int32)
-
-
-def _merge(runs: list[Path], n_words: int, folder: Path) -> None:
-    """Lay the runs out word by word; they are of ascending rows, and are removed on the way."""
-    starts = np.zeros(n_words + 1, dtype=np.int64)
-    for path in runs:
-        words = map_array(path)[0]
-        starts[1:] += np.bincount(words, minlength=n_words)
-    starts.cumsum(out=starts)
+    began = time.perf_counter()
+    starts = merge.starts()
+    np.save(folder / "lengths.npy", np.array(lengths, dtype=np.int32), allow_pickle=False)
     np.save(folder / "starts.npy", starts, allow_pickle=False)
     rows, frequencies = (
         new_array(folder / f"{name}.npy", np.int32, (int(starts[-1]),))
         for name in ("rows", "frequencies")
     )
-    free = starts[:-1]  # where each word's next posting goes
-    for path in progress.track(runs, "sort words", unit=f"times {_WORDS_AT_ONCE} words"):
-        words, held_by, how_often = np.load(path, allow_pickle=False)
-        counts = np.bincount(words, minlength=n_words)
-        within = np.arange(len(words)) - np.repeat(np.cumsum(counts) - counts, counts)
-        places = free[words] + within
-        rows[places], frequencies[places] = held_by, how_often
-        free += counts
-        path.unlink()
+    for job in progress.track(jobs, "sort words", unit="parts of the corpus"):
+        part = read_words(job.target)
+        places = merge.place(part)
+        rows[places], frequencies[places] = part.postings[1:]
     rows.flush()
     frequencies.flush()
+    (folder / _WORDS).write_text(json.dumps(list(merge.numbers)), encoding="utf-8")
+    counter.passages.check_unchanged()
+    return {"seconds": round(seconds + time.perf_counter() - began, 3)}

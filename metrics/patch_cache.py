@@ -57,7 +57,7 @@ class PatchCache:
 
         Args:
             pairs: those that they were to measure.
-            parts: what they left, as ``part_of`` makes it.
+            parts: what they left, as ``part_of_outcomes`` makes it.
 
         Returns:
             the outcome of each pair.
@@ -69,7 +69,7 @@ class PatchCache:
         return _outcomes(pairs, {key: v for part in parts for key, v in part.scores.items()})
 
 
-def part_of(outcomes: Mapping[Pair, StepOutcome]) -> ScorePart:
+def part_of_outcomes(outcomes: Mapping[Pair, StepOutcome]) -> ScorePart:
     """The outcomes of a job as it leaves them; those that are not finite are not kept."""
     scores: dict[Key, float] = {}
     passing: set[Key] = set()

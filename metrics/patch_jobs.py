@@ -22,7 +22,7 @@ from bench.storage.keys import content_key
 from bench.storage.score_parts import part_path, write_part
 from bench.tasks.passages import PassageStore
 from metrics.optimizer_step import QUERIES_AT_ONCE, OptimizerStep, Stepped
-from metrics.patch_cache import Pair, StepOutcome, part_of
+from metrics.patch_cache import Pair, StepOutcome, part_of_outcomes
 
 # Raised whenever a change of code moves a measurement; part of the cache's name.
 STEP_VERSION = 5
@@ -123,12 +123,12 @@ class Patcher:
         queries = [list(one.queries.values()) for one in batch]
         outcomes: dict[Pair, StepOutcome] = {}
         for one, stepped in zip(batch, _stepped(step, passages, queries), strict=True):
-            values = rounded(stepped.log_probs, model)
-            (rms,) = rounded([stepped.rms], model, significant=True)
+            values = kept_digits(stepped.log_probs, model)
+            (rms,) = kept_digits([stepped.rms], model, significant=True)
             for query_id, value in zip(one.queries, values, strict=True):
                 outcomes[one.row, query_id] = StepOutcome(value, stepped.clipped, rms)
         self.passages.check_unchanged()  # this may be another process than the one that opened them
-        write_part(path, part_of(outcomes))
+        write_part(path, part_of_outcomes(outcomes))
 
     def _batches(self, asked: Sequence[Asked]) -> Iterator[tuple[Asked, ...]]:
         """Passages of one length together; queries are of about one length anyway."""
@@ -146,7 +146,7 @@ class Patcher:
                 window = window[n:]
 
 
-def rounded(
+def kept_digits(
     values: Sequence[float], model: LanguageModel, significant: bool = False
 ) -> list[float]:
     """Values without the digits of float64 that batching moves.

@@ -25,7 +25,7 @@ from bench.storage.keys import content_key
 from bench.storage.score_parts import read_part
 from bench.tasks.base import Query, Task
 from metrics.patch_cache import Pair, PatchCache, StepOutcome
-from metrics.patch_jobs import Asked, Patcher, StepSettings, rounded
+from metrics.patch_jobs import Asked, Patcher, StepSettings, kept_digits
 from metrics.settings import TailPatchConfig
 
 
@@ -140,7 +140,7 @@ class TailPatch:
         """
         tokens = {q.query_id: self._model.query_tokens(q) for q in queries}
         with running_in(self._model.gradient_dtype, self._model.name):
-            base = rounded(self._step.log_probs(list(tokens.values())), self._model)
+            base = kept_digits(self._step.log_probs(list(tokens.values())), self._model)
         before = dict(zip(tokens, base, strict=True))
         wanted: defaultdict[int, list[str]] = defaultdict(list)
         for query in queries:

@@ -135,6 +135,18 @@ class PassageStore:
         """Stream the rows ``start <= row < stop``."""
         return (self[row] for row in range(start, min(stop, len(self))))
 
+    def ranges(self, n_bytes: int) -> Iterator[range]:
+        """Ranges of consecutive rows whose records take at most ``n_bytes``; one row may be more.
+
+        How a corpus is cut depends on its passages alone.
+        """
+        start = 0
+        while start < len(self):
+            end = int(self._offsets[start]) + n_bytes
+            stop = int(np.searchsorted(self._offsets, end, side="right")) - 1
+            yield range(start, max(stop, start + 1))
+            start = max(stop, start + 1)
+
 
 def write_passages(passages: Iterable[Passage], folder: Path) -> int:
     """Write a stream of passages, in order, into an existing folder.

@@ -12,11 +12,13 @@ from omegaconf import OmegaConf
 
 from bench.core.errors import UserError
 from bench.tasks.base import Query
+from methods import bm25, bm25_jobs
 from methods.base import Context
 from methods.bm25 import BM25, BM25Config, Scoring, Tokenizer, Variant
 from methods.query_text import QueryPart
 from methods.words import TOKENIZERS
 from tests.fixtures.composing import method_settings
+from tests.fixtures.engine_jobs import engine
 from tests.fixtures.helpers import checked, make_task
 
 REPO = Path(__file__).parents[2]
@@ -247,3 +249,39 @@ def test_both_engines_rank_20_000_real_sentences_alike(tmp_path):
     for one, other in zip(fast, plain, strict=True):
         assert one.rows.tolist() == other.rows.tolist()
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["serial", pytest.param("processes", marks=pytest.mark.slow)])
+def test_groups_of_queries_are_jobs_with_the_same_lists(tmp_path, monkeypatch, name):
+    rng = np.random.default_rng(5)
+    texts = random_texts(rng, 80, 12)
+    queries = [Query(f"q{n}", text, "w3") for n, text in enumerate(random_texts(rng, 9, 6))]
+    queries.append(Query("none", "unknown", "nothing"))
+    expected = search(tmp_path / "alone", texts, queries)
+    for module in (bm25, bm25_jobs):
+        monkeypatch.setattr(module, "QUERIES_A_JOB", 4)
+    task, folder = make_task(tmp_path / "apart", texts), tmp_path / "apart"
+    method = BM25(DEFAULT, Context(task, folder, engine=engine(name)))
+    method.index()
+    write, written = bm25_jobs.ListSearch.write, []
+
+    def dying(self, path, some):
+        written.append(path.name)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        write(self, path, some)
+
+    if name == "serial":  # a search that is killed goes on with what was finished
+        monkeypatch.setattr(bm25_jobs.ListSearch, "write", dying)
+        with pytest.raises(KeyboardInterrupt):
+            list(method.search(queries, 100))
+    found = list(method.search(queries, 100))
+    if name == "serial":
+        assert [path.split(".")[0] for path in written] == [
+            "rows-0-4", "rows-4-8", "rows-4-8", "rows-8-10",
+        ]  # fmt: skip
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert (one.query_id, one.rows.tolist()) == (other.query_id, other.rows.tolist())
+        assert one.scores.tolist() == other.scores.tolist()
+    assert [path.name for path in (folder / "index" / "words").iterdir() if "." in path.name] == []

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from methods import bm25_scoring
 from methods.bm25_scoring import DECIMALS, InvertedIndexScorer, Variant
 from methods.topk import order
-from methods.word_index import open_or_build
 from tests.fixtures.helpers import make_task
+from tests.fixtures.word_indexes import word_index
 
 BM25S = {Variant.atire_robertson: ("atire", "robertson"), Variant.lucene: ("lucene", "lucene")}
 
@@ -40,7 +40,7 @@ def all_scores(texts, variant=Variant.atire_robertson, k1=1.5, b=0.75):
 def make_scorer(folder, texts, variant=Variant.atire_robertson, k1=1.5, b=0.75):
     task = make_task(Path(folder), texts)
     return InvertedIndexScorer(
-        open_or_build(Path(folder) / "words", task.passages, str.split), variant, k1, b
+        word_index(Path(folder) / "words", task.passages, str.split), variant, k1, b
     )
 
 
@@ -85,19 +85,35 @@ def test_a_larger_corpus_of_common_and_rare_words(tmp_path):
         assert scores.tolist() == expected[best].tolist()
 
 
+def test_long_queries_lose_nothing_to_rounding(tmp_path):
+    """Sums of hundreds of words in float32, of passages that differ by less than these can tell."""
+    rng = np.random.default_rng(4)
+    vocabulary = [f"w{n}" for n in range(600)]
+    texts = [" ".join(rng.permutation(vocabulary)[:300]) for _ in range(250)]
+    texts += [" ".join(rng.permutation(texts[0].split())) for _ in range(20)]
+    scorer, oracle = make_scorer(tmp_path, texts), all_scores(texts)
+    words = list(rng.choice(vocabulary, size=900))
+    expected = oracle(words)
+    best = order(expected, np.arange(len(texts)))[:12]
+    rows, scores = scorer.search(words, 12)
+    assert rows.tolist() == best.tolist()
+    assert scores.tolist() == expected[best].tolist()
+
+
 def test_the_lists_of_common_words_are_not_read(tmp_path, monkeypatch):
     """Ten passages hold the rare words, so no other can be among the best five."""
     texts = ["common rare seldom"] * 10 + ["common other"] * 300 + ["x"] * 400
     scorer = make_scorer(tmp_path, texts)
     scorer.search(["common", "rare", "seldom"], 5)  # after it, the bounds of these words are known
     weighed = []
-    weights = InvertedIndexScorer._weights
+    for name in ("_weights", "_rough_weights"):
+        weights = getattr(InvertedIndexScorer, name)
 
-    def watched(self, word, rows, frequencies):
-        weighed.append(len(rows))
-        return weights(self, word, rows, frequencies)
+        def watched(self, word, rows, frequencies, weights=weights):
+            weighed.append(len(rows))
+            return weights(self, word, rows, frequencies)
 
-    monkeypatch.setattr(bm25_scoring.InvertedIndexScorer, "_weights", watched)
+        monkeypatch.setattr(bm25_scoring.InvertedIndexScorer, name, watched)
     rows, _ = scorer.search(["common", "rare", "seldom"], 5)
     assert rows.tolist() == [0, 1, 2, 3, 4]
     assert max(weighed) == 10

@@ -16,6 +16,7 @@ import pytest
 from bench.core import stopping
 from tests.fixtures.interrupted import Command
 from tests.fixtures.runs import SMALL, cells, ranked, result
+from tests.fixtures.signal_in_phase import JOBS
 
 pytestmark = [
     pytest.mark.slow,
@@ -26,18 +27,18 @@ PHASES = (
     "write",
 )  # fmt: skip
 WORDS = (
-    "method=trackstar", *SMALL, "metric=retraining",
+    *SMALL, "metric=retraining",
     "metric.judge={name:lexical,require_subject:false,threshold:0.5}",
     "metric.retraining.removal_queries=2", "metric.retraining.removal_group=2",
     "metric.retraining.lds_subsets=3",
 )  # fmt: skip
 
 
-def command(folder: Path, phase: str, number: int) -> Command:
+def command(folder: Path, phase: str, number: int, method: str = "trackstar") -> Command:
     places = (f"results_dir={folder / 'results'}", f"cache_dir={folder / 'cache'}")
     words = ["report", str(folder / "results"), "--no-figures"]
     if phase != "report":
-        words = ["run", *WORDS, *places]
+        words = ["run", f"method={method}", *WORDS, *places]
     return Command("-m", "tests.fixtures.signal_in_phase", phase, str(number), *words)
 
 
@@ -71,3 +72,31 @@ def test_each_phase_ends_and_the_next_command_goes_on(
     assert again.status == 0, again.said
     with open(tmp_path / "results" / "report" / "leaderboard.csv") as stream:
         assert [row["method"] for row in csv.DictReader(stream)] == ["trackstar"]
+
+
+# Where the part of a job is, once it is finished, and a method that has such jobs.
+PARTS = {
+    "words": ("index/words/*.parts/rows-*", "bm25"),
+    "chunk": ("index/repsim/*.parts/rows-*", "repsim"),
+    "batch": ("tail_patch/*.parts/*/*.safetensors", "bm25"),
+    "pairs": ("judgements/*.parts/*/*.safetensors", "bm25"),
+}
+
+
+@pytest.mark.parametrize("phase", JOBS)
+def test_sigterm_lets_the_job_at_hand_finish_and_the_next_run_takes_it(
+    tmp_path: Path, phase: str
+) -> None:
+    pattern, method = PARTS[phase]
+    ending = command(tmp_path, phase, signal.SIGTERM, method).end(0.0, long=600.0)
+    assert ending.status == 128 + signal.SIGTERM, ending.said
+    assert ending.said.splitlines()[-1] == stopping.line(signal.SIGTERM)
+    assert len(list((tmp_path / "cache").glob(pattern))) == 1, "the job at hand is finished"
+    assert cells(tmp_path / "results") == {}
+    assert command(tmp_path, "none", 0, method).end(0.0, long=600.0).status == 0
+    assert not list((tmp_path / "cache").glob(pattern)), "it is merged, and removed"
+    undisturbed = tmp_path / "undisturbed"
+    assert command(undisturbed, "none", 0, method).end(0.0, long=600.0).status == 0
+    ours, theirs = (cells(one / "results")[method] for one in (tmp_path, undisturbed))
+    assert ranked(ours) == ranked(theirs)
+    assert result(ours)["metrics"] == result(theirs)["metrics"]
