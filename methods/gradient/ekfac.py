@@ -101,7 +101,7 @@ class Ekfac(Influence):
         whole = len(rows) == len(self.context.task.passages)
         seeded = config.labels is Labels.sampled or not whole
         return {
-            **self.key_settings(),
+            **self.key_settings,
             "version": FACTORS_VERSION,
             "corpus": self.context.task.passages.sha256,
             "sample": None if whole else len(rows),

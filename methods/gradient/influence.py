@@ -22,23 +22,21 @@ import torch
 from torch import Tensor
 
 from bench.core import progress
-from bench.core.fields import identifying
+from bench.storage.keys import content_key
 from bench.tasks.base import Query
 from methods.base import GRADIENT_PARAMETERS, IndexSize, Method, Ranking
 from methods.gradient.batching import encode_all
 from methods.gradient.checkpoints import CheckpointEncoder
 from methods.gradient.encoder import GradientEncoder
-from methods.gradient.features import FEATURES_VERSION
 from methods.gradient.parameters import coverage
+from methods.gradient.recipes import ExactRecipe, exact_key_settings
 from methods.gradient.search import Finish, MemoryPlan, Search, search_dtype
 from methods.gradient.settings import (
-    EncodingSettings,
     InfluenceConfig,
     Unsupported,
     exact_gradients,
 )
 from methods.gradient.source import EncodedFeatures, rows_by_seed
-from methods.model_identity import model_identity
 
 
 class Influence(Method):
@@ -47,15 +45,18 @@ class Influence(Method):
     Attributes:
         encoder: encoder of exact gradients, which ``index`` makes; each matrix is a block,
             ``[out, in]`` flattened.
+        key_settings: all that a gradient depends on beside its text, likewise.
     """
 
     Config: ClassVar[type] = InfluenceConfig
     config: InfluenceConfig
     encoder: GradientEncoder
+    key_settings: dict[str, Any]
 
     def index(self) -> IndexSize:
         """Make the encoder, and estimate the part of the Hessian that depends on no query."""
         self.encoder = GradientEncoder(self.context.model, exact_gradients(self.config))
+        self.key_settings = exact_key_settings(self.context.model, self.config)
         self._checkpoints = CheckpointEncoder([self.encoder], [1.0], weighted=False)
         if self.config.unsupported is Unsupported.skip:
             module = self.context.model.module
@@ -100,14 +101,6 @@ class Influence(Method):
         """Views of each matrix's columns, ``[rows, out · in]``."""
         return gradients.split(self.encoder.block_sizes, dim=1)
 
-    def key_settings(self) -> dict[str, Any]:
-        """All that a gradient depends on beside its text, as JSON values."""
-        return {
-            "features_version": FEATURES_VERSION,
-            **model_identity(self.context.model),
-            **identifying(self.config, EncodingSettings),
-        }
-
     # ------------------------------------------------------------------ scoring
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
@@ -147,7 +140,9 @@ class Influence(Method):
         """The passages' gradients, in batches that fit a block."""
         config, context = self.config, self.context
         fitting = replace(config, batch_size=min(config.batch_size, plan.rows))
-        return EncodedFeatures(context.model, self._checkpoints, context.task.passages, fitting)
+        key, passages = content_key(self.key_settings), context.task.passages
+        recipe = ExactRecipe(context.model_recipe, fitting, key, passages)
+        return EncodedFeatures(context.model, self._checkpoints, recipe, range(len(passages)))
 
     def _search(self, plan: MemoryPlan) -> Search:
         """A search by inner products of plain gradients with queries preconditioned before."""

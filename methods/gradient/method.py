@@ -25,15 +25,22 @@ from methods.costs import Costs, PlannedRun
 from methods.gradient.batching import encode_all
 from methods.gradient.collectors import Collector
 from methods.gradient.cost import Architecture
-from methods.gradient.estimate import estimate_whitening
+from methods.gradient.estimate import estimate_whitening, passage_means
 from methods.gradient.features import FEATURES_VERSION, Features
 from methods.gradient.hessian import check_blocks, refuse_too_few
 from methods.gradient.index import IndexBuilder
 from methods.gradient.parameters import coverage
+from methods.gradient.parts import PartsFolder
 from methods.gradient.passes import gradient_costs
+from methods.gradient.recipes import EncoderRecipe
 from methods.gradient.search import Finish, MemoryPlan, Search, refuse_second_pass, search_dtype
-from methods.gradient.settings import CheckpointWeights, GradientConfig, Storage, Unsupported
-from methods.gradient.shards import EncoderRecipe
+from methods.gradient.settings import (
+    CheckpointWeights,
+    GradientConfig,
+    Hessian,
+    Storage,
+    Unsupported,
+)
 from methods.gradient.source import EncodedFeatures, FeatureSource
 from methods.gradient.whitening import Whitening
 
@@ -94,13 +101,13 @@ class Gradient(Method):
             check_blocks(self._encoder.layout.blocks)
         if config.compares_spectra:
             refuse_too_few(self._encoder.layout.blocks, len(context.task.queries))
-        passages = context.task.passages
-        self._encoded = EncodedFeatures(model, self._encoder, passages, config)
+        passages, settings = context.task.passages, features.key_settings()
+        recipe = EncoderRecipe(context.model_recipe, config, content_key(settings), passages)
+        every = range(len(passages))
+        self._encoded = EncodedFeatures(model, self._encoder, recipe, every)
         if config.storage is Storage.none:
             self._source = replace(self._encoded, counts=context.counts)
             return IndexSize()
-        settings = features.key_settings()
-        recipe = EncoderRecipe(context.model_recipe, config, content_key(settings), passages)
         folder = context.cache_dir / "index" / "gradient" / recipe.key
         corpus = context.task.corpus_sha256
         builder = IndexBuilder(
@@ -207,15 +214,20 @@ class Gradient(Method):
         return features
 
     def _whitening(self, source: FeatureSource, groups: _QueryGroups) -> Whitening | None:
-        return estimate_whitening(
-            self.config,
-            self._encoder.layout.blocks,
-            source if self.config.storage.gives_hessian else self._encoded,
-            lambda: (features for _, features in groups),
+        config, context, blocks = self.config, self.context, self._encoder.layout.blocks
+        if config.hessian is Hessian.none:
+            return None
+        passages = passage_means(
+            config,
+            blocks,
+            source if config.storage.gives_hessian else self._encoded,
             groups.memory.rows,
-            self.context.facts,
-            self.context.model.device,
+            context.model.device,
+            PartsFolder(context.cache_dir / "parts", context.engine),
+            context.counts,
         )
+        queries = lambda: (features for _, features in groups)  # noqa: E731
+        return estimate_whitening(config, blocks, passages, queries, context.facts)
 
 
 class _QueryGroups:

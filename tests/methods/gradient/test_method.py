@@ -257,7 +257,7 @@ def test_a_block_too_large_for_r_is_refused_without_a_model(tmp_path):
 def test_unit_norm_comes_after_the_hessian():
     """Fault in the field: norms before R^(-1/2). A passage's score with itself must be 1."""
     raw = torch.randn(4, 12, dtype=torch.float64)
-    whitening, _ = full(hessian.autocorrelation([12], [raw * torch.arange(12)]), [1e-3])
+    whitening, _ = full(hessian.Outer([12]).mean([raw * torch.arange(12)]), [1e-3])
     layout = FeatureLayout(blocks=[12], parts=[12], weights=[1.0], weighted=False)
     done = Finish(layout, whitening, True, torch.float64, raw.device)(raw)
     assert torch.allclose(done.norm(dim=1), torch.ones(4, dtype=torch.float64))
