@@ -118,15 +118,16 @@ class Products(Statistic):
 
     Attributes:
         directions: float64 ``[size, columns]`` for each block; the sums are of the same shapes.
+        name: what tells the directions from others.
     """
 
     directions: Handed[Sequence[Tensor]]
+    name: str = ""
 
     @property
     def key(self) -> list[Any]:
-        """The folder of the directions, which a hash of them names."""
-        path = self.directions.path
-        return [type(self).__name__, path and path.parent.name]
+        """See ``Statistic.key``."""
+        return [type(self).__name__, self.name]
 
     def zeros(self, device: torch.device) -> list[Tensor]:
         """See ``Statistic.zeros``."""

@@ -38,7 +38,7 @@ from methods.gradient import groups
 from methods.gradient.codecs import Codec, make_codec
 from methods.gradient.settings import Storage
 from methods.gradient.shards import COUNTED, ShardWriter, read_seconds
-from methods.gradient.source import FeatureSource
+from methods.gradient.source import BYTES_READ, FeatureSource
 
 if TYPE_CHECKING:
     from bench.engines import Engine
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 SHARD_ROWS = 2048  # fewer are lost when a run dies, and a shard of 2^16 dims has 512 MiB in fp32
 _SHARD_VALUES = 2**27  # the most features of a shard, which is in memory while it is encoded
 _SCHEMA_VERSION = 1
-BYTES_READ = "index_bytes_read"  # in the counts of a result; the check of hashes is not in it
 
 
 def shard_rows(dim: int) -> int:

@@ -12,9 +12,11 @@ another pass over the corpus.
 
 from __future__ import annotations
 
+import shutil
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,14 +25,17 @@ from torch import Tensor
 
 from bench.core import progress
 from bench.storage.keys import content_key
+from bench.storage.locks import exclusive
 from bench.tasks.base import Query
 from methods.base import GRADIENT_PARAMETERS, IndexSize, Method, Ranking
 from methods.gradient.batching import encode_all
 from methods.gradient.checkpoints import CheckpointEncoder
 from methods.gradient.encoder import GradientEncoder
+from methods.gradient.finish import Finish
 from methods.gradient.parameters import coverage
+from methods.gradient.parts import PARTS, PARTS_VERSION, PartsFolder, arrays_key
 from methods.gradient.recipes import ExactRecipe, exact_key_settings
-from methods.gradient.search import Finish, MemoryPlan, Search, search_dtype
+from methods.gradient.search import MemoryPlan, Search, search_dtype
 from methods.gradient.settings import (
     InfluenceConfig,
     Unsupported,
@@ -105,22 +110,39 @@ class Influence(Method):
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
         """Score all passages for groups of resident queries, keeping running lists."""
-        plan = self._plan(len(queries))
-        search = self._search(plan)
-        for start, preconditioned in self._groups(queries, plan):
-            source = self._source(plan)
-            if start == 0:  # texts that are cut are counted in one pass
-                source = replace(source, counts=self.context.counts)
-            ids = [query.query_id for query in queries[start : start + len(preconditioned)]]
-            one_pass = replace(search, scanned=source)
-            yield from one_pass.find(ids, preconditioned, top_k, self.config.opponents)
+        plan, rankings = self._plan(len(queries)), list[Ranking]()
+        parts = self._parts(queries, plan, top_k)
+        with exclusive(parts.folder):
+            for number, (start, some) in enumerate(self._groups(queries, plan)):
+                # Texts that are cut are counted in one pass.
+                counts = self.context.counts if number == 0 else Counter[str]()
+                ids = [query.query_id for query in queries[start : start + len(some)]]
+                search = self._search(plan, parts, counts)
+                rankings += search.find(ids, some, top_k, self.config.opponents, number)
+        yield from rankings
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
         """Score chosen passages, float64 ``[candidates]`` a query, from gradients encoded now."""
-        plan = self._plan(len(queries))
-        search = self._search(plan)
-        for start, preconditioned in self._groups(queries, plan):
-            yield from search.score(preconditioned, rows[start : start + len(preconditioned)])
+        plan, scores = self._plan(len(queries)), list[np.ndarray]()
+        parts = self._parts(queries, plan, arrays_key({"rows": rows}))
+        with exclusive(parts.folder):
+            search = self._search(plan, parts, Counter())
+            for number, (start, some) in enumerate(self._groups(queries, plan)):
+                scores += list(search.score(some, rows[start : start + len(some)], number))
+        shutil.rmtree(parts.folder, ignore_errors=True)
+        yield from scores
+
+    def _parts(self, queries: Sequence[Query], plan: MemoryPlan, asked: int | str) -> PartsFolder:
+        """The folder of a search's own parts, named by all that they follow from.
+
+        Args:
+            asked: how long the lists are, or which rows are scored.
+        """
+        context, texts = self.context, [[q.prompt, q.separator, q.target] for q in queries]
+        source = [self.key_settings, self.identifying_settings(), context.task.passages.sha256]
+        place = [asdict(plan), str(self.dtype), self.encoder.device.type]
+        key = content_key([PARTS_VERSION, self.identity(), *source, texts, *place, asked])
+        return PartsFolder(context.cache_dir / PARTS / f"search-{key}", context.engine)
 
     def _plan(self, n_queries: int) -> MemoryPlan:
         """Numbers of queries and passages that are held at a time."""
@@ -144,7 +166,7 @@ class Influence(Method):
         recipe = ExactRecipe(context.model_recipe, fitting, key, passages)
         return EncodedFeatures(context.model, self._checkpoints, recipe, range(len(passages)))
 
-    def _search(self, plan: MemoryPlan) -> Search:
+    def _search(self, plan: MemoryPlan, parts: PartsFolder, counts: Counter[str]) -> Search:
         """A search by inner products of plain gradients with queries preconditioned before."""
 
         def finish(dtype: torch.dtype) -> Finish:
@@ -157,4 +179,6 @@ class Influence(Method):
             finish_exactly=finish(torch.float64),
             rerank=None,
             memory=plan,
+            parts=parts,
+            counts=counts,
         )

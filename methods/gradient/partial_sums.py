@@ -27,8 +27,8 @@ from bench.storage.locks import exclusive
 from bench.storage.sealed import move_aside_if
 from bench.storage.sealed_arrays import read_arrays, write_arrays
 from methods.gradient.hessian import Products, Statistic
-from methods.gradient.parts import PARTS_VERSION, SUFFIX, Handed, PartsFolder, arrays_key
-from methods.gradient.source import FeatureSource
+from methods.gradient.parts import PARTS_VERSION, SUFFIX, PartsFolder, arrays_key
+from methods.gradient.source import BYTES_READ, FeatureSource
 
 _KIND, _DIRECTIONS = "sums over passages", "directions of a low rank"
 _LABEL, _ROWS, _COUNTS = "Hessian", "rows", "counts"
@@ -60,7 +60,7 @@ class PassageMeans:
         dim: number of dimensions of a row that count: a weight may follow.
         device: where it is summed up.
         parts: where the sums are kept, and who makes them.
-        counts: receives what was read or encoded.
+        counts: receives the bytes of the index that were read.
     """
 
     source: FeatureSource
@@ -93,11 +93,11 @@ class PassageMeans:
 
     def products(self, directions: Sequence[Tensor]) -> list[Tensor]:
         """R of the passages times some directions, as ``Products`` has them."""
-        arrays = _arrays(directions)
-        path = self.parts.folder / f"directions-{arrays_key(arrays)}" / f"directions{SUFFIX}"
-        write_arrays(path, _DIRECTIONS, arrays)
-        means = self.of(Products(Handed(directions, path, _read_directions)))
-        shutil.rmtree(path.parent, ignore_errors=True)
+        folder = self.parts.folder / f"directions-{arrays_key(_arrays(directions))}"
+        path, n_groups = folder / f"directions{SUFFIX}", len(self.source.groups())
+        handed = self.parts.handed(directions, path, _write_directions, _read_directions, n_groups)
+        means = self.of(Products(handed, folder.name))
+        shutil.rmtree(folder, ignore_errors=True)
         return means
 
     def _key(self) -> list[Any]:
@@ -118,7 +118,7 @@ class PassageMeans:
         total: Sums | None = None
         for sums in self.parts.outcomes(jobs, _read, _LABEL):
             total = sums if total is None else _added(total, sums)
-            self.counts.update(sums.counts)
+            self.counts[BYTES_READ] += sums.counts.get(BYTES_READ, 0)  # the search counts the rest
         assert total is not None  # a corpus has passages
         if len(groups) > 1:
             _write(whole, total)
@@ -177,6 +177,10 @@ def _write(path: Path, sums: Sums) -> None:
 def _read(path: Path) -> Sums:
     arrays, facts = read_arrays(path, _KIND)
     return Sums(_tensors(arrays), facts[_ROWS], facts[_COUNTS])
+
+
+def _write_directions(path: Path, directions: Sequence[Tensor]) -> None:
+    write_arrays(path, _DIRECTIONS, _arrays(directions))
 
 
 def _read_directions(path: Path) -> list[Tensor]:

@@ -23,10 +23,11 @@ T = TypeVar("T")
 
 # Raised whenever a change of code moves a number in a part; a piece of every key.
 PARTS_VERSION = 1
+PARTS = "parts"  # the folder below cache_dir
 SUFFIX = ".safetensors"
 _MOST_OPEN = 32  # files that a worker keeps open for its next job
 
-_open: dict[Path, object] = {}
+_open: dict[tuple[Path, object], object] = {}
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,30 @@ class PartsFolder:
 
         Whoever does it leaves the same bytes, and a worker would take seconds to start.
         """
-        engine = self.engine if len(jobs) > 1 else Serial(SerialConfig())
+        engine = self.engine if self.sends(len(jobs)) else Serial(SerialConfig())
         return outcomes(jobs, read, engine, label, unit)
+
+    def sends(self, n_jobs: int) -> bool:
+        """Whether so many jobs are done by other processes."""
+        return self.engine.apart and n_jobs > 1
+
+    def handed(
+        self,
+        value: T,
+        path: Path,
+        write: Callable[[Path, T], None],
+        read: Callable[[Path], T],
+        n_jobs: int,
+    ) -> Handed[T]:
+        """A value for so many jobs, written to a file where other processes will ask for it.
+
+        Args:
+            read: reads what ``write`` wrote; a function of a module.
+        """
+        if not self.sends(n_jobs):
+            return Handed(value)
+        write(path, value)
+        return Handed(value, path, read)
 
 
 class Handed(Generic[T]):
@@ -78,11 +101,12 @@ class Handed(Generic[T]):
 
 def _arrived(path: Path, read: Callable[[Path], T]) -> Handed[T]:
     """What was handed, in another process, which reads each file once for its jobs."""
-    if path not in _open:
+    name = (path, read)
+    if name not in _open:
         if len(_open) >= _MOST_OPEN:
             _open.clear()
-        _open[path] = read(path)
-    value: T = _open[path]  # type: ignore[assignment]
+        _open[name] = read(path)
+    value: T = _open[name]  # type: ignore[assignment]
     return Handed(value, path, read)
 
 

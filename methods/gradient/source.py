@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from methods.gradient.checkpoints import CheckpointEncoder
     from methods.gradient.recipes import Recipe
 
+BYTES_READ = "index_bytes_read"  # in the counts of a result; the check of hashes is not in it
+
 
 def rows_by_seed(n_rows: int, wanted: int | None, seed: int) -> np.ndarray:
     """Ascending rows, int64, of a sample that depends on the seed alone; None takes all rows."""

@@ -12,10 +12,10 @@ import torch
 from bench.engines.serial import Serial, SerialConfig
 from methods.gradient import groups, hessian
 from methods.gradient import index as index_module
-from methods.gradient.index import BYTES_READ
 from methods.gradient.partial_sums import PassageMeans
 from methods.gradient.parts import Handed, PartsFolder
 from methods.gradient.settings import Hessian, HessianForm, Storage
+from methods.gradient.source import BYTES_READ
 from tests.fixtures.engines import Sent
 from tests.fixtures.gradient_methods import QUERIES, ToyRecipe, make, many_texts, toy_model
 from tests.fixtures.helpers import make_task
