@@ -36,7 +36,7 @@ class Finish:
     ) -> None:
         self.dtype, self._device, self._unit_norm = dtype, device, unit_norm
         self._layout, self._handed = layout, whitening
-        self._whitening = whitening and whitening().to(dtype, device)
+        self._whitening = None if whitening is None else whitening().to(dtype, device)
         roots = torch.tensor(layout.weights, dtype=torch.float64).sqrt()
         parts = torch.tensor(layout.parts)
         self._roots = None

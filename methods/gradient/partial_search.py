@@ -117,8 +117,8 @@ def _scan(group: FeatureSource, number: int, scans: Sequence[Scan]) -> None:
     rows_at_once = scans[0].rows_at_once
     blocks, total = group.blocks(rows_at_once), group.n_blocks(rows_at_once)
     for first_row, block in progress.track(blocks, "search", total=total, unit="blocks"):
-        for one in lists:
-            one.push(first_row, block)
+        for kept in lists:
+            kept.push(first_row, block)
     for one, kept in zip(left, lists, strict=True):
         # What is read for several is counted once, with the search that asked.
         counted = dict(group.counts) if one is scans[0] else {}

@@ -30,7 +30,7 @@ from methods.gradient.hessian import Products, Statistic
 from methods.gradient.parts import PARTS_VERSION, SUFFIX, PartsFolder, arrays_key
 from methods.gradient.source import BYTES_READ, FeatureSource
 
-_KIND, _DIRECTIONS = "sums over passages", "directions of a low rank"
+_KIND, _HANDED = "sums over passages", "what jobs are handed"
 _LABEL, _ROWS, _COUNTS = "Hessian", "rows", "counts"
 
 
@@ -39,7 +39,7 @@ class Sums:
     """Sums over some rows.
 
     Attributes:
-        tensors: the sums, float64, on the CPU.
+        tensors: the sums, on the CPU.
         n_rows: how many rows they are of.
         counts: what was read or encoded for them.
     """
@@ -84,18 +84,18 @@ class PassageMeans:
         """
         folder = self.parts.folder / f"sums-{content_key([*self._key(), statistic.key])}"
         whole = folder / f"sums{SUFFIX}"
-        move_aside_if(whole, partial(_read, whole))
+        move_aside_if(whole, partial(read_sums, whole))
         with exclusive(folder):
             if not whole.exists():
                 self._make(statistic, whole)
-        sums = _read(whole)
+        sums = read_sums(whole)
         return [total.to(self.device) / max(1, sums.n_rows) for total in sums.tensors]
 
     def products(self, directions: Sequence[Tensor]) -> list[Tensor]:
         """R of the passages times some directions, as ``Products`` has them."""
-        folder = self.parts.folder / f"directions-{arrays_key(_arrays(directions))}"
+        folder = self.parts.folder / f"directions-{arrays_key(as_arrays(directions))}"
         path, n_groups = folder / f"directions{SUFFIX}", len(self.source.groups())
-        handed = self.parts.handed(directions, path, _write_directions, _read_directions, n_groups)
+        handed = self.parts.handed(directions, path, write_tensors, read_tensors, n_groups)
         means = self.of(Products(handed, folder.name))
         shutil.rmtree(folder, ignore_errors=True)
         return means
@@ -115,13 +115,10 @@ class PassageMeans:
             Job(_sum, (*how, group, rows, target), target)
             for (group, rows), target in zip(groups, targets, strict=True)
         ]
-        total: Sums | None = None
-        for sums in self.parts.outcomes(jobs, _read, _LABEL):
-            total = sums if total is None else _added(total, sums)
-            self.counts[BYTES_READ] += sums.counts.get(BYTES_READ, 0)  # the search counts the rest
-        assert total is not None  # a corpus has passages
+        total = added(self.parts, jobs, _LABEL)
+        self.counts[BYTES_READ] += total.counts.get(BYTES_READ, 0)  # the search counts the rest
         if len(groups) > 1:
-            _write(whole, total)
+            write_sums(whole, total)
         for path in set(targets) - {whole}:
             path.unlink(missing_ok=True)
 
@@ -135,10 +132,24 @@ class PassageMeans:
         return [(group, own) for group, own in zip(groups, rows, strict=True) if len(own)]
 
 
-def _added(total: Sums, more: Sums) -> Sums:
-    for sums, part in zip(total.tensors, more.tensors, strict=True):
-        sums += part
-    return Sums(total.tensors, total.n_rows + more.n_rows, {})
+def added(parts: PartsFolder, jobs: Sequence[Job], label: str) -> Sums:
+    """What the files of some jobs add up to, from the first to the last.
+
+    Args:
+        jobs: at least one; each leaves a file of ``write_sums``.
+        label: the phase's name, for its progress.
+    """
+    total: Sums | None = None
+    for sums in parts.outcomes(jobs, read_sums, label):
+        if total is None:
+            total = sums
+            continue
+        for whole, part in zip(total.tensors, sums.tensors, strict=True):
+            whole += part
+        counts = Counter(total.counts) + Counter(sums.counts)
+        total = Sums(total.tensors, total.n_rows + sums.n_rows, dict(counts))
+    assert total is not None  # there is a job
+    return total
 
 
 def _sum(
@@ -153,7 +164,7 @@ def _sum(
     """The job of one group: its sums, in a file."""
     features = _features(group, sample, rows_at_once, dim)
     tensors, n_rows = statistic.sums(features, device)
-    _write(target, Sums(tensors, n_rows, dict(group.counts)))
+    write_sums(target, Sums(tensors, n_rows, dict(group.counts)))
 
 
 def _features(
@@ -169,27 +180,40 @@ def _features(
         yield group.rows(sample[start : start + rows_at_once])[:, :dim]
 
 
-def _write(path: Path, sums: Sums) -> None:
+def write_sums(path: Path, sums: Sums) -> None:
+    """Write the sums of a group, or of all."""
     facts = {_ROWS: sums.n_rows, _COUNTS: sums.counts}
-    write_arrays(path, _KIND, _arrays(sums.tensors), facts)
+    write_arrays(path, _KIND, as_arrays(sums.tensors), facts)
 
 
-def _read(path: Path) -> Sums:
+def read_sums(path: Path) -> Sums:
+    """The sums of ``write_sums``.
+
+    Raises:
+        DamagedError: the file is not what was written.
+    """
     arrays, facts = read_arrays(path, _KIND)
     return Sums(_tensors(arrays), facts[_ROWS], facts[_COUNTS])
 
 
-def _write_directions(path: Path, directions: Sequence[Tensor]) -> None:
-    write_arrays(path, _DIRECTIONS, _arrays(directions))
+def write_tensors(path: Path, tensors: Sequence[Tensor]) -> None:
+    """Write some tensors, for jobs to read."""
+    write_arrays(path, _HANDED, as_arrays(tensors))
 
 
-def _read_directions(path: Path) -> list[Tensor]:
-    return _tensors(read_arrays(path, _DIRECTIONS)[0])
+def read_tensors(path: Path) -> list[Tensor]:
+    """The tensors of ``write_tensors``, on the CPU.
+
+    Raises:
+        DamagedError: the file is not what was written.
+    """
+    return _tensors(read_arrays(path, _HANDED)[0])
+
+
+def as_arrays(tensors: Sequence[Tensor]) -> dict[str, np.ndarray]:
+    """Tensors as arrays by number."""
+    return {f"{number:05d}": one.cpu().numpy() for number, one in enumerate(tensors)}
 
 
 def _tensors(arrays: dict[str, np.ndarray]) -> list[Tensor]:
     return [torch.from_numpy(arrays[name]) for name in sorted(arrays)]
-
-
-def _arrays(tensors: Sequence[Tensor]) -> dict[str, np.ndarray]:
-    return {f"{number:05d}": one.cpu().numpy() for number, one in enumerate(tensors)}
