@@ -32,10 +32,12 @@ import functools
 import os
 import re
 import shlex
+import shutil
 import statistics
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,11 +45,14 @@ import numpy as np
 import torch
 from contenders import Peer, interleave, timed
 
+from bench.engines.serial import Serial, SerialConfig
 from methods import vector_search
 from methods.gradient.checkpoints import FeatureLayout
 from methods.gradient.codecs import make_codec
+from methods.gradient.finish import Finish
 from methods.gradient.index import GradientIndex
-from methods.gradient.search import Finish, MemoryPlan, Search
+from methods.gradient.parts import PartsFolder
+from methods.gradient.search import MemoryPlan, Search
 from methods.gradient.settings import Storage
 from methods.vector_search import as_tensor, nearest, scan, scored_blocks, search_rows
 
@@ -138,7 +143,7 @@ def _contenders(
 def _gradient_search(stored: np.ndarray, n_queries: int, *, unit_norm: bool) -> Search:
     n_rows, dim = stored.shape
     path = Path(stored.filename)  # type: ignore[attr-defined] - of a memory map
-    shards = [{"file": path.name, "first_row": 0, "rows": n_rows}]
+    shards = [{"file": path.name, "first_row": 0, "rows": n_rows, "sha256": ""}]
     codec = make_codec(Storage.fp32, dim, weighted=False)
     index = GradientIndex(path.parent, codec, shards, None)
     layout = FeatureLayout([dim], [dim], [1.0], weighted=False)
@@ -147,10 +152,12 @@ def _gradient_search(stored: np.ndarray, n_queries: int, *, unit_norm: bool) -> 
         for dtype in (torch.float32, torch.float64)
     )
     memory = MemoryPlan.of(2048, n_queries, dim, torch.float32)  # the methods' default
-    return Search(index, index, first, exactly, 0, memory)
+    parts = PartsFolder(path.parent / f"parts-{unit_norm}", Serial(SerialConfig()))
+    return Search(index, index, first, exactly, 0, memory, parts, Counter())
 
 
 def _drain(search: Search, queries: torch.Tensor, top_k: int) -> None:
+    shutil.rmtree(search.parts.folder, ignore_errors=True)  # what an earlier round has found
     for _ in search.find([str(i) for i in range(len(queries))], queries, top_k, 0):
         pass
 

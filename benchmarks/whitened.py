@@ -27,6 +27,7 @@ from methods.choosing import chosen
 from methods.gradient import hessian
 from methods.gradient.features import Features
 from methods.gradient.method import Gradient
+from methods.gradient.recipes import EncoderRecipe
 from methods.gradient.source import EncodedFeatures
 
 _ROWS_AT_ONCE = 4096
@@ -69,7 +70,8 @@ def encode(overrides: Sequence[str], cache: Path) -> Encoded:
     method.check()
     method.index()
     encoder = Features(model, config).passages
-    source = EncodedFeatures(model, encoder, task.passages, config)
+    recipe = EncoderRecipe(lambda: model, config, "", task.passages)
+    source = EncodedFeatures(model, encoder, recipe, range(len(task.passages)))
     passages = torch.cat([block for _, block in source.blocks(_ROWS_AT_ONCE)])
     features = method.encode_queries(task.queries)
     return Encoded(passages, features, task.queries, encoder.layout.blocks, method)
@@ -95,8 +97,8 @@ class Whitener:
     def __init__(self, encoded: Encoded) -> None:
         self._encoded, blocks = encoded, encoded.blocks
         self._gold = [np.asarray(query.gold_rows) for query in encoded.queries]
-        self._train = hessian.autocorrelation(blocks, encoded.passages.split(_ROWS_AT_ONCE))
-        self._evaluation = hessian.autocorrelation(blocks, [encoded.features])
+        self._train = hessian.Outer(blocks).mean(encoded.passages.split(_ROWS_AT_ONCE))
+        self._evaluation = hessian.Outer(blocks).mean([encoded.features])
 
     @cached_property
     def crossing(self) -> float:

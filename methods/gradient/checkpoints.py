@@ -66,6 +66,12 @@ class CheckpointEncoder:
         self.device, self.dtype = encoders[0].device, encoders[0].dtype
         self.fitting_tokens: int | None = None
 
+    @property
+    def only(self) -> GradientEncoder:
+        """The encoder of the only checkpoint; there must be one."""
+        (encoder,) = self._encoders
+        return encoder
+
     def encode(self, batch: Sequence[Tokens]) -> Tensor:
         """Features of a batch: ``[batch, dim]``. Raises what ``GradientEncoder.encode`` raises."""
         encoded = [encoder.encode(batch) for encoder in self._encoders]

@@ -16,11 +16,18 @@ queries: Σ_i, and the scores. Nothing is stored.
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from methods.base import IndexSize
+from methods.gradient.gradient_sums import GradientSums
 from methods.gradient.influence import Influence
+from methods.gradient.partial_search import read_tensor, write_tensor
+from methods.gradient.partial_sums import as_arrays
+from methods.gradient.parts import PARTS, SUFFIX, Handed, PartsFolder, arrays_key
 
 
 class DataInf(Influence):
@@ -33,26 +40,59 @@ class DataInf(Influence):
     def estimate(self) -> IndexSize:
         """Find λ of each matrix, in one pass over the passages."""
         sizes = self.encoder.block_sizes
-        squares = torch.zeros(len(sizes), dtype=torch.float64, device=self.encoder.device)
-        for block in self.hessian_gradients("gradient norms"):
-            squares += torch.stack([g.double().square().sum() for g in self.by_matrix(block)])
-        means = squares.cpu() / torch.tensor(sizes) / len(self.hessian_rows())
+        (squares,) = self.hessian_sums("squares", "gradient norms", _Squares()).tensors
+        means = squares / torch.tensor(sizes) / len(self.hessian_rows())
         self._dampings = (self.config.damping * means).tolist()
         return IndexSize()
 
     def precondition(self, queries: Tensor) -> Tensor:
         """Multiply the queries ``[queries, dim]`` by H⁻¹, in one pass over the passages."""
-        sums = torch.zeros_like(queries)
+        key = arrays_key(as_arrays([queries, torch.tensor(self._dampings)]))
+        path = self.context.cache_dir / PARTS / f"queries-{key}" / f"queries{SUFFIX}"
+        parts = PartsFolder(path.parent, self.context.engine)
+        n_jobs = self.n_hessian_groups
+        handed = parts.handed(queries, path, write_tensor, read_tensor, n_jobs)
+        work = _Shares(handed, tuple(self._dampings))
+        (total,) = self.hessian_sums(f"shares {key}", "DataInf", work).tensors
+        shutil.rmtree(path.parent, ignore_errors=True)
+        sums = total.to(queries.device)
         n_passages = len(self.hessian_rows())
-        for block in self.hessian_gradients("DataInf"):
-            for g, v, total, damping in zip(
-                *map(self.by_matrix, (block, queries, sums)), self._dampings, strict=True
-            ):
-                if damping > 0:
-                    shares = (g @ v.T) / (damping + g.square().sum(1, keepdim=True))
-                    total.addmm_(shares.T, g)
-        for v, total, damping in zip(
+        for v, part, damping in zip(
             *map(self.by_matrix, (queries, sums)), self._dampings, strict=True
         ):
-            v.sub_(total.div_(n_passages)).mul_(1 / damping if damping > 0 else 0.0)
+            v.sub_(part.div_(n_passages)).mul_(1 / damping if damping > 0 else 0.0)
         return queries
+
+
+class _Squares(GradientSums):
+    """Σ_i |g_i|² of each matrix, float64 ``[matrices]``."""
+
+    def zeros(self, sizes: list[int], device: torch.device) -> list[Tensor]:
+        return [torch.zeros(len(sizes), dtype=torch.float64, device=device)]
+
+    def add(self, sums: list[Tensor], gradients: list[Tensor]) -> None:
+        sums[0] += torch.stack([g.double().square().sum() for g in gradients])
+
+
+@dataclass(frozen=True)
+class _Shares(GradientSums):
+    """Σ_i (g_iᵀ v) / (λ + |g_i|²) g_i of each matrix, side by side, ``[queries, dim]``.
+
+    Attributes:
+        queries: v of each query, ``[queries, dim]``.
+        dampings: λ of each matrix.
+    """
+
+    queries: Handed[Tensor]
+    dampings: tuple[float, ...]
+
+    def zeros(self, sizes: list[int], device: torch.device) -> list[Tensor]:  # noqa: ARG002
+        return [torch.zeros_like(self.queries(), device=device)]
+
+    def add(self, sums: list[Tensor], gradients: list[Tensor]) -> None:
+        sizes = [g.shape[1] for g in gradients]
+        split = (one.to(sums[0].device).split(sizes, dim=1) for one in (self.queries(), sums[0]))
+        for g, v, total, damping in zip(gradients, *split, self.dampings, strict=True):
+            if damping > 0:
+                shares = (g @ v.T) / (damping + g.square().sum(1, keepdim=True))
+                total.addmm_(shares.T, g)

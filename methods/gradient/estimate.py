@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bench.core import progress
 from methods.gradient import hessian, whitening
+from methods.gradient.partial_sums import PassageMeans
+from methods.gradient.parts import Handed, PartsFolder
 from methods.gradient.settings import Hessian, HessianForm, HessianSettings
 from methods.gradient.source import FeatureSource, rows_by_seed
 from methods.gradient.whitening import Whitening
@@ -24,16 +26,35 @@ def readings(form: HessianForm) -> int:
 Features = Callable[[], Iterable[Tensor]]  # gives the features ``[rows, dim]`` from the start again
 
 
-def estimate_whitening(
+def passage_means(
     settings: HessianSettings,
     blocks: Sequence[int],
     source: FeatureSource,
-    queries: Features,
     rows_at_once: int,
-    facts: dict[str, Any],
     device: torch.device,
-) -> Whitening | None:
-    """R^(-1/2), or None without Hessian.
+    parts: PartsFolder,
+    counts: Counter[str],
+) -> PassageMeans:
+    """The passages that R is of: all, or a sample that depends on the seed alone.
+
+    Args:
+        blocks: sizes of the blocks of a row; a weight may follow them.
+        rows_at_once, device, parts, counts: as in ``PassageMeans``.
+    """
+    wanted = settings.hessian_sample
+    sampled = wanted is not None and wanted < source.n_rows
+    rows = rows_by_seed(source.n_rows, wanted, settings.seed) if sampled else None
+    return PassageMeans(source, rows, rows_at_once, sum(blocks), device, parts, counts)
+
+
+def estimate_whitening(
+    settings: HessianSettings,
+    blocks: Sequence[int],
+    passages: PassageMeans,
+    queries: Features,
+    facts: dict[str, Any],
+) -> Whitening:
+    """R^(-1/2), on the device of the passages' means; ``settings.hessian`` is not none.
 
     What R is made of goes to ``facts``: ``mixing``, the λ in use, if R is mixed;
     ``hessian_passages`` and ``hessian_queries``, how many R is from; and ``hessian_blocks``, lists
@@ -47,42 +68,39 @@ def estimate_whitening(
     Those of the queries are there only if R is mixed.
 
     Args:
-        rows_at_once: passages in memory together.
+        passages: the passages of R.
+        queries: the features of the queries.
         facts: gets what R is made of.
-        device: where R is summed up and decomposed.
 
     Raises:
         UserError: R cannot be inverted, a block is too large for it, or λ has no automatic value.
     """
-    if settings.hessian is Hessian.none:
-        return None
-    passages = _Passages(source, settings, rows_at_once, sum(blocks))
     asked = _Queries(queries, sum(blocks)) if settings.hessian is Hessian.mixed else None
     dampings = settings.dampings(blocks, passages.n_rows)
     facts["hessian_passages"] = passages.n_rows
     facts["hessian_blocks"] = {"dims": list(blocks), "damping": _rounded(dampings)}
     make = _full if settings.hessian_form is HessianForm.full else _reduced
-    return make(settings, blocks, dampings, passages, asked, facts, device)
+    return make(settings, blocks, dampings, passages, asked, facts)
 
 
 def _full(
     settings: HessianSettings,
     blocks: Sequence[int],
     dampings: Sequence[float],
-    passages: _Passages,
+    passages: PassageMeans,
     queries: _Queries | None,
     facts: dict[str, Any],
-    device: torch.device,
 ) -> Whitening:
     about = facts["hessian_blocks"]
-    r = hessian.autocorrelation(blocks, passages(), device)
+    statistic = hessian.Outer(blocks)
+    r = passages.of(statistic)
     about["train_trace"] = _traces(r)
     if queries is None:
         _say_if_few(blocks, dampings, passages.n_rows)
         roots, about["rank"] = whitening.full(r, dampings)
         about["train_rank"] = about["rank"]
         return roots
-    r_eval = hessian.autocorrelation(blocks, queries(), device)
+    r_eval = statistic.mean(queries(), passages.device)
     facts["hessian_queries"] = queries.n_rows
     about["eval_trace"] = _traces(r_eval)
     _say_if_few(blocks, dampings, passages.n_rows, queries.n_rows)
@@ -109,23 +127,27 @@ def _reduced(
     settings: HessianSettings,
     blocks: Sequence[int],
     dampings: Sequence[float],
-    passages: _Passages,
+    passages: PassageMeans,
     queries: _Queries | None,
     facts: dict[str, Any],
-    device: torch.device,
 ) -> Whitening:
     """The diagonal and the low-rank form, which never hold R."""
-    mixing, dim = 0.0 if queries is None else float(settings.mixing), sum(blocks)
+    mixing = 0.0 if queries is None else float(settings.mixing)
+    statistic, device = hessian.Squares(sum(blocks)), passages.device
 
-    def of_both(estimate: Callable[[Features], list[Tensor]]) -> list[Tensor]:
-        train = estimate(passages)
-        return train if queries is None else hessian.mix(estimate(queries), train, mixing)
+    def multiply(directions: list[Tensor]) -> list[Tensor]:
+        train = passages.products(directions)
+        if queries is None:
+            return train
+        return hessian.mix(
+            hessian.Products(Handed(directions)).mean(queries(), device), train, mixing
+        )
 
-    squares = hessian.mean_squares(dim, passages(), device)
+    (squares,) = passages.of(statistic)
     about = facts["hessian_blocks"]
     about["train_trace"] = _rounded(part.sum() for part in squares.split(list(blocks)))
     if queries is not None:
-        of_queries = hessian.mean_squares(dim, queries(), device)
+        (of_queries,) = statistic.mean(queries(), device)
         about["eval_trace"] = _rounded(part.sum() for part in of_queries.split(list(blocks)))
         facts.update(mixing=mixing, hessian_queries=queries.n_rows)
         (squares,) = hessian.mix([of_queries], [squares], mixing)
@@ -134,7 +156,7 @@ def _reduced(
     return whitening.low_rank(
         squares,
         blocks,
-        lambda directions: of_both(lambda features: hessian.products(directions, features())),
+        multiply,
         components=settings.hessian_components,
         dampings=dampings,
         seed=settings.seed,
@@ -181,34 +203,3 @@ class _Queries:
         for features in self._queries():
             self.n_rows += len(features)
             yield features[:, : self._dim]
-
-
-class _Passages:
-    """Features of all passages, or of a sample of rows that depends on the seed alone."""
-
-    def __init__(
-        self, source: FeatureSource, settings: HessianSettings, rows_at_once: int, dim: int
-    ) -> None:
-        self._source, self._rows_at_once = source, rows_at_once
-        self._dim = dim  # a weight may follow
-        n_rows, wanted = source.n_rows, settings.hessian_sample
-        self._rows: np.ndarray | None = None
-        if wanted is not None and wanted < n_rows:
-            self._rows = rows_by_seed(n_rows, wanted, settings.seed)
-
-    @property
-    def n_rows(self) -> int:
-        """How many passages."""
-        return self._source.n_rows if self._rows is None else len(self._rows)
-
-    def __call__(self) -> Iterator[Tensor]:
-        size = self._rows_at_once
-        if self._rows is None:
-            total = self._source.n_blocks(size)
-            blocks = self._source.blocks(size)
-            for _, block in progress.track(blocks, "Hessian", total=total, unit="blocks"):
-                yield block[:, : self._dim]
-        else:
-            starts = range(0, len(self._rows), size)
-            for start in progress.track(starts, "Hessian", unit="blocks"):
-                yield self._source.rows(self._rows[start : start + size])[:, : self._dim]

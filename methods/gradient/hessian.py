@@ -9,13 +9,17 @@ queries there are (unverified: the paper does not say). All are accumulated in f
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.core import progress
 from bench.core.errors import UserError
+from methods.gradient.parts import Handed
 
 MAX_BLOCK = 8192  # an eigendecomposition above this takes minutes and gigabytes a block
 CROSSING_SHARE = 1000 / 2**16  # the paper's k, about 1,000, of its 2^16 dimensions
@@ -26,31 +30,116 @@ _CPU = torch.device("cpu")
 _FIX = "set method.mixing to a number (0.9 is the paper's for T-REx), or ask more queries"
 
 
-def autocorrelation(
-    blocks: Sequence[int], parts: Iterable[Tensor], device: torch.device = _CPU
-) -> list[Tensor]:
-    """Mean of g gᵀ over all rows, one matrix a block.
+class Statistic(ABC):
+    """A sum over rows of features, from which some form of R is made; sums of parts add up."""
 
-    Args:
+    @property
+    @abstractmethod
+    def key(self) -> list[Any]:
+        """What tells it from other statistics, as a JSON value."""
+
+    @abstractmethod
+    def zeros(self, device: torch.device) -> list[Tensor]:
+        """The sums over no rows, float64."""
+
+    @abstractmethod
+    def add(self, sums: list[Tensor], features: Tensor) -> None:
+        """Add some rows, ``[rows, dim]`` in any dtype and on any device, to the sums."""
+
+    def sums(self, parts: Iterable[Tensor], device: torch.device) -> tuple[list[Tensor], int]:
+        """The sums over all rows, on the device, and how many rows there are."""
+        sums, n_rows = self.zeros(device), 0
+        for features in parts:
+            n_rows += len(features)
+            self.add(sums, features)
+        return sums, n_rows
+
+    def mean(self, parts: Iterable[Tensor], device: torch.device = _CPU) -> list[Tensor]:
+        """The means over all rows, on the device; zeros where there are none."""
+        sums, n_rows = self.sums(parts, device)
+        return [total / max(1, n_rows) for total in sums]
+
+
+@dataclass(frozen=True)
+class Outer(Statistic):
+    """Σ g gᵀ, whose mean is R: float64 ``[size, size]`` for each block.
+
+    Attributes:
         blocks: sizes of the blocks, adding up to the feature dimension.
-        parts: features ``[rows, dim]``.
-        device: where it is summed up, and stays.
-
-    Returns:
-        float64 ``[size, size]`` for each block.
 
     Raises:
         UserError: a block is too large for its matrix.
     """
-    check_blocks(blocks)
-    sums = [torch.zeros(size, size, dtype=torch.float64, device=device) for size in blocks]
-    n_rows = 0
-    for features in parts:
-        n_rows += len(features)
-        split = features.to(device).double().split(list(blocks), dim=1)
+
+    blocks: Sequence[int]
+
+    def __post_init__(self) -> None:
+        check_blocks(self.blocks)
+
+    @property
+    def key(self) -> list[Any]:
+        """See ``Statistic.key``."""
+        return [type(self).__name__, list(self.blocks)]
+
+    def zeros(self, device: torch.device) -> list[Tensor]:
+        """See ``Statistic.zeros``."""
+        return [torch.zeros(n, n, dtype=torch.float64, device=device) for n in self.blocks]
+
+    def add(self, sums: list[Tensor], features: Tensor) -> None:
+        """See ``Statistic.add``."""
+        split = features.to(sums[0].device).double().split(list(self.blocks), dim=1)
         for total, part in zip(sums, split, strict=True):
             total.addmm_(part.T, part)
-    return [total / max(1, n_rows) for total in sums]
+
+
+@dataclass(frozen=True)
+class Squares(Statistic):
+    """Σ g², whose mean is the diagonal of R: float64 ``[dim]``."""
+
+    dim: int
+
+    @property
+    def key(self) -> list[Any]:
+        """See ``Statistic.key``."""
+        return [type(self).__name__, self.dim]
+
+    def zeros(self, device: torch.device) -> list[Tensor]:
+        """See ``Statistic.zeros``."""
+        return [torch.zeros(self.dim, dtype=torch.float64, device=device)]
+
+    def add(self, sums: list[Tensor], features: Tensor) -> None:
+        """See ``Statistic.add``."""
+        sums[0] += features.to(sums[0].device).double().square().sum(0)
+
+
+@dataclass(frozen=True)
+class Products(Statistic):
+    """Σ g (gᵀ Ω), whose mean is R times some directions Ω, without R.
+
+    Attributes:
+        directions: float64 ``[size, columns]`` for each block; the sums are of the same shapes.
+        name: what tells the directions from others.
+    """
+
+    directions: Handed[Sequence[Tensor]]
+    name: str = ""
+
+    @property
+    def key(self) -> list[Any]:
+        """See ``Statistic.key``."""
+        return [type(self).__name__, self.name]
+
+    def zeros(self, device: torch.device) -> list[Tensor]:
+        """See ``Statistic.zeros``."""
+        return [torch.zeros_like(block, device=device) for block in self.directions()]
+
+    def add(self, sums: list[Tensor], features: Tensor) -> None:
+        """See ``Statistic.add``."""
+        device, directions = sums[0].device, self.directions()
+        sizes = [len(block) for block in directions]
+        split = features.to(device).double().split(sizes, dim=1)
+        for total, part, block in zip(sums, split, directions, strict=True):
+            total.addmm_(part.T, part @ block.to(device))
 
 
 def check_blocks(blocks: Sequence[int]) -> None:
@@ -61,34 +150,6 @@ def check_blocks(blocks: Sequence[int]) -> None:
             where="method.projection_dim",
             fix="set projection_dim to 90 or less, or method.hessian_form=low_rank or diagonal",
         )
-
-
-def mean_squares(dim: int, parts: Iterable[Tensor], device: torch.device = _CPU) -> Tensor:
-    """The diagonal of R alone: float64 ``[dim]``, on the device."""
-    total, n_rows = torch.zeros(dim, dtype=torch.float64, device=device), 0
-    for features in parts:
-        n_rows += len(features)
-        total += features.to(device).double().square().sum(0)
-    return total / max(1, n_rows)
-
-
-def products(directions: Sequence[Tensor], parts: Iterable[Tensor]) -> list[Tensor]:
-    """R times some directions, without R: the mean of g (gᵀ Ω).
-
-    Args:
-        directions: float64 ``[size, columns]`` for each block, on one device.
-
-    Returns:
-        float64 ``[size, columns]`` for each block, there.
-    """
-    sums, n_rows = [torch.zeros_like(block) for block in directions], 0
-    sizes = [len(block) for block in directions]
-    for features in parts:
-        n_rows += len(features)
-        split = features.to(sums[0].device).double().split(sizes, dim=1)
-        for total, part, block in zip(sums, split, directions, strict=True):
-            total.addmm_(part.T, part @ block)
-    return [total / max(1, n_rows) for total in sums]
 
 
 def mix(evaluation: Sequence[Tensor], train: Sequence[Tensor], mixing: float) -> list[Tensor]:

@@ -18,8 +18,10 @@ Layout, below a folder for each feature key: ``fp32/``, ``bf16/``, ``int8/``, ``
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,18 +34,17 @@ from bench.storage.arrays import map_array
 from bench.storage.keys import content_key
 from bench.storage.locks import exclusive
 from bench.storage.whole_files import whole_file
+from methods.gradient import groups
 from methods.gradient.codecs import Codec, make_codec
 from methods.gradient.settings import Storage
 from methods.gradient.shards import COUNTED, ShardWriter, read_seconds
-from methods.gradient.source import FeatureSource
+from methods.gradient.source import BYTES_READ, FeatureSource
 
 if TYPE_CHECKING:
-    from collections import Counter
-
     from bench.engines import Engine
     from bench.engines.base import Job
     from bench.storage.mirror import Mirror
-    from methods.gradient.shards import EncoderRecipe
+    from methods.gradient.recipes import EncoderRecipe
     from methods.gradient.source import EncodedFeatures
 
 SHARD_ROWS = 2048  # fewer are lost when a run dies, and a shard of 2^16 dims has 512 MiB in fp32
@@ -58,28 +59,41 @@ def shard_rows(dim: int) -> int:
 
 @dataclass(frozen=True)
 class GradientIndex(FeatureSource):
-    """The finished shards of one corpus.
+    """The finished shards of one corpus, or a group of them.
 
     Attributes:
-        shards: records of the manifest: file, first row, rows.
+        shards: records of the manifest: file, SHA-256, first row, rows.
         seconds: time that encoding took, all runs and processes together; None if that is not known
             of every shard.
+        counts: receives ``index_bytes_read``, of whatever is read of the shards.
     """
 
     folder: Path
     codec: Codec
     shards: list[dict[str, Any]]
     seconds: float | None
+    counts: Counter[str] = field(default_factory=Counter)
+    span: range = field(init=False)
     _first_rows: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         first_rows = np.array([shard["first_row"] for shard in self.shards])
         object.__setattr__(self, "_first_rows", first_rows)
+        stop = self.shards[-1]["first_row"] + self.shards[-1]["rows"]
+        object.__setattr__(self, "span", range(self.shards[0]["first_row"], stop))
 
-    @property
-    def n_rows(self) -> int:
-        """Number of passages."""
-        return self.shards[-1]["first_row"] + self.shards[-1]["rows"]
+    @cached_property
+    def identity(self) -> Any:
+        """What is stored, in which format."""
+        stored = [[shard["sha256"], shard["rows"]] for shard in self.shards]
+        return content_key([vars(self.codec), type(self.codec).__name__, stored])
+
+    def groups(self) -> list[FeatureSource]:
+        """See ``FeatureSource.groups``."""
+        spans = groups.cut(len(self.shards), groups.LEAST_SHARDS)
+        return [
+            replace(self, shards=self.shards[s.start : s.stop], counts=Counter()) for s in spans
+        ]
 
     @property
     def bytes(self) -> int:
@@ -95,8 +109,9 @@ class GradientIndex(FeatureSource):
         for shard in self.shards:
             stored = map_array(self.folder / shard["file"])
             for start in range(0, shard["rows"], rows_at_once):
-                part = self.codec.decode(stored[start : start + rows_at_once])
-                yield shard["first_row"] + start, part
+                part = stored[start : start + rows_at_once]
+                self.counts[BYTES_READ] += part.nbytes
+                yield shard["first_row"] + start, self.codec.decode(part)
 
     def rows(self, rows: np.ndarray) -> Tensor:
         """Features of ascending rows, float32 ``[len(rows), dim]``."""
@@ -104,8 +119,9 @@ class GradientIndex(FeatureSource):
         place = np.searchsorted(self._first_rows, rows, side="right") - 1
         for number in np.unique(place):
             stored = map_array(self.folder / self.shards[number]["file"])
-            inside = rows[place == number] - self._first_rows[number]
-            parts.append(self.codec.decode(stored[inside]))
+            chosen = stored[rows[place == number] - self._first_rows[number]]
+            self.counts[BYTES_READ] += chosen.nbytes
+            parts.append(self.codec.decode(chosen))
         return parts[0] if len(parts) == 1 else torch.cat([torch.empty(0, self.codec.dim), *parts])
 
 

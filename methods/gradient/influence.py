@@ -12,33 +12,42 @@ another pass over the corpus.
 
 from __future__ import annotations
 
+import shutil
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bench.core import progress
-from bench.core.fields import identifying
+from bench.engines.base import Job
+from bench.storage.keys import content_key
+from bench.storage.locks import exclusive
+from bench.storage.sealed import move_aside_if
 from bench.tasks.base import Query
 from methods.base import GRADIENT_PARAMETERS, IndexSize, Method, Ranking
 from methods.gradient.batching import encode_all
 from methods.gradient.checkpoints import CheckpointEncoder
 from methods.gradient.encoder import GradientEncoder
-from methods.gradient.features import FEATURES_VERSION
+from methods.gradient.finish import Finish
+from methods.gradient.gradient_sums import MOST_GROUPS_OF_SUMS, GradientSums, sum_gradients
+from methods.gradient.groups import cut, least_texts
 from methods.gradient.parameters import coverage
-from methods.gradient.search import Finish, MemoryPlan, Search, search_dtype
+from methods.gradient.partial_search import read_tensor, write_tensor
+from methods.gradient.partial_sums import Sums, added
+from methods.gradient.parts import PARTS, PARTS_VERSION, SUFFIX, PartsFolder, arrays_key
+from methods.gradient.recipes import ExactRecipe, exact_key_settings
+from methods.gradient.search import MemoryPlan, Search, search_dtype
 from methods.gradient.settings import (
-    EncodingSettings,
     InfluenceConfig,
     Unsupported,
     exact_gradients,
 )
 from methods.gradient.source import EncodedFeatures, rows_by_seed
-from methods.model_identity import model_identity
 
 
 class Influence(Method):
@@ -47,15 +56,18 @@ class Influence(Method):
     Attributes:
         encoder: encoder of exact gradients, which ``index`` makes; each matrix is a block,
             ``[out, in]`` flattened.
+        key_settings: all that a gradient depends on beside its text, likewise.
     """
 
     Config: ClassVar[type] = InfluenceConfig
     config: InfluenceConfig
     encoder: GradientEncoder
+    key_settings: dict[str, Any]
 
     def index(self) -> IndexSize:
         """Make the encoder, and estimate the part of the Hessian that depends on no query."""
         self.encoder = GradientEncoder(self.context.model, exact_gradients(self.config))
+        self.key_settings = exact_key_settings(self.context.model, self.config)
         self._checkpoints = CheckpointEncoder([self.encoder], [1.0], weighted=False)
         if self.config.unsupported is Unsupported.skip:
             module = self.context.model.module
@@ -83,73 +95,130 @@ class Influence(Method):
         n_rows = len(self.context.task.passages)
         return rows_by_seed(n_rows, self.config.sample, self.config.seed)
 
-    def hessian_gradients(self, what: str) -> Iterator[Tensor]:
-        """Stream the gradients of these passages, ``[some, dim]``, encoded as they are asked for.
+    def hessian_sums(self, name: str, what: str, work: GradientSums) -> Sums:
+        """Sums over these passages, made in groups of them by the run's engine.
 
         Args:
+            name: what tells the sums from others, beside the gradients.
             what: name of the step, for its progress.
         """
-        plan, rows = self._plan(1), self.hessian_rows()
-        source = self._source(plan)
-        starts = range(0, len(rows), plan.rows)
-        for start in progress.track(starts, what, unit="blocks"):
-            gradients = source.rows(rows[start : start + plan.rows])
-            yield gradients.to(self.encoder.device, self.dtype)
+        plan, rows, device = self._plan(1), self.hessian_rows(), self.encoder.device
+        source, sampled = self._source(plan), None
+        if len(rows) < source.n_rows:
+            sampled = rows.tolist()
+        place = [plan.rows, str(self.dtype), device.type]
+        key = content_key([PARTS_VERSION, source.identity, sampled, *place, name])
+        parts = PartsFolder(self.context.cache_dir / PARTS / f"sums-{key}", self.context.engine)
+        jobs = []
+        for number, run in enumerate(self._hessian_groups()):
+            target = parts.folder / f"group-{number:05d}{SUFFIX}"
+            own = rows[run.start : run.stop]
+            arguments = (source, work, own, plan.rows, self.dtype, what, target)
+            jobs.append(Job(sum_gradients, arguments, target))
+        with exclusive(parts.folder):
+            total = added(parts, jobs, what)
+        shutil.rmtree(parts.folder, ignore_errors=True)
+        return total
+
+    def _hessian_groups(self) -> list[range]:
+        """The places in ``hessian_rows`` of each group."""
+        least = least_texts(self.encoder.dim)
+        return cut(len(self.hessian_rows()), least, MOST_GROUPS_OF_SUMS)
+
+    @property
+    def n_hessian_groups(self) -> int:
+        """The number of groups that ``hessian_sums`` has."""
+        return len(self._hessian_groups())
+
+    def passages(self, config: InfluenceConfig) -> EncodedFeatures:
+        """The passages' gradients, encoded whenever they are asked for, here or elsewhere.
+
+        Args:
+            config: the settings of the method, which bound a batch.
+        """
+        context, key = self.context, content_key(self.key_settings)
+        recipe = ExactRecipe(context.model_recipe, config, key, context.task.passages)
+        every = range(len(context.task.passages))
+        return EncodedFeatures(context.model, self._checkpoints, recipe, every)
 
     def by_matrix(self, gradients: Tensor) -> tuple[Tensor, ...]:
         """Views of each matrix's columns, ``[rows, out · in]``."""
         return gradients.split(self.encoder.block_sizes, dim=1)
 
-    def key_settings(self) -> dict[str, Any]:
-        """All that a gradient depends on beside its text, as JSON values."""
-        return {
-            "features_version": FEATURES_VERSION,
-            **model_identity(self.context.model),
-            **identifying(self.config, EncodingSettings),
-        }
-
     # ------------------------------------------------------------------ scoring
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
         """Score all passages for groups of resident queries, keeping running lists."""
-        plan = self._plan(len(queries))
-        search = self._search(plan)
-        for start, preconditioned in self._groups(queries, plan):
-            source = self._source(plan)
-            if start == 0:  # texts that are cut are counted in one pass
-                source = replace(source, counts=self.context.counts)
-            ids = [query.query_id for query in queries[start : start + len(preconditioned)]]
-            one_pass = replace(search, scanned=source)
-            yield from one_pass.find(ids, preconditioned, top_k, self.config.opponents)
+        plan, rankings = self._plan(len(queries)), list[Ranking]()
+        parts = self._parts(queries, plan, top_k)
+        with exclusive(parts.folder):
+            for number, (start, some) in enumerate(self._groups(queries, plan, parts)):
+                # Texts that are cut are counted in one pass.
+                counts = self.context.counts if number == 0 else Counter[str]()
+                ids = [query.query_id for query in queries[start : start + len(some)]]
+                search = self._search(plan, parts, counts)
+                rankings += search.find(ids, some, top_k, self.config.opponents, number)
+        yield from rankings
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
         """Score chosen passages, float64 ``[candidates]`` a query, from gradients encoded now."""
-        plan = self._plan(len(queries))
-        search = self._search(plan)
-        for start, preconditioned in self._groups(queries, plan):
-            yield from search.score(preconditioned, rows[start : start + len(preconditioned)])
+        plan, scores = self._plan(len(queries)), list[np.ndarray]()
+        parts = self._parts(queries, plan, arrays_key({"rows": rows}))
+        with exclusive(parts.folder):
+            search = self._search(plan, parts, Counter())
+            for number, (start, some) in enumerate(self._groups(queries, plan, parts)):
+                scores += list(search.score(some, rows[start : start + len(some)], number))
+        shutil.rmtree(parts.folder, ignore_errors=True)
+        yield from scores
+
+    def _parts(self, queries: Sequence[Query], plan: MemoryPlan, asked: int | str) -> PartsFolder:
+        """The folder of a search's own parts, named by all that they follow from.
+
+        Args:
+            asked: how long the lists are, or which rows are scored.
+        """
+        context, texts = self.context, [[q.prompt, q.separator, q.target] for q in queries]
+        source = [self.key_settings, self.identifying_settings(), context.task.passages.sha256]
+        place = [asdict(plan), str(self.dtype), self.encoder.device.type]
+        key = content_key([PARTS_VERSION, self.identity(), *source, texts, *place, asked])
+        return PartsFolder(context.cache_dir / PARTS / f"search-{key}", context.engine)
 
     def _plan(self, n_queries: int) -> MemoryPlan:
         """Numbers of queries and passages that are held at a time."""
         return MemoryPlan.of(self.config.memory_mib, n_queries, self.encoder.dim, self.dtype)
 
-    def _groups(self, queries: Sequence[Query], plan: MemoryPlan) -> Iterator[tuple[int, Tensor]]:
-        """Stream the number of the first query and H⁻¹ g, ``[queries, dim]``, of each group."""
-        model, config = self.context.model, self.config
-        for start in range(0, len(queries), plan.queries):
-            some = queries[start : start + plan.queries]
-            tokens = [model.query_tokens(q) for q in some]
-            size = min(config.batch_size, plan.rows)
-            raw = encode_all(self.encoder, tokens, size, config.batch_tokens)
-            yield start, self.precondition(raw.to(self.encoder.device, self.dtype))
+    def _groups(
+        self, queries: Sequence[Query], plan: MemoryPlan, parts: PartsFolder
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Stream the number of the first query and H⁻¹ g, ``[queries, dim]``, of each group.
+
+        Each group's is kept in a file until it is searched: it may have taken a pass.
+        """
+        for number, start in enumerate(range(0, len(queries), plan.queries)):
+            path = parts.folder / f"preconditioned-{number}{SUFFIX}"
+            move_aside_if(path, partial(read_tensor, path))
+            if path.exists():
+                preconditioned = read_tensor(path).to(self.encoder.device)
+            else:
+                some = queries[start : start + plan.queries]
+                preconditioned = self.precondition(self._encoded(some, plan))
+                write_tensor(path, preconditioned)
+            yield start, preconditioned
+            path.unlink()
+
+    def _encoded(self, queries: Sequence[Query], plan: MemoryPlan) -> Tensor:
+        """The gradients of some queries, ``[queries, dim]``."""
+        config, tokens = self.config, [self.context.model.query_tokens(q) for q in queries]
+        size = min(config.batch_size, plan.rows)
+        raw = encode_all(self.encoder, tokens, size, config.batch_tokens)
+        return raw.to(self.encoder.device, self.dtype)
 
     def _source(self, plan: MemoryPlan) -> EncodedFeatures:
         """The passages' gradients, in batches that fit a block."""
-        config, context = self.config, self.context
-        fitting = replace(config, batch_size=min(config.batch_size, plan.rows))
-        return EncodedFeatures(context.model, self._checkpoints, context.task.passages, fitting)
+        config = self.config
+        return self.passages(replace(config, batch_size=min(config.batch_size, plan.rows)))
 
-    def _search(self, plan: MemoryPlan) -> Search:
+    def _search(self, plan: MemoryPlan, parts: PartsFolder, counts: Counter[str]) -> Search:
         """A search by inner products of plain gradients with queries preconditioned before."""
 
         def finish(dtype: torch.dtype) -> Finish:
@@ -162,4 +231,6 @@ class Influence(Method):
             finish_exactly=finish(torch.float64),
             rerank=None,
             memory=plan,
+            parts=parts,
+            counts=counts,
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +14,8 @@ from torch import Tensor
 from bench.core.errors import UserError
 from bench.models.checkpoints import spread_checkpoints
 from bench.storage.keys import content_key
+from bench.storage.locks import exclusive
+from bench.storage.sealed import move_aside_if
 from bench.tasks.base import Query
 from methods.base import (
     GRADIENT_PARAMETERS,
@@ -25,17 +29,30 @@ from methods.costs import Costs, PlannedRun
 from methods.gradient.batching import encode_all
 from methods.gradient.collectors import Collector
 from methods.gradient.cost import Architecture
-from methods.gradient.estimate import estimate_whitening
+from methods.gradient.estimate import estimate_whitening, passage_means
 from methods.gradient.features import FEATURES_VERSION, Features
+from methods.gradient.finish import Finish
 from methods.gradient.hessian import check_blocks, refuse_too_few
 from methods.gradient.index import IndexBuilder
 from methods.gradient.parameters import coverage
+from methods.gradient.parts import PARTS, PARTS_VERSION, SUFFIX, Handed, PartsFolder, arrays_key
 from methods.gradient.passes import gradient_costs
-from methods.gradient.search import Finish, MemoryPlan, Search, refuse_second_pass, search_dtype
-from methods.gradient.settings import CheckpointWeights, GradientConfig, Storage, Unsupported
-from methods.gradient.shards import EncoderRecipe
+from methods.gradient.recipes import EncoderRecipe
+from methods.gradient.search import MemoryPlan, Search, refuse_second_pass, search_dtype
+from methods.gradient.settings import (
+    CheckpointWeights,
+    GradientConfig,
+    Hessian,
+    Storage,
+    Unsupported,
+)
 from methods.gradient.source import EncodedFeatures, FeatureSource
-from methods.gradient.whitening import Whitening
+from methods.gradient.whitening import (
+    Whitening,
+    only_whitening,
+    read_whitening,
+    write_whitening,
+)
 
 
 class Gradient(Method):
@@ -94,13 +111,13 @@ class Gradient(Method):
             check_blocks(self._encoder.layout.blocks)
         if config.compares_spectra:
             refuse_too_few(self._encoder.layout.blocks, len(context.task.queries))
-        passages = context.task.passages
-        self._encoded = EncodedFeatures(model, self._encoder, passages, config)
-        if config.storage is Storage.none:
-            self._source = replace(self._encoded, counts=context.counts)
-            return IndexSize()
-        settings = features.key_settings()
+        passages, settings = context.task.passages, features.key_settings()
         recipe = EncoderRecipe(context.model_recipe, config, content_key(settings), passages)
+        every = range(len(passages))
+        self._encoded = EncodedFeatures(model, self._encoder, recipe, every)
+        if config.storage is Storage.none:
+            self._source = self._encoded
+            return IndexSize()
         folder = context.cache_dir / "index" / "gradient" / recipe.key
         corpus = context.task.corpus_sha256
         builder = IndexBuilder(
@@ -113,17 +130,20 @@ class Gradient(Method):
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
         """Score all passages for groups of resident queries, keeping running lists."""
-        if self._source is None:
-            raise ValueError("call index() before search()")
         groups = _QueryGroups(self, queries)
         if self.config.storage is Storage.none:
             mib, dim = self.config.memory_mib, self._encoder.dim
             refuse_second_pass(mib, len(queries), dim, self._dtype)
-        search = self._search(self._source, groups)
+        parts = self._parts(queries, groups.memory, top_k)
+        rankings: list[Ranking] = []
+        with exclusive(parts.folder):
+            search = self._search(groups, parts)
+            for number, (start, features) in enumerate(groups):
+                ids = [query.query_id for query in queries[start : start + len(features)]]
+                rankings += search.find(ids, features, top_k, self.config.opponents, number)
+            _whitening_file(parts).unlink(missing_ok=True)
         self._searched = search if self.context.spans else None
-        for start, features in groups:
-            ids = [query.query_id for query in queries[start : start + len(features)]]
-            yield from search.find(ids, features, top_k, self.config.opponents)
+        yield from rankings
 
     def shares(
         self, queries: Sequence[Query], rankings: Sequence[Ranking], depth: int
@@ -163,16 +183,34 @@ class Gradient(Method):
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
         """Score chosen passages, float64 ``[candidates]`` a query, from the index or anew."""
-        if self._source is None:
-            raise ValueError("call index() before rescore()")
         groups = _QueryGroups(self, queries)
-        search = self._search(self._source, groups)
-        for start, features in groups:
-            yield from search.score(features, rows[start : start + len(features)])
+        parts = self._parts(queries, groups.memory, arrays_key({"rows": rows}))
+        scores: list[np.ndarray] = []
+        with exclusive(parts.folder):
+            search = self._search(groups, parts)
+            for number, (start, features) in enumerate(groups):
+                scores += list(search.score(features, rows[start : start + len(features)], number))
+        shutil.rmtree(parts.folder, ignore_errors=True)
+        yield from scores
 
-    def _search(self, source: FeatureSource, groups: _QueryGroups) -> Search:
-        config, device = self.config, self.context.model.device
-        whitening = self._whitening(source, groups)
+    def _parts(self, queries: Sequence[Query], memory: MemoryPlan, asked: int | str) -> PartsFolder:
+        """The folder of a search's own parts, named by all that they follow from.
+
+        Args:
+            asked: how long the lists are, or which rows are scored.
+        """
+        if self._source is None:
+            raise ValueError("call index() first")
+        context, texts = self.context, [[q.prompt, q.separator, q.target] for q in queries]
+        follows = [self._source.identity, self._encoded.identity, self.identifying_settings()]
+        place = [asdict(memory), str(self._dtype), context.model.device.type]
+        key = content_key([PARTS_VERSION, self.identity(), *follows, texts, *place, asked])
+        return PartsFolder(context.cache_dir / PARTS / f"search-{key}", context.engine)
+
+    def _search(self, groups: _QueryGroups, parts: PartsFolder) -> Search:
+        config, device, source = self.config, self.context.model.device, self._source
+        assert source is not None  # `_parts` has looked
+        whitening = self._whitening(groups, parts)
         candidates = None if config.storage is Storage.none else source
 
         def finish(dtype: torch.dtype) -> Finish:
@@ -185,6 +223,8 @@ class Gradient(Method):
             finish_exactly=finish(torch.float64),
             rerank=config.rerank,
             memory=groups.memory,
+            parts=parts,
+            counts=self.context.counts,
         )
 
     @property
@@ -206,16 +246,37 @@ class Gradient(Method):
             features[:, -1] = 1  # the weight is of passages alone
         return features
 
-    def _whitening(self, source: FeatureSource, groups: _QueryGroups) -> Whitening | None:
-        return estimate_whitening(
-            self.config,
-            self._encoder.layout.blocks,
-            source if self.config.storage.gives_hessian else self._encoded,
-            lambda: (features for _, features in groups),
-            groups.memory.rows,
-            self.context.facts,
-            self.context.model.device,
-        )
+    def _whitening(self, groups: _QueryGroups, parts: PartsFolder) -> Handed[Whitening] | None:
+        """R^(-1/2), from its file or estimated; what it is made of goes to the facts."""
+        config, context, blocks = self.config, self.context, self._encoder.layout.blocks
+        if config.hessian is Hessian.none:
+            return None
+        source, path = self._source, _whitening_file(parts)
+        assert source is not None  # `_parts` has looked
+        move_aside_if(path, lambda: read_whitening(path))
+        if path.exists():
+            whitening, facts = read_whitening(path)
+        else:
+            passages = passage_means(
+                config,
+                blocks,
+                source if config.storage.gives_hessian else self._encoded,
+                groups.memory.rows,
+                context.model.device,
+                PartsFolder(context.cache_dir / PARTS, context.engine),
+                context.counts,
+            )
+            facts = {}
+            features = lambda: (queries for _, queries in groups)  # noqa: E731
+            whitening = estimate_whitening(config, blocks, passages, features, facts)
+        context.facts.update(facts)
+        n_groups = max(len(source.groups()), len(self._encoded.groups()))
+        write = lambda place, value: write_whitening(place, value, facts)  # noqa: E731
+        return parts.handed(whitening, path, write, only_whitening, n_groups)
+
+
+def _whitening_file(parts: PartsFolder) -> Path:
+    return parts.folder / f"whitening{SUFFIX}"
 
 
 class _QueryGroups:

@@ -25,52 +25,16 @@ from bench.storage.keys import content_key
 from bench.storage.sealed import DamagedError, read_record, write_record
 from bench.storage.whole_files import whole_file
 from methods.gradient.codecs import Codec, make_codec
-from methods.gradient.features import Features
-from methods.gradient.settings import GradientConfig, Storage
-from methods.gradient.source import EncodedFeatures
+from methods.gradient.settings import Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from bench.models.language_model import LanguageModel
     from bench.storage.mirror import Mirror
-    from bench.tasks.passages import PassageStore
+    from methods.gradient.recipes import EncoderRecipe
+    from methods.gradient.source import EncodedFeatures
 
 COUNTED = ("passages_truncated", "passages_without_loss")
 _KIND = "shard of an index"
 _SECONDS = "seconds.jsonl"
-
-
-@dataclass(frozen=True)
-class EncoderRecipe:
-    """How another process gets the encoder of an index: plain data that can be sent to it.
-
-    Attributes:
-        load_model: brings the model; can be sent too.
-        key: key of the features: ``content_key`` of ``Features.key_settings``.
-    """
-
-    load_model: Callable[[], LanguageModel]
-    config: GradientConfig
-    key: str
-    passages: PassageStore
-
-    def open(self) -> EncodedFeatures:
-        """The encoder.
-
-        Raises:
-            UserError: the model found here is not the one that the index is of.
-        """
-        model = self.load_model()
-        features = Features(model, self.config)
-        if content_key(features.key_settings()) != self.key:
-            raise UserError(
-                "another process finds another model than the run that started it",
-                where=f"model {model.name}",
-                fix="do not change the model's files while a run reads them, and give every "
-                "machine the same ones",
-            )
-        return EncodedFeatures(model, features.passages, self.passages, self.config)
 
 
 @dataclass(frozen=True)
@@ -125,7 +89,7 @@ class ShardWriter:
             features = self._codec(Storage.fp32).decode(map_array(exact_path))
             counted = {name: exact[name] for name in COUNTED}
         else:
-            features, counted = (self.source or _opened(self.recipe)).encode(texts)
+            features, counted = (self.source or self.recipe.opened()).encode(texts)
         stored = codec.encode(features)
         with hashed_file(path) as hashed:
             np.save(hashed, stored, allow_pickle=False)  # type: ignore[arg-type] # asks for write
@@ -201,19 +165,6 @@ def _stored_name(path: Path, sidecar: bytes) -> str:
     if not re.fullmatch("[0-9a-f]{64}", sha256):
         raise ValueError("no hash")
     return f"{path.stem}.{sha256[:16]}{path.suffix}"
-
-
-# The encoder that this process opened last, by what it is of: the jobs of one index share it.
-_open: dict[tuple, EncodedFeatures] = {}
-
-
-def _opened(recipe: EncoderRecipe) -> EncodedFeatures:
-    config = recipe.config
-    name = (recipe.key, recipe.passages.folder, config.batch_size, config.batch_tokens)
-    if name not in _open:
-        _open.clear()  # before the next one is loaded: two models may not fit into memory
-        _open[name] = recipe.open()
-    return _open[name]
 
 
 def read_sidecar(path: Path, key: str) -> dict[str, Any] | None:

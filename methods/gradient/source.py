@@ -6,19 +6,21 @@ import random
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from bench.tasks.passages import PassageStore
+from methods.gradient import groups
 from methods.gradient.batching import encode_all
-from methods.gradient.settings import EncodingSettings
 
 if TYPE_CHECKING:
     from bench.models.language_model import LanguageModel
     from methods.gradient.checkpoints import CheckpointEncoder
+    from methods.gradient.recipes import Recipe
+
+BYTES_READ = "index_bytes_read"  # in the counts of a result; the check of hashes is not in it
 
 
 def rows_by_seed(n_rows: int, wanted: int | None, seed: int) -> np.ndarray:
@@ -29,12 +31,33 @@ def rows_by_seed(n_rows: int, wanted: int | None, seed: int) -> np.ndarray:
 
 
 class FeatureSource(ABC):
-    """Features of the passages of one corpus, float32, by row."""
+    """Features of the passages of one corpus, or of a group of them, float32, by row of the corpus.
+
+    Attributes:
+        span: the rows of the corpus that are here.
+        counts: receives the numbers of what was read or encoded.
+    """
+
+    span: range
+    counts: Counter[str]
+
+    @property
+    def n_rows(self) -> int:
+        """Number of passages."""
+        return len(self.span)
 
     @property
     @abstractmethod
-    def n_rows(self) -> int:
-        """Number of passages."""
+    def identity(self) -> Any:
+        """What the features follow from, as a JSON value: a piece of the keys of parts."""
+
+    @abstractmethod
+    def groups(self) -> list[FeatureSource]:
+        """The same features in groups, in row order, each with counts of its own.
+
+        They can be sent to other processes. Where each ends depends on the corpus and the number of
+        dimensions alone.
+        """
 
     @abstractmethod
     def n_blocks(self, rows_at_once: int) -> int:
@@ -54,34 +77,44 @@ class EncodedFeatures(FeatureSource):
     """Encodes passages whenever it is asked, and keeps nothing.
 
     Attributes:
-        settings: ``batch_size`` and ``batch_tokens``, the bounds of a forward pass.
+        recipe: brings the same encoder in another process; its settings bound a forward pass.
+        span: the rows that are encoded.
         counts: receives the numbers of passages that ``blocks`` encoded cut or without loss.
     """
 
     model: LanguageModel
     encoder: CheckpointEncoder
-    passages: PassageStore
-    settings: EncodingSettings
+    recipe: Recipe
+    span: range
     counts: Counter[str] = field(default_factory=Counter)
 
+    def __reduce__(self) -> tuple:
+        return _encoded, (self.recipe, self.span)
+
     @property
-    def n_rows(self) -> int:
-        """Number of passages."""
-        return len(self.passages)
+    def identity(self) -> Any:
+        """The key of the features, and the corpus."""
+        return [self.recipe.key, self.recipe.passages.sha256]
 
     @property
     def dim(self) -> int:
         """Number of dimensions of a row."""
         return self.encoder.dim
 
+    def groups(self) -> list[FeatureSource]:
+        """See ``FeatureSource.groups``."""
+        least = groups.least_texts(self.dim)
+        spans = groups.cut(len(self.span), least)
+        return [replace(self, span=self.span[s.start : s.stop], counts=Counter()) for s in spans]
+
     def texts(self, rows: range) -> list[str]:
         """Texts of some rows."""
-        return [passage.text for passage in self.passages.slice(rows.start, rows.stop)]
+        return [passage.text for passage in self.recipe.passages.slice(rows.start, rows.stop)]
 
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, dict[str, int]]:
         """Features ``[texts, dim]``, and the numbers of texts that were cut or have no loss."""
         tokens = [self.model.passage_tokens(text) for text in texts]
-        size, budget = self.settings.batch_size, self.settings.batch_tokens
+        size, budget = self.recipe.config.batch_size, self.recipe.config.batch_tokens
         features = encode_all(self.encoder, tokens, size, budget)
         return features, {
             "passages_truncated": sum(t.truncated for t in tokens),
@@ -93,12 +126,19 @@ class EncodedFeatures(FeatureSource):
         return -(-self.n_rows // rows_at_once)
 
     def blocks(self, rows_at_once: int) -> Iterator[tuple[int, Tensor]]:
-        """Encode the corpus in row order, ``rows_at_once`` passages at a time."""
-        for start in range(0, self.n_rows, rows_at_once):
-            features, counted = self.encode(self.texts(range(start, start + rows_at_once)))
+        """Encode the passages in row order, ``rows_at_once`` at a time."""
+        for start in self.span[::rows_at_once]:
+            stop = min(start + rows_at_once, self.span.stop)
+            features, counted = self.encode(self.texts(range(start, stop)))
             self.counts.update(counted)
             yield start, features
 
     def rows(self, rows: np.ndarray) -> Tensor:
         """Features ``[len(rows), dim]`` of some rows, encoded now."""
-        return self.encode([self.passages[row].text for row in rows.tolist()])[0]
+        return self.encode([self.recipe.passages[row].text for row in rows.tolist()])[0]
+
+
+def _encoded(recipe: Recipe, span: range) -> EncodedFeatures:
+    """A group of passages in another process."""
+    recipe.passages.check_unchanged()
+    return replace(recipe.opened(), span=span, counts=Counter())

@@ -15,12 +15,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bench.core import progress
 from bench.core.errors import UserError
+from bench.storage.sealed_arrays import read_arrays, write_arrays
 from methods.gradient import hessian
 
 OVERSAMPLING = 8  # directions beyond the components; Halko et al. 2011 advise 5 to 10
@@ -107,6 +111,44 @@ class LowRankWhitening(Whitening):
             ],
             dim=1,
         )
+
+
+_KIND = "whitening"
+_FORMS = {form.__name__: form for form in (BlockWhitening, DiagonalWhitening, LowRankWhitening)}
+
+
+def write_whitening(path: Path, whitening: Whitening, facts: dict[str, Any]) -> None:
+    """Write a whitening, and what is known of how it came about, as a sealed file."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in vars(whitening).items():
+        if isinstance(value, list):
+            arrays |= {f"{name}.{i:05d}": one.cpu().numpy() for i, one in enumerate(value)}
+        else:
+            arrays[name] = value.cpu().numpy()
+    write_arrays(path, _KIND, arrays, {"form": type(whitening).__name__, "facts": facts})
+
+
+def read_whitening(path: Path) -> tuple[Whitening, dict[str, Any]]:
+    """The whitening and the facts of ``write_whitening``, on the CPU.
+
+    Raises:
+        DamagedError: the file is not what was written.
+    """
+    arrays, about = read_arrays(path, _KIND)
+    fields: dict[str, Any] = {}
+    for name in sorted(arrays):
+        field, is_list, _ = name.partition(".")
+        tensor = torch.from_numpy(arrays[name])
+        if is_list:
+            fields.setdefault(field, []).append(tensor)
+        else:
+            fields[field] = tensor
+    return _FORMS[about["form"]](**fields), about["facts"]
+
+
+def only_whitening(path: Path) -> Whitening:
+    """The whitening of ``write_whitening``, for jobs."""
+    return read_whitening(path)[0]
 
 
 def full(blocks: Sequence[Tensor], dampings: Sequence[float]) -> tuple[BlockWhitening, list[int]]:

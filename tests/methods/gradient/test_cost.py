@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from bench.engines.serial import Serial, SerialConfig
 from bench.plan.planning import Plan
 from methods.costs import Pass
 from methods.gradient.cost import (
@@ -27,7 +30,8 @@ from methods.gradient.cost import (
     tokens_per_word,
     whitening_flops,
 )
-from methods.gradient.estimate import estimate_whitening
+from methods.gradient.estimate import estimate_whitening, passage_means
+from methods.gradient.parts import PartsFolder
 from methods.gradient.passes import passes
 from methods.gradient.settings import GradientConfig, Hessian, HessianForm, Storage
 from tests.fixtures.drawn_features import DrawnFeatures
@@ -158,13 +162,15 @@ def test_a_sample_for_the_hessian_is_what_is_encoded_again() -> None:
 
 
 @pytest.mark.parametrize("form", HessianForm)
-def test_readings_are_as_many_as_the_estimate_takes(form: HessianForm) -> None:
+def test_readings_are_as_many_as_the_estimate_takes(tmp_path: Path, form: HessianForm) -> None:
     """Fault: low rank went over the features four times, and three were planned."""
     source = DrawnFeatures(WORK.passages, sum(BLOCKS))
     coarse = replace(
         CONFIG, storage=Storage.none, hessian=Hessian.train, hessian_form=form, hessian_components=2
     )
-    estimate_whitening(coarse, BLOCKS, source, lambda: (), 7, {}, torch.device("cpu"))
+    parts = PartsFolder(tmp_path, Serial(SerialConfig()))
+    means = passage_means(coarse, BLOCKS, source, 7, torch.device("cpu"), parts, Counter())
+    estimate_whitening(coarse, BLOCKS, means, lambda: (), {})
     assert step(passes(TOY, WORK, coarse, 64), "encode passages").rows == source.read
 
 

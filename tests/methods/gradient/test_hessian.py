@@ -8,6 +8,7 @@ import torch
 
 from bench.core.errors import UserError
 from methods.gradient import hessian, whitening
+from methods.gradient.parts import Handed
 from methods.gradient.settings import HessianForm, automatic_damping
 
 
@@ -19,7 +20,7 @@ def random_features(rows: int, dim: int, seed: int = 0) -> torch.Tensor:
 
 def test_autocorrelation_is_the_mean_outer_product_per_block():
     features = random_features(50, 7)
-    blocks = hessian.autocorrelation([3, 4], [features[:20], features[20:]])
+    blocks = hessian.Outer([3, 4]).mean([features[:20], features[20:]])
     for block, part in zip(blocks, (features[:, :3], features[:, 3:]), strict=True):
         expected = sum(torch.outer(row, row) for row in part) / 50
         assert torch.allclose(block, expected, rtol=1e-12)
@@ -35,9 +36,9 @@ def test_inverse_sqrt_is_the_inverse_not_the_root():
 
 def test_inverse_sqrt_whitens():
     features = random_features(400, 6) @ random_features(6, 6, seed=1)
-    r = hessian.autocorrelation([6], [features])
+    r = hessian.Outer([6]).mean([features])
     white = whitening.full(r, [0.0])[0].apply(features)
-    (found,) = hessian.autocorrelation([6], [white])
+    (found,) = hessian.Outer([6]).mean([white])
     assert torch.allclose(found, torch.eye(6, dtype=torch.float64), atol=1e-8)
 
 
@@ -61,7 +62,7 @@ def test_automatic_damping_is_dimensions_over_passages_within_bounds(size, n_pas
 
 def test_automatic_damping_adds_one_mean_passage_to_each_direction():
     features = random_features(30, 6) * torch.arange(1, 7)
-    r = hessian.autocorrelation([6], [features])
+    r = hessian.Outer([6]).mean([features])
     (root,) = whitening.full(r, [automatic_damping(6, 30)])[0].roots
     longer = float(features.square().sum(1).mean()) ** 0.5
     with_one_more = torch.cat([features, longer * torch.eye(6, dtype=torch.float64)])
@@ -70,7 +71,7 @@ def test_automatic_damping_adds_one_mean_passage_to_each_direction():
 
 
 def test_singular_without_damping_is_an_error_that_says_what_to_do():
-    r = hessian.autocorrelation([5], [random_features(2, 5)])
+    r = hessian.Outer([5]).mean([random_features(2, 5)])
     with pytest.raises(UserError, match="damping"):
         whitening.full(r, [0.0])
     found, ranks = whitening.full(r, [1e-3])
@@ -80,7 +81,7 @@ def test_singular_without_damping_is_an_error_that_says_what_to_do():
 
 def test_block_too_large_is_an_error():
     with pytest.raises(UserError, match="projection_dim"):
-        hessian.autocorrelation([hessian.MAX_BLOCK + 1], [])
+        hessian.Outer([hessian.MAX_BLOCK + 1]).mean([])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_the_crossing_is_taken_at_the_papers_share_of_the_dimensions(dim, k):
 
 
 def crossing(train: torch.Tensor, queries: torch.Tensor, blocks: list[int]) -> float:
-    r_train, r_eval = (hessian.autocorrelation(blocks, [one]) for one in (train, queries))
+    r_train, r_eval = (hessian.Outer(blocks).mean([one]) for one in (train, queries))
     return hessian.crossing_mixing(
         hessian.spectra(r_train, "passages"), hessian.spectra(r_eval, "queries")
     )
@@ -159,7 +160,7 @@ def test_mean_leverage_is_the_part_of_each_query_in_its_own_r():
         assert float(query @ torch.linalg.solve(damped, query)) == pytest.approx(without * (1 - h))
         shares.append(h)
     found, _ = whitening.full([r], [0.05])
-    evaluation = hessian.autocorrelation([12], [queries])[0]
+    evaluation = hessian.Outer([12]).mean([queries])[0]
     leverage = hessian.mean_leverage(found.roots[0], evaluation, mixing, 7)
     assert leverage == pytest.approx(sum(shares) / 7, rel=1e-9)
     assert 0 < leverage < 1
@@ -208,7 +209,7 @@ def with_few_directions(rows: int = 500) -> torch.Tensor:
 
 def test_diagonal_form_divides_by_the_root_of_each_mean_square():
     features = with_few_directions()
-    squares = hessian.mean_squares(20, [features[:7], features[7:]])
+    (squares,) = hessian.Squares(20).mean([features[:7], features[7:]])
     assert torch.allclose(squares, features.square().mean(0))
     found = whitening.diagonal(squares, [12, 8], dampings=[0.5, 0.5])
     floors = torch.cat([squares[:12].mean().expand(12), squares[12:].mean().expand(8)]) / 2
@@ -217,9 +218,11 @@ def test_diagonal_form_divides_by_the_root_of_each_mean_square():
 
 def low_rank(features: torch.Tensor, blocks: list[int], components: int) -> whitening.Whitening:
     return whitening.low_rank(
-        hessian.mean_squares(sum(blocks), [features]),
+        hessian.Squares(sum(blocks)).mean([features])[0],
         blocks,
-        lambda directions: hessian.products(directions, [features[:99], features[99:]]),
+        lambda directions: hessian.Products(Handed(directions)).mean(
+            [features[:99], features[99:]]
+        ),
         components=components,
         dampings=[1e-3] * len(blocks),
         seed=0,
@@ -228,14 +231,14 @@ def low_rank(features: torch.Tensor, blocks: list[int], components: int) -> whit
 
 def test_low_rank_form_with_all_components_is_the_full_form():
     features = with_few_directions()
-    full, _ = whitening.full(hessian.autocorrelation([12, 8], [features]), [1e-3, 1e-3])
+    full, _ = whitening.full(hessian.Outer([12, 8]).mean([features]), [1e-3, 1e-3])
     found = low_rank(features, [12, 8], 12)
     assert torch.allclose(inverse(found, 20), inverse(full, 20), rtol=1e-6, atol=1e-8)
 
 
 def test_low_rank_form_is_the_inverse_of_components_and_diagonal():
     features = with_few_directions()
-    r = hessian.autocorrelation([20], [features])[0]
+    r = hessian.Outer([20]).mean([features])[0]
     values, vectors = torch.linalg.eigh(r)
     strong = vectors[:, -4:] * values[-4:] @ vectors[:, -4:].T
     rest = torch.diag(r - strong) + 1e-3 * r.trace() / 20
@@ -246,5 +249,5 @@ def test_low_rank_form_is_the_inverse_of_components_and_diagonal():
 
 def test_products_are_those_of_the_matrix():
     features, directions = with_few_directions(), random_features(20, 3, seed=5)
-    (found,) = hessian.products([directions], [features[:3], features[3:]])
-    assert torch.allclose(found, hessian.autocorrelation([20], [features])[0] @ directions)
+    (found,) = hessian.Products(Handed([directions])).mean([features[:3], features[3:]])
+    assert torch.allclose(found, hessian.Outer([20]).mean([features])[0] @ directions)

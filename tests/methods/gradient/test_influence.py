@@ -230,7 +230,7 @@ def test_other_dampings(tmp_path, neox, task, damping):
 @pytest.mark.parametrize("make", [ekfac, datainf])
 def test_batches_and_groups_change_nothing(tmp_path, neox, task, make, monkeypatch):
     expected = ranked(make(task, neox, tmp_path / "a"))
-    monkeypatch.setattr("methods.gradient.ekfac._TEXTS_AT_ONCE", 5)
+    monkeypatch.setattr("methods.gradient.ekfac_passes.TEXTS_AT_ONCE", 5)
     monkeypatch.setitem(collectors._FORMED_ELEMENTS, "cpu", 1)
     for number, settings in enumerate(({"batch_size": 1}, {"batch_tokens": 30}, {"groups": True})):
         if settings.pop("groups", False):

@@ -15,7 +15,8 @@ from methods.gradient import hessian
 from methods.gradient import index as index_module
 from methods.gradient import method as method_module
 from methods.gradient.checkpoints import FeatureLayout
-from methods.gradient.search import Finish
+from methods.gradient.finish import Finish
+from methods.gradient.parts import Handed
 from methods.gradient.settings import Hessian, HessianForm
 from methods.gradient.whitening import full
 from tests.fixtures.gradient_methods import QUERIES, make, many_texts, ranked, toy_model
@@ -257,7 +258,7 @@ def test_a_block_too_large_for_r_is_refused_without_a_model(tmp_path):
 def test_unit_norm_comes_after_the_hessian():
     """Fault in the field: norms before R^(-1/2). A passage's score with itself must be 1."""
     raw = torch.randn(4, 12, dtype=torch.float64)
-    whitening, _ = full(hessian.autocorrelation([12], [raw * torch.arange(12)]), [1e-3])
+    whitening, _ = full(hessian.Outer([12]).mean([raw * torch.arange(12)]), [1e-3])
     layout = FeatureLayout(blocks=[12], parts=[12], weights=[1.0], weighted=False)
-    done = Finish(layout, whitening, True, torch.float64, raw.device)(raw)
+    done = Finish(layout, Handed(whitening), True, torch.float64, raw.device)(raw)
     assert torch.allclose(done.norm(dim=1), torch.ones(4, dtype=torch.float64))

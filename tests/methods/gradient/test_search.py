@@ -62,7 +62,7 @@ def test_a_single_pass_is_the_search_of_an_index_and_stores_nothing(tmp_path, mo
     expected = ranked(make(task, model, tmp_path / "indexed", **settings), top_k=9)
     method = make(task, model, tmp_path / "single", storage=Storage.none, **settings)
     same(ranked(method, top_k=9), expected, exact=False)
-    assert not (tmp_path / "single").exists()
+    assert not (tmp_path / "single" / "cache" / "index").exists()
     assert method.context.counts["passages_without_loss"] == 0
     indexed = make(task, model, tmp_path / "indexed", **settings)
     indexed.index()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,14 +11,15 @@ import pytest
 import torch
 
 from bench.core.errors import UserError
-from bench.engines.base import Engine, Job
+from bench.engines.base import Job
 from bench.engines.processes import Processes, ProcessesConfig
 from bench.models.language_model import LanguageModel
 from bench.models.recipe import ModelRecipe
 from bench.tasks.base import Task
 from methods.gradient import index as index_module
-from methods.gradient import shards
+from methods.gradient import recipes
 from methods.gradient.settings import Hessian, Storage
+from tests.fixtures.engines import Sent
 from tests.fixtures.gradient_methods import (
     QUERIES,
     ToyRecipe,
@@ -31,21 +31,6 @@ from tests.fixtures.gradient_methods import (
 )
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import load, make_model, scratch_source
-
-
-class Sent(Engine):
-    """An engine whose jobs go through pickle, as to another process, in a drawn order."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__(None)
-        self._seed = seed
-        self.n_jobs = 0
-
-    def _finished(self, jobs: Sequence[Job], label: str, unit: str) -> Iterator[Job]:
-        self.n_jobs += len(jobs)
-        for job in random.Random(self._seed).sample(list(jobs), len(jobs)):
-            pickle.loads(pickle.dumps(job)).run()
-            yield job
 
 
 @pytest.fixture
@@ -62,9 +47,9 @@ def task(tmp_path: Path) -> Task:
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A corpus has several shards, and no encoder is open from an earlier test."""
     monkeypatch.setattr(index_module, "SHARD_ROWS", 7)
-    shards._open.clear()
+    recipes._open.clear()
     yield
-    shards._open.clear()
+    recipes._open.clear()
 
 
 @pytest.mark.parametrize("storage", [Storage.fp32, Storage.sign])
@@ -96,13 +81,13 @@ def test_a_process_opens_the_model_once(tmp_path, model, task, monkeypatch):
 
 
 def test_here_the_model_at_hand_is_used(tmp_path, model, task, monkeypatch):
-    monkeypatch.setattr(shards.EncoderRecipe, "open", lambda _: pytest.fail("opened again"))
+    monkeypatch.setattr(recipes.EncoderRecipe, "open", lambda _: pytest.fail("opened again"))
     make(task, model, tmp_path).index()
 
 
 def test_what_is_translated_needs_no_model(tmp_path, model, task, monkeypatch):
     make(task, model, tmp_path).index()
-    monkeypatch.setattr(shards.EncoderRecipe, "open", lambda _: pytest.fail("loaded a model"))
+    monkeypatch.setattr(recipes.EncoderRecipe, "open", lambda _: pytest.fail("loaded a model"))
     engine = Sent()
     settings = {"storage": Storage.int8, "hessian": Hessian.none}
     make(task, model, tmp_path, engine=engine, recipe=ToyRecipe(tmp_path), **settings).index()

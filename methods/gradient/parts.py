@@ -1,0 +1,119 @@
+"""What the jobs of a pass leave, and what they are handed: sealed files below ``cache_dir/parts``.
+
+Each folder is named by a key of everything that its files follow from, so that whatever is found
+there is what would be made again. The folders can be deleted whenever no run is at work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from bench.engines.base import Engine, Job
+from bench.engines.outcomes import outcomes
+from bench.engines.serial import Serial, SerialConfig
+
+T = TypeVar("T")
+
+# Raised whenever a change of code moves a number in a part; a piece of every key.
+PARTS_VERSION = 1
+PARTS = "parts"  # the folder below cache_dir
+SUFFIX = ".safetensors"
+_MOST_OPEN = 32  # files that a worker keeps open for its next job
+
+_open: dict[tuple[Path, object], object] = {}
+
+
+@dataclass(frozen=True)
+class PartsFolder:
+    """The place of parts, and who makes them.
+
+    Attributes:
+        folder: the root of all folders of parts.
+        engine: runs the jobs that make them.
+    """
+
+    folder: Path
+    engine: Engine
+
+    def outcomes(
+        self, jobs: Sequence[Job], read: Callable[[Path], T], label: str, unit: str = "groups"
+    ) -> Iterator[T]:
+        """What ``bench.engines.outcomes`` gives; a single job is done in this process.
+
+        Whoever does it leaves the same bytes, and a worker would take seconds to start.
+        """
+        engine = self.engine if self.sends(len(jobs)) else Serial(SerialConfig())
+        return outcomes(jobs, read, engine, label, unit)
+
+    def sends(self, n_jobs: int) -> bool:
+        """Whether so many jobs are done by other processes."""
+        return self.engine.apart and n_jobs > 1
+
+    def handed(
+        self,
+        value: T,
+        path: Path,
+        write: Callable[[Path, T], None],
+        read: Callable[[Path], T],
+        n_jobs: int,
+    ) -> Handed[T]:
+        """A value for so many jobs, written to a file where other processes will ask for it.
+
+        Args:
+            read: reads what ``write`` wrote; a function of a module.
+        """
+        if not self.sends(n_jobs):
+            return Handed(value)
+        write(path, value)
+        return Handed(value, path, read)
+
+
+class Handed(Generic[T]):
+    """A value that jobs get through a file: it is at hand here, and read in another process.
+
+    Args:
+        value: the value.
+        path: the file that holds it; None where no job of another process will ask.
+        read: reads the file; a function of a module.
+    """
+
+    def __init__(
+        self, value: T, path: Path | None = None, read: Callable[[Path], T] | None = None
+    ) -> None:
+        self._value, self.path, self._read = value, path, read
+
+    def __call__(self) -> T:
+        """The value."""
+        return self._value
+
+    def __reduce__(self) -> tuple:
+        if self.path is None or self._read is None:
+            raise TypeError("a value without a file cannot be sent to another process")
+        return _arrived, (self.path, self._read)
+
+
+def _arrived(path: Path, read: Callable[[Path], T]) -> Handed[T]:
+    """What was handed, in another process, which reads each file once for its jobs."""
+    name = (path, read)
+    if name not in _open:
+        if len(_open) >= _MOST_OPEN:
+            _open.clear()
+        _open[name] = read(path)
+    value: T = _open[name]  # type: ignore[assignment]
+    return Handed(value, path, read)
+
+
+def arrays_key(arrays: Mapping[str, np.ndarray]) -> str:
+    """A key of some arrays: of their names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
