@@ -80,6 +80,11 @@ class Query:
         """Prompt, separator and target: the query as one string."""
         return f"{self.prompt}{self.separator}{self.target}"
 
+    @property
+    def asked(self) -> list[Any]:
+        """All that a model reads of the query, as JSON values: what its lists follow from."""
+        return [self.prompt, self.separator, self.target, self.chat, list(self.accepted)]
+
 
 @dataclass(frozen=True)
 class Task:

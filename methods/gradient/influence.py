@@ -177,7 +177,7 @@ class Influence(Method):
         Args:
             asked: how long the lists are, or which rows are scored.
         """
-        context, texts = self.context, [[q.prompt, q.separator, q.target] for q in queries]
+        context, texts = self.context, [query.asked for query in queries]
         source = [self.key_settings, self.identifying_settings(), context.task.passages.sha256]
         place = [asdict(plan), str(self.dtype), self.encoder.device.type]
         key = content_key([PARTS_VERSION, self.identity(), *source, texts, *place, asked])

@@ -201,7 +201,7 @@ class Gradient(Method):
         """
         if self._source is None:
             raise ValueError("call index() first")
-        context, texts = self.context, [[q.prompt, q.separator, q.target] for q in queries]
+        context, texts = self.context, [query.asked for query in queries]
         follows = [self._source.identity, self._encoded.identity, self.identifying_settings()]
         place = [asdict(memory), str(self._dtype), context.model.device.type]
         key = content_key([PARTS_VERSION, self.identity(), *follows, texts, *place, asked])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +203,10 @@ def test_other_queries_are_another_search(tmp_path, model, task) -> None:
     (other,) = method.search(QUERIES[1:2], 5)
     assert (one.query_id, other.query_id) == ("q0", "q1")
     assert not np.array_equal(one.scores, other.scores)
+    accepting = replace(QUERIES[0], accepted=(QUERIES[1].target, QUERIES[2].target, " a"))
+    before = {path.name for path in tmp_path.rglob("parts/search-*")}
+    assert len(list(method.search([accepting], 5))) == 1
+    assert len({path.name for path in tmp_path.rglob("parts/search-*")} - before) == 1
     assert torch.is_tensor(method.encode_queries(QUERIES))
 
 
