@@ -29,9 +29,17 @@ from bench.storage.keys import content_key
 from bench.storage.locks import exclusive
 from bench.storage.sealed import move_aside_if
 from bench.tasks.base import Query
-from methods.base import GRADIENT_PARAMETERS, IndexSize, Method, Ranking
+from methods.base import (
+    GRADIENT_PARAMETERS,
+    Context,
+    IndexSize,
+    Method,
+    Ranking,
+    TokenShares,
+)
 from methods.gradient.batching import encode_all
 from methods.gradient.checkpoints import CheckpointEncoder
+from methods.gradient.collectors import Collector
 from methods.gradient.encoder import GradientEncoder
 from methods.gradient.finish import Finish
 from methods.gradient.gradient_sums import MOST_GROUPS_OF_SUMS, GradientSums, sum_gradients
@@ -49,6 +57,8 @@ from methods.gradient.settings import (
 )
 from methods.gradient.source import EncodedFeatures, rows_by_seed
 
+_PRECONDITIONED = "preconditioned"  # how the files of queries multiplied by H⁻¹ are called
+
 
 class Influence(Method):
     """Ranks by ⟨g_m, H⁻¹ g_q⟩; a subclass defines H⁻¹.
@@ -63,6 +73,15 @@ class Influence(Method):
     config: InfluenceConfig
     encoder: GradientEncoder
     key_settings: dict[str, Any]
+
+    def __init__(self, config: Any, context: Context) -> None:
+        super().__init__(config, context)
+        self._searched: PartsFolder | None = None
+
+    def check(self) -> None:
+        """Refuse a tokenizer that does not tell where tokens are, if shares will be asked for."""
+        if self.context.spans:
+            self.context.model.passage_places("")
 
     def index(self) -> IndexSize:
         """Make the encoder, and estimate the part of the Hessian that depends on no query."""
@@ -158,7 +177,30 @@ class Influence(Method):
                 ids = [query.query_id for query in queries[start : start + len(some)]]
                 search = self._search(plan, parts, counts)
                 rankings += search.find(ids, some, top_k, self.config.opponents, number)
+        self._searched = parts
         yield from rankings
+
+    def shares(
+        self, queries: Sequence[Query], rankings: Sequence[Ranking], depth: int
+    ) -> Iterator[TokenShares]:
+        """⟨H⁻¹ g_q, δ_t x_tᵀ⟩ of each token t of the listed passages, over all matrices."""
+        parts = self._searched
+        if parts is None:
+            raise ValueError("call search() before shares()")
+        for start, some in self._groups(queries, self._plan(len(queries)), parts):
+            for vector, ranking in zip(some, rankings[start:], strict=False):
+                collectors = self._checkpoints.sharing(vector)
+                yield TokenShares(
+                    [self._of_tokens(row, collectors) for row in ranking.rows[:depth]],
+                    [self._of_tokens(row, collectors) for row in ranking.opponent_rows[:depth]],
+                )
+        self._remove(parts)
+
+    def _of_tokens(self, row: int, collectors: Sequence[Sequence[Collector]]) -> np.ndarray:
+        """The shares of one passage's tokens, float64 ``[tokens]``."""
+        tokens = self.context.model.passage_tokens(self.context.task.passages[int(row)].text)
+        (shares,) = self._checkpoints.shares(tokens, collectors).double().cpu().numpy()
+        return shares
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
         """Score chosen passages, float64 ``[candidates]`` a query, from gradients encoded now."""
@@ -192,10 +234,11 @@ class Influence(Method):
     ) -> Iterator[tuple[int, Tensor]]:
         """Stream the number of the first query and H⁻¹ g, ``[queries, dim]``, of each group.
 
-        Each group's is kept in a file until it is searched: it may have taken a pass.
+        Each group's is kept in a file until it is searched, and taken apart: it may have taken a
+        pass.
         """
         for number, start in enumerate(range(0, len(queries), plan.queries)):
-            path = parts.folder / f"preconditioned-{number}{SUFFIX}"
+            path = parts.folder / f"{_PRECONDITIONED}-{number}{SUFFIX}"
             move_aside_if(path, partial(read_tensor, path))
             if path.exists():
                 preconditioned = read_tensor(path).to(self.encoder.device)
@@ -204,7 +247,13 @@ class Influence(Method):
                 preconditioned = self.precondition(self._encoded(some, plan))
                 write_tensor(path, preconditioned)
             yield start, preconditioned
-            path.unlink()
+            if not self.context.spans:
+                path.unlink()
+
+    @staticmethod
+    def _remove(parts: PartsFolder) -> None:
+        for path in parts.folder.glob(f"{_PRECONDITIONED}-*{SUFFIX}"):
+            path.unlink(missing_ok=True)
 
     def _encoded(self, queries: Sequence[Query], plan: MemoryPlan) -> Tensor:
         """The gradients of some queries, ``[queries, dim]``."""

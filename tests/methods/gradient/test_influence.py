@@ -20,6 +20,7 @@ from methods.gradient import collectors
 from methods.gradient.datainf import DataInf
 from methods.gradient.ekfac import Ekfac
 from methods.gradient.influence import Influence
+from methods.gradient.search import MemoryPlan
 from methods.gradient.settings import Adapters, EkfacConfig, InfluenceConfig, Labels, Unsupported
 from tests.fixtures.gradient_methods import QUERIES, many_texts, ranked
 from tests.fixtures.helpers import make_task
@@ -360,3 +361,56 @@ def test_a_model_that_does_not_run_in_its_dtype_is_one_line(tmp_path, task):
     folder = make_model(tmp_path / "model", "xglm", layers=1, hidden=8, ffn_dim=16)
     with pytest.raises(UserError, match="does not run in float64"):
         ekfac(task, load(folder), tmp_path).index()
+
+
+# ------------------------------------------------------------------ shares of tokens
+
+
+@pytest.mark.parametrize("make_method", [ekfac, datainf])
+@pytest.mark.parametrize("memory_mib", [64, 1])
+def test_scores_come_apart_into_the_outer_products_of_tokens(
+    tmp_path, neox, task, make_method, memory_mib, monkeypatch
+) -> None:
+    """δ_tᵀ (H⁻¹ g_q) x_t, with H⁻¹ g_q taken from the scores' own queries."""
+    method = make_method(task, neox, tmp_path, opponents=2, memory_mib=memory_mib)
+    if memory_mib == 1:
+        plan = MemoryPlan(1, 4, 4)  # a query a group
+        monkeypatch.setattr(MemoryPlan, "of", lambda *_: plan)
+    method.context.spans = True
+    method.check()
+    method.index()
+    queries = task.queries
+    rankings = list(method.search(queries, len(PASSAGES)))
+    asked = method.precondition(method._encoded(queries, method._plan(len(queries))))
+    shares = list(method.shares(queries, rankings, 5))
+    assert not list(tmp_path.rglob("preconditioned-*"))
+    for vector, ranking, one in zip(asked, rankings, shares, strict=True):
+        matrices = [part.view(m.shape) for part, m in
+                    zip(vector.double().split(method.encoder.block_sizes), method.encoder.matrices,
+                        strict=True)]  # fmt: skip
+        for rows, scores, listed in (
+            (ranking.rows, ranking.scores, one.proponents),
+            (ranking.opponent_rows, ranking.opponent_scores, one.opponents),
+        ):
+            assert len(listed) == min(5, len(rows))
+            for row, score, of_tokens in zip(rows, scores, listed, strict=False):
+                tokens = neox.passage_tokens(PASSAGES[row])
+                if not own_targets(tokens):
+                    assert not of_tokens.any()
+                    continue
+                found = traced(neox, tokens, own_targets(tokens))
+                expected = np.zeros(len(tokens.ids))
+                for name, matrix in zip(found.gradients, matrices, strict=True):
+                    pairs = zip(found.deltas[name], found.inputs[name], strict=True)
+                    expected[:-1] += [float(d @ matrix @ x) for d, x in pairs]
+                bound = 1e-5 * np.abs(expected).max()
+                np.testing.assert_allclose(of_tokens, expected, rtol=0, atol=bound)
+                assert of_tokens.sum() == pytest.approx(score, rel=0, abs=10 * bound)
+
+
+def test_shares_are_of_a_search(tmp_path, neox, task) -> None:
+    method = datainf(task, neox, tmp_path)
+    method.context.spans = True
+    method.index()
+    with pytest.raises(ValueError, match=r"call search\(\) before"):
+        next(method.shares(QUERIES, [], 1))
