@@ -20,7 +20,7 @@ from metrics.measures import TAIL_PATCH
 _PER_PROPONENT = "proponent_"
 _SHOWN = {f"{_PER_PROPONENT}support"}  # a field that becomes a column as it is
 _KNOWN = frozenset(field.name for field in fields(RetrievalRecord)) - _SHOWN
-_DIGITS = bytes.maketrans(b"\0\1", b"01")  # of a bool in memory
+_ZERO_ONE = bytes.maketrans(b"\0\1", b"01")  # of a bool in memory
 _VALUES = {str, bool, int, float, type(None)}
 _LONGEST = 500  # characters that are kept of a field that the format does not know
 _MOST_FIELDS = 20
@@ -72,7 +72,7 @@ def _ranked(record: RetrievalRecord, raw: Json, threshold: float) -> Ranked:
     correct, first = "", None
     judged = correct_of(record, threshold)
     if judged is not None:
-        correct = judged.tobytes().translate(_DIGITS).decode()
+        correct = judged.tobytes().translate(_ZERO_ONE).decode()
         first = correct.find("1") + 1
     length = len(record.proponents)
     columns = {
