@@ -1,6 +1,7 @@
 """What a model says after one training step on a single passage; its own weights never change.
 
-The step, for every parameter tensor W with gradient G of the passage's mean token loss:
+The step, for every parameter tensor W with gradient G of the passage's mean token loss (of a model
+with an adapter, for the adapter's own, as in its training):
 
     U = G / sqrt(V)                     V: the optimizer's saved second moments; U = G without them
     W' = W - learning_rate * U / max(1, RMS(U) / clip)
@@ -93,12 +94,10 @@ class OptimizerStep:
         model.module.eval()  # dropout would measure itself
         self._learning_rate, self._clip = learning_rate, clip
         dtype = model.gradient_dtype
-        trained = adapter_names(model.module)
-        self._weights = {
-            name: p.detach().to(dtype)
-            for name, p in model.module.named_parameters()
-            if name in trained or not trained
-        }
+        every = {name: p.detach().to(dtype) for name, p in model.module.named_parameters()}
+        own = adapter_names(model.module) or list(every)
+        self._weights = {name: every.pop(name) for name in own}
+        self._frozen = every  # what the training of an adapter leaves as it is
         self._moments = None
         self.optimizer = "sgd"
         if second_moments is not None:
@@ -236,7 +235,9 @@ class OptimizerStep:
         """Log-probability of every token, ``[batch, tokens - 1]``."""
         with experts_for(self._model.module, self._model.gradient_dtype):
             return token_log_probs(
-                lambda **inputs: functional_call(self._model.module, weights, kwargs=inputs),
+                lambda **inputs: functional_call(
+                    self._model.module, {**self._frozen, **weights}, kwargs=inputs
+                ),
                 ids,
                 labels,
             )

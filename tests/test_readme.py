@@ -71,7 +71,8 @@ def test_settings_of_commands_compose(
 ) -> None:
     """Those of one cell, where a command sweeps; the pages call a folder with a model DIR."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "DIR").mkdir()
+    for name in ("DIR", "ADAPTER"):
+        (tmp_path / name).mkdir()
     for name in ("optimizer.pt", "second_moments.safetensors"):
         (tmp_path / "DIR" / name).touch()
     overrides = [

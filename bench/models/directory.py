@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import torch
-from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.core.errors import UserError, at_least
+from bench.models.adapters import adapter_sha256, check_adapter, with_adapter
 from bench.models.base import ModelSource, no_moments_to_step_with, unknown_learning_rate
 from bench.models.decoder import check_decoder
 from bench.models.language_model import (
@@ -50,6 +52,8 @@ class Directory(ModelSource):
                 fix="set model.path=DIR to a model",
             )
         check_files(self._path)
+        if (adapter := config.adapter_path) is not None:
+            check_adapter(adapter)
 
     def check_step(self, optimizer: str, learning_rate: float | None) -> None:
         """Refuse a step without learning rate, or with an optimizer state that is not given."""
@@ -66,6 +70,9 @@ class Directory(ModelSource):
         """Hash of the files and of the settings that they are read with, wherever they are."""
         settings = asdict(self.config) | {"path": directory_sha256(self._path)}
         del settings["geometry"]  # a model that is there is its files
+        del settings["adapter"]
+        if (adapter := self.config.adapter_path) is not None:
+            settings["adapter"] = adapter_sha256(adapter)
         settings["checkpoints"] = [
             _checkpoint_identity(path) for path in self.config.checkpoint_paths
         ]
@@ -89,6 +96,9 @@ class Directory(ModelSource):
             append_eos=config.append_eos,
             context_length=config.context_length,
         )
+        if (adapter := config.adapter_path) is not None:
+            model.module = with_adapter(cast("PreTrainedModel", model.module), adapter)
+            model.sha256 = content_key([model.sha256, adapter_sha256(adapter)], length=64)
         if (state := self.config.state_path) is not None:
             model.second_moments = load_moments(
                 state, model.module, config.adam_epsilon, config.adam_beta2

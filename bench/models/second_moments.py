@@ -98,10 +98,14 @@ class SecondMoments:
 
     def __getitem__(self, name: str) -> Factored | Full:
         if name not in self.by_name:
+            of_adapter = any(".lora_" in own for own in self.by_name)
             raise UserError(
-                f"no second moment for parameter {name}",
+                f"no second moment for parameter {name}"
+                + (", but for the adapter's own" if of_adapter else ""),
                 where="model.optimizer_state",
-                fix="use the optimizer state of this very checkpoint",
+                fix="set method.adapters=lora, or model.optimizer_state=estimate"
+                if of_adapter
+                else "use the optimizer state of this very checkpoint",
             )
         return self.by_name[name]
 

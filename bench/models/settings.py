@@ -49,6 +49,7 @@ class DirectoryConfig:
     """Settings of a model that exists already; defaults and reasons in ``conf/model/hf.yaml``."""
 
     path: Optional[str]  # noqa: UP045 - omegaconf reads the annotation at run time
+    adapter: Optional[str]  # noqa: UP045
     optimizer_state: Optional[str]  # noqa: UP045
     estimate_moments: Optional[EstimateConfig]  # noqa: UP045
     adam_epsilon: float
@@ -69,6 +70,11 @@ class DirectoryConfig:
         return [Path(path).expanduser() for path in self.checkpoints]
 
     @property
+    def adapter_path(self) -> Path | None:
+        """The folder of the adapter; None without one."""
+        return None if self.adapter is None else Path(self.adapter).expanduser()
+
+    @property
     def state_path(self) -> Path | None:
         """The path of the optimizer's state; None if there is none or it is estimated."""
         state = self.optimizer_state
@@ -86,6 +92,8 @@ class DirectoryConfig:
             raise UserError(
                 "no such directory", where=self.path, fix="set model.path=DIR to a model"
             )
+        if (adapter := self.adapter_path) is not None and not adapter.is_dir():
+            raise UserError("no such directory", where=f"model.adapter={self.adapter}")
         if (state := self.state_path) is not None and not state.exists():
             raise UserError(
                 "no such file or folder",

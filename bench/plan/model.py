@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from bench.core.errors import UserError, first_line
+from bench.models.adapters import with_empty_adapter
 from bench.models.context import declared_context
 from bench.models.dtypes import in_dtype
 from bench.models.sizes import laid_out, n_elements
@@ -57,19 +59,25 @@ class Speed:
 
 
 def architecture_of(
-    config: PretrainedConfig, settings: FeatureSettings, context_length: int | None = None
+    config: PretrainedConfig,
+    settings: FeatureSettings,
+    context_length: int | None = None,
+    adapter: Path | None = None,
 ) -> Architecture:
     """The sizes of a model, which is built without memory for its weights.
 
     Args:
         settings: which matrices carry the gradient, and in which blocks.
         context_length: number of tokens that are read at most; None for what ``config`` says.
+        adapter: the folder of an adapter that the model has.
 
     Raises:
         UserError: the configuration is not of a causal language model whose gradients can be taken,
             or it does not say how many tokens are read, or how many experts a token is sent to.
     """
     module = laid_out(config)
+    if adapter is not None:
+        with_empty_adapter(module, adapter)
     matrices = gradient_matrices(module, settings)
     below = _below(module, [matrix.name for matrix in matrices])
     decoder: Any = config.get_text_config()

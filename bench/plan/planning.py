@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Optional, TypeVar
 
 import torch
@@ -144,7 +145,10 @@ def make_plan(settings: Settings, config: PlanConfig, known: Known | None = None
     source = model_source(settings)
     geometry = source.architecture()
     context_length = settings.model.get("context_length")
-    architecture = architecture_of(geometry, method, context_length)
+    adapter = settings.model.get("adapter")
+    architecture = architecture_of(
+        geometry, method, context_length, adapter and Path(adapter).expanduser()
+    )
     data = [settings.task, settings.model, asdict(config)]
     given = _given(config)
     counted = known.once(data, lambda: count_corpus(settings, source, architecture, given))

@@ -36,6 +36,7 @@ def extend_hydra() -> None:
     OmegaConf.register_new_resolver("projection_side", _side_of, replace=True)
     OmegaConf.register_new_resolver("folder_name", _name_of, replace=True)
     OmegaConf.register_new_resolver("finetuned_name", _finetuned_name_of, replace=True)
+    OmegaConf.register_new_resolver("adapters_side", _adapters_of, replace=True)
 
 
 def _path_of(settings: DictConfig) -> str | None:
@@ -46,7 +47,8 @@ def _path_of(settings: DictConfig) -> str | None:
 
 def _name_of(*, _parent_: DictConfig) -> str:
     """The value of ``${folder_name:}`` in the settings of a model in a folder."""
-    return folder_name(_path_of(_parent_))
+    name, adapter = folder_name(_path_of(_parent_)), _parent_.get("adapter")
+    return name if adapter is None else f"{name}@{_last_part(adapter)}"
 
 
 def _finetuned_name_of(*, _parent_: DictConfig) -> str:
@@ -69,8 +71,15 @@ def folder_name(path: str | None) -> str:
 
 
 def _last_part(path: str) -> str:
-    """The name of a folder, fit to be a folder's name itself."""
+    """The name of a folder itself, fit to be a part of another's."""
     return path_part(os.path.basename(os.path.abspath(os.path.expanduser(path))))
+
+
+def _adapters_of(*, _root_: DictConfig) -> str:
+    """The value of ``${adapters_side:}`` in the settings of a method, beside those of a model."""
+    named = ("model.adapter", "model.train.lora.rank")  # of a folder, or to be trained here
+    has_adapter = any(OmegaConf.select(_root_, name) is not None for name in named)
+    return "lora" if has_adapter else "base"
 
 
 def _side_of(*, _parent_: DictConfig) -> int:
