@@ -39,8 +39,20 @@ def main(words: Sequence[str]) -> int:
         metavar="DIR",
         help="copy the model there, less its checkpoints, as bench/models/weights holds them",
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print steps, tokens, FLOPs, memory and hours, and train nothing; takes "
+        "plan.passages, plan.tokens_per_passage, plan.device_tflops and plan.tokens_per_second",
+    )
     arguments = parser.parse_args(words)
     overrides = arguments.overrides
+    if arguments.dry_run:
+        from bench.plan.planning import plan_settings  # slow to import, as below
+        from bench.plan.training import plan_training, print_training
+
+        print_training(plan_training(*plan_settings(overrides)))
+        return 0
     settings = settings_from(composed(overrides, "train"))
     progress.set_quiet(settings.quiet)
     parts = Parts(settings)

@@ -37,3 +37,11 @@ SOURCES.add(
         summary="a local model trained on here, over the task's passages; cached by content",
     ),
 )
+SOURCES.add(
+    "sized",
+    Entry(
+        target="bench.models.sized:Sized",
+        settings="bench.models.tuning_settings:SizedConfig",
+        summary="of a size that is set, trained by `tdabench train` from random weights",
+    ),
+)

@@ -9,10 +9,9 @@ from typing import cast
 import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from bench.core.errors import UserError, at_least
+from bench.core.errors import UserError
 from bench.models.adapters import adapter_sha256, check_adapter, with_adapter
 from bench.models.base import ModelSource, no_moments_to_step_with, unknown_learning_rate
-from bench.models.decoder import check_decoder
 from bench.models.language_model import (
     MOMENTS,
     Checkpoint,
@@ -27,8 +26,8 @@ from bench.models.loading import (
 from bench.models.moment_files import sha256_of
 from bench.models.moments_estimate import ESTIMATE_VERSION, with_estimate
 from bench.models.second_moments import load_moments
-from bench.models.settings import ESTIMATE, DirectoryConfig, Geometry
-from bench.models.sizes import check_files, check_numbers
+from bench.models.settings import ESTIMATE, DirectoryConfig
+from bench.models.sizes import check_files
 from bench.storage.keys import content_key
 from bench.tasks.base import Task
 
@@ -69,7 +68,6 @@ class Directory(ModelSource):
     def identity(self, task: Task) -> str:
         """Hash of the files and of the settings that they are read with, wherever they are."""
         settings = asdict(self.config) | {"path": directory_sha256(self._path)}
-        del settings["geometry"]  # a model that is there is its files
         del settings["adapter"]
         if (adapter := self.config.adapter_path) is not None:
             settings["adapter"] = adapter_sha256(adapter)
@@ -106,10 +104,7 @@ class Directory(ModelSource):
         return completed(config, model, task, cache_dir)
 
     def architecture(self) -> PretrainedConfig:
-        """The configuration in the folder or, without a folder, the one of ``geometry``."""
-        self.config.check_dtypes()
-        if self.config.path is None and self.config.geometry is not None:
-            return _decoder(self.config.geometry)
+        """The configuration in the folder."""
         self.check()
         try:
             return AutoConfig.from_pretrained(
@@ -157,24 +152,3 @@ def _checkpoint_identity(folder: Path) -> list[str | None]:
         weights_sha256(folder),
         sha256_of(moments) if moments.exists() else None,
     ]
-
-
-def _decoder(geometry: Geometry) -> PretrainedConfig:
-    """The configuration of transformers for a geometry, checked."""
-    for name, value in asdict(geometry).items():
-        if name != "architecture":
-            at_least(1, f"model.geometry.{name}", value)
-    check_decoder(geometry, "model.geometry")
-    check_numbers(asdict(geometry), "model.geometry")
-    inner = "n_inner" if geometry.architecture == "gpt2" else "intermediate_size"
-    return AutoConfig.for_model(
-        geometry.architecture,
-        hidden_size=geometry.hidden_size,
-        num_hidden_layers=geometry.num_layers,
-        num_attention_heads=geometry.num_heads,
-        vocab_size=geometry.vocab_size,
-        max_position_embeddings=geometry.context_length,
-        bos_token_id=None,
-        eos_token_id=0,
-        **{inner: geometry.intermediate_size},
-    )

@@ -17,14 +17,14 @@ from bench.models import resuming
 from bench.models.adapters import adapter_sha256, with_adapter
 from bench.models.gguf import gguf_config, gguf_file
 from bench.models.language_model import LanguageModel
-from bench.models.learning import Course, empty, knowledge, learn
+from bench.models.learning import empty, knowledge
 from bench.models.loading import directory_sha256, load_tokenizer
-from bench.models.mixing import texts_identity
+from bench.models.mixing import train_identity
 from bench.models.resuming import Log
 from bench.models.sizes import check_files
 from bench.models.trained import Trained
 from bench.models.training import fixed_threads
-from bench.models.tuning import SavedWeights, load_init, statements
+from bench.models.tuning import SavedWeights, load_init, statements, train_to_the_end
 from bench.models.tuning_settings import FinetunedConfig
 from bench.storage.hashes import file_sha256
 from bench.storage.keys import content_key
@@ -60,13 +60,10 @@ class Finetuned(Trained):
 
     def _trained_from(self, task: Task) -> list[Any]:
         config: FinetunedConfig = self.config
-        settings = identifying(config) | {"init": _init_sha256(config.init_path)}
-        if config.train.lora.rank is None:
-            del settings["train"]["lora"]  # the rest of it changes nothing
-        if config.train.mix is None:
-            del settings["train"]["mix_share"]  # it changes nothing
-        else:
-            settings["train"]["mix"] = texts_identity(config.train.mix)
+        settings = identifying(config) | {
+            "init": _init_sha256(config.init_path),
+            "train": train_identity(config.train),
+        }
         return [_VERSION, task.sha256, settings]
 
     def _train(self, folder: Path, task: Task, device: str) -> None:
@@ -75,19 +72,10 @@ class Finetuned(Trained):
     def _beginning(self, trained: Path) -> SavedWeights:  # noqa: ARG002
         return SavedWeights(self.config)
 
-    def _threads(self) -> int:
-        threads: int = self.config.train.threads
-        return threads
-
-    def _open(
-        self,
-        folder: Path,
-        device: str,
-        context_length: int | None = None,  # noqa: ARG002
-    ) -> LanguageModel:
+    def _open(self, folder: Path, device: str) -> LanguageModel:
         config: FinetunedConfig = self.config
         if config.train.lora.rank is None:
-            return super()._open(folder, device, config.context_length)
+            return self._whole(folder, device, config.context_length)
         model = load_init(config, device)
         module = with_adapter(cast("PreTrainedModel", model.module), folder)
         sha256 = content_key([_init_sha256(config.init_path), adapter_sha256(folder)], length=64)
@@ -130,26 +118,10 @@ def tune(config: FinetunedConfig, task: Task, folder: Path, device: str) -> None
         if stopped is None:
             empty(folder)
         progress.say(f"train {config.init_path.name} on {len(task.passages):,} passages")
-        training = SavedWeights(config).training(task, folder, device)
-        model = training.model
-        model.tokenizer.save_pretrained(folder)
         ask = partial(_what_it_knows, task=task, stated=statements(config, task.queries))
-        facts = {
-            "optimizer": config.train.optimizer,
-            "begun_from": _init_sha256(config.init_path),
-            "before": ask(model),
-            "passages": len(task.passages),
-            "statements": training.texts.every_epoch - len(task.passages),
-            "general_texts_an_epoch": training.texts.taking_turns,
-        }
-        course = Course(
-            config.train.epochs,
-            ask=ask,
-            facts=facts,
-            until=config.train.until,
-            save_steps=config.train.save_steps,
-        )
-        learn(training, stopped, course, folder)
+        facts = {"begun_from": _init_sha256(config.init_path)}
+        beginning = SavedWeights(config)
+        train_to_the_end(beginning, stopped, config, task, folder, device, facts, ask)
 
 
 def _what_it_knows(model: LanguageModel, task: Task, stated: list[bool]) -> Log:

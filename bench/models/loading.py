@@ -306,6 +306,11 @@ def directory_sha256(path: Path) -> str:
     return _files_sha256(path, (*_WEIGHT_FILES, *_TOKENIZER_FILES))
 
 
+def tokenizer_sha256(path: Path) -> str:
+    """Hash of a folder's tokenizer alone."""
+    return _files_sha256(path, _TOKENIZER_FILES)
+
+
 def weights_sha256(path: Path) -> str:
     """Hash of weights and configuration alone, for a checkpoint without a tokenizer of its own."""
     return _files_sha256(path, _WEIGHT_FILES)

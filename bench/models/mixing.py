@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError
+from bench.core.fields import identifying
+from bench.models.tuning_settings import TrainConfig
 from bench.storage import jsonlines
 from bench.storage.files import expand, fingerprints
 from bench.storage.hashes import file_sha256
@@ -38,7 +40,19 @@ def general_texts(pattern: str) -> Iterator[str]:
                 yield text
 
 
-def texts_identity(pattern: str) -> list[Any]:
+def train_identity(train: TrainConfig) -> dict[str, Any]:
+    """All that a training depends on of its settings, as JSON values, less what changes nothing."""
+    settings = identifying(train)
+    if train.lora.rank is None:
+        del settings["lora"]
+    if train.mix is None:
+        del settings["mix_share"]
+    else:
+        settings["mix"] = _texts_identity(train.mix)
+    return settings
+
+
+def _texts_identity(pattern: str) -> list[Any]:
     """What the texts depend on: the hash of each file, or what a store says of one elsewhere."""
     return [
         file_sha256(file) if isinstance(file, Path) else fingerprints([file])

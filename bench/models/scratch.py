@@ -13,10 +13,11 @@ from transformers import PretrainedConfig
 from bench.core import progress
 from bench.core.errors import UserError, did_you_mean
 from bench.models import resuming
+from bench.models.batches import BatchSize
 from bench.models.beginning import RandomWeights, geometry
 from bench.models.learning import Course, empty, learn, what_it_knows
 from bench.models.settings import ScratchConfig
-from bench.models.trained import Trained
+from bench.models.trained import Trained, TrainingSize
 from bench.models.training import LAST_SHARE, fixed_threads, train_tokenizer
 from bench.tasks.base import Task
 
@@ -60,8 +61,12 @@ class Scratch(Trained):
     def _beginning(self, trained: Path) -> RandomWeights:
         return RandomWeights(self.config, tokenizer=trained)
 
-    def _threads(self) -> int:
-        return _THREADS
+    def training_size(self) -> TrainingSize:
+        """What the cost of a training depends on, beside the model and its texts."""
+        config: ScratchConfig = self.config
+        return TrainingSize(
+            config.epochs, BatchSize(config.batch_size), config.optimizer, threads=_THREADS
+        )
 
     def _last_learning_rate(self, folder: Path) -> float:  # noqa: ARG002
         # That of the last step but for rounding: rows made before it was read from its file stay.

@@ -19,7 +19,7 @@ ESTIMATE = "estimate"  # a value of `optimizer_state`: a pass over the task's pa
 
 @dataclass
 class Geometry:
-    """The size of a decoder that is planned with before there are weights."""
+    """The size of a decoder, known before there are weights."""
 
     architecture: str
     hidden_size: int
@@ -60,7 +60,6 @@ class DirectoryConfig:
     append_eos: bool
     context_length: Optional[int]  # noqa: UP045
     projection_dim: int
-    geometry: Optional[Geometry]  # noqa: UP045
     checkpoints: list[str]
     checkpoint_learning_rates: list[float]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from array import array
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ class TokenCorpus:
     def __getitem__(self, row: int) -> np.ndarray:
         return self._ids[self._offsets[row] : self._offsets[row + 1]]
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """The number of tokens of each passage, int64 ``[rows]``."""
         return np.diff(self._offsets)

@@ -6,7 +6,7 @@ import json
 import shutil
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from bench.core.errors import UserError
 from bench.engines.base import Engine
 from bench.models.base import ModelSource
+from bench.models.batches import BatchSize
 from bench.models.beginning import Beginning
 from bench.models.checkpoints import load_checkpoint
 from bench.models.language_model import (
@@ -31,12 +32,36 @@ from bench.models.loading import load_directory, load_tokenizer
 from bench.models.retraining import Removal, Retrainings
 from bench.models.second_moments import load_moments
 from bench.models.training import TrainingDivergedError
+from bench.models.tuning_settings import LoraSettings, TrainConfig
 from bench.storage.keys import content_key
 from bench.storage.sealed import open_sealed, seal
 from bench.storage.whole_folders import resumable_folder
 from bench.tasks.base import Task
 
 _KIND = "trained model"
+
+
+@dataclass(frozen=True)
+class TrainingSize:
+    """What the cost of a training depends on, beside the model and its texts.
+
+    Attributes:
+        epochs: the most epochs.
+        batch: how much a forward pass and a step go over.
+        optimizer: a name of ``OPTIMIZERS``.
+        half: whether products are in half precision, beside weights in float32.
+        recompute: whether activations are computed again in the backward pass.
+        threads: the number of threads that torch has in a training on a CPU.
+        lora: the adapter that alone is trained; None where all weights are.
+    """
+
+    epochs: int
+    batch: BatchSize
+    optimizer: str
+    half: bool = False
+    recompute: bool = False
+    threads: int = 1
+    lora: LoraSettings | None = None
 
 
 class Trained(ModelSource):
@@ -58,9 +83,18 @@ class Trained(ModelSource):
     def _beginning(self, trained: Path) -> Beginning:
         """The beginning of the training that has made a model's folder."""
 
-    @abstractmethod
-    def _threads(self) -> int:
-        """The number of threads that torch has in a training."""
+    def training_size(self) -> TrainingSize:
+        """What the cost of a training depends on, beside the model and its texts."""
+        train: TrainConfig = self.config.train
+        return TrainingSize(
+            epochs=train.epochs,
+            batch=BatchSize(train.batch_size, train.batch_tokens, train.accumulate),
+            optimizer=train.optimizer,
+            half=train.precision != "float32",
+            recompute=train.recompute,
+            threads=train.threads,
+            lora=None if train.lora.rank is None else train.lora,
+        )
 
     def identity(self, task: Task) -> str:
         """Hash of what the model is trained on and with, and of the settings to read it with."""
@@ -89,12 +123,23 @@ class Trained(ModelSource):
         model.training = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
         return self._at_checkpoint(model)
 
-    def _open(self, folder: Path, device: str, context_length: int | None = None) -> LanguageModel:
+    def _open(self, folder: Path, device: str) -> LanguageModel:
         """The model in the folder of a training, without what is known of the training."""
+        return self._whole(folder, device)
+
+    def _whole(
+        self,
+        folder: Path,
+        device: str,
+        context_length: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> LanguageModel:
+        """The model in a folder that holds all of its weights."""
         return load_directory(
             self.name,
             folder,
             device=device,
+            dtype=dtype,
             gradient_dtype=getattr(torch, self.config.gradient_dtype),
             append_eos=self.config.append_eos,
             context_length=context_length,
@@ -164,7 +209,7 @@ class Trained(ModelSource):
         retrainings = Retrainings(
             self._beginning(folder),
             epochs=self.config.checkpoint or len(log["epochs"]),
-            threads=self._threads(),
+            threads=self.training_size().threads,
             task=task,
             # Of a retrained model only what it says of the queries is kept.
             folder=cache_dir / "retrained" / content_key([self.identity(task), task.sha256]),

@@ -1,29 +1,38 @@
-"""Training a model on: from the weights in a folder, over passages, statements and general text."""
+"""Trainings by the settings of ``train``: from a folder's weights or from random ones of any size.
+
+They go over the task's passages, statements of its queries and general text.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from bench.core.errors import UserError
 from bench.models.adapters import new_adapter
 from bench.models.batches import BatchSize, TrainingTexts
+from bench.models.beginning import Beginning
 from bench.models.context import context_of
+from bench.models.geometry import decoder_of
 from bench.models.gguf import gguf_file, load_gguf
 from bench.models.language_model import LanguageModel, Tokens
-from bench.models.loading import load_directory
+from bench.models.learning import Course, learn
+from bench.models.loading import check_vocabulary, load_directory, load_tokenizer
 from bench.models.mixing import general_texts
 from bench.models.optimizers import OPTIMIZERS
+from bench.models.placing import place
+from bench.models.resuming import Log, StoppedTraining
 from bench.models.tokens import TokenCorpus
 from bench.models.training import Loop, Training
-from bench.models.tuning_settings import FinetunedConfig
+from bench.models.tuning_settings import FinetunedConfig, SizedConfig, TrainedConfig
 from bench.tasks.base import Query, Task
 
 _STATEMENTS = 1  # a part of the seed that draws the queries whose statements are trained on
@@ -48,36 +57,126 @@ class SavedWeights:
         seed: int = 0,
     ) -> Training:
         """The training before its first step, as of ``Beginning``."""
-        config, train = self.config, self.config.train
+        config, lora = self.config, self.config.train.lora
         seed += config.seed
         model = load_init(config, device)
         torch.manual_seed(seed)  # for an adapter's first weights
-        if train.lora.rank is None:
+        if lora.rank is None:
             model.module.requires_grad_(True)
         else:
-            new_adapter(
-                cast("PreTrainedModel", model.module),
-                train.lora.rank,
-                train.lora.alpha,
-                train.lora.targets,
-            )
-        loop = Loop(
-            seed=seed,
-            epochs=train.epochs,
-            size=BatchSize(train.batch_size, train.batch_tokens, train.accumulate),
-            learning_rate=train.learning_rate,
-            warmup_steps=train.warmup_steps,
-            last_share=train.last_share,
-            clip=train.clip,
-            precision=None if train.precision == "float32" else getattr(torch, train.precision),
-            settings="model.train",
+            module = cast("PreTrainedModel", model.module)
+            new_adapter(module, lora.rank, lora.alpha, lora.targets)
+        return _begun(config, model, task, folder, removed, seed)
+
+
+@dataclass(frozen=True)
+class NewWeights:
+    """The beginning of a model of a given geometry, with random weights in float32.
+
+    Attributes:
+        config: the settings of the model and its training.
+        tokenizer: a folder with the tokenizer, also where passages are left out.
+    """
+
+    config: SizedConfig
+    tokenizer: Path
+
+    def training(
+        self,
+        task: Task,
+        folder: Path,
+        device: str,
+        removed: np.ndarray | None = None,
+        seed: int = 0,
+    ) -> Training:
+        """The training before its first step, as of ``Beginning``."""
+        config, tokenizer = self.config, load_tokenizer(self.tokenizer)
+        seed += config.seed
+        torch.manual_seed(seed)  # for the first weights
+        module = AutoModelForCausalLM.from_config(
+            decoder_of(config.geometry), dtype=torch.float32, trust_remote_code=False
         )
-        optimizer = OPTIMIZERS[train.optimizer](
-            model.module, train.learning_rate, train.weight_decay
-        )
-        texts = _texts(config, model, task, folder)
-        torch.manual_seed(seed)  # for dropout, where the model has any
-        return Training(loop, model, optimizer, texts, removed)
+        check_vocabulary(tokenizer, module, str(self.tokenizer))
+        model = LanguageModel(
+            name="", module=place(module, torch.device(device)), tokenizer=tokenizer,
+            context_length=config.context, sha256="", append_eos=config.append_eos,
+        )  # fmt: skip
+        return _begun(config, model, task, folder, removed, seed)
+
+
+def _begun(
+    config: TrainedConfig,
+    model: LanguageModel,
+    task: Task,
+    folder: Path,
+    removed: np.ndarray | None,
+    seed: int,
+) -> Training:
+    """The training of a model by the settings of ``train``, before its first step."""
+    train = config.train
+    loop = Loop(
+        seed=seed,
+        epochs=train.epochs,
+        size=BatchSize(train.batch_size, train.batch_tokens, train.accumulate),
+        learning_rate=train.learning_rate,
+        warmup_steps=train.warmup_steps,
+        last_share=train.last_share,
+        clip=train.clip,
+        precision=None if train.precision == "float32" else getattr(torch, train.precision),
+        settings="model.train",
+    )
+    module = cast("PreTrainedModel", model.module)
+    if train.recompute:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of a name that older ones do not have
+            module.gradient_checkpointing_enable({"use_reentrant": False})
+    optimizer = OPTIMIZERS[train.optimizer](module, train.learning_rate, train.weight_decay)
+    texts = _texts(config, model, task, folder)
+    torch.manual_seed(seed)  # for dropout, where the model has any
+    return Training(loop, model, optimizer, texts, removed)
+
+
+def train_to_the_end(
+    beginning: Beginning,
+    stopped: StoppedTraining | None,
+    config: TrainedConfig,
+    task: Task,
+    folder: Path,
+    device: str,
+    facts: dict[str, Any],
+    ask: Callable[[LanguageModel], Log],
+) -> None:
+    """Train by the settings of ``train``, or go on; save model, tokenizer, moments and a log.
+
+    The caller holds ``fixed_threads``.
+
+    Args:
+        beginning: the beginning of the training.
+        stopped: the training where it was stopped; None to begin.
+        config: the settings of the model and its training.
+        task: the task, whose passages are trained on and whose queries are asked.
+        folder: the folder of the model, with nothing in it that is not of this training.
+        device: torch device name.
+        facts: what the log says of the training, beside its texts and epochs.
+        ask: what a model knows, for the log.
+    """
+    training = beginning.training(task, folder, device)
+    training.model.tokenizer.save_pretrained(folder)
+    course = Course(
+        config.train.epochs,
+        ask=ask,
+        facts={
+            "optimizer": config.train.optimizer,
+            **facts,
+            "before": ask(training.model),
+            "passages": len(task.passages),
+            "statements": training.texts.every_epoch - len(task.passages),
+            "general_texts_an_epoch": training.texts.taking_turns,
+        },
+        until=config.train.until,
+        save_steps=config.train.save_steps,
+    )
+    learn(training, stopped, course, folder)
 
 
 def load_init(config: FinetunedConfig, device: str) -> LanguageModel:
@@ -101,7 +200,7 @@ def load_init(config: FinetunedConfig, device: str) -> LanguageModel:
     )  # fmt: skip
 
 
-def statements(config: FinetunedConfig, queries: Sequence[Query]) -> list[bool]:
+def statements(config: TrainedConfig, queries: Sequence[Query]) -> list[bool]:
     """Whether the statement of each query is trained on: a drawn share of them."""
     n_stated = round(config.train.statements * len(queries))
     drawn = np.random.default_rng([config.seed, _STATEMENTS]).permutation(len(queries))
@@ -110,9 +209,7 @@ def statements(config: FinetunedConfig, queries: Sequence[Query]) -> list[bool]:
     return stated.tolist()
 
 
-def _texts(
-    config: FinetunedConfig, model: LanguageModel, task: Task, folder: Path
-) -> TrainingTexts:
+def _texts(config: TrainedConfig, model: LanguageModel, task: Task, folder: Path) -> TrainingTexts:
     """The passages, then the statements that are trained on, then general text."""
     chosen = statements(config, task.queries)
     stated = [query for query, is_stated in zip(task.queries, chosen, strict=True) if is_stated]
@@ -124,7 +221,8 @@ def _texts(
     def tokens() -> Iterator[Tokens]:
         for passage in task.passages:
             yield model.passage_tokens(passage.text)
-        yield from map(model.query_tokens, stated)
+        for query in stated:
+            yield model.query_tokens(replace(query, accepted=()))
         if train.mix is not None:  # no more than all epochs take
             for text in islice(general_texts(train.mix), mixed * train.epochs):
                 yield model.passage_tokens(text)

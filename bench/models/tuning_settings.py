@@ -8,7 +8,7 @@ from typing import Optional
 
 from bench.core.errors import UserError, did_you_mean
 from bench.core.fields import check_ranges, part_of_key, speed
-from bench.models.settings import check_dtype
+from bench.models.settings import Geometry, check_dtype
 from bench.storage.files import expand
 
 TUNING_OPTIMIZERS = ("adafactor", "adam", "adamw")
@@ -45,6 +45,7 @@ class TrainConfig:
     mix: Optional[str] = part_of_key()  # noqa: UP045
     mix_share: float = part_of_key(above=0, at_most=0.99)
     threads: int = part_of_key(at_least=1)
+    recompute: bool = speed()
     save_steps: Optional[int] = speed(at_least=1)  # noqa: UP045
 
     def check(self) -> None:
@@ -82,10 +83,9 @@ class TrainConfig:
 
 
 @dataclass
-class FinetunedConfig:
-    """Settings of a model that is trained on; reasons in ``conf/model/finetuned.yaml``."""
+class TrainedConfig:
+    """The settings that a model trained by ``train`` has, whatever it begins from."""
 
-    init: str
     train: TrainConfig
     append_eos: bool
     context_length: Optional[int] = part_of_key(at_least=1)  # noqa: UP045
@@ -93,6 +93,28 @@ class FinetunedConfig:
     gradient_dtype: str = speed()
     projection_dim: int = speed(at_least=1)
     seed: int = part_of_key(at_least=0)
+
+    def check(self) -> None:
+        """Refuse settings that cannot work, and a folder that is not there.
+
+        Raises:
+            UserError: names the key.
+        """
+        check_ranges(self, "model")
+        check_dtype("gradient_dtype", self.gradient_dtype)
+        self.train.check()
+        if self.checkpoint is not None and self.checkpoint > self.train.epochs:
+            raise UserError(
+                f"expected an epoch from 1 to {self.train.epochs}, found {self.checkpoint}",
+                where="model.checkpoint",
+            )
+
+
+@dataclass
+class FinetunedConfig(TrainedConfig):
+    """Settings of a model that is trained on; reasons in ``conf/model/finetuned.yaml``."""
+
+    init: str = part_of_key()
 
     @property
     def init_path(self) -> Path:
@@ -105,15 +127,46 @@ class FinetunedConfig:
         Raises:
             UserError: names the key.
         """
-        check_ranges(self, "model")
-        check_dtype("gradient_dtype", self.gradient_dtype)
-        self.train.check()
+        super().check()
         if not self.init_path.is_dir():
             raise UserError(
                 "no such directory", where=f"model.init={self.init}", fix="set it to a model"
             )
-        if self.checkpoint is not None and self.checkpoint > self.train.epochs:
+
+
+@dataclass
+class SizedConfig(TrainedConfig):
+    """Settings of a model of a real size from random weights; reasons in ``conf/model``."""
+
+    geometry: Geometry = part_of_key()
+    tokenizer: Optional[str] = part_of_key()  # noqa: UP045
+    dtype: str = speed()
+
+    @property
+    def tokenizer_path(self) -> Path | None:
+        """The folder of a tokenizer that is given; None to train one."""
+        return None if self.tokenizer is None else Path(self.tokenizer).expanduser()
+
+    @property
+    def context(self) -> int:
+        """The most tokens of a text that are read."""
+        return self.context_length or self.geometry.context_length
+
+    def check(self) -> None:
+        """Refuse settings that cannot work; raises ``UserError``."""
+        super().check()
+        check_dtype("dtype", self.dtype)
+        if self.context > self.geometry.context_length:
             raise UserError(
-                f"expected an epoch from 1 to {self.train.epochs}, found {self.checkpoint}",
-                where="model.checkpoint",
+                f"the model reads {self.geometry.context_length} tokens at most",
+                where=f"model.context_length={self.context_length}",
+                fix="raise model.geometry.context_length, too",
             )
+        if self.train.lora.rank is not None:
+            raise UserError(
+                "random weights are no base for an adapter",
+                where="model.train.lora.rank",
+                fix="set null, or model=finetuned",
+            )
+        if (path := self.tokenizer_path) is not None and not path.is_dir():
+            raise UserError("no such directory", where=f"model.tokenizer={self.tokenizer}")

@@ -39,7 +39,7 @@ _SECONDS, _MOST_RUNS = 1.0, 20
 # Names that configurations of transformers give to the number of experts a token is sent to.
 _EXPERTS_A_TOKEN = ("num_experts_per_tok", "top_k_experts", "moe_topk")
 _VOCABULARY = 512  # the head is a product like any other; a small one leaves room for the layer
-_EVERY_MATRIX = exact_gradients(
+EVERY_MATRIX = exact_gradients(
     EncodingSettings(
         layers=None,
         adapters=Adapters.base,
@@ -193,7 +193,7 @@ def calibrate(
             fix="set plan.device_tflops to what your device sustains",
         )
     limit = None if declared_context(small) else batch_tokens  # no table of positions ends
-    measured = architecture_of(small, _EVERY_MATRIX, limit)
+    measured = architecture_of(small, EVERY_MATRIX, limit)
     budget = int(_RUN_FLOPS[kind] / (4 * measured.multiplied))
     budget = max(1, min(budget, batch_tokens, measured.context_length * 64))
     width = max(1, min(round(tokens), budget, measured.context_length))

@@ -43,6 +43,7 @@ class PlanConfig:
     tokens_per_passage: Optional[float] = part_of_key(at_least=1)  # noqa: UP045
     queries: Optional[int] = part_of_key(at_least=1)  # noqa: UP045
     device_tflops: Optional[float] = part_of_key(above=0)  # noqa: UP045
+    tokens_per_second: Optional[float] = part_of_key(above=0)  # noqa: UP045
     devices: int = part_of_key(at_least=1)
     disk_gb_per_second: float = part_of_key(above=0)
 
@@ -150,7 +151,7 @@ def make_plan(settings: Settings, config: PlanConfig, known: Known | None = None
         geometry, method, context_length, adapter and Path(adapter).expanduser()
     )
     data = [settings.task, settings.model, asdict(config)]
-    given = _given(config)
+    given = given_counts(config)
     counted = known.once(data, lambda: count_corpus(settings, source, architecture, given))
     weights, gradients = _dtypes(settings)
     run = PlannedRun(
@@ -185,7 +186,8 @@ def make_plan(settings: Settings, config: PlanConfig, known: Known | None = None
     )
 
 
-def _given(config: PlanConfig) -> dict[str, Count]:
+def given_counts(config: PlanConfig) -> dict[str, Count]:
+    """The numbers of the corpus that a plan is told."""
     values = {
         PASSAGES: (config.passages, "plan.passages"),
         TOKENS: (config.tokens_per_passage, "plan.tokens_per_passage"),
@@ -237,6 +239,13 @@ def _rate(flops_per_second: float) -> str:
     return f"{giga / 1000:,.4g} TFLOP/s" if giga >= 1e4 else f"{giga:,.3g} GFLOP/s"
 
 
+def _optimizer(settings: Settings) -> str | None:
+    """The optimizer of a model that is trained here; None of others."""
+    model = settings.model
+    name: str | None = model.get("train", {}).get("optimizer", model.get("optimizer"))
+    return name
+
+
 def _notes(settings: Settings, costs: Costs) -> Iterator[str]:
     stored, kind = costs.chosen in costs.storage, settings.model["source"]
     later = " A later command that opens the index reads all of it once, to check it."
@@ -250,9 +259,11 @@ def _notes(settings: Settings, costs: Costs) -> Iterator[str]:
             "The shares of tokens (spans=true) are not counted: a pass over up to 20 passages a "
             "query, one at a time."
         )
-    if kind == "scratch":
+    if kind in ("scratch", "finetuned"):
         yield "Training the model, which a first run does, is not counted."
-    has_own = kind in ("scratch", "published")  # moments of their own training
+    if kind == "sized":
+        yield "Training the model is not counted: tdabench train --dry-run says what that takes."
+    has_own = kind != "directory"  # moments of their own training
     if costs.needs_moments and not has_own:
         state = settings.model.get("optimizer_state")
         if not state:
@@ -262,7 +273,7 @@ def _notes(settings: Settings, costs: Costs) -> Iterator[str]:
                 "Estimating the second moments is not counted: as much as training once on "
                 f"{settings.model['estimate_moments']['passages']:,} passages."
             )
-    if costs.needs_moments and (not has_own or settings.model.get("optimizer") == "adam"):
+    if costs.needs_moments and (not has_own or _optimizer(settings) in ("adam", "adamw")):
         yield (
             "Second moments are taken as of rank one (Adafactor). With Adam's full ones encoding "
             "took 1.4 to 1.9 times as long; passages of fewer than 128 tokens take more."

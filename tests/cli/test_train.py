@@ -54,7 +54,7 @@ def test_a_run_finds_what_was_trained(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["model=8b"], "model.path: no weights are given"),
+        (["model=8b", "model.geometry.num_heads=5"], "model.geometry.num_heads: hidden_size 4096"),
         (["model=tniy"], "unknown model 'tniy'; did you mean tiny"),
         (["model=tiny,small"], "command line: train takes one value each, no sweep"),
         (["model.epochs=0"], "model.epochs: expected at least 1, found 0"),

@@ -135,7 +135,7 @@ def test_a_process_that_is_killed_ten_times_ends_in_the_same_files(tmp_path: Pat
     init = make_model(tmp_path / "init", "llama", layers=2)
     words = [
         sys.executable, "-m", "bench", "train", "model=finetuned", f"model.init={init}",
-        "task=factworld", "task.n_passages=300", "task.n_facts=40", "model.train.epochs=20",
+        "task=factworld", "task.n_passages=400", "task.n_facts=40", "model.train.epochs=15",
         "model.train.until=null", "model.train.batch_size=2", "model.train.save_steps=7",
     ]  # fmt: skip
 

@@ -193,7 +193,7 @@ def test_the_chosen_storage_decides() -> None:
         (["model.geometry.architecture=lama"], "model.geometry.architecture: unknown"),
         (["model.geometry.num_layers=0"], "model.geometry.num_layers: expected at least 1"),
         (["model.geometry.depth=1"], "unknown key 'model.geometry.depth'; known: arch"),
-        (["model.path=nowhere"], "nowhere: no such directory; set model.path=DIR"),
+        (["model=hf", "model.path=nowhere"], "nowhere: no such directory; set model.path=DIR"),
         (["model=hf"], "model.path: has no value; set model.path="),
         (["task=trex", "plan.queries=null"], "task.facts: has no value; set task.facts="),
         (
@@ -222,7 +222,10 @@ def test_the_memory_that_is_asked_for_is_enough() -> None:
 def test_a_planned_model_does_not_run_without_weights(capsys: Capture) -> None:
     assert main(["run", "model=8b"]) == 2
     line = capsys.readouterr().err.strip()
-    assert line == "error: model.path: no weights are given; set model.path=DIR to a model"
+    assert line.splitlines()[-1] == (
+        "error: model 8b: is not trained on this task's passages yet; train it with the same "
+        "settings: tdabench train (--dry-run says what that takes)"
+    )
 
 
 def test_help(capsys: Capture) -> None:

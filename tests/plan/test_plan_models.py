@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import bench.plan.model
 import bench.plan.planning
 from bench.core.errors import UserError
+from bench.models.geometry import decoder_of
 from bench.models.language_model import LanguageModel, Tokens
 from bench.models.settings import Geometry
 from bench.plan.model import architecture_of, calibrate, run_once
@@ -30,7 +31,7 @@ from methods.gradient.cost import (
 from methods.gradient.encoder import GradientEncoder
 from methods.gradient.parameters import gradient_matrices
 from methods.gradient.settings import Storage, Unsupported
-from tests.fixtures.models import directory_source, load, make_model
+from tests.fixtures.models import load, make_model
 from tests.fixtures.switches import switches
 
 
@@ -216,7 +217,7 @@ def test_a_geometry_is_the_model_that_it_describes() -> None:
     settings, _ = plan_settings(["model=154m", "model.geometry.num_layers=2"])
     geometry = Geometry(**settings.model["geometry"])
     small = replace(geometry, vocab_size=100, hidden_size=48, intermediate_size=80)
-    built = directory_source(None, geometry=small).architecture()
+    built = decoder_of(small)
     module = AutoModelForCausalLM.from_config(built)
     assert architecture_of(built, switches()).parameters == sum(
         p.numel() for p in module.parameters()
@@ -256,7 +257,7 @@ def test_two_layers_of_1b_are_encoded_as_planned() -> None:
     """At its real width, an encoder makes of it what a plan says."""
     settings, _ = plan_settings(["model=1b", "model.geometry.num_layers=2"])
     geometry = replace(Geometry(**settings.model["geometry"]), vocab_size=100, context_length=16)
-    built = directory_source(None, geometry=geometry).architecture()
+    built = decoder_of(geometry)
     module = AutoModelForCausalLM.from_config(built).eval().requires_grad_(False)
     model = LanguageModel("toy", module, None, 16, "")  # type: ignore[arg-type]
     encoder = GradientEncoder(model, switches(projection_dim=64))
