@@ -173,7 +173,7 @@ class TailPatch:
         if missing:
             with self._cache.part_folder() as folder:
                 jobs = self._patcher.jobs(missing, folder)
-                unit = f"batches of {len(missing):,} passages"
+                unit = "batches of passages"
                 engine = unless_single(self._engine, len(jobs))
                 parts = list(outcomes(jobs, read_part, engine, "tail-patch", unit))
                 pairs = [(one.row, query_id) for one in missing for query_id in one.queries]
