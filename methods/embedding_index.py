@@ -21,7 +21,7 @@ import numpy as np
 
 from bench.engines import Engine
 from bench.engines.base import Job
-from bench.engines.outcomes import outcomes
+from bench.engines.outcomes import outcomes, unless_single
 from bench.storage.arrays import map_array, new_array
 from bench.storage.parted import open_or_merge, rows_part
 from bench.storage.sealed_arrays import read_arrays, write_arrays
@@ -182,7 +182,8 @@ def _write(
     def chunks() -> Iterator[Vectors]:
         nonlocal seconds
         jobs, unit = embedder.jobs(parts), f"chunks of {CHUNK:,}"
-        for arrays, facts in outcomes(jobs, _read, engine, "embed passages", unit):
+        runs = unless_single(engine, len(jobs))
+        for arrays, facts in outcomes(jobs, _read, runs, "embed passages", unit):
             counts.update(facts["counts"])
             seconds += facts["seconds"]
             yield embedder.form.of(arrays)

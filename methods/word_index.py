@@ -26,7 +26,7 @@ import numpy as np
 
 from bench.core import progress
 from bench.engines import Engine
-from bench.engines.outcomes import outcomes
+from bench.engines.outcomes import outcomes, unless_single
 from bench.storage.arrays import map_array, new_array
 from bench.storage.parted import open_or_merge
 from bench.tasks.passages import PassageStore
@@ -106,7 +106,8 @@ def map_index(folder: Path, seconds: float) -> WordIndex:
 
 def _write(counter: WordCounter, engine: Engine, folder: Path, parts: Path) -> dict[str, float]:
     jobs, merge, lengths, seconds = counter.jobs(parts), WordMerge(), array("i"), 0.0
-    for part in outcomes(jobs, read_words, engine, "index words", "parts of the corpus"):
+    runs, unit = unless_single(engine, len(jobs)), "parts of the corpus"
+    for part in outcomes(jobs, read_words, runs, "index words", unit):
         merge.count(part)
         lengths.frombytes(part.lengths.tobytes())
         seconds += part.seconds

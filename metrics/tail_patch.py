@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.engines.base import Engine
-from bench.engines.outcomes import outcomes
+from bench.engines.outcomes import outcomes, unless_single
 from bench.models.base import no_moments_to_step_with, unknown_learning_rate
 from bench.models.dtypes import running_in
 from bench.models.language_model import LanguageModel, Tokens
@@ -173,8 +173,9 @@ class TailPatch:
         if missing:
             with self._cache.part_folder() as folder:
                 jobs = self._patcher.jobs(missing, folder)
-                unit = f"batches of {len(missing):,} passages"
-                parts = list(outcomes(jobs, read_part, self._engine, "tail-patch", unit))
+                unit = "batches of passages"
+                engine = unless_single(self._engine, len(jobs))
+                parts = list(outcomes(jobs, read_part, engine, "tail-patch", unit))
                 pairs = [(one.row, query_id) for one in missing for query_id in one.queries]
                 patched |= self._cache.add(pairs, parts)
         return patched

@@ -13,9 +13,19 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.engines.base import Engine, Job
+from bench.engines.serial import Serial, SerialConfig
 from bench.storage.sealed import move_aside_if
 
 T = TypeVar("T")
+
+
+def unless_single(engine: Engine, n_jobs: int) -> Engine:
+    """The engine for so many jobs; a single one is done in this process.
+
+    Whoever does it leaves the same bytes, and a worker would take seconds to start. Not for jobs
+    that this process may have no device or memory for.
+    """
+    return engine if n_jobs > 1 else Serial(SerialConfig())
 
 
 def outcomes(

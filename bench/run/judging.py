@@ -20,7 +20,7 @@ import pandas as pd
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.engines.base import Engine
-from bench.engines.outcomes import outcomes
+from bench.engines.outcomes import outcomes, unless_single
 from bench.storage.score_parts import add_leftovers, add_parts, part_folder, read_part
 from bench.storage.scores import Key
 from bench.tasks.base import Query, Task
@@ -128,7 +128,8 @@ def judge_rankings(
         with part_folder(cache) as folder:
             jobs = pairs.jobs(missing, folder)
             unit = f"times {PAIRS_A_JOB} pairs"
-            parts = list(outcomes(jobs, read_part, engine, f"judge by {judge.name}", unit))
+            runs = unless_single(engine, len(jobs))
+            parts = list(outcomes(jobs, read_part, runs, f"judge by {judge.name}", unit))
             add_parts(cache, parts)
         for part in parts:
             scores.update(part.scores)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench.engines.base import Job
-from bench.engines.outcomes import outcomes
+from bench.engines.outcomes import outcomes, unless_single
+from bench.engines.serial import Serial
 from bench.storage.sealed import read_record, write_record
 from tests.fixtures.engine_jobs import engine
 
@@ -41,3 +42,10 @@ def test_what_is_there_is_read_and_what_is_damaged_is_made_again(
     assert list(outcomes(asked, read, engine("serial"), "square", "numbers")) == [1, 100]
     assert (tmp_path / "1.json.damaged-1").read_text() == "{}"
     assert "damaged square" in capsys.readouterr().err
+
+
+def test_a_single_job_is_no_reason_to_start_a_worker() -> None:
+    many = engine("processes")
+    assert unless_single(many, 2) is many
+    assert isinstance(unless_single(many, 1), Serial)
+    assert isinstance(unless_single(many, 0), Serial)

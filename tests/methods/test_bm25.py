@@ -251,7 +251,9 @@ def test_both_engines_rank_20_000_real_sentences_alike(tmp_path):
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["serial", pytest.param("processes", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["serial", "sent", pytest.param("processes", marks=pytest.mark.slow)]
+)
 def test_groups_of_queries_are_jobs_with_the_same_lists(tmp_path, monkeypatch, name):
     rng = np.random.default_rng(5)
     texts = random_texts(rng, 80, 12)

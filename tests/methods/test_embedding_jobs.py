@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from bench.core.errors import UserError
 from bench.engines import Engine
 from bench.models.language_model import LanguageModel
-from methods import embedding_index, embedding_search
+from methods import embedding_index, embedding_method, embedding_search
 from methods.base import Context, Method, Ranking
 from methods.dense import Dense
 from methods.embedding_index import Embedder
@@ -94,7 +94,7 @@ def same(one: list[Ranking], other: list[Ranking]) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["serial", *SLOW])
+@pytest.mark.parametrize("name", ["serial", "sent", *SLOW])
 def test_the_index_and_the_lists_are_those_of_one_process(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
 ) -> None:
@@ -157,15 +157,13 @@ def test_a_search_that_ends_early_goes_on_with_its_groups(
     assert written == [0, 20, 40]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["dense", "repsim"])
 def test_another_model_is_refused(
-    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = make(kind, tmp_path, models, engine("processes"))
-    settings: Callable[..., dict[str, Any]] = type(method).vector_settings
-    monkeypatch.setattr(
-        type(method), "vector_settings", lambda self: {**settings(self), "version": 0}
-    )
+    monkeypatch.setattr(embedding_index, "CHUNK", 16)
+    method = make("repsim", tmp_path, models, engine("sent"))
+    make_model(tmp_path / "other" / "causal", seed=1)
+    method.context.model_recipe = Causal(tmp_path / "other")
+    monkeypatch.setattr(embedding_method, "_open", [])  # what this process opened as another one
     with pytest.raises(UserError, match="another process finds another model"):
         method.index()

@@ -91,7 +91,11 @@ def files(folder):
 
 @pytest.mark.parametrize(
     "name",
-    ["serial", *(pytest.param(n, marks=pytest.mark.slow) for n in ("processes", "ray", "slurm"))],
+    [
+        "serial",
+        "sent",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("processes", "ray", "slurm")),
+    ],
 )
 def test_every_engine_makes_the_same_files(tmp_path, monkeypatch, name):
     passages = make_task(tmp_path, TEXTS).passages

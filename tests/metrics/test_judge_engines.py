@@ -58,7 +58,7 @@ def judged(config: MetricConfig, task: Task, cache: Path, on: Engine) -> Judgeme
     return judge_rankings(config, task, rankings, cache, "cpu", on)
 
 
-@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("name", ["sent", *SLOW])
 def test_scores_and_counts_are_those_of_one_process(
     tmp_path: Path, task: Task, nli: MetricConfig, name: str
 ) -> None:

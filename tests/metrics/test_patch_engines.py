@@ -42,7 +42,7 @@ def measured(
     return patch.measure(QUERIES, PROPONENTS)
 
 
-@pytest.mark.parametrize("name", ["serial", *SLOW])
+@pytest.mark.parametrize("name", ["serial", "sent", *SLOW])
 def test_numbers_are_those_of_one_process(
     tmp_path: Path, model: LanguageModel, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -53,11 +53,13 @@ def test_numbers_are_those_of_one_process(
     assert not list(tmp_path.glob("apart/cache/tail_patch/*.parts/*"))
 
 
-@pytest.mark.slow
-def test_another_model_is_refused(tmp_path: Path, model: LanguageModel) -> None:
+def test_another_model_is_refused(
+    tmp_path: Path, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimizer_step, "_MOST_PASSAGES", 2)
     model.context_length -= 1  # the recipe brings the model as it was
     with pytest.raises(UserError, match="another process finds another model"):
-        measured(model, tmp_path / "run", engine("processes"), ToyRecipe(tmp_path))
+        measured(model, tmp_path / "run", engine("sent"), ToyRecipe(tmp_path))
 
 
 @pytest.mark.parametrize("damaged", [False, True])
