@@ -15,6 +15,15 @@ _LOCK = ".lock"
 
 
 @contextmanager
+def exclusive_if_free(folder: Path) -> Iterator[bool]:
+    """As ``exclusive``, but nobody waits: False says that somebody else writes there now."""
+    with disk_errors(folder):
+        stream = _lock_of(folder)
+    with stream:
+        yield _locked(stream) and _is_there(stream, folder)
+
+
+@contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Let one process at a time write into ``folder``, which is made if missing.
 
@@ -49,12 +58,21 @@ def _lock_of(folder: Path) -> IO[str]:
 
 
 def _wait_for_lock(stream: IO[str], folder: Path) -> None:
+    if not _locked(stream):
+        import fcntl  # it is there, or there would be no lock
+
+        say(f"waiting for another process that writes {folder}")
+        fcntl.flock(stream, fcntl.LOCK_EX)
+
+
+def _locked(stream: IO[str]) -> bool:
+    """Whether the lock is ours now; where the system has none, it is."""
     try:
         import fcntl
     except ImportError:  # Windows
-        return
+        return True
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        say(f"waiting for another process that writes {folder}")
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        return False
+    return True
