@@ -86,6 +86,20 @@ def _no_retraining(removals: Sequence[Removal]) -> np.ndarray:  # noqa: ARG001
     raise ValueError("this context was made without a way to retrain")
 
 
+@dataclass(frozen=True)
+class Sibling:
+    """Another cell of the sweep, of the same task and model, whose lists are still to be made.
+
+    Attributes:
+        kind, config: its method's class, and a value of the class's ``Config``.
+        top_k: length of its lists.
+    """
+
+    kind: type[Method]
+    config: Any
+    top_k: int
+
+
 @dataclass
 class Context:
     """What the harness lends a method for one cell.
@@ -102,6 +116,8 @@ class Context:
         model_recipe: loads the same model in another process, to which it can be sent.
         mirror: the copy of ``cache_dir`` in a store, for what others need not make again.
         spans: whether a method's ``shares`` will be asked for after its search.
+        siblings: the cells of the sweep that come after this one: a method may do with its own work
+            what theirs has in common with it, and leave it where they will find it.
     """
 
     task: Task
@@ -116,6 +132,7 @@ class Context:
     model_recipe: Callable[[], LanguageModel] = _no_model
     mirror: Mirror = field(default_factory=lambda: Mirror(Path()))
     spans: bool = False
+    siblings: Callable[[], Sequence[Sibling]] = tuple
 
     @cached_property
     def model(self) -> LanguageModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -10,6 +11,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from functools import lru_cache, partial
 from pathlib import Path
 
 import hydra
@@ -23,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench.core import progress, run_log
 from bench.core.errors import UserError, did_you_mean, first_line
 from bench.core.escape import clean
-from bench.run.composing import sweep
+from bench.run.composing import composed_beside, later_cells, sweep
 from bench.run.config_errors import explain
 from bench.run.extend_hydra import extend_hydra
 from bench.run.loggers import log_failure
@@ -32,6 +34,7 @@ from bench.storage.files import refuse_address
 
 # Jobs of a sweep append "done" or "failed" here, whichever process they run in.
 _JOURNAL = "TDABENCH_SWEEP_JOURNAL"
+_WORDS = "TDABENCH_SWEEP_WORDS"  # those of the command, as a JSON list, for the same processes
 _LOG = "run.log"  # what the run said, in a folder of its own below results_dir/.jobs
 _SWEEP = ("-m", "--multirun")
 _DRY_RUN = "--dry-run"
@@ -74,6 +77,7 @@ def main(words: Sequence[str]) -> int:
     ordered = sorted(words, key=lambda word: word not in _SWEEP)
     with tempfile.NamedTemporaryFile(prefix="tdabench-sweep-") as journal:
         os.environ[_JOURNAL] = journal.name
+        os.environ[_WORDS] = json.dumps([word for word in ordered if word not in _SWEEP])
         os.environ["HYDRA_FULL_ERROR"] = "1"  # hand exceptions over; we print them as one line
         try:
             try:
@@ -163,7 +167,8 @@ def _job(config: DictConfig) -> None:
             with progress.counted("load torch and transformers", 2, unit="libraries"):
                 from bench.run.cell import run_cell
 
-            run_cell(settings, overrides, sweep_name)
+            later = partial(_later, overrides) if in_sweep else tuple
+            run_cell(settings, overrides, sweep_name, later)
         except UserError as error:
             if in_sweep:
                 progress.complain(f"error: {' '.join(overrides)}: {error}")
@@ -180,6 +185,18 @@ def _job(config: DictConfig) -> None:
             _log_failure(settings, sweep_name, f"{type(error).__name__}: {error}")
             raise CellError(f"{' '.join(overrides)}: {error}") from error
     _note("done")
+
+
+def _later(overrides: Sequence[str]) -> list[Settings]:
+    """The settings of the sweep's cells after this one that differ from it in the method alone."""
+    words = json.loads(os.environ[_WORDS])
+    return [_settings_of(tuple(cell)) for cell in later_cells(words, overrides)]
+
+
+@lru_cache(maxsize=256)
+def _settings_of(overrides: tuple[str, ...]) -> Settings:
+    """The settings of another cell of the sweep, which many cells ask for."""
+    return settings_from(composed_beside(overrides))
 
 
 def _log_failure(settings: Settings | None, sweep_name: str, reason: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from bench.results.schema import Result
 
+_BY_OTHERS, _FOR_OTHERS = "seconds_by_others", "seconds_for_others"  # facts of gradient methods
 _MAKING = ("encoding_seconds", "indexing_seconds")  # facts of a method; a combination has several
 
 
@@ -23,8 +24,10 @@ def own_seconds(result: Result) -> float | None:
     phases = _phases(result)
     if not phases:
         return None
-    rest = sum(seconds for name, seconds in phases.items() if name not in ("model", "index"))
-    return rest + _own_index(result)
+    rest = sum(
+        seconds for name, seconds in phases.items() if name not in ("model", "index", "search")
+    )
+    return rest + _own_index(result) + _own_search(result)
 
 
 def shared_seconds(result: Result) -> float | None:
@@ -49,7 +52,24 @@ def ranking_seconds(result: Result) -> float | None:
     if ("index" not in phases and "search" not in phases) or None in making:
         return None
     made = max(_index_without_model(result), shared_seconds(result) or 0.0)
-    return made + phases.get("search", 0.0)
+    return made + _own_search(result)
+
+
+def _own_search(result: Result) -> float:
+    """Seconds of the phase ``search``, without what was done for other cells, and with theirs.
+
+    Cells of a sweep that share features are searched together, by the first of them. Where several
+    processes did it, theirs are the seconds of all, so that the sum is at least what is left.
+    """
+    facts = result.method.get("facts")
+    named = facts.items() if isinstance(facts, dict) else ()
+    shared = dict.fromkeys((_BY_OTHERS, _FOR_OTHERS), 0.0)
+    for key, seconds in named:
+        name = key.rpartition(".")[2]
+        if name in shared and isinstance(seconds, int | float):
+            shared[name] += seconds
+    phase = _phases(result).get("search", 0.0)
+    return max(0.0, phase - shared[_FOR_OTHERS]) + shared[_BY_OTHERS]
 
 
 def _own_index(result: Result) -> float:

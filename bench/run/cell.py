@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from bench.core import progress
+from bench.core.errors import UserError
+from bench.results.schema import is_finished
 from bench.results.spans import TOLERANCE
 from bench.run.identity import method_identity
 from bench.run.life import Outcome, TaskLife, Work
@@ -14,26 +18,48 @@ from bench.run.parts import Parts
 from bench.run.settings import Settings
 from bench.run.spans import spans_of_lists, tolerance
 from bench.run.values import check_spans
-from methods.base import Method
+from methods.base import Method, Sibling
 from methods.choosing import chosen
 from metrics.attribution import check_depth, parse_metric
 
 
-def run_cell(settings: Settings, overrides: Sequence[str] = (), sweep: str = "single") -> Outcome:
+def run_cell(
+    settings: Settings,
+    overrides: Sequence[str] = (),
+    sweep: str = "single",
+    later: Callable[[], Sequence[Settings]] = tuple,
+) -> Outcome:
     """Run one cell, or find it finished.
 
     Args:
         overrides: the command-line words that make it, for the record.
         sweep: the name of the sweep, by which loggers group cells.
+        later: gives the settings of the sweep's cells that come after this one and differ from it
+            in the method alone.
 
     Raises:
         UserError: anything that the user can mend; nothing is then left in the cell's folder.
     """
-    return MethodCell(Parts(settings), ["tdabench", "run", *overrides], sweep).outcome()
+    words = ["tdabench", "run", *overrides]
+    return MethodCell(Parts(settings), words, sweep, later).outcome()
 
 
 class MethodCell(TaskLife):
-    """One method on one task and model."""
+    """One method on one task and model.
+
+    Args:
+        later: as in ``run_cell``.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        words: Sequence[str],
+        sweep: str,
+        later: Callable[[], Sequence[Settings]] = tuple,
+    ) -> None:
+        super().__init__(parts, words, sweep)
+        self._later = later
 
     @property
     def names(self) -> tuple[str, str, str]:
@@ -50,7 +76,22 @@ class MethodCell(TaskLife):
     def method(self) -> Method:
         """The method, which has done nothing yet."""
         kind, config = self._chosen
-        return kind(config, self.context)
+        return kind(config, replace(self.context, siblings=self._siblings))
+
+    def _siblings(self) -> list[Sibling]:
+        """The cells that come after this one and are not there yet, as methods know them.
+
+        A cell with faulty settings is left out: it says so itself when its turn comes.
+        """
+        siblings = []
+        with suppress(UserError):
+            for settings in self._later():
+                with suppress(UserError):
+                    cell = MethodCell(self.parts.beside(settings), self.words, self.sweep)
+                    cell.check_settings()
+                    if not is_finished(cell.folder(cell.identity())):
+                        siblings.append(Sibling(*cell._chosen, settings.top_k))
+        return siblings
 
     def check_settings(self) -> None:
         """Refuse settings of any part that cannot work."""

@@ -6,6 +6,7 @@ Hydra's own application would make a folder for the job.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -77,6 +78,53 @@ def _values(override: Override) -> list[str]:
         raise UserError("is no list of values", where=override.input_line or "")
     key = override.get_key_element()
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def later_cells(words: Sequence[str], cell: Sequence[str]) -> list[list[str]]:
+    """The overrides of the cells of a sweep that come after one, and differ in the method alone.
+
+    It can be called in a cell of Hydra's own sweep, whose state it leaves as it was.
+
+    Args:
+        words: the words of the sweep.
+        cell: the overrides of one of its cells, in any order.
+
+    Raises:
+        UserError: an unknown key or name, or a faulty value.
+    """
+    with _hydra_kept():
+        cells = [_without("hydra", one) for one in sweep(words)]
+    places = [number for number, one in enumerate(cells) if sorted(one) == sorted(cell)]
+    rest = sorted(_without("method", cell))
+    later = cells[places[0] + 1 :] if places else []
+    return [one for one in later if sorted(_without("method", one)) == rest]
+
+
+def composed_beside(overrides: Sequence[str]) -> DictConfig:
+    """The configuration of another cell, composed within a cell of Hydra's own sweep.
+
+    Raises:
+        UserError: as ``composed``.
+    """
+    with _hydra_kept():
+        return composed(overrides, "run")
+
+
+def _without(group: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides that are not of a group, nor of a key in it."""
+    keys = [re.split("[./@=]", word.lstrip("+~"))[0] for word in overrides]
+    return [word for word, key in zip(overrides, keys, strict=True) if key != group]
+
+
+@contextmanager
+def _hydra_kept() -> Iterator[None]:
+    """A context after which Hydra's state of this process is what it was before."""
+    hydra, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = hydra
+        HydraConfig.instance().cfg = config
 
 
 @contextmanager

@@ -134,9 +134,8 @@ class CellLife(ABC):
         settings.results.check()
         self.check_settings()
         self.check_task()
-        names = map(path_part, self.names)
         identity = self.identity()
-        folder = settings.results_dir.joinpath(*names, identity.key)
+        folder = self.folder(identity)
         settings.results.bring_folder(folder)
         if is_finished(folder):
             cell = Cell(folder, read_result(folder / RESULT))
@@ -155,6 +154,10 @@ class CellLife(ABC):
         values = ", ".join(_told(name, one.value) for name, one in cell.result.metrics.items())
         progress.say(f"{'imported' if self.imported else 'done'}: {folder}: {values}")
         return Outcome(cell, reused=False)
+
+    def folder(self, identity: Identity) -> Path:
+        """Where the cell is, or will be."""
+        return self.settings.results_dir.joinpath(*map(path_part, self.names), identity.key)
 
     def _written(self, folder: Path, identity: Identity, work: Work) -> Cell:
         method, index = self.config["method"], work.index

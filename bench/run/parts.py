@@ -56,6 +56,12 @@ class Parts:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
+    def beside(self, settings: Settings) -> Parts:
+        """The parts of another cell of the same task, model and engine: what is made is shared."""
+        parts = Parts(settings)
+        vars(parts).update({name: one for name, one in vars(self).items() if name != "settings"})
+        return parts
+
     @cached_property
     def builder(self) -> TaskBuilder:
         """The builder of the task."""

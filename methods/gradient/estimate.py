@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.core import progress
 from methods.gradient import hessian, whitening
 from methods.gradient.partial_sums import PassageMeans
-from methods.gradient.parts import Handed, PartsFolder
+from methods.gradient.parts import Handed, PartsFolder, SharedSeconds
 from methods.gradient.settings import Hessian, HessianForm, HessianSettings
 from methods.gradient.source import FeatureSource, rows_by_seed
 from methods.gradient.whitening import Whitening
@@ -34,17 +34,19 @@ def passage_means(
     device: torch.device,
     parts: PartsFolder,
     counts: Counter[str],
+    shared: SharedSeconds,
 ) -> PassageMeans:
     """The passages that R is of: all, or a sample that depends on the seed alone.
 
     Args:
         blocks: sizes of the blocks of a row; a weight may follow them.
-        rows_at_once, device, parts, counts: as in ``PassageMeans``.
+        rows_at_once, device, parts, counts, shared: as in ``PassageMeans``.
     """
     wanted = settings.hessian_sample
     sampled = wanted is not None and wanted < source.n_rows
     rows = rows_by_seed(source.n_rows, wanted, settings.seed) if sampled else None
-    return PassageMeans(source, rows, rows_at_once, sum(blocks), device, parts, counts)
+    dim = sum(blocks)
+    return PassageMeans(source, rows, rows_at_once, dim, device, parts, counts, shared)
 
 
 def estimate_whitening(

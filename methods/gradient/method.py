@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,10 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
+from bench.core.fields import identifying
 from bench.models.checkpoints import spread_checkpoints
 from bench.storage.keys import content_key
-from bench.storage.locks import exclusive
+from bench.storage.locks import exclusive, exclusive_if_free
 from bench.storage.sealed import move_aside_if
 from bench.tasks.base import Query
 from methods.base import (
@@ -23,6 +26,7 @@ from methods.base import (
     IndexSize,
     Method,
     Ranking,
+    Sibling,
     TokenShares,
 )
 from methods.costs import Costs, PlannedRun
@@ -35,12 +39,30 @@ from methods.gradient.finish import Finish
 from methods.gradient.hessian import check_blocks, refuse_too_few
 from methods.gradient.index import IndexBuilder
 from methods.gradient.parameters import coverage
-from methods.gradient.parts import PARTS, PARTS_VERSION, SUFFIX, Handed, PartsFolder, arrays_key
+from methods.gradient.partial_search import Scan, is_scanned
+from methods.gradient.parts import (
+    PARTS,
+    PARTS_VERSION,
+    SUFFIX,
+    Handed,
+    PartsFolder,
+    SharedSeconds,
+    arrays_key,
+)
 from methods.gradient.passes import gradient_costs
+from methods.gradient.query_groups import QueryGroups
 from methods.gradient.recipes import EncoderRecipe
-from methods.gradient.search import MemoryPlan, Search, refuse_second_pass, search_dtype
+from methods.gradient.search import (
+    MemoryPlan,
+    Search,
+    first_stage,
+    query_bytes,
+    refuse_second_pass,
+    search_dtype,
+)
 from methods.gradient.settings import (
     CheckpointWeights,
+    FeatureSettings,
     GradientConfig,
     Hessian,
     Storage,
@@ -130,18 +152,21 @@ class Gradient(Method):
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
         """Score all passages for groups of resident queries, keeping running lists."""
-        groups = _QueryGroups(self, queries)
+        groups = self._groups(queries)
         if self.config.storage is Storage.none:
             mib, dim = self.config.memory_mib, self._encoder.dim
             refuse_second_pass(mib, len(queries), dim, self._dtype)
         parts = self._parts(queries, groups.memory, top_k)
         rankings: list[Ranking] = []
-        with exclusive(parts.folder):
-            search = self._search(groups, parts)
+        shared, lowest = SharedSeconds(), self.config.opponents
+        with exclusive(parts.folder), ExitStack() as held:
+            search = self._search(groups, parts, shared)
+            beside = self._beside(groups, queries, parts, shared, held)
             for number, (start, features) in enumerate(groups):
                 ids = [query.query_id for query in queries[start : start + len(features)]]
-                rankings += search.find(ids, features, top_k, self.config.opponents, number)
+                rankings += search.find(ids, features, top_k, lowest, number, beside)
             _whitening_file(parts).unlink(missing_ok=True)
+        self.context.facts.update(shared.facts)
         self._searched = search if self.context.spans else None
         yield from rankings
 
@@ -157,7 +182,7 @@ class Gradient(Method):
         if search is None:
             raise ValueError("call search() before shares(), in a context with spans")
         finish = search.finish_exactly
-        for start, features in _QueryGroups(self, queries):
+        for start, features in self._groups(queries):
             vectors = finish.pulled_back(finish(features))
             for vector, ranking in zip(vectors, rankings[start:], strict=False):
                 collectors = self._encoder.sharing(vector)
@@ -183,11 +208,11 @@ class Gradient(Method):
 
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
         """Score chosen passages, float64 ``[candidates]`` a query, from the index or anew."""
-        groups = _QueryGroups(self, queries)
+        groups = self._groups(queries)
         parts = self._parts(queries, groups.memory, arrays_key({"rows": rows}))
         scores: list[np.ndarray] = []
         with exclusive(parts.folder):
-            search = self._search(groups, parts)
+            search = self._search(groups, parts, SharedSeconds())
             for number, (start, features) in enumerate(groups):
                 scores += list(search.score(features, rows[start : start + len(features)], number))
         shutil.rmtree(parts.folder, ignore_errors=True)
@@ -207,25 +232,85 @@ class Gradient(Method):
         key = content_key([PARTS_VERSION, self.identity(), *follows, texts, *place, asked])
         return PartsFolder(context.cache_dir / PARTS / f"search-{key}", context.engine)
 
-    def _search(self, groups: _QueryGroups, parts: PartsFolder) -> Search:
-        config, device, source = self.config, self.context.model.device, self._source
+    def _groups(self, queries: Sequence[Query]) -> QueryGroups:
+        return QueryGroups(self.encode_queries, self.memory(len(queries)), queries)
+
+    def _search(self, groups: QueryGroups, parts: PartsFolder, shared: SharedSeconds) -> Search:
+        config, source = self.config, self._source
         assert source is not None  # `_parts` has looked
-        whitening = self._whitening(groups, parts)
+        whitening = self._whitening(groups, parts, shared)
         candidates = None if config.storage is Storage.none else source
-
-        def finish(dtype: torch.dtype) -> Finish:
-            return Finish(self._encoder.layout, whitening, config.unit_norm, dtype, device)
-
         return Search(
             scanned=source,
             candidates=candidates if config.rerank is None else self._encoded,
-            finish=finish(self._dtype),
-            finish_exactly=finish(torch.float64),
+            finish=self._finish(whitening, self._dtype),
+            finish_exactly=self._finish(whitening, torch.float64),
             rerank=config.rerank,
             memory=groups.memory,
             parts=parts,
             counts=self.context.counts,
+            shared=shared,
         )
+
+    def _finish(self, whitening: Handed[Whitening] | None, dtype: torch.dtype) -> Finish:
+        device = self.context.model.device
+        return Finish(self._encoder.layout, whitening, self.config.unit_norm, dtype, device)
+
+    def _beside(
+        self,
+        groups: QueryGroups,
+        queries: Sequence[Query],
+        parts: PartsFolder,
+        shared: SharedSeconds,
+        held: ExitStack,
+    ) -> list[Scan]:
+        """First stages of the sweep's next cells that go over the same features as this search.
+
+        Their lists are left in folders of their own, where their cells find them done. They are as
+        many as fit beside this search's queries into half of ``memory_mib``.
+
+        Args:
+            held: gets the locks of their folders.
+        """
+        source, memory = self._source, groups.memory
+        if self.config.storage is Storage.none or source is None or memory.queries < len(queries):
+            return []
+        began, scans, n_groups = time.perf_counter(), list[Scan](), len(source.groups())
+        taken = query_bytes(self._encoder.dim, self._dtype)
+        room = (self.config.memory_mib << 19) - len(queries) * taken
+        for sibling in self.context.siblings():
+            other = self._of_sibling(sibling, memory, len(queries))
+            if other is None:
+                continue
+            own = other._parts(queries, memory, sibling.top_k)
+            if own.folder == parts.folder or is_scanned(own.folder, n_groups):
+                continue
+            if not held.enter_context(exclusive_if_free(own.folder)):
+                continue
+            with suppress(UserError):  # its own cell will say what is wrong with it
+                whitening = other._whitening(groups, own, SharedSeconds(), keep=True)
+                room -= len(queries) * taken + (0 if whitening is None else whitening().bytes)
+                if room < 0:
+                    break
+                finish = other._finish(whitening, self._dtype)
+                depths = (sibling.top_k, other.config.opponents, other.config.rerank)
+                ((_, features),) = groups
+                scans.append(first_stage(own, 0, features, finish, depths, memory.rows, n_groups))
+        shared.for_others += time.perf_counter() - began
+        return scans
+
+    def _of_sibling(self, sibling: Sibling, memory: MemoryPlan, n_queries: int) -> Gradient | None:
+        """The method of another cell, ready to search, if its features are those of this one."""
+        config = sibling.config
+        if sibling.kind is not type(self) or not _same_features(config, self.config):
+            return None
+        context = replace(
+            self.context, facts={}, load_model=lambda: self.context.model, siblings=tuple
+        )
+        other = type(self)(config, context)
+        other._encoder, other._query_encoder = self._encoder, self._query_encoder
+        other._encoded, other._source = self._encoded, self._source
+        return other if other.memory(n_queries) == memory else None
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -246,8 +331,14 @@ class Gradient(Method):
             features[:, -1] = 1  # the weight is of passages alone
         return features
 
-    def _whitening(self, groups: _QueryGroups, parts: PartsFolder) -> Handed[Whitening] | None:
-        """R^(-1/2), from its file or estimated; what it is made of goes to the facts."""
+    def _whitening(
+        self, groups: QueryGroups, parts: PartsFolder, shared: SharedSeconds, *, keep: bool = False
+    ) -> Handed[Whitening] | None:
+        """R^(-1/2), from its file or estimated; what it is made of goes to the facts.
+
+        Args:
+            keep: write the file in any case, for another run.
+        """
         config, context, blocks = self.config, self.context, self._encoder.layout.blocks
         if config.hessian is Hessian.none:
             return None
@@ -255,8 +346,10 @@ class Gradient(Method):
         assert source is not None  # `_parts` has looked
         move_aside_if(path, lambda: read_whitening(path))
         if path.exists():
-            whitening, facts = read_whitening(path)
+            whitening, facts, seconds = read_whitening(path)
+            shared.by_others += seconds
         else:
+            began = time.perf_counter()
             passages = passage_means(
                 config,
                 blocks,
@@ -265,38 +358,32 @@ class Gradient(Method):
                 context.model.device,
                 PartsFolder(context.cache_dir / PARTS, context.engine),
                 context.counts,
+                shared,
             )
             facts = {}
             features = lambda: (queries for _, queries in groups)  # noqa: E731
             whitening = estimate_whitening(config, blocks, passages, features, facts)
+            seconds = time.perf_counter() - began + shared.by_others
         context.facts.update(facts)
         n_groups = max(len(source.groups()), len(self._encoded.groups()))
-        write = lambda place, value: write_whitening(place, value, facts)  # noqa: E731
-        return parts.handed(whitening, path, write, only_whitening, n_groups)
+        if keep or parts.sends(n_groups):
+            write_whitening(path, whitening, facts, seconds)
+        return Handed(whitening, path, only_whitening)
+
+
+def _same_features(one: GradientConfig, other: GradientConfig) -> bool:
+    """Whether passages and queries have the same features, in the same format."""
+    both = (one, other)
+    return all(
+        first == second
+        for first, second in (
+            [identifying(config, FeatureSettings) for config in both],
+            [config.storage for config in both],
+            [config.correct_queries for config in both],
+            [config.checkpoint_weights for config in both],
+        )
+    )
 
 
 def _whitening_file(parts: PartsFolder) -> Path:
     return parts.folder / f"whitening{SUFFIX}"
-
-
-class _QueryGroups:
-    """Features of the queries in groups that fit into memory.
-
-    Iterating gives the number of the first query and the features, ``[queries, dim]``, of each
-    group. A single group is encoded once; of several, each is encoded whenever it is asked for.
-    """
-
-    def __init__(self, method: Gradient, queries: Sequence[Query]) -> None:
-        self.memory = method.memory(len(queries))
-        self._method, self._queries = method, queries
-        self._only: Tensor | None = None
-
-    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        size = self.memory.queries
-        for start in range(0, len(self._queries), size):
-            features = self._only
-            if features is None:
-                features = self._method.encode_queries(self._queries[start : start + size])
-            if size >= len(self._queries):
-                self._only = features
-            yield start, features

@@ -9,10 +9,12 @@ in its group.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,15 +24,15 @@ from bench.core import memory, progress
 from bench.engines.base import Job
 from bench.storage.sealed_arrays import read_arrays, write_arrays
 from methods.gradient.finish import Finish
-from methods.gradient.parts import SUFFIX, Handed, PartsFolder
+from methods.gradient.parts import SUFFIX, Handed, PartsFolder, SharedSeconds
 from methods.gradient.source import FeatureSource
 from methods.topk import TopK
 from methods.vector_search import Fetched, rescore
 
 _LISTS, _SCORES, _HANDED = "lists of a group", "scores of a group", "what jobs are handed"
-_COUNTS = "counts"
+_COUNTS, _SECONDS, _OTHERS = "counts", "seconds", "seconds_for_others"
 
-Found = tuple[dict[str, np.ndarray], dict[str, int]]  # the arrays of a part, and its counts
+Found = tuple[dict[str, np.ndarray], dict[str, Any]]  # the arrays of a part, and its facts
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Scan:
 
     def target(self, group: int) -> Path:
         """The file of a group."""
-        return self.folder / f"scan-{self.number}-{group:05d}{SUFFIX}"
+        return _scan_file(self.folder, self.number, group)
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,26 @@ class Rescoring:
         return self.folder / f"exact-{self.number}-{group:05d}{SUFFIX}"
 
 
+def _scan_file(folder: Path, number: int, group: int) -> Path:
+    return folder / f"scan-{number}-{group:05d}{SUFFIX}"
+
+
+def is_scanned(folder: Path, n_groups: int) -> bool:
+    """Whether the first stage of a search, whose queries are all together, is done."""
+    return all(_scan_file(folder, 0, group).exists() for group in range(n_groups))
+
+
 def scanned(
     groups: Sequence[FeatureSource],
     scans: Sequence[Scan],
     parts: PartsFolder,
     counts: Counter[str],
+    shared: SharedSeconds,
 ) -> tuple[TopK, TopK]:
     """The best and the worst rows of the first of some scans, which go over the groups together.
+
+    Args:
+        counts, shared: receive what was read or encoded, and the seconds that were shared.
 
     Returns:
         the highest and the lowest; scores of the latter are negated, so that lowest comes first.
@@ -101,11 +116,17 @@ def scanned(
     ]
     n_queries = len(own.queries())
     highest, lowest = TopK(n_queries, own.n_highest), TopK(n_queries, own.n_lowest)
-    for arrays, counted in parts.outcomes(jobs, _read_lists, "search"):
+    done = {job.target for job in jobs if job.done}
+    outcomes = parts.outcomes(jobs, _read_lists, "search")
+    for job, (arrays, facts) in zip(jobs, outcomes, strict=True):
         highest.push(arrays["highest_scores"], arrays["highest_rows"])
         if own.n_lowest:
             lowest.push(arrays["lowest_scores"], arrays["lowest_rows"])
-        counts.update(counted)
+        counts.update(facts[_COUNTS])
+        if job.target in done:
+            shared.by_others += facts[_SECONDS]
+        else:
+            shared.for_others += facts[_OTHERS]
     return highest, lowest
 
 
@@ -116,30 +137,44 @@ def _scan(group: FeatureSource, number: int, scans: Sequence[Scan]) -> None:
     lists = [_Lists(one) for one in left]
     rows_at_once = scans[0].rows_at_once
     blocks, total = group.blocks(rows_at_once), group.n_blocks(rows_at_once)
+    began = time.perf_counter()
     for first_row, block in progress.track(blocks, "search", total=total, unit="blocks"):
         for kept in lists:
             kept.push(first_row, block)
+    own = time.perf_counter() - began - sum(kept.seconds for kept in lists)
+    reading, others = own / len(lists), 0.0  # each has its share of the reading
     for one, kept in zip(left, lists, strict=True):
         # What is read for several is counted once, with the search that asked.
-        counted = dict(group.counts) if one is scans[0] else {}
-        write_arrays(one.target(number), _LISTS, kept.arrays, {_COUNTS: counted})
+        facts = {_COUNTS: {}, _SECONDS: kept.seconds + reading, _OTHERS: 0.0}
+        if one is scans[0]:
+            facts |= {_COUNTS: dict(group.counts), _OTHERS: others}
+        else:
+            others += kept.seconds + reading
+        write_arrays(one.target(number), _LISTS, kept.arrays, facts)
 
 
 class _Lists:
-    """The running lists of one scan."""
+    """The running lists of one scan.
+
+    Attributes:
+        seconds: what they took so far.
+    """
 
     def __init__(self, scan: Scan) -> None:
         self._queries, self._finish = scan.queries(), scan.finish
         self._highest = TopK(len(self._queries), scan.n_highest)
         self._lowest = TopK(len(self._queries), scan.n_lowest)
+        self.seconds = 0.0
 
     def push(self, first_row: int, block: Tensor) -> None:
         """Take in a block of raw features ``[rows, dim]``."""
+        began = time.perf_counter()
         scores = self._finish.products(block, self._queries).cpu().numpy().T
         rows = np.arange(first_row, first_row + len(block))
         self._highest.push(scores, rows)
         if self._lowest.k:
             self._lowest.push(np.negative(scores, out=scores), rows)
+        self.seconds += time.perf_counter() - began
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -165,10 +200,10 @@ def rescored(
     ]
     jobs = [Job(_rescore, (group, number, stage), stage.target(number)) for number, group in asked]
     outcomes = parts.outcomes(jobs, _read_scores, "score candidates in float64")
-    for (_, group), (arrays, counted) in zip(asked, outcomes, strict=True):
+    for (_, group), (arrays, facts) in zip(asked, outcomes, strict=True):
         for name, one in rows.items():
             scores[name][_inside(one, group)] = arrays[name]
-        counts.update(counted)
+        counts.update(facts[_COUNTS])
     return scores
 
 
@@ -204,13 +239,11 @@ def _packed(rows: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _read_lists(path: Path) -> Found:
-    arrays, facts = read_arrays(path, _LISTS)
-    return arrays, facts[_COUNTS]
+    return read_arrays(path, _LISTS)
 
 
 def _read_scores(path: Path) -> Found:
-    arrays, facts = read_arrays(path, _SCORES)
-    return arrays, facts[_COUNTS]
+    return read_arrays(path, _SCORES)
 
 
 def write_tensor(path: Path, tensor: Tensor) -> None:

@@ -9,6 +9,7 @@ is read once for R, however many of them there are.
 from __future__ import annotations
 
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,11 +28,17 @@ from bench.storage.locks import exclusive
 from bench.storage.sealed import move_aside_if
 from bench.storage.sealed_arrays import read_arrays, write_arrays
 from methods.gradient.hessian import Products, Statistic
-from methods.gradient.parts import PARTS_VERSION, SUFFIX, PartsFolder, arrays_key
+from methods.gradient.parts import (
+    PARTS_VERSION,
+    SUFFIX,
+    PartsFolder,
+    SharedSeconds,
+    arrays_key,
+)
 from methods.gradient.source import BYTES_READ, FeatureSource
 
 _KIND, _HANDED = "sums over passages", "what jobs are handed"
-_LABEL, _ROWS, _COUNTS = "Hessian", "rows", "counts"
+_LABEL, _ROWS, _COUNTS, _SECONDS = "Hessian", "rows", "counts", "seconds"
 
 
 @dataclass(frozen=True)
@@ -42,11 +49,13 @@ class Sums:
         tensors: the sums, on the CPU.
         n_rows: how many rows they are of.
         counts: what was read or encoded for them.
+        seconds: what making them took, all processes together.
     """
 
     tensors: list[Tensor]
     n_rows: int
     counts: dict[str, int]
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,7 @@ class PassageMeans:
         device: where it is summed up.
         parts: where the sums are kept, and who makes them.
         counts: receives the bytes of the index that were read.
+        shared: receives the seconds of sums that were found done.
     """
 
     source: FeatureSource
@@ -70,6 +80,7 @@ class PassageMeans:
     device: torch.device
     parts: PartsFolder
     counts: Counter[str]
+    shared: SharedSeconds
 
     @property
     def n_rows(self) -> int:
@@ -86,9 +97,11 @@ class PassageMeans:
         whole = folder / f"sums{SUFFIX}"
         move_aside_if(whole, partial(read_sums, whole))
         with exclusive(folder):
-            if not whole.exists():
+            is_new = not whole.exists()
+            if is_new:
                 self._make(statistic, whole)
         sums = read_sums(whole)
+        self.shared.by_others += 0.0 if is_new else sums.seconds
         return [total.to(self.device) / max(1, sums.n_rows) for total in sums.tensors]
 
     def products(self, directions: Sequence[Tensor]) -> list[Tensor]:
@@ -147,7 +160,8 @@ def added(parts: PartsFolder, jobs: Sequence[Job], label: str) -> Sums:
         for whole, part in zip(total.tensors, sums.tensors, strict=True):
             whole += part
         counts = Counter(total.counts) + Counter(sums.counts)
-        total = Sums(total.tensors, total.n_rows + sums.n_rows, dict(counts))
+        seconds = total.seconds + sums.seconds
+        total = Sums(total.tensors, total.n_rows + sums.n_rows, dict(counts), seconds)
     assert total is not None  # there is a job
     return total
 
@@ -162,9 +176,10 @@ def _sum(
     target: Path,
 ) -> None:
     """The job of one group: its sums, in a file."""
-    features = _features(group, sample, rows_at_once, dim)
+    began, features = time.perf_counter(), _features(group, sample, rows_at_once, dim)
     tensors, n_rows = statistic.sums(features, device)
-    write_sums(target, Sums(tensors, n_rows, dict(group.counts)))
+    seconds = time.perf_counter() - began
+    write_sums(target, Sums(tensors, n_rows, dict(group.counts), seconds))
 
 
 def _features(
@@ -182,7 +197,7 @@ def _features(
 
 def write_sums(path: Path, sums: Sums) -> None:
     """Write the sums of a group, or of all."""
-    facts = {_ROWS: sums.n_rows, _COUNTS: sums.counts}
+    facts = {_ROWS: sums.n_rows, _COUNTS: sums.counts, _SECONDS: sums.seconds}
     write_arrays(path, _KIND, as_arrays(sums.tensors), facts)
 
 
@@ -193,7 +208,7 @@ def read_sums(path: Path) -> Sums:
         DamagedError: the file is not what was written.
     """
     arrays, facts = read_arrays(path, _KIND)
-    return Sums(_tensors(arrays), facts[_ROWS], facts[_COUNTS])
+    return Sums(_tensors(arrays), facts[_ROWS], facts[_COUNTS], facts[_SECONDS])
 
 
 def write_tensors(path: Path, tensors: Sequence[Tensor]) -> None:

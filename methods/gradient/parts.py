@@ -75,6 +75,25 @@ class PartsFolder:
         return Handed(value, path, read)
 
 
+@dataclass
+class SharedSeconds:
+    """The seconds of work that cells share, all processes together; ``facts`` are for the result.
+
+    Attributes:
+        by_others: what others, or earlier runs, spent on parts that this cell found done.
+        for_others: what this cell spent on parts of other cells.
+    """
+
+    by_others: float = 0.0
+    for_others: float = 0.0
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """Those that are not zero, by the names that ``bench.report.costs`` knows."""
+        named = {f"seconds_{name}": round(value, 3) for name, value in vars(self).items()}
+        return {name: value for name, value in named.items() if value}
+
+
 class Handed(Generic[T]):
     """A value that jobs get through a file: it is at hand here, and read in another process.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from methods.gradient.partial_search import (
     write_rows,
     write_tensor,
 )
-from methods.gradient.parts import SUFFIX, PartsFolder
+from methods.gradient.parts import SUFFIX, PartsFolder, SharedSeconds
 from methods.gradient.source import FeatureSource
 from methods.topk import order
 from methods.vector_search import MARGIN
@@ -124,6 +124,7 @@ class Search:
         memory: number of passages that are held at a time, in either stage.
         parts: the folder of this search's own parts, and who makes them.
         counts: receives what was read or encoded.
+        shared: receives the seconds of work that is shared with other searches.
     """
 
     scanned: FeatureSource
@@ -134,6 +135,7 @@ class Search:
     memory: MemoryPlan
     parts: PartsFolder
     counts: Counter[str]
+    shared: SharedSeconds = field(default_factory=SharedSeconds)
 
     def find(
         self,
@@ -151,8 +153,11 @@ class Search:
             number: what tells these queries from others of this search.
             beside: the scans of other searches that go over the same features with this one.
         """
-        own = self.scan(queries, n_highest, n_lowest, number)
-        highest, lowest = scanned(self.scanned.groups(), (own, *beside), self.parts, self.counts)
+        groups, lengths = self.scanned.groups(), (n_highest, n_lowest, self.rerank)
+        rows, n_groups = self.memory.rows, len(groups)
+        own = first_stage(self.parts, number, queries, self.finish, lengths, rows, n_groups)
+        scans = (own, *beside)
+        highest, lowest = scanned(groups, scans, self.parts, self.counts, self.shared)
         scores, opposed = _as_float32(highest.scores), _as_float32(-lowest.scores)
         if self.candidates is not None:
             ends = {"highest": highest.rows, "lowest": lowest.rows}
@@ -167,19 +172,6 @@ class Search:
         for file in (own.queries.path, self._path("exact", number), self._path("chosen", number)):
             if file is not None:
                 file.unlink(missing_ok=True)
-
-    def scan(self, queries: Tensor, n_highest: int, n_lowest: int, number: int = 0) -> Scan:
-        """The first stage for some queries, as ``find`` has them."""
-        finished = self.finish(queries)
-        name, n_groups = self._path("asked", number), len(self.scanned.groups())
-        return Scan(
-            self.parts.folder,
-            number,
-            self.parts.handed(finished, name, write_tensor, read_tensor, n_groups),
-            self.finish,
-            *depths(n_highest, n_lowest, self.rerank),
-            self.memory.rows,
-        )
 
     def score(self, queries: Tensor, rows: np.ndarray, number: int = 0) -> np.ndarray:
         """Final scores ``[queries, candidates]`` of chosen rows: the second stage alone."""
@@ -211,6 +203,30 @@ class Search:
 
     def _path(self, name: str, number: int) -> Path:
         return self.parts.folder / f"{name}-{number}{SUFFIX}"
+
+
+def first_stage(
+    parts: PartsFolder,
+    number: int,
+    queries: Tensor,
+    finish: Finish,
+    lengths: tuple[int, int, int | None],
+    rows_at_once: int,
+    n_groups: int,
+) -> Scan:
+    """The first stage of a search for some queries.
+
+    Args:
+        parts: the folder of the search's own parts.
+        number: what tells these queries from others of the search.
+        queries: raw features of the queries, float32 ``[queries, dim]``.
+        lengths: those of the lists, highest and lowest, and ``rerank``: see ``depths``.
+        rows_at_once: passages in a block.
+        n_groups: how many jobs there will be.
+    """
+    path = parts.folder / f"asked-{number}{SUFFIX}"
+    asked = parts.handed(finish(queries), path, write_tensor, read_tensor, n_groups)
+    return Scan(parts.folder, number, asked, finish, *depths(*lengths), rows_at_once)
 
 
 def _as_float32(scores: np.ndarray) -> np.ndarray:

@@ -42,6 +42,12 @@ class Whitening(ABC):
         """Wᵀ g of each row, as ``apply``; W is symmetric unless a form says otherwise."""
         return self.apply(features)
 
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes in float64 and, converted, in float64 at most."""
+        values = [v if isinstance(v, list) else [v] for v in vars(self).values()]
+        return 16 * sum(tensor.numel() for tensors in values for tensor in tensors)
+
     def to(self, dtype: torch.dtype, device: torch.device) -> Whitening:
         """The same in another dtype, on another device."""
         moved = {
@@ -117,19 +123,22 @@ _KIND = "whitening"
 _FORMS = {form.__name__: form for form in (BlockWhitening, DiagonalWhitening, LowRankWhitening)}
 
 
-def write_whitening(path: Path, whitening: Whitening, facts: dict[str, Any]) -> None:
-    """Write a whitening, and what is known of how it came about, as a sealed file."""
+def write_whitening(
+    path: Path, whitening: Whitening, facts: dict[str, Any], seconds: float
+) -> None:
+    """Write a whitening, what is known of how it came about, and what it took, as a sealed file."""
     arrays: dict[str, np.ndarray] = {}
     for name, value in vars(whitening).items():
         if isinstance(value, list):
             arrays |= {f"{name}.{i:05d}": one.cpu().numpy() for i, one in enumerate(value)}
         else:
             arrays[name] = value.cpu().numpy()
-    write_arrays(path, _KIND, arrays, {"form": type(whitening).__name__, "facts": facts})
+    about = {"form": type(whitening).__name__, "facts": facts, "seconds": seconds}
+    write_arrays(path, _KIND, arrays, about)
 
 
-def read_whitening(path: Path) -> tuple[Whitening, dict[str, Any]]:
-    """The whitening and the facts of ``write_whitening``, on the CPU.
+def read_whitening(path: Path) -> tuple[Whitening, dict[str, Any], float]:
+    """The whitening, the facts and the seconds of ``write_whitening``, on the CPU.
 
     Raises:
         DamagedError: the file is not what was written.
@@ -143,7 +152,7 @@ def read_whitening(path: Path) -> tuple[Whitening, dict[str, Any]]:
             fields.setdefault(field, []).append(tensor)
         else:
             fields[field] = tensor
-    return _FORMS[about["form"]](**fields), about["facts"]
+    return _FORMS[about["form"]](**fields), about["facts"], about["seconds"]
 
 
 def only_whitening(path: Path) -> Whitening:

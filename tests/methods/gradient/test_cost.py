@@ -31,7 +31,7 @@ from methods.gradient.cost import (
     whitening_flops,
 )
 from methods.gradient.estimate import estimate_whitening, passage_means
-from methods.gradient.parts import PartsFolder
+from methods.gradient.parts import PartsFolder, SharedSeconds
 from methods.gradient.passes import passes
 from methods.gradient.settings import GradientConfig, Hessian, HessianForm, Storage
 from tests.fixtures.drawn_features import DrawnFeatures
@@ -169,7 +169,9 @@ def test_readings_are_as_many_as_the_estimate_takes(tmp_path: Path, form: Hessia
         CONFIG, storage=Storage.none, hessian=Hessian.train, hessian_form=form, hessian_components=2
     )
     parts = PartsFolder(tmp_path, Serial(SerialConfig()))
-    means = passage_means(coarse, BLOCKS, source, 7, torch.device("cpu"), parts, Counter())
+    means = passage_means(
+        coarse, BLOCKS, source, 7, torch.device("cpu"), parts, Counter(), SharedSeconds()
+    )
     estimate_whitening(coarse, BLOCKS, means, lambda: (), {})
     assert step(passes(TOY, WORK, coarse, 64), "encode passages").rows == source.read
 

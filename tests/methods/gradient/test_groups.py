@@ -13,7 +13,7 @@ from bench.engines.serial import Serial, SerialConfig
 from methods.gradient import groups, hessian
 from methods.gradient import index as index_module
 from methods.gradient.partial_sums import PassageMeans
-from methods.gradient.parts import Handed, PartsFolder
+from methods.gradient.parts import Handed, PartsFolder, SharedSeconds
 from methods.gradient.settings import Hessian, HessianForm, Storage
 from methods.gradient.source import BYTES_READ
 from tests.fixtures.engines import Sent
@@ -58,7 +58,7 @@ def means(method, folder: Path, engine=None, sample=None, counts=None) -> Passag
     parts = PartsFolder(folder, engine or Serial(SerialConfig()))
     dim = method._encoder.layout.dim
     counts = Counter() if counts is None else counts
-    return PassageMeans(method._source, sample, 5, dim, CPU, parts, counts)
+    return PassageMeans(method._source, sample, 5, dim, CPU, parts, counts, SharedSeconds())
 
 
 def statistics(blocks: list[int]) -> list[hessian.Statistic]:
