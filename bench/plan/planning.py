@@ -20,7 +20,9 @@ from bench.core.errors import UserError
 from bench.core.fields import check_ranges, part_of_key
 from bench.core.typed import typed
 from bench.engines import ENGINES
+from bench.models.trained import Trained
 from bench.plan.corpus import PASSAGES, QUERIES, TOKENS, Count, count_corpus
+from bench.plan.measuring import measuring_passes, training_passes
 from bench.plan.model import Speed, architecture_of, calibrate
 from bench.run import composing
 from bench.run.parts import model_source
@@ -56,6 +58,7 @@ class Plan(Costs):
         title: task × model × method.
         counted: passages, tokens a passage, queries.
         index_key: a hash that cells with the same features of the same corpus share.
+        model_key: a hash that cells with the same model, trained on the same corpus, share.
         flops_per_second: FLOPs that one device computes in a second.
         devices: number of devices; only steps that an engine shares out gain from more than one.
         disk_bytes_per_second: bytes of the index that one device reads or writes in a second.
@@ -67,6 +70,7 @@ class Plan(Costs):
     counted: dict[str, Count]
     architecture: Architecture
     index_key: str
+    model_key: str
     flops_per_second: float
     devices: int
     disk_bytes_per_second: float
@@ -166,6 +170,12 @@ def make_plan(settings: Settings, config: PlanConfig, known: Known | None = None
         apart=config.devices > 1 or ENGINES.get(settings.engine["name"]).apart,
     )
     costs = method_class.plan(method, architecture, run)
+    size = source.training_size() if isinstance(source, Trained) else None
+    steps = [
+        *training_passes(size, architecture, run),
+        *costs.passes,
+        *measuring_passes(settings, size, architecture, run),
+    ]
     speed = known.once(
         [*data, costs.batch_tokens],
         lambda: _speed(config, geometry, settings.device, run, costs.batch_tokens),
@@ -173,11 +183,12 @@ def make_plan(settings: Settings, config: PlanConfig, known: Known | None = None
     all_given = all(count.source.startswith("plan.") for count in counted.values())
     corpus = "given numbers" if all_given else settings.task["name"]
     return Plan(
-        **vars(costs),
+        **{**vars(costs), "passes": steps},
         title=f"{corpus} × {settings.model['name']} × {settings.method['name']}",
         counted=counted,
         architecture=architecture,
         index_key=content_key([*data, costs.features]),
+        model_key=content_key(data),
         flops_per_second=speed.flops_per_second,
         disk_bytes_per_second=config.disk_gb_per_second * 1e9,
         devices=config.devices,
@@ -251,18 +262,14 @@ def _notes(settings: Settings, costs: Costs) -> Iterator[str]:
     later = " A later command that opens the index reads all of it once, to check it."
     yield (
         "Hours are those of arithmetic at one rate for all steps; disk hours those of a disk at "
-        "plan.disk_gb_per_second, and go on beside them. Engines share out the encoding alone. A "
-        "query is taken to be as long as a passage." + later * stored
+        "plan.disk_gb_per_second, and go on beside them. A query is taken to be as long as a "
+        "passage; a judge that metric.judge names is not counted." + later * stored
     )
     if settings.spans:
         yield (
             "The shares of tokens (spans=true) are not counted: a pass over up to 20 passages a "
             "query, one at a time."
         )
-    if kind in ("scratch", "finetuned"):
-        yield "Training the model, which a first run does, is not counted."
-    if kind == "sized":
-        yield "Training the model is not counted: tdabench train --dry-run says what that takes."
     has_own = kind != "directory"  # moments of their own training
     if costs.needs_moments and not has_own:
         state = settings.model.get("optimizer_state")

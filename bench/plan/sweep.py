@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +15,7 @@ from rich.text import Text
 from bench.core import console
 from bench.core.errors import UserError
 from bench.core.escape import clean
+from bench.plan.measuring import TRAIN
 from bench.plan.planning import Known, Plan, PlanConfig, is_planned, make_plan, plan_settings
 from bench.plan.table import hours, in_decimal, numbers_table, print_plan
 from bench.run.settings import Settings
@@ -94,12 +95,16 @@ def costs(labels: Sequence[str], cells: Iterable[tuple[Settings, PlanConfig]]) -
     """
     known = Known()
     made: dict[tuple[str, str], str] = {}  # features and format → who made the index
+    trained: set[str] = set()
     cell_costs = []
     for label, (settings, config) in zip(labels, cells, strict=True):
         try:
             plan = make_plan(settings, config, known)
         except UserError as error:
             raise UserError(f"{label}: {error.what}", where=error.where, fix=error.fix) from error
+        if plan.model_key in trained:  # a cell before this one has trained the model
+            plan = replace(plan, passes=[step for step in plan.passes if step.name != TRAIN])
+        trained.add(plan.model_key)
         cell_costs.append(_cost(label, plan, made))
         if plan.index_bytes:
             made.setdefault((plan.index_key, plan.chosen), label)
@@ -152,7 +157,6 @@ def print_sweep(cells: Sequence[CellCost], left_out: Sequence[str]) -> None:
     if left_out:
         names = ", ".join(dict.fromkeys(left_out))
         notes.append(f"Not counted, no gradient method: {names}.")
-    notes.append("Metrics are not counted: tail-patch takes a training step a proponent.")
     rates = list(dict.fromkeys(cell.plan.rate for cell in cells))
     screen.print(*map(Text, map(clean, (*rates, *notes))), sep="\n", soft_wrap=True)
 

@@ -21,12 +21,13 @@ from bench.models.adapters import new_adapter
 from bench.models.sizes import laid_out
 from bench.models.trained import Trained, TrainingSize
 from bench.plan.corpus import PASSAGES, TOKENS, Count, count_corpus
+from bench.plan.measuring import train_flops
 from bench.plan.model import EVERY_MATRIX, Speed, architecture_of, calibrate
 from bench.plan.planning import PlanConfig, given_counts
 from bench.plan.table import hours, in_binary, in_decimal, numbers_table
 from bench.run.parts import model_source
 from bench.run.settings import Settings
-from methods.gradient.cost import Architecture, backward_flops, forward_flops
+from methods.gradient.cost import Architecture
 
 # Bytes that a token leaves in a layer for its backward pass in half precision: 34 h + 5 a s, h the
 # width, a the heads, s the tokens of a text (Korthikanti et al., arXiv 2205.05198, equation 1).
@@ -120,18 +121,6 @@ def plan_training(settings: Settings, config: PlanConfig) -> TrainingPlan:
         tokens_per_second=speed.flops_per_second / a_token,
         rate=speed.how,
     )
-
-
-def train_flops(architecture: Architecture, tokens: float, size: TrainingSize) -> float:
-    """FLOPs of training on a text of T tokens: 6·N·T with weights, 12·a·T²·L for attention.
-
-    That is a forward pass, a backward pass to the activations, and 2·N·T for the gradients of
-    weights, which an adapter's hardly add to. Activations that are computed again cost one more
-    forward pass. Symbols as in ``methods.gradient.cost``.
-    """
-    forward = forward_flops(architecture, tokens)
-    weights = 0 if size.lora is not None else 2 * architecture.multiplied * tokens
-    return forward * (2 if size.recompute else 1) + backward_flops(architecture, tokens) + weights
 
 
 def _pass_tokens(size: TrainingSize, tokens: float) -> float:
