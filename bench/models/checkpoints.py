@@ -20,6 +20,9 @@ from bench.storage.keys import content_key
 def load_checkpoint(checkpoint: Checkpoint, model: LanguageModel) -> LanguageModel:
     """A checkpoint as a model of its own, with the tokenizer and settings of ``model``.
 
+    Its second moments are those beside its weights or, where those of ``model`` are estimated,
+    estimated in the same way.
+
     Raises:
         UserError: the checkpoint cannot be loaded, or is of another geometry than ``model``.
     """
@@ -39,7 +42,7 @@ def load_checkpoint(checkpoint: Checkpoint, model: LanguageModel) -> LanguageMod
     moments, state = folder / MOMENTS, None
     if moments.exists():
         state = load_moments(moments, module, model.adam_epsilon, model.adam_beta2)
-    return replace(
+    earlier = replace(
         model,
         module=module,
         sha256=sha256,
@@ -47,6 +50,9 @@ def load_checkpoint(checkpoint: Checkpoint, model: LanguageModel) -> LanguageMod
         learning_rate=checkpoint.learning_rate,
         checkpoints=(),
     )
+    if state is None and model.estimate is not None:
+        return model.estimate(earlier)
+    return earlier
 
 
 def spread_checkpoints(model: LanguageModel, n: int) -> Sequence[Checkpoint]:

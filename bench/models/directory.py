@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -138,7 +139,9 @@ def completed(
     """
     model.adam_epsilon, model.adam_beta2 = config.adam_epsilon, config.adam_beta2
     if config.optimizer_state == ESTIMATE and config.estimate_moments is not None:
-        with_estimate(model, task, config.estimate_moments, cache_dir)
+        settings = config.estimate_moments
+        model.estimate = partial(with_estimate, task=task, config=settings, cache_dir=cache_dir)
+        model.estimate(model)
     model.learning_rate = config.learning_rate
     paths, rates = config.checkpoint_paths, config.checkpoint_learning_rates
     model.checkpoints = [Checkpoint(path, rate) for path, rate in zip(paths, rates, strict=True)]

@@ -80,6 +80,8 @@ class LanguageModel:
         adam_beta2: Adam's β2 at all of these, for states that do not say it.
         learning_rate: the last learning rate of the training; None if unknown.
         checkpoints: earlier checkpoints of the training, oldest first; empty if not at hand.
+        estimate: gives another checkpoint estimated second moments, where the model's own are; None
+            where they are not.
         training: facts about how the model was trained, for the result.
     """
 
@@ -96,6 +98,7 @@ class LanguageModel:
     adam_beta2: float = ADAM_BETA2
     learning_rate: float | None = None
     checkpoints: Sequence[Checkpoint] = ()
+    estimate: Callable[[LanguageModel], LanguageModel] | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -13,8 +13,9 @@ import torch
 
 from bench.core.errors import UserError
 from bench.models import moments_estimate
+from bench.models.checkpoints import load_checkpoint
 from bench.models.directory import Directory
-from bench.models.language_model import LanguageModel
+from bench.models.language_model import MOMENTS, LanguageModel
 from bench.models.moment_files import write_moments
 from bench.models.moments_estimate import sampled_rows
 from bench.models.second_moments import Factored, Full, load_moments
@@ -227,3 +228,23 @@ def test_the_cache_holds_facts(task: Task, tmp_path: Path) -> None:
     opened(make_model(tmp_path / "model", layers=1), task)
     (path,) = (task.passages.folder / "cache" / "moments").glob("*/manifest.json")
     assert set(json.loads(path.read_text())["facts"]) == {"moment_passages", "moment_batches"}
+
+
+def test_earlier_checkpoints_are_estimated_likewise(task: Task, tmp_path: Path) -> None:
+    """Fault: of a model with estimated moments, a checkpoint without a state was refused."""
+    folder, first = (
+        make_model(tmp_path / name, "llama", seed=seed, layers=1)
+        for seed, name in enumerate(("model", "first"))
+    )
+    model = opened(folder, task, checkpoints=[str(first)], checkpoint_learning_rates=[1e-3])
+    earlier = load_checkpoint(model.checkpoints[0], model)
+    alone = opened(first, task)
+    assert earlier.required_moments().by_name.keys() == alone.required_moments().by_name.keys()
+    for name, moment in alone.required_moments().by_name.items():
+        assert torch.equal(earlier.required_moments()[name].inverse_sqrt(), moment.inverse_sqrt())
+        assert not torch.equal(model.required_moments()[name].inverse_sqrt(), moment.inverse_sqrt())
+    own = {name: {"exp_avg_sq": torch.ones_like(one).float()}
+           for name, one in earlier.module.named_parameters()}  # fmt: skip
+    write_moments(own, first / MOMENTS)
+    beside = load_checkpoint(model.checkpoints[0], model).required_moments()
+    assert all((moment.value == 1).all() for moment in beside.by_name.values())  # type: ignore
