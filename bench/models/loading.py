@@ -6,6 +6,7 @@ or replace, a tokenizer with more ids than there are embeddings, and a model tha
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -165,7 +166,7 @@ def loading_from(where: str) -> Iterator[None]:
         yield
     except (
         OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError,
-        SafetensorError,
+        IndexError, SafetensorError, struct.error,
     ) as error:  # fmt: skip
         if memory.ran_out(error) or "CUDA error" in str(error):
             raise
