@@ -13,6 +13,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +65,9 @@ class WordCounter:
     def write(self, path: Path, rows: range) -> None:
         """Count the words of some passages, and write the counts."""
         began = time.perf_counter()
-        numbers: defaultdict[str, int] = defaultdict()
-        numbers.default_factory = numbers.__len__  # a new word gets the next number
+        # A new word gets the next number. (A factory that knew the dictionary would be a circle,
+        # which stays in memory until Python looks for such.)
+        numbers = defaultdict[str, int](count().__next__)
         numbered, lengths = array("i"), np.zeros(len(rows), dtype=np.int32)
         for place, passage in enumerate(self.passages.slice(rows.start, rows.stop)):
             words = self.tokenize(passage.text)
