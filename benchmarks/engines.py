@@ -1,10 +1,15 @@
-"""Encoding a corpus with one process beside two: how much of the second one is gained.
+"""A long phase with one process beside two: how much of the second one is gained.
 
     python benchmarks/engines.py --rounds 5
+    python benchmarks/engines.py --phase search --passages 131072
+    python benchmarks/engines.py --phase ekfac --passages 16384
 
-Both are ``engine=processes``, so both pay for starting workers that load the model; each worker has
-one thread. A round encodes the same corpus with one worker and with two, into folders of their own,
-and checks that the shards are equal byte for byte; the order changes from round to round. The
+The phases: ``encode`` makes the index of a corpus; ``search`` is TrackStar's R, the search and the
+exact scores, of an index that is there; ``ekfac`` is EK-FAC whole, factors and scores. Both sides
+are ``engine=processes``, so both pay for starting workers; each worker has one thread. A round does
+the same with one worker and with two, in folders of their own, and checks that shards are equal
+byte for byte, or lists bit for bit; the order changes from round to round. One group of shards is
+done in this process, so there must be several: see ``--shard-rows`` and ``--group-texts``. The
 figure is the median over rounds of one worker's time over two workers' in the same round, so that
 other work on the machine cancels. It needs two idle cores; the target is at least 1.7.
 """
@@ -21,6 +26,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch starts
 
@@ -33,27 +39,27 @@ from bench.engines.processes import Processes, ProcessesConfig
 from bench.models.language_model import LanguageModel
 from bench.models.recipe import ModelRecipe
 from bench.models.scratch import Scratch
-from bench.run.settings import Settings, settings_from
+from bench.run.settings import settings_from
 from bench.tasks import TASKS, load_task
 from bench.tasks.base import Task
-from methods import METHODS
-from methods.base import Context
-from methods.gradient import index
+from methods.base import Context, Method
+from methods.choosing import chosen
+from methods.gradient import ekfac, groups, index
 
 TAUGHT = 2_000  # passages that the model is trained on
+QUERIES = 100
 
 
 @dataclass(frozen=True)
-class Encoding:
+class Workload:
     """A corpus, a model, and how other processes get it."""
 
-    settings: Settings
     task: Task
     model: LanguageModel
     recipe: ModelRecipe
 
-    def run(self, cache: Path, engine: Engine) -> None:
-        """Make the index of the corpus from nothing."""
+    def method(self, name: str, cache: Path, engine: Engine) -> Method:
+        """A method with the settings that its file has."""
         context = Context(
             self.task,
             cache,
@@ -61,16 +67,46 @@ class Encoding:
             engine=engine,
             model_recipe=self.recipe,
         )
-        method_class = METHODS.get("trackstar")
-        config = typed(method_class.Config, self.settings.method, "method", ("name", "target"))
-        method_class(config, context).index()
+        settings = settings_from(compose("config", [f"method={name}"])).method
+        kind, config = chosen(settings)
+        return kind(config, context)
+
+    def encode(self, cache: Path, engine: Engine) -> tuple[float, Any]:
+        """Make the index from nothing: the seconds, and the shards."""
+        method = self.method("trackstar", cache, engine)
+        began = time.perf_counter()
+        method.index()
+        seconds = time.perf_counter() - began
+        return seconds, {path.name: path.read_bytes() for path in cache.rglob("shard-*.npy")}
+
+    def search(self, cache: Path, engine: Engine) -> tuple[float, Any]:
+        """Search an index that is there: the seconds, and the lists."""
+        if not (cache.parent / "index").exists():
+            self.method("trackstar", cache.parent, Processes(ProcessesConfig(2))).index()
+        cache.mkdir()
+        (cache / "index").symlink_to(cache.parent / "index")
+        method = self.method("trackstar", cache, engine)
+        method.index()
+        began = time.perf_counter()
+        return self._lists(method, began)
+
+    def ekfac(self, cache: Path, engine: Engine) -> tuple[float, Any]:
+        """Fit the factors and score all passages: the seconds, and the lists."""
+        method = self.method("ekfac", cache, engine)
+        began = time.perf_counter()
+        method.index()
+        return self._lists(method, began)
+
+    def _lists(self, method: Method, began: float) -> tuple[float, Any]:
+        queries = self.task.queries[:QUERIES]
+        lists = [(one.rows.tolist(), one.scores.tolist()) for one in method.search(queries, 100)]
+        return time.perf_counter() - began, lists
 
 
-def prepare(folder: Path, model: str, passages: int) -> Encoding:
+def prepare(folder: Path, model: str, passages: int) -> Workload:
     """Train a model on few passages of factworld; how well it is trained does not matter here."""
     overrides = [f"task.n_passages={passages}", f"model={model}", "device=cpu"]
-    with initialize_config_module("conf", version_base="1.3"):
-        settings = settings_from(compose("config", [*overrides, f"cache_dir={folder}"]))
+    settings = settings_from(compose("config", [*overrides, f"cache_dir={folder}"]))
     name = settings.task["name"]
     task_class = TASKS.get(name)
     config = typed(task_class.Config, settings.task, "task", ("name",))
@@ -79,7 +115,7 @@ def prepare(folder: Path, model: str, passages: int) -> Encoding:
     config = typed(Scratch.Config, settings.model, "model", ("name", "source"))
     source = Scratch(settings.model["name"], replace(config, epochs=1))
     recipe = ModelRecipe(source, taught, folder, "cpu")
-    return Encoding(settings, task, recipe(), recipe)
+    return Workload(task, recipe(), recipe)
 
 
 def main() -> None:
@@ -88,25 +124,30 @@ def main() -> None:
     progress.set_quiet(True)
     processes.cores = lambda: 1  # type: ignore[assignment] - one thread a worker, as said
     index.SHARD_ROWS = options.shard_rows
-    with tempfile.TemporaryDirectory() as folder:
-        encoding = prepare(Path(folder), options.model, options.passages)
+    groups.LEAST_TEXTS = ekfac.TEXTS_AT_ONCE = options.group_texts
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        initialize_config_module("conf", version_base="1.3"),
+    ):
+        workload = prepare(Path(folder), options.model, options.passages)
         seconds: dict[int, list[float]] = {1: [], 2: []}
         for number in range(options.rounds):
-            files = {}
+            found = {}
             for workers in random.Random(number).sample([1, 2], 2):
                 cache = Path(folder, f"{number}-{workers}")
-                began = time.perf_counter()
-                encoding.run(cache, Processes(ProcessesConfig(workers)))
-                seconds[workers].append(time.perf_counter() - began)
-                files[workers] = {p.name: p.read_bytes() for p in cache.rglob("shard-*")}
-            assert files[1] == files[2], "the bytes of an index depend on the number of workers"
+                engine = Processes(ProcessesConfig(workers))
+                taken, found[workers] = getattr(workload, options.phase)(cache, engine)
+                seconds[workers].append(taken)
+            assert found[1] == found[2], "what is found depends on the number of workers"
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
     _report(options, seconds)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--phase", choices=["encode", "search", "ekfac"], default="encode")
     parser.add_argument("--passages", type=int, default=50_000)
+    parser.add_argument("--group-texts", type=int, default=groups.LEAST_TEXTS)
     parser.add_argument("--shard-rows", type=int, default=index.SHARD_ROWS)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--rounds", type=int, default=5)
@@ -116,8 +157,8 @@ def _options() -> argparse.Namespace:
 def _report(options: argparse.Namespace, seconds: dict[int, list[float]]) -> None:
     ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]
     print(
-        f"\n{options.passages:,} passages, shards of {options.shard_rows:,}, model "
-        f"{options.model}; {options.rounds} interleaved rounds\n"
+        f"\n{options.phase}: {options.passages:,} passages, shards of {options.shard_rows:,}, "
+        f"model {options.model}; {options.rounds} interleaved rounds\n"
     )
     for workers, taken in seconds.items():
         print(f"{workers} worker(s): {statistics.median(taken):.1f} s (median)")
