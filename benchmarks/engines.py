@@ -1,17 +1,20 @@
-"""A phase of a run with one process beside two: how much of the second one is gained.
+"""A long phase with one process beside two: how much of the second one is gained.
 
     python benchmarks/engines.py --rounds 5
-    python benchmarks/engines.py --phase tail-patch --passages 2000
+    python benchmarks/engines.py --phase search --passages 131072
+    python benchmarks/engines.py --phase ekfac --passages 16384
+    python benchmarks/engines.py --phase tail_patch --passages 2000
 
-Both are ``engine=processes``, so both pay for starting workers that load the model; each worker has
-one thread. A round does the same phase with one worker and with two, with caches of their own, and
-checks that both leave the same, bit for bit; the order changes from round to round. The figure is
-the median over rounds of one worker's time over two workers' in the same round, so that other work
-on the machine cancels. It needs two idle cores; the target is at least 1.7.
-
-    encoding     the gradient index of the corpus
-    embeddings   the hidden states of the corpus (repsim)
-    tail-patch   a step on each of ``--passages`` passages, asked one query each
+The phases: ``encode`` makes the index of a corpus; ``search`` is TrackStar's R, the search and the
+exact scores, of an index that is there; ``ekfac`` is EK-FAC whole, factors and scores;
+``embeddings`` are the hidden states of the corpus (repsim); ``tail_patch`` is a step on each
+passage, asked one query each. Both sides
+are ``engine=processes``, so both pay for starting workers; each worker has one thread. A round does
+the same with one worker and with two, in folders of their own, and checks that shards are equal
+byte for byte, or lists bit for bit; the order changes from round to round. One group of shards is
+done in this process, so there must be several: see ``--shard-rows`` and ``--group-texts``. The
+figure is the median over rounds of one worker's time over two workers' in the same round, so that
+other work on the machine cancels. It needs two idle cores; the target is at least 1.7.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch starts
 
@@ -41,40 +45,27 @@ from bench.models.scratch import Scratch
 from bench.run.settings import Settings, settings_from
 from bench.tasks import TASKS, load_task
 from bench.tasks.base import Task
-from methods import METHODS
-from methods.base import Context
-from methods.gradient import index
+from methods.base import Context, Method
+from methods.choosing import chosen
+from methods.gradient import ekfac, groups, index
 from metrics.tail_patch import TailPatch
 
-_DESCRIBED = ("name", "target")
 TAUGHT = 2_000  # passages that the model is trained on
+QUERIES = 100
+PHASES = ("encode", "search", "ekfac", "embeddings", "tail_patch")
 
 
 @dataclass(frozen=True)
-class Work:
-    """A corpus, a model, and how other processes get it.
+class Workload:
+    """A corpus, a model, how other processes get it, and the settings of both."""
 
-    Attributes:
-        settings: by method.
-        task: the corpus.
-        model: the model, in this process.
-        recipe: of the model, for others.
-    """
-
-    settings: dict[str, Settings]
+    settings: Settings
     task: Task
     model: LanguageModel
     recipe: ModelRecipe
 
-    def encoding(self, cache: Path, engine: Engine) -> object:
-        """Make the gradient index of the corpus from nothing; returns the bytes of its shards."""
-        return self._indexed("trackstar", cache, engine, "shard-*")
-
-    def embeddings(self, cache: Path, engine: Engine) -> object:
-        """Make the vectors of the corpus from nothing; returns their bytes."""
-        return self._indexed("repsim", cache, engine, "embeddings.npy")
-
-    def _indexed(self, name: str, cache: Path, engine: Engine, files: str) -> dict[str, bytes]:
+    def method(self, name: str, cache: Path, engine: Engine) -> Method:
+        """A method with the settings that its file has."""
         context = Context(
             self.task,
             cache,
@@ -82,30 +73,65 @@ class Work:
             engine=engine,
             model_recipe=self.recipe,
         )
-        method_class = METHODS.get(name)
-        config = typed(method_class.Config, self.settings[name].method, "method", _DESCRIBED)
-        method_class(config, context).index()
-        return {path.name: path.read_bytes() for path in cache.rglob(files)}
+        settings = settings_from(compose("config", [f"method={name}"])).method
+        kind, config = chosen(settings)
+        return kind(config, context)
 
-    def tail_patch(self, cache: Path, engine: Engine) -> object:
-        """Step on every passage; returns what came of it."""
-        config = self.settings["trackstar"].metric.tail_patch
+    def encode(self, cache: Path, engine: Engine) -> tuple[float, Any]:
+        """Make the index from nothing: the seconds, and the shards."""
+        method = self.method("trackstar", cache, engine)
+        began = time.perf_counter()
+        method.index()
+        seconds = time.perf_counter() - began
+        return seconds, {path.name: path.read_bytes() for path in cache.rglob("shard-*.npy")}
+
+    def search(self, cache: Path, engine: Engine) -> tuple[float, Any]:
+        """Search an index that is there: the seconds, and the lists."""
+        if not (cache.parent / "index").exists():
+            self.method("trackstar", cache.parent, Processes(ProcessesConfig(2))).index()
+        cache.mkdir()
+        (cache / "index").symlink_to(cache.parent / "index")
+        method = self.method("trackstar", cache, engine)
+        method.index()
+        began = time.perf_counter()
+        return self._lists(method, began)
+
+    def ekfac(self, cache: Path, engine: Engine) -> tuple[float, Any]:
+        """Fit the factors and score all passages: the seconds, and the lists."""
+        method = self.method("ekfac", cache, engine)
+        began = time.perf_counter()
+        method.index()
+        return self._lists(method, began)
+
+    def embeddings(self, cache: Path, engine: Engine) -> tuple[float, Any]:
+        """Make the vectors of the corpus from nothing: the seconds, and their bytes."""
+        method = self.method("repsim", cache, engine)
+        began = time.perf_counter()
+        method.index()
+        seconds = time.perf_counter() - began
+        return seconds, [path.read_bytes() for path in cache.rglob("embeddings.npy")]
+
+    def tail_patch(self, cache: Path, engine: Engine) -> tuple[float, Any]:
+        """Step on every passage: the seconds, and what came of it."""
         queries, n = self.task.queries, len(self.task.passages)
+        config = settings_from(compose("config")).metric.tail_patch
         config = replace(config, top=-(-n // len(queries)))
         rows = {query.query_id: range(i, n, len(queries)) for i, query in enumerate(queries)}
+        began = time.perf_counter()
         patch = TailPatch(config, self.model, self.task, cache, engine, self.recipe)
-        return patch.measure(queries, rows)
+        measured = patch.measure(queries, rows)
+        return time.perf_counter() - began, measured
+
+    def _lists(self, method: Method, began: float) -> tuple[float, Any]:
+        queries = self.task.queries[:QUERIES]
+        lists = [(one.rows.tolist(), one.scores.tolist()) for one in method.search(queries, 100)]
+        return time.perf_counter() - began, lists
 
 
-def prepare(folder: Path, model: str, passages: int) -> Work:
+def prepare(folder: Path, model: str, passages: int) -> Workload:
     """Train a model on few passages of factworld; how well it is trained does not matter here."""
     overrides = [f"task.n_passages={passages}", f"model={model}", "device=cpu"]
-    by_method = {}
-    with initialize_config_module("conf", version_base="1.3"):
-        for method in ("trackstar", "repsim"):
-            words = [*overrides, f"method={method}", f"cache_dir={folder}"]
-            by_method[method] = settings_from(compose("config", words))
-    settings = by_method["trackstar"]
+    settings = settings_from(compose("config", [*overrides, f"cache_dir={folder}"]))
     name = settings.task["name"]
     task_class = TASKS.get(name)
     config = typed(task_class.Config, settings.task, "task", ("name",))
@@ -114,7 +140,7 @@ def prepare(folder: Path, model: str, passages: int) -> Work:
     config = typed(Scratch.Config, settings.model, "model", ("name", "source"))
     source = Scratch(settings.model["name"], replace(config, epochs=1))
     recipe = ModelRecipe(source, taught, folder, "cpu")
-    return Work(by_method, task, recipe(), recipe)
+    return Workload(settings, task, recipe(), recipe)
 
 
 def main() -> None:
@@ -123,32 +149,30 @@ def main() -> None:
     progress.set_quiet(True)
     processes.cores = lambda: 1  # type: ignore[assignment] - one thread a worker, as said
     index.SHARD_ROWS = options.shard_rows
-    with tempfile.TemporaryDirectory() as folder:
-        work = prepare(Path(folder), options.model, options.passages)
-        phase = {
-            "encoding": work.encoding,
-            "embeddings": work.embeddings,
-            "tail-patch": work.tail_patch,
-        }[options.phase]
+    groups.LEAST_TEXTS = ekfac.TEXTS_AT_ONCE = options.group_texts
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        initialize_config_module("conf", version_base="1.3"),
+    ):
+        workload = prepare(Path(folder), options.model, options.passages)
         seconds: dict[int, list[float]] = {1: [], 2: []}
         for number in range(options.rounds):
-            left = {}
+            found = {}
             for workers in random.Random(number).sample([1, 2], 2):
                 cache = Path(folder, f"{number}-{workers}")
-                began = time.perf_counter()
-                left[workers] = phase(cache, Processes(ProcessesConfig(workers)))
-                seconds[workers].append(time.perf_counter() - began)
-            assert left[1] == left[2], "what is left depends on the number of workers"
+                engine = Processes(ProcessesConfig(workers))
+                taken, found[workers] = getattr(workload, options.phase)(cache, engine)
+                seconds[workers].append(taken)
+            assert found[1] == found[2], "what is found depends on the number of workers"
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
     _report(options, seconds)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument(
-        "--phase", default="encoding", choices=("encoding", "embeddings", "tail-patch")
-    )
+    parser.add_argument("--phase", choices=PHASES, default="encode")
     parser.add_argument("--passages", type=int, default=50_000)
+    parser.add_argument("--group-texts", type=int, default=groups.LEAST_TEXTS)
     parser.add_argument("--shard-rows", type=int, default=index.SHARD_ROWS)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--rounds", type=int, default=5)

@@ -19,12 +19,12 @@ import shlex
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch starts
 
-from engines import Encoding, prepare
+from engines import Workload, prepare
+from hydra import initialize_config_module
 
 from bench.core import progress
 from bench.engines.serial import Serial, SerialConfig
@@ -40,17 +40,19 @@ def main() -> None:
     sizes = dict(zip(options.models.split(","), map(int, options.passages.split(",")), strict=True))
     planned: dict[str, list[float]] = {model: [] for model in sizes}
     taken: dict[str, list[float]] = {model: [] for model in sizes}
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        initialize_config_module("conf", version_base="1.3"),
+    ):
         root = Path(folder)
-        encodings = {m: prepare(root / m, m, passages) for m, passages in sizes.items()}
+        workloads = {m: prepare(root / m, m, passages) for m, passages in sizes.items()}
         for number in range(options.rounds):
             for model in random.Random(number).sample(list(sizes), len(sizes)):
-                planned[model].append(_planned_seconds(encodings[model]))
-                began = time.perf_counter()
-                encodings[model].run(root / f"{model}-{number}", Serial(SerialConfig()))
-                taken[model].append(time.perf_counter() - began)
+                planned[model].append(_planned_seconds(workloads[model]))
+                cache = root / f"{model}-{number}"
+                taken[model].append(workloads[model].encode(cache, Serial(SerialConfig()))[0])
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
-        parameters = {model: encoding.model.n_params for model, encoding in encodings.items()}
+        parameters = {model: one.model.n_params for model, one in workloads.items()}
     print(
         f"\nfactworld, trackstar's features, one thread, {options.rounds} interleaved rounds\n\n"
         "| model | parameters | passages | planned s | measured s | measured / planned |\n"
@@ -74,18 +76,19 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _planned_seconds(encoding: Encoding) -> float:
-    store, model = encoding.task.passages, encoding.model
+def _planned_seconds(workload: Workload) -> float:
+    store, model = workload.task.passages, workload.model
     lengths = [len(model.passage_tokens(store[row].text).ids) for row in range(SAMPLE)]
     config = PlanConfig(
         passages=None,
         tokens_per_passage=statistics.mean(lengths),
         queries=None,
         device_tflops=None,
+        tokens_per_second=None,
         devices=1,
         disk_gb_per_second=1.0,
     )
-    plan = make_plan(encoding.settings, config)
+    plan = make_plan(workload.settings, config)
     (step,) = [step for step in plan.passes if step.name.startswith("encode the corpus")]
     return plan.hours(step) * 3600
 

@@ -42,6 +42,9 @@ class Pass:
         rows: how many passages, queries or blocks it takes.
         bytes_read, bytes_written: what it moves of the index.
         spread: whether an engine shares it out among devices; all else runs on one.
+        shares: what cells with the same features do together, or one of them for all; empty where
+            each does it alone. They read what they share once.
+        own_rows: rows that each takes itself of a step that it shares.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Pass:
     bytes_read: int = 0
     bytes_written: int = 0
     spread: bool = False
+    shares: str = ""
+    own_rows: int = 0
 
 
 @dataclass(frozen=True)

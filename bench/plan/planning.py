@@ -262,8 +262,9 @@ def _notes(settings: Settings, costs: Costs) -> Iterator[str]:
     later = " A later command that opens the index reads all of it once, to check it."
     yield (
         "Hours are those of arithmetic at one rate for all steps; disk hours those of a disk at "
-        "plan.disk_gb_per_second, and go on beside them. A query is taken to be as long as a "
-        "passage; a judge that metric.judge names is not counted." + later * stored
+        "plan.disk_gb_per_second, and go on beside them. Engines share out what goes over the "
+        "passages. A query is taken to be as long as a passage; a judge that metric.judge names is "
+        "not counted." + later * stored
     )
     if settings.spans:
         yield (

@@ -1,6 +1,7 @@
 """The plan of one cell, or of a sweep with its sum.
 
-Cells of the same features share an index: the first to need it pays, as in a run.
+Cells of the same features share an index, the sums of R, and the reading of a search: the first to
+need one pays, as in a run.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ def costs(labels: Sequence[str], cells: Iterable[tuple[Settings, PlanConfig]]) -
     known = Known()
     made: dict[tuple[str, str], str] = {}  # features and format → who made the index
     trained: set[str] = set()
+    shared: set[tuple[str, str, str]] = set()  # features, format, and what is done for all
     cell_costs = []
     for label, (settings, config) in zip(labels, cells, strict=True):
         try:
@@ -105,7 +107,11 @@ def costs(labels: Sequence[str], cells: Iterable[tuple[Settings, PlanConfig]]) -
         if plan.model_key in trained:  # a cell before this one has trained the model
             plan = replace(plan, passes=[step for step in plan.passes if step.name != TRAIN])
         trained.add(plan.model_key)
-        cell_costs.append(_cost(label, plan, made))
+        cost = _cost(label, plan, made)
+        features = (plan.index_key, plan.chosen)
+        own = [left for step in cost.passes if (left := _left(step, features, shared)) is not None]
+        shared |= {(*features, step.shares) for step in plan.passes if step.shares}
+        cell_costs.append(replace(cost, passes=own))
         if plan.index_bytes:
             made.setdefault((plan.index_key, plan.chosen), label)
     return cell_costs
@@ -121,6 +127,16 @@ def _cost(label: str, plan: Plan, made: dict[tuple[str, str], str]) -> CellCost:
         own = [step for step in later if step.name != CHECK_INDEX]
         return CellCost(label, plan, own, 0, same)
     return CellCost(label, plan, [_translation(plan), *later], plan.index_bytes, donor)
+
+
+def _left(step: Pass, features: tuple[str, str], shared: set[tuple[str, str, str]]) -> Pass | None:
+    """What is left of a step for a cell after the others; None if they have done all of it."""
+    if (*features, step.shares) not in shared:
+        return step
+    if not step.own_rows:
+        return None
+    flops = step.flops * step.own_rows / step.rows
+    return replace(step, rows=step.own_rows, flops=flops, bytes_read=0)
 
 
 def _translation(plan: Plan) -> Pass:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -76,9 +75,9 @@ class MethodCell(TaskLife):
     def method(self) -> Method:
         """The method, which has done nothing yet."""
         kind, config = self._chosen
-        return kind(config, replace(self.context, siblings=self._siblings))
+        return kind(config, self.context)
 
-    def _siblings(self) -> list[Sibling]:
+    def siblings(self) -> list[Sibling]:
         """The cells that come after this one and are not there yet, as methods know them.
 
         A cell with faulty settings is left out: it says so itself when its turn comes.

@@ -35,7 +35,7 @@ from bench.run.writing import retrieval_records, write_cell
 from bench.storage.keys import content_key, path_part
 from bench.tasks.base import Task
 from bench.tasks.records import RetrievalRecord
-from methods.base import Context, IndexSize, Ranking
+from methods.base import Context, IndexSize, Ranking, Sibling
 from metrics import measures
 from metrics.judges.base import Judge
 from metrics.judges.jobs import judge_of
@@ -215,7 +215,15 @@ class TaskLife(CellLife):
             model_recipe=parts.recipe,
             mirror=settings.cache,
             spans=settings.spans,
+            siblings=self.siblings,
         )
+
+    def siblings(self) -> Sequence[Sibling]:
+        """The sweep's cells that come after this one, as methods know them; none where it has none.
+
+        A subclass that is a cell of a sweep says which.
+        """
+        return ()
 
     def _load_model(self) -> LanguageModel:
         with self.context.phases.measure("model"):

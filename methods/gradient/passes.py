@@ -23,7 +23,7 @@ from methods.gradient.cost import (
 from methods.gradient.estimate import readings
 from methods.gradient.hessian import check_blocks, refuse_too_few
 from methods.gradient.search import MemoryPlan, depths, refuse_second_pass, search_dtype
-from methods.gradient.settings import FeatureSettings, GradientConfig, Hessian, Storage
+from methods.gradient.settings import FeatureSettings, GradientConfig, Hessian, HessianForm, Storage
 
 
 def gradient_costs(config: GradientConfig, architecture: Architecture, run: PlannedRun) -> Costs:
@@ -119,16 +119,22 @@ def passes(
     steps += hessian
     if not stored:
         searching = f"encode the corpus while searching{times}"
-        steps.append(Pass(searching, groups * n, groups * n * encode))
+        steps.append(Pass(searching, groups * n, groups * n * encode, spread=True))
     score = n * (search_flops(q, dim) + groups * whitening) + q * whitening
-    steps.append(Pass(f"search{times}", groups * n, score, groups * n * bytes_per_row))
+    # Several searches go over a group of shards together where all of their queries are resident.
+    shares = "search" if stored and groups == 1 else ""
+    name, rows = f"search{times}", groups * n
+    read = rows * bytes_per_row
+    steps.append(Pass(name, rows, score, read, spread=True, shares=shares, own_rows=rows))
     pairs = q * workload.candidates
     rows = min(groups * n, pairs)  # of a group, candidates that queries share are fetched once
     again = rows * whitening + pairs * 2.0 * dim
     if config.rerank:
-        steps.append(Pass("re-encode candidates (rerank)", rows, again + rows * encode))
+        name, flops = "re-encode candidates (rerank)", again + rows * encode
+        steps.append(Pass(name, rows, flops, spread=True))
     elif stored:
-        steps.append(Pass("score candidates in float64", rows, again, rows * bytes_per_row))
+        name, read = "score candidates in float64", rows * bytes_per_row
+        steps.append(Pass(name, rows, again, read, spread=True))
     return steps
 
 
@@ -144,11 +150,19 @@ def _hessian_passes(
     rows = min(workload.passages, config.hessian_sample or workload.passages)
     read = rows * readings(form)
     encoded = not config.storage.gives_hessian
-    steps = [Pass("encode passages for the Hessian", read, read * encode)] if encoded else []
     mixed = config.hessian is Hessian.mixed
+    # The low-rank form multiplies R by directions that follow from λ: its sums are a cell's own.
+    drawn = config.hessian_sample and f"{config.hessian_sample} by {config.seed}"
+    shares = "" if form is HessianForm.low_rank else f"R {form.value} {drawn}"
+    steps = []
+    if encoded:
+        name = "encode passages for the Hessian"
+        steps.append(Pass(name, read, read * encode, spread=True, shares=shares))
     both = rows + workload.queries if mixed else rows
     accumulated = both * hessian_flops(blocks, form, components)
     moved = 0 if encoded else read * bytes_per_row
-    steps.append(Pass("accumulate the Hessian", both, accumulated, moved))
+    own = both - rows
+    name = "accumulate the Hessian"
+    steps.append(Pass(name, both, accumulated, moved, spread=True, shares=shares, own_rows=own))
     flops = decomposition_flops(blocks, form, components, mixed=mixed)
     return [*steps, Pass("eigendecompositions", len(blocks), flops)] if flops else steps

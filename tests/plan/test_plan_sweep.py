@@ -94,6 +94,8 @@ def test_an_index_is_made_once() -> None:
         expected = alone(f"method={name}")
         if cell.shares_with:
             del expected[ENCODE]
+            rows, flops, _ = expected["search"]
+            expected["search"] = (rows, flops, 0)  # they go over the index together
         if name != names[0]:
             del expected["train the model"]
         found = {step.name: (step.rows, step.flops, step.bytes_read) for step in cell.passes}
@@ -101,6 +103,23 @@ def test_an_index_is_made_once() -> None:
     whole = make_plan(*plan_settings([*GEOMETRY, *GIVEN, "method=trackstar"])).index_bytes
     assert whole > 0
     assert [cell.index_bytes for cell in cells] == [whole, 0, 0, whole, 0]
+
+
+def test_r_of_the_passages_is_summed_up_once() -> None:
+    """The second of two methods takes the queries' part alone; another form is another R."""
+    words = "method=cos_optimizer_hessian,trackstar", "method.hessian_form=full,diagonal"
+    words = (*words, "method.mixing=0.9")
+    first, other_form, second, second_form = planned(*words)
+    summed = [
+        [step for step in cell.passes if step.name == "accumulate the Hessian"]
+        for cell in (first, other_form, second, second_form)
+    ]
+    assert [one[0].bytes_read > 0 for one in summed] == [True, True, False, False]
+    whole = alone("method=trackstar", "method.mixing=0.9")["accumulate the Hessian"]
+    n_queries = second.plan.counted["queries"].value
+    assert summed[2][0].rows == n_queries == whole[0] - second.plan.passages
+    assert summed[2][0].flops == pytest.approx(whole[1] * n_queries / whole[0])
+    assert sum(one[0].bytes_read for one in summed) == 2 * first.index_bytes
 
 
 def test_formats_are_indexes_of_their_own_made_from_the_exact_one() -> None:

@@ -16,14 +16,18 @@ from typing import Any
 
 import pytest
 
+from bench.engines.processes import Processes, ProcessesConfig
 from bench.engines.ray import Ray, RayConfig
+from methods.gradient import groups
 from methods.gradient import index as index_module
+from methods.gradient.settings import Hessian, Storage
 from tests.fixtures.gradient_methods import (
     QUERIES,
     ToyRecipe,
     index_files,
     make,
     many_texts,
+    ranked,
     toy_model,
 )
 from tests.fixtures.helpers import make_task
@@ -106,6 +110,39 @@ def test_a_node_of_ray_that_is_killed_costs_no_shard(tmp_path: Path, monkeypatch
     assert len(index_files(tmp_path / "ray")) == 2 * 60 + 1
     assert "encode passages: a worker or its node died" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.partial-*"))
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_in_a_search_costs_no_list(tmp_path, monkeypatch, capsys) -> None:
+    """Two workers that encode while they search; one is killed in the middle of a group."""
+    monkeypatch.setattr(groups, "LEAST_TEXTS", 6)
+    model = toy_model(tmp_path)
+    task = make_task(tmp_path / "task", many_texts(36), QUERIES)
+    settings = {"storage": Storage.none, "hessian": Hessian.none, "opponents": 3}
+    expected = ranked(make(task, model, tmp_path / "serial", **settings), top_k=9)
+    engine = Processes(ProcessesConfig(2))
+    recipe = SlowToy(tmp_path)
+    method = make(task, model, tmp_path / "apart", engine=engine, recipe=recipe, **settings)
+    killed: list[int] = []
+
+    def kill() -> None:
+        while not killed:
+            time.sleep(0.01)
+            if len(list(tmp_path.rglob("apart/**/scan-*.safetensors"))) >= 2:
+                killed.extend(int(path.name[8:]) for path in tmp_path.glob("at-work-*"))
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    found = ranked(method, top_k=9)
+    killer.join(60)
+    assert not killer.is_alive()
+    assert "search: a worker process was killed; another goes on" in capsys.readouterr().err
+    for one, other in zip(found, expected, strict=True):
+        assert one.rows.tolist() == other.rows.tolist()
+        assert one.scores.tolist() == other.scores.tolist()
+        assert one.opponent_rows.tolist() == other.opponent_rows.tolist()
+    assert len(list(tmp_path.rglob("apart/**/scan-*.safetensors"))) == 6
 
 
 @dataclass(frozen=True)

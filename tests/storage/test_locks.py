@@ -6,7 +6,7 @@ import shutil
 import threading
 from pathlib import Path
 
-from bench.storage.locks import exclusive
+from bench.storage.locks import exclusive, exclusive_if_free
 
 
 def test_who_waits_for_a_folder_that_is_removed_has_a_new_one(tmp_path: Path) -> None:
@@ -26,3 +26,12 @@ def test_who_waits_for_a_folder_that_is_removed_has_a_new_one(tmp_path: Path) ->
         (tmp_path / "f" / "ours").touch()
     other.join()
     assert (tmp_path / "f" / "ours").exists()
+
+
+def test_who_does_not_wait_is_told(tmp_path: Path) -> None:
+    with exclusive_if_free(tmp_path / "f") as is_ours:
+        assert is_ours
+        with exclusive_if_free(tmp_path / "f") as again:
+            assert not again
+    with exclusive_if_free(tmp_path / "f") as is_ours:
+        assert is_ours

@@ -110,11 +110,13 @@ def test_passes_of_the_toy() -> None:
     assert found == [
         Pass("encode the corpus into the index", 100, 100 * encode, 0, 6400, spread=True),
         Pass("encode the queries", 3, 3 * encode),
-        Pass("accumulate the Hessian", 103, 103 * 128.0, 6400),
+        Pass("accumulate the Hessian", 103, 103 * 128.0, 6400, spread=True, shares="R full None",
+             own_rows=3),
         Pass("eigendecompositions", 4, pytest.approx(4 * (11 + 8 / 3 + 2) * 64)),
-        Pass("search", 100, 100 * (2 * 3 * 16 + 128) + 3 * 128, 6400),
-        Pass("score candidates in float64", 21, 21 * 128 + 21 * 2 * 16, 21 * 64),
-    ]
+        Pass("search", 100, 100 * (2 * 3 * 16 + 128) + 3 * 128, 6400, spread=True, shares="search",
+             own_rows=100),
+        Pass("score candidates in float64", 21, 21 * 128 + 21 * 2 * 16, 21 * 64, spread=True),
+    ]  # fmt: skip
 
 
 def test_what_other_processes_wrote_is_checked_by_one() -> None:
@@ -151,14 +153,20 @@ def test_a_sample_for_the_hessian_is_what_is_encoded_again() -> None:
     encode = encode_flops(TOY, 5, 2)
     sign = replace(CONFIG, storage=Storage.sign, hessian_sample=10)
     found = passes(TOY, WORK, sign, 64)
+    shared = {"spread": True, "shares": "R full 10 by 0"}
     assert step(found, "encode passages") == Pass(
-        "encode passages for the Hessian", 10, 10 * encode
+        "encode passages for the Hessian", 10, 10 * encode, **shared
     )
-    assert step(found, "accumulate") == Pass("accumulate the Hessian", 13, 13 * 128.0, 0)
+    assert step(found, "accumulate") == Pass(
+        "accumulate the Hessian", 13, 13 * 128.0, 0, own_rows=3, **shared
+    )
     low = passes(TOY, WORK, replace(sign, hessian_form=LOW_RANK, hessian_components=2), 64)
     assert step(low, "encode passages").rows == 40
     stored = passes(TOY, WORK, replace(CONFIG, hessian_sample=1000, hessian=Hessian.train), 64)
-    assert step(stored, "accumulate") == Pass("accumulate the Hessian", 100, 100 * 128.0, 6400)
+    shared["shares"] = "R full 1000 by 0"
+    assert step(stored, "accumulate") == Pass(
+        "accumulate the Hessian", 100, 100 * 128.0, 6400, **shared
+    )
 
 
 @pytest.mark.parametrize("form", HessianForm)
@@ -189,7 +197,7 @@ def test_queries_that_do_not_fit_take_more_passes() -> None:
     assert work.groups == 2
     found = passes(TOY, work, CONFIG, 64)
     search = step(found, "search (2 times)")
-    assert (search.rows, search.bytes_read) == (200, 12800)
+    assert (search.rows, search.bytes_read, search.shares) == (200, 12800, "")
     assert search.flops == 100 * (2 * 3 * 16 + 2 * 128) + 3 * 128
     assert step(found, "encode the queries").rows == 6  # once for R, once to be searched
 

@@ -13,6 +13,7 @@ import torch
 
 from bench.engines.processes import Processes, ProcessesConfig
 from bench.engines.serial import Serial, SerialConfig
+from methods.base import Sibling
 from methods.gradient import groups
 from methods.gradient import index as index_module
 from methods.gradient.partial_search import _packed
@@ -219,3 +220,61 @@ def test_bytes_read_are_those_of_both_stages_and_of_r(tmp_path, model, task) -> 
     mixed = make(task, model, tmp_path, hessian=Hessian.mixed)
     lists(mixed)
     assert mixed.context.counts[BYTES_READ] > 2 * 63 * a_row
+
+
+# ------------------------------------------------------------------ several searches together
+
+
+def siblings(first, *others) -> None:
+    """Tell a method of the cells that come after its own."""
+    cells = [Sibling(type(one), one.config, 9) for one in others]
+    first.context.siblings = lambda: cells
+
+
+THREE = (
+    {"hessian": Hessian.none, "unit_norm": False},
+    {"hessian": Hessian.mixed, "opponents": 3},
+    {"hessian": Hessian.train, "damping": 0.5},
+)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_methods_of_the_same_features_are_searched_together(tmp_path, model, task, apart) -> None:
+    recipe = ToyRecipe(tmp_path)
+    alone = [lists(make(task, model, tmp_path / "alone", **settings)) for settings in THREE]
+    engines = [Sent(number) for number in range(3)]
+    methods = [
+        make(task, model, tmp_path, engine=engine if apart else None, recipe=recipe, **settings)
+        for engine, settings in zip(engines, THREE, strict=True)
+    ]
+    siblings(methods[0], *methods[1:])
+    assert [lists(method) for method in methods] == alone
+    if apart:  # shards, sums of R and groups of the first; the others score their candidates
+        assert [engine.n_jobs for engine in engines] == [9 + 5 + 5 + 5, 5, 5]
+    size = 63 * methods[0]._encoder.dim * 4
+    scanned = [method.context.counts[BYTES_READ] for method in methods]
+    assert 2 * size < scanned[0] <= 3 * size, "R, the scan, and candidates"
+    # Candidates alone: at one end and at the other, and at one end.
+    assert scanned[1] <= 2 * size
+    assert scanned[2] <= size
+    assert methods[0].context.facts["seconds_for_others"] > 0
+    assert all(one.context.facts["seconds_by_others"] > 0 for one in methods[1:])
+    assert not list(tmp_path.glob("cache/parts/search-*/whitening*"))
+
+
+def test_who_is_not_searched_beside_another(tmp_path, model, task, monkeypatch) -> None:
+    """Other features, another format, what is wrong with itself, and what memory does not hold."""
+    settings = [
+        {"projection_dim": 4}, {"storage": Storage.bf16}, {"correct_queries": False},
+        {"memory_mib": 1}, {"damping": 0.0, "hessian": Hessian.train, "hessian_sample": 3},
+    ]  # fmt: skip
+    others = [make(task, model, tmp_path, **one) for one in settings]
+    first = make(task, model, tmp_path, hessian=Hessian.none)
+    siblings(first, *others)
+    lists(first)
+    assert len(list(tmp_path.glob("cache/parts/search-*/scan-0-00000*"))) == 1
+    roomy = make(task, model, tmp_path, hessian=Hessian.none, unit_norm=False)
+    siblings(roomy, make(task, model, tmp_path, hessian=Hessian.train))
+    monkeypatch.setattr("methods.gradient.method.query_bytes", lambda *_: 20 << 20)
+    lists(roomy)
+    assert len(list(tmp_path.glob("cache/parts/search-*/scan-0-00000*"))) == 2
