@@ -42,6 +42,7 @@ from bench.engines.processes import Processes, ProcessesConfig
 from bench.models.language_model import LanguageModel
 from bench.models.recipe import ModelRecipe
 from bench.models.scratch import Scratch
+from bench.run.extend_hydra import extend_hydra
 from bench.run.settings import Settings, settings_from
 from bench.tasks import TASKS, load_task
 from bench.tasks.base import Task
@@ -130,6 +131,7 @@ class Workload:
 
 def prepare(folder: Path, model: str, passages: int) -> Workload:
     """Train a model on few passages of factworld; how well it is trained does not matter here."""
+    extend_hydra()
     overrides = [f"task.n_passages={passages}", f"model={model}", "device=cpu"]
     settings = settings_from(compose("config", [*overrides, f"cache_dir={folder}"]))
     name = settings.task["name"]
