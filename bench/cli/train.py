@@ -6,8 +6,9 @@ The same training as a run makes on demand: what is trained here, no run trains 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.cli.commands import parser_of
 from bench.core import progress
@@ -68,7 +69,7 @@ def main(words: Sequence[str]) -> int:
         f"facts recalled {model.training['facts_recalled']:.0%}"
     )
     print(f"on this task: {shlex.join(['tdabench', 'run', *overrides])}")
-    print(f"elsewhere: {_elsewhere(folder, model.learning_rate)}")
+    print(f"elsewhere: {_elsewhere(folder, parts.settings.model, model.learning_rate)}")
     if arguments.out is not None:
         _publish(folder, arguments.out, parts, overrides, model.learning_rate)
     return 0
@@ -86,12 +87,14 @@ def _publish(
     print(f"published: {clean(to)}, model.sha256={sha256}")
 
 
-def _elsewhere(folder: Path, learning_rate: float | None) -> str:
-    """The command that takes the folder for any model."""
+def _elsewhere(folder: Path, model: Mapping[str, Any], learning_rate: float | None) -> str:
+    """The command that takes the folder for any model, or for the adapter that it is."""
     from bench.models.language_model import MOMENTS  # slow to import
 
+    is_whole = (folder / "config.json").is_file()
     words = [
-        f"model.path={folder}",
+        *([] if is_whole else [f"model.path={model['init']}"]),
+        f"model.{'path' if is_whole else 'adapter'}={folder}",
         f"model.optimizer_state={folder / MOMENTS}",
         f"model.learning_rate={learning_rate}",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from bench.engines.serial import Serial, SerialConfig
 from bench.models import finetuned, training
 from bench.models.checkpoints import load_checkpoint
 from bench.models.language_model import LanguageModel, target_log_probs
+from bench.models.recipe import ModelRecipe
 from bench.models.retraining import Removal
 from bench.models.training import Training, fixed_threads
 from bench.models.tuning import SavedWeights, statements
 from bench.tasks.base import Query, Task
 from tests.fixtures.helpers import make_task
-from tests.fixtures.models import TEXTS, finetuned_source, make_model
+from tests.fixtures.models import TEXTS, finetuned_source, make_model, scratch_source
 
 QUERIES = (
     Query("q0", "Al Grey plays the", "trombone"), Query("q1", "Marla Venn", "was born"),
@@ -364,6 +366,14 @@ def test_what_it_begins_from_stays_and_what_it_ends_in_is_a_model(
     at_first = trained(init, task, epochs=3, checkpoint=1)
     assert at_first.sha256 == earlier.sha256
     assert at_first.training["epochs"] == model.training["epochs"][:1]
+
+
+def test_another_process_gets_the_queries_that_weights_depend_on(
+    init: Path, task: Task, tmp_path: Path
+) -> None:
+    for source, queries in ((finetuned_source(init), QUERIES), (scratch_source(), ())):
+        recipe = ModelRecipe(source, task, tmp_path, "cpu")
+        assert tuple(pickle.loads(pickle.dumps(recipe)).task.queries) == queries
 
 
 def test_retraining_begins_from_the_same_weights(init: Path, task: Task) -> None:
