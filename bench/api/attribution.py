@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 _NAME = "given"  # of the task, in the cache
 # Settings of conf/model/hf.yaml that are of the files of a folder, or have arguments of their own.
-_OF_FILES = ("name", "source", "path", "dtype", "optimizer_state", "geometry")
+_OF_FILES = (
+    "name", "source", "path", "revision", "adapter", "dtype", "optimizer_state", "geometry"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrain
 from bench.core.errors import UserError
 from bench.models.adapters import adapter_sha256, check_adapter, with_adapter
 from bench.models.base import ModelSource, no_moments_to_step_with, unknown_learning_rate
+from bench.models.hub import hub_folder
 from bench.models.language_model import (
     MOMENTS,
     Checkpoint,
@@ -64,12 +65,14 @@ class Directory(ModelSource):
 
     @property
     def _path(self) -> Path:
+        if self.config.revision is not None:
+            return hub_folder(self.config.path, self.config.revision)
         return Path(self.config.path).expanduser()
 
     def identity(self, task: Task) -> str:
         """Hash of the files and of the settings that they are read with, wherever they are."""
         settings = asdict(self.config) | {"path": directory_sha256(self._path)}
-        del settings["adapter"]
+        del settings["adapter"], settings["revision"]
         if (adapter := self.config.adapter_path) is not None:
             settings["adapter"] = adapter_sha256(adapter)
         settings["checkpoints"] = [
@@ -95,6 +98,8 @@ class Directory(ModelSource):
             append_eos=config.append_eos,
             context_length=config.context_length,
         )
+        if config.revision is not None:
+            model.training = {"hub": config.path, "commit": self._path.name}
         if (adapter := config.adapter_path) is not None:
             model.module = with_adapter(cast("PreTrainedModel", model.module), adapter)
             model.sha256 = content_key([model.sha256, adapter_sha256(adapter)], length=64)

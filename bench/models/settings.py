@@ -8,6 +8,7 @@ from typing import Optional
 
 from bench.core.errors import UserError, at_least, did_you_mean
 from bench.models.decoder import check_decoder
+from bench.models.hub import check_hub_id
 
 # Settings of a model trained here that are counts of something.
 _COUNTS = (
@@ -49,6 +50,7 @@ class DirectoryConfig:
     """Settings of a model that exists already; defaults and reasons in ``conf/model/hf.yaml``."""
 
     path: Optional[str]  # noqa: UP045 - omegaconf reads the annotation at run time
+    revision: Optional[str]  # noqa: UP045
     adapter: Optional[str]  # noqa: UP045
     optimizer_state: Optional[str]  # noqa: UP045
     estimate_moments: Optional[EstimateConfig]  # noqa: UP045
@@ -87,9 +89,13 @@ class DirectoryConfig:
         """
         self.check_dtypes()
         at_least(1, "model.context_length", self.context_length)
-        if self.path is not None and not Path(self.path).expanduser().is_dir():
+        if self.revision is not None:
+            check_hub_id(self.path or "")
+        elif self.path is not None and not Path(self.path).expanduser().is_dir():
             raise UserError(
-                "no such directory", where=self.path, fix="set model.path=DIR to a model"
+                "no such directory",
+                where=self.path,
+                fix="set model.path=DIR to a model, or model.revision for one of the model hub",
             )
         if (adapter := self.adapter_path) is not None and not adapter.is_dir():
             raise UserError("no such directory", where=f"model.adapter={self.adapter}")
