@@ -8,13 +8,13 @@
 The phases: ``encode`` makes the index of a corpus; ``search`` is TrackStar's R, the search and the
 exact scores, of an index that is there; ``ekfac`` is EK-FAC whole, factors and scores;
 ``embeddings`` are the hidden states of the corpus (repsim); ``tail_patch`` is a step on each
-passage, asked one query each. Both sides
-are ``engine=processes``, so both pay for starting workers; each worker has one thread. A round does
-the same with one worker and with two, in folders of their own, and checks that shards are equal
-byte for byte, or lists bit for bit; the order changes from round to round. One group of shards is
-done in this process, so there must be several: see ``--shard-rows`` and ``--group-texts``. The
-figure is the median over rounds of one worker's time over two workers' in the same round, so that
-other work on the machine cancels. It needs two idle cores; the target is at least 1.7.
+passage, asked one query each. Both sides are ``engine=processes``, so both pay for starting
+workers; each worker has one thread. A round does the same with one worker and with two, in folders
+of their own, and checks that shards are equal byte for byte, or lists bit for bit; the order
+changes from round to round. One group of shards is done in this process, so there must be several:
+see ``--shard-rows`` and ``--group-texts``. The figure is the median over rounds of one worker's
+time over two workers' in the same round, so that other work on the machine cancels. It needs two
+idle cores; the target is at least 1.7.
 """
 
 from __future__ import annotations
@@ -149,6 +149,7 @@ def main() -> None:
     """Measure and print."""
     options = _options()
     progress.set_quiet(True)
+    extend_hydra()
     processes.cores = lambda: 1  # type: ignore[assignment] - one thread a worker, as said
     index.SHARD_ROWS = options.shard_rows
     groups.LEAST_TEXTS = ekfac.TEXTS_AT_ONCE = options.group_texts
