@@ -94,10 +94,16 @@ def later_cells(words: Sequence[str], cell: Sequence[str]) -> list[list[str]]:
     """
     with _hydra_kept():
         cells = [_without("hydra", one) for one in sweep(words)]
-    places = [number for number, one in enumerate(cells) if sorted(one) == sorted(cell)]
-    rest = sorted(_without("method", cell))
+    own, rest = _spelled(cell), _spelled(_without("method", cell))
+    places = [number for number, one in enumerate(cells) if _spelled(one) == own]
     later = cells[places[0] + 1 :] if places else []
-    return [one for one in later if sorted(_without("method", one)) == rest]
+    return [one for one in later if _spelled(_without("method", one)) == rest]
+
+
+def _spelled(overrides: Sequence[str]) -> list[str]:
+    """Overrides in the spelling that Hydra gives them in a sweep (``True`` is ``true``), sorted."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return sorted(f"{one.get_key_element()}={one.get_value_element_as_str()}" for one in parsed)
 
 
 def composed_beside(overrides: Sequence[str]) -> DictConfig:

@@ -275,10 +275,11 @@ class Gradient(Method):
         source, memory = self._source, groups.memory
         if self.config.storage is Storage.none or source is None or memory.queries < len(queries):
             return []
+        siblings = self.context.siblings()
         began, scans, n_groups = time.perf_counter(), list[Scan](), len(source.groups())
         taken = query_bytes(self._encoder.dim, self._dtype)
         room = (self.config.memory_mib << 19) - len(queries) * taken
-        for sibling in self.context.siblings():
+        for sibling in siblings:
             other = self._of_sibling(sibling, memory, len(queries))
             if other is None:
                 continue

@@ -15,6 +15,7 @@ from methods.gradient.source import BYTES_READ
 from tests.fixtures.runs import cells, result, run
 
 QUICK = (
+    "quiet=true",
     "top_k=3", "metric=attribution", "metric.attribution=[hit@1,mrr]", "task.n_queries=4",
     "method.opponents=0",
 )  # fmt: skip
