@@ -87,5 +87,6 @@ def arrays_sha256(arrays: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
-        digest.update(array.data)  # a view: a copy of gigabytes would be one too many
+        # A view where it can be: a copy of gigabytes would be one too many.
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

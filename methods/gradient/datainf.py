@@ -22,12 +22,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.storage.sealed_arrays import arrays_sha256
 from methods.base import IndexSize
 from methods.gradient.gradient_sums import GradientSums
 from methods.gradient.influence import Influence
 from methods.gradient.partial_search import read_tensor, write_tensor
 from methods.gradient.partial_sums import as_arrays
-from methods.gradient.parts import PARTS, SUFFIX, Handed, PartsFolder, arrays_key
+from methods.gradient.parts import PARTS, SUFFIX, Handed, PartsFolder
 
 
 class DataInf(Influence):
@@ -47,7 +48,7 @@ class DataInf(Influence):
 
     def precondition(self, queries: Tensor) -> Tensor:
         """Multiply the queries ``[queries, dim]`` by H⁻¹, in one pass over the passages."""
-        key = arrays_key(as_arrays([queries, torch.tensor(self._dampings)]))
+        key = arrays_sha256(as_arrays([queries, torch.tensor(self._dampings)]))
         path = self.context.cache_dir / PARTS / f"queries-{key}" / f"queries{SUFFIX}"
         parts = PartsFolder(path.parent, self.context.engine)
         n_jobs = self.n_hessian_groups

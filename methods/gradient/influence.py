@@ -28,6 +28,7 @@ from bench.engines.base import Job
 from bench.storage.keys import content_key
 from bench.storage.locks import exclusive
 from bench.storage.sealed import move_aside_if
+from bench.storage.sealed_arrays import arrays_sha256
 from bench.tasks.base import Query
 from methods.base import (
     GRADIENT_PARAMETERS,
@@ -47,7 +48,7 @@ from methods.gradient.groups import cut, least_texts
 from methods.gradient.parameters import coverage
 from methods.gradient.partial_search import read_tensor, write_tensor
 from methods.gradient.partial_sums import Sums, added
-from methods.gradient.parts import PARTS, PARTS_VERSION, SUFFIX, PartsFolder, arrays_key
+from methods.gradient.parts import PARTS, PARTS_VERSION, SUFFIX, PartsFolder
 from methods.gradient.recipes import ExactRecipe, exact_key_settings
 from methods.gradient.search import MemoryPlan, Search, search_dtype
 from methods.gradient.settings import (
@@ -205,7 +206,7 @@ class Influence(Method):
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
         """Score chosen passages, float64 ``[candidates]`` a query, from gradients encoded now."""
         plan, scores = self._plan(len(queries)), list[np.ndarray]()
-        parts = self._parts(queries, plan, arrays_key({"rows": rows}))
+        parts = self._parts(queries, plan, arrays_sha256({"rows": rows}))
         with exclusive(parts.folder):
             search = self._search(plan, parts, Counter())
             for number, (start, some) in enumerate(self._groups(queries, plan, parts)):

@@ -19,6 +19,7 @@ from bench.models.checkpoints import spread_checkpoints
 from bench.storage.keys import content_key
 from bench.storage.locks import exclusive, exclusive_if_free
 from bench.storage.sealed import move_aside_if
+from bench.storage.sealed_arrays import arrays_sha256
 from bench.tasks.base import Query
 from methods.base import (
     GRADIENT_PARAMETERS,
@@ -47,7 +48,6 @@ from methods.gradient.parts import (
     Handed,
     PartsFolder,
     SharedSeconds,
-    arrays_key,
 )
 from methods.gradient.passes import gradient_costs
 from methods.gradient.query_groups import QueryGroups
@@ -209,7 +209,7 @@ class Gradient(Method):
     def rescore(self, queries: Sequence[Query], rows: np.ndarray) -> Iterator[np.ndarray]:
         """Score chosen passages, float64 ``[candidates]`` a query, from the index or anew."""
         groups = self._groups(queries)
-        parts = self._parts(queries, groups.memory, arrays_key({"rows": rows}))
+        parts = self._parts(queries, groups.memory, arrays_sha256({"rows": rows}))
         scores: list[np.ndarray] = []
         with exclusive(parts.folder):
             search = self._search(groups, parts, SharedSeconds())

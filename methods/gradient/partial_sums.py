@@ -26,14 +26,13 @@ from bench.engines.base import Job
 from bench.storage.keys import content_key
 from bench.storage.locks import exclusive
 from bench.storage.sealed import move_aside_if
-from bench.storage.sealed_arrays import read_arrays, write_arrays
+from bench.storage.sealed_arrays import arrays_sha256, read_arrays, write_arrays
 from methods.gradient.hessian import Products, Statistic
 from methods.gradient.parts import (
     PARTS_VERSION,
     SUFFIX,
     PartsFolder,
     SharedSeconds,
-    arrays_key,
 )
 from methods.gradient.source import BYTES_READ, FeatureSource
 
@@ -106,7 +105,7 @@ class PassageMeans:
 
     def products(self, directions: Sequence[Tensor]) -> list[Tensor]:
         """R of the passages times some directions, as ``Products`` has them."""
-        folder = self.parts.folder / f"directions-{arrays_key(as_arrays(directions))}"
+        folder = self.parts.folder / f"directions-{arrays_sha256(as_arrays(directions))}"
         path, n_groups = folder / f"directions{SUFFIX}", len(self.source.groups())
         handed = self.parts.handed(directions, path, write_tensors, read_tensors, n_groups)
         means = self.of(Products(handed, folder.name))

@@ -6,18 +6,13 @@ there is what would be made again. The folders can be deleted whenever no run is
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import numpy as np
-
 from bench.engines.base import Engine, Job
-from bench.engines.outcomes import outcomes
-from bench.engines.serial import Serial, SerialConfig
+from bench.engines.outcomes import outcomes, unless_single
 
 T = TypeVar("T")
 
@@ -45,12 +40,8 @@ class PartsFolder:
     def outcomes(
         self, jobs: Sequence[Job], read: Callable[[Path], T], label: str, unit: str = "groups"
     ) -> Iterator[T]:
-        """What ``bench.engines.outcomes`` gives; a single job is done in this process.
-
-        Whoever does it leaves the same bytes, and a worker would take seconds to start.
-        """
-        engine = self.engine if self.sends(len(jobs)) else Serial(SerialConfig())
-        return outcomes(jobs, read, engine, label, unit)
+        """What ``bench.engines.outcomes`` gives; a single job is done in this process."""
+        return outcomes(jobs, read, unless_single(self.engine, len(jobs)), label, unit)
 
     def sends(self, n_jobs: int) -> bool:
         """Whether so many jobs are done by other processes."""
@@ -127,12 +118,3 @@ def _arrived(path: Path, read: Callable[[Path], T]) -> Handed[T]:
         _open[name] = read(path)
     value: T = _open[name]  # type: ignore[assignment]
     return Handed(value, path, read)
-
-
-def arrays_key(arrays: Mapping[str, np.ndarray]) -> str:
-    """A key of some arrays: of their names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()[:16]
