@@ -39,6 +39,7 @@ def test_shares_are_added_and_nothing_moves(tmp_path: Path, capsys) -> None:
         assert one[part] == other[part], part
     facts = dict(other["method"]["facts"])
     assert 1e-4 < facts.pop("spans_tolerance") < 1e-3
+    facts.pop("seconds_by_others", None)  # there, where parts of the index were done before
     assert facts == one["method"]["facts"]
     assert (plain / "per_query.parquet").read_bytes() == (apart / "per_query.parquet").read_bytes()
     for before, after in zip(lists(plain), lists(apart), strict=True):
