@@ -11,7 +11,12 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from bench.models.batches import BatchSize, TrainingTexts
 from bench.models.language_model import LanguageModel
@@ -24,26 +29,47 @@ from bench.models.training import Loop, Training
 from bench.tasks.base import Task
 
 
+@dataclass(frozen=True)
+class Occasion:
+    """One of the trainings that a beginning is for.
+
+    Attributes:
+        task: the task whose passages are trained on.
+        folder: the folder for temporary files.
+        device: torch device name.
+        removed: the rows of passages to leave out, int64 ``[n]``; None leaves out none.
+        seed: a number added to that of the settings, which decides first weights and order.
+    """
+
+    task: Task
+    folder: Path
+    device: str
+    removed: np.ndarray | None = None
+    seed: int = 0
+
+
 class Beginning(Protocol):
     """A training that can be begun as often as wanted, each time in the same way."""
 
-    def training(
-        self,
-        task: Task,
-        folder: Path,
-        device: str,
-        removed: np.ndarray | None = None,
-        seed: int = 0,
-    ) -> Training:
-        """The training before its first step. The caller holds ``fixed_threads``.
+    def training(self, occasion: Occasion) -> Training:
+        """The training before its first step. The caller holds ``fixed_threads``."""
 
-        Args:
-            task: the task whose passages are trained on.
-            folder: the folder for temporary files.
-            device: torch device name.
-            removed: the rows of passages to leave out, int64 ``[n]``.
-            seed: a number added to that of the settings, which decides first weights and order.
-        """
+
+def new_model(
+    geometry: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    context_length: int,
+    append_eos: bool,
+    device: str,
+) -> LanguageModel:
+    """A model with random weights in float32, as torch's random numbers are now."""
+    module = AutoModelForCausalLM.from_config(
+        geometry, dtype=torch.float32, trust_remote_code=False
+    )
+    return LanguageModel(
+        name="", module=place(module, torch.device(device)), tokenizer=tokenizer,
+        context_length=context_length, sha256="", append_eos=append_eos,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,26 +85,17 @@ class RandomWeights:
     config: ScratchConfig
     tokenizer: Path
 
-    def training(
-        self,
-        task: Task,
-        folder: Path,
-        device: str,
-        removed: np.ndarray | None = None,
-        seed: int = 0,
-    ) -> Training:
+    def training(self, occasion: Occasion) -> Training:
         """The training before its first step, as of ``Beginning``."""
         config, tokenizer = self.config, load_tokenizer(self.tokenizer)
-        seed += config.seed
+        seed = occasion.seed + config.seed
         torch.manual_seed(seed)  # for the first weights and gpt2's dropout
-        module = AutoModelForCausalLM.from_config(
-            geometry(config, len(tokenizer)), trust_remote_code=False
-        )
-        model = LanguageModel(
-            name="", module=place(module, torch.device(device)), tokenizer=tokenizer,
-            context_length=config.context_length, sha256="", append_eos=config.append_eos,
+        model = new_model(
+            geometry(config, len(tokenizer)), tokenizer, config.context_length, config.append_eos,
+            occasion.device,
         )  # fmt: skip
-        corpus = TokenCorpus((model.passage_tokens(p.text) for p in task.passages), folder)
+        read = (model.passage_tokens(passage.text) for passage in occasion.task.passages)
+        corpus = TokenCorpus(read, occasion.folder)
         loop = Loop(
             seed=seed,
             epochs=config.epochs,
@@ -86,8 +103,9 @@ class RandomWeights:
             learning_rate=config.learning_rate,
             warmup_steps=config.warmup_steps,
         )
-        optimizer = OPTIMIZERS[config.optimizer](module, config.learning_rate, 0.0)
-        return Training(loop, model, optimizer, TrainingTexts(corpus, len(corpus)), removed)
+        optimizer = OPTIMIZERS[config.optimizer](model.module, config.learning_rate, 0.0)
+        texts = TrainingTexts(corpus, len(corpus))
+        return Training(loop, model, optimizer, texts, occasion.removed)
 
 
 def geometry(config: ScratchConfig, vocab_size: int) -> PretrainedConfig:

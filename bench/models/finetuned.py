@@ -13,18 +13,23 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrain
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.core.fields import identifying
-from bench.models import resuming
 from bench.models.adapters import adapter_sha256, with_adapter
 from bench.models.gguf import gguf_config, gguf_file
 from bench.models.language_model import LanguageModel
-from bench.models.learning import empty, knowledge
-from bench.models.loading import directory_sha256, load_tokenizer
+from bench.models.learning import Course, knowledge
+from bench.models.loading import directory_sha256
 from bench.models.mixing import train_identity
 from bench.models.resuming import Log
 from bench.models.sizes import check_files
 from bench.models.trained import Trained
-from bench.models.training import fixed_threads
-from bench.models.tuning import SavedWeights, load_init, statements, train_to_the_end
+from bench.models.training import Training
+from bench.models.tuning import (
+    SavedWeights,
+    course_of,
+    init_tokenizer,
+    load_init,
+    statements,
+)
 from bench.models.tuning_settings import FinetunedConfig
 from bench.storage.hashes import file_sha256
 from bench.storage.keys import content_key
@@ -66,8 +71,16 @@ class Finetuned(Trained):
         }
         return [_VERSION, task.sha256, settings]
 
-    def _train(self, folder: Path, task: Task, device: str) -> None:
-        tune(self.config, task, folder, device)
+    def _prepare(self, folder: Path, task: Task) -> None:
+        path = self.config.init_path
+        progress.say(f"train {path.name} on {len(task.passages):,} passages")
+        init_tokenizer(path).save_pretrained(folder)
+
+    def _course(self, training: Training, task: Task) -> Course:
+        config: FinetunedConfig = self.config
+        ask = partial(_what_it_knows, task=task, stated=statements(config, task.queries))
+        facts = {"begun_from": _init_sha256(config.init_path)}
+        return course_of(config, training, task, ask, facts)
 
     def _beginning(self, trained: Path) -> SavedWeights:  # noqa: ARG002
         return SavedWeights(self.config)
@@ -98,30 +111,7 @@ class Finetuned(Trained):
     def tokenizer(self, task: Task | None, cache_dir: Path) -> PreTrainedTokenizerBase | None:
         """The tokenizer of the trained model or, before that, of the folder it begins from."""
         trained = super().tokenizer(task, cache_dir)
-        if trained is not None or gguf_file(self.config.init_path) is not None:
-            return trained
-        return load_tokenizer(self.config.init_path)
-
-
-@torch.random.fork_rng()  # the caller's random numbers go on as if nothing were trained here
-def tune(config: FinetunedConfig, task: Task, folder: Path, device: str) -> None:
-    """Train on the task's texts, and save model, tokenizer, second moments and a log.
-
-    Args:
-        config: the settings of the model and its training.
-        task: the task, whose passages are trained on and whose queries are asked.
-        folder: an empty folder, or that of the same training that was stopped: it then goes on.
-        device: torch device name.
-    """
-    with fixed_threads(config.train.threads):
-        stopped = resuming.stopped(folder, device)
-        if stopped is None:
-            empty(folder)
-        progress.say(f"train {config.init_path.name} on {len(task.passages):,} passages")
-        ask = partial(_what_it_knows, task=task, stated=statements(config, task.queries))
-        facts = {"begun_from": _init_sha256(config.init_path)}
-        beginning = SavedWeights(config)
-        train_to_the_end(beginning, stopped, config, task, folder, device, facts, ask)
+        return init_tokenizer(self.config.init_path) if trained is None else trained
 
 
 def _what_it_knows(model: LanguageModel, task: Task, stated: list[bool]) -> Log:

@@ -77,6 +77,15 @@ def gguf_config(file: Path) -> PretrainedConfig:
     return config
 
 
+def gguf_tokenizer(file: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a GGUF file; raises UserError if transformers reads none."""
+    with loading_from(str(file)), redirect_stderr(StringIO()):  # transformers' bar has no switch
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            file.parent, gguf_file=file.name, local_files_only=True, trust_remote_code=False
+        )
+    return tokenizer
+
+
 def load_gguf(file: Path, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model of a GGUF file in float32, frozen and in eval mode, and its tokenizer.
 
@@ -84,11 +93,8 @@ def load_gguf(file: Path, device: torch.device) -> tuple[PreTrainedModel, PreTra
         UserError: as ``gguf_config``; tensors that are missing, unexpected, of another shape or not
             finite; a tokenizer that does not fit, or a model that is not causal.
     """
-    config = gguf_config(file)
-    with loading_from(str(file)), redirect_stderr(StringIO()):  # transformers' bar has no switch
-        tokenizer = AutoTokenizer.from_pretrained(
-            file.parent, gguf_file=file.name, local_files_only=True, trust_remote_code=False
-        )
+    config, tokenizer = gguf_config(file), gguf_tokenizer(file)
+    with loading_from(str(file)), redirect_stderr(StringIO()):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,

@@ -16,7 +16,7 @@ import torch
 
 from bench.engines.base import Engine, Job
 from bench.engines.outcomes import outcomes
-from bench.models.beginning import Beginning
+from bench.models.beginning import Beginning, Occasion
 from bench.models.language_model import target_log_probs
 from bench.models.training import fixed_threads
 from bench.storage.keys import content_key
@@ -88,7 +88,8 @@ def _retrain(retrainings: Retrainings, removal: Removal) -> None:
     task.passages.check_unchanged()  # this may be another process than the one that opened it
     threads = fixed_threads(retrainings.threads)
     with threads, torch.random.fork_rng(), scratch_folder(target) as scratch:
-        training = retrainings.beginning.training(task, scratch, device, removed, removal.seed)
+        occasion = Occasion(task, scratch, device, removed, removal.seed)
+        training = retrainings.beginning.training(occasion)
         losses = list(training.epochs(retrainings.epochs))
         model = training.model
         tokens = [model.query_tokens(q) for q in task.queries]

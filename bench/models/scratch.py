@@ -7,18 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PretrainedConfig
 
 from bench.core import progress
 from bench.core.errors import UserError, did_you_mean
-from bench.models import resuming
 from bench.models.batches import BatchSize
 from bench.models.beginning import RandomWeights, geometry
-from bench.models.learning import Course, empty, learn, what_it_knows
+from bench.models.learning import Course, what_it_knows
 from bench.models.settings import ScratchConfig
 from bench.models.trained import Trained, TrainingSize
-from bench.models.training import LAST_SHARE, fixed_threads, train_tokenizer
+from bench.models.training import LAST_SHARE, Training, train_tokenizer
 from bench.tasks.base import Task
 
 # The version is raised whenever a change of code would train another model from the same settings,
@@ -55,8 +53,17 @@ class Scratch(Trained):
         trained_by = {key: value for key, value in settings if key not in _READ_WITH}
         return [TRAINING_VERSION, task.corpus_sha256, trained_by]
 
-    def _train(self, folder: Path, task: Task, device: str) -> None:
-        train(self.config, task, folder, device)
+    def _prepare(self, folder: Path, task: Task) -> None:
+        config: ScratchConfig = self.config
+        progress.say(f"train {config.architecture} on {len(task.passages):,} passages")
+        tokenizer = train_tokenizer((p.text for p in task.passages), config.vocab_size)
+        tokenizer.model_max_length = config.context_length
+        tokenizer.save_pretrained(folder)
+
+    def _course(self, training: Training, task: Task) -> Course:  # noqa: ARG002
+        config: ScratchConfig = self.config
+        ask = partial(what_it_knows, task=task)
+        return Course(config.epochs, ask=ask, facts={"optimizer": config.optimizer})
 
     def _beginning(self, trained: Path) -> RandomWeights:
         return RandomWeights(self.config, tokenizer=trained)
@@ -77,30 +84,3 @@ class Scratch(Trained):
         """The configuration of the model, with the largest vocabulary that it may have."""
         self.check()
         return geometry(self.config, self.config.vocab_size)
-
-
-@fixed_threads(_THREADS)
-@torch.random.fork_rng()  # the caller's random numbers go on as if nothing were trained here
-def train(config: ScratchConfig, task: Task, folder: Path, device: str) -> None:
-    """Train on the task's passages, and save model, tokenizer, second moments and a log.
-
-    Args:
-        config: the settings of the model and its training.
-        task: the task whose passages are trained on.
-        folder: an empty folder, or that of the same training that was stopped: it then goes on.
-        device: torch device name.
-    """
-    stopped = resuming.stopped(folder, device)
-    if stopped is None:
-        empty(folder)
-        progress.say(f"train {config.architecture} on {len(task.passages):,} passages")
-        tokenizer = train_tokenizer((p.text for p in task.passages), config.vocab_size)
-        tokenizer.model_max_length = config.context_length
-        tokenizer.save_pretrained(folder)
-    training = RandomWeights(config, tokenizer=folder).training(task, folder, device)
-    course = Course(
-        config.epochs,
-        ask=partial(what_it_knows, task=task),
-        facts={"optimizer": config.optimizer},
-    )
-    learn(training, stopped, course, folder)

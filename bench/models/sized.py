@@ -12,15 +12,14 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from bench.core import progress
 from bench.core.errors import UserError
 from bench.core.fields import identifying
-from bench.models import resuming
 from bench.models.geometry import decoder_of
 from bench.models.language_model import LanguageModel
-from bench.models.learning import empty, what_it_knows
+from bench.models.learning import Course, what_it_knows
 from bench.models.loading import load_tokenizer, tokenizer_sha256
 from bench.models.mixing import train_identity
 from bench.models.trained import Trained
-from bench.models.training import fixed_threads, train_tokenizer
-from bench.models.tuning import NewWeights, train_to_the_end
+from bench.models.training import Training, train_tokenizer
+from bench.models.tuning import NewWeights, course_of
 from bench.models.tuning_settings import SizedConfig
 from bench.storage.keys import content_key
 from bench.tasks.base import Task
@@ -74,8 +73,20 @@ class Sized(Trained):
         config: SizedConfig = self.config
         return self._whole(folder, device, config.context, getattr(torch, config.dtype))
 
-    def _train(self, folder: Path, task: Task, device: str) -> None:
-        pretrain(self.config, task, folder, device)
+    def _prepare(self, folder: Path, task: Task) -> None:
+        config: SizedConfig = self.config
+        progress.say(f"train a new model on {len(task.passages):,} passages")
+        texts = (passage.text for passage in task.passages)
+        tokenizer: PreTrainedTokenizerBase = (
+            train_tokenizer(texts, config.geometry.vocab_size)
+            if config.tokenizer_path is None
+            else load_tokenizer(config.tokenizer_path)
+        )
+        tokenizer.model_max_length = config.context
+        tokenizer.save_pretrained(folder)
+
+    def _course(self, training: Training, task: Task) -> Course:
+        return course_of(self.config, training, task, partial(what_it_knows, task=task), {})
 
     def _beginning(self, trained: Path) -> NewWeights:
         return NewWeights(self.config, tokenizer=trained)
@@ -90,30 +101,3 @@ class Sized(Trained):
         trained = super().tokenizer(task, cache_dir)
         given = self.config.tokenizer_path
         return trained if trained is not None or given is None else load_tokenizer(given)
-
-
-@torch.random.fork_rng()  # the caller's random numbers go on as if nothing were trained here
-def pretrain(config: SizedConfig, task: Task, folder: Path, device: str) -> None:
-    """Train from random weights, and save model, tokenizer, second moments and a log.
-
-    Args:
-        config: the settings of the model and its training.
-        task: the task whose passages are trained on.
-        folder: an empty folder, or that of the same training that was stopped: it then goes on.
-        device: torch device name.
-    """
-    with fixed_threads(config.train.threads):
-        stopped = resuming.stopped(folder, device)
-        if stopped is None:
-            empty(folder)
-            progress.say(f"train a new model on {len(task.passages):,} passages")
-            texts = (passage.text for passage in task.passages)
-            tokenizer: PreTrainedTokenizerBase = (
-                train_tokenizer(texts, config.geometry.vocab_size)
-                if config.tokenizer_path is None
-                else load_tokenizer(config.tokenizer_path)
-            )
-            tokenizer.model_max_length = config.context
-            tokenizer.save_pretrained(folder)
-        beginning, ask = NewWeights(config, folder), partial(what_it_knows, task=task)
-        train_to_the_end(beginning, stopped, config, task, folder, device, {}, ask)

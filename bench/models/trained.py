@@ -16,9 +16,10 @@ from transformers import PreTrainedTokenizerBase
 
 from bench.core.errors import UserError
 from bench.engines.base import Engine
+from bench.models import resuming
 from bench.models.base import ModelSource
 from bench.models.batches import BatchSize
-from bench.models.beginning import Beginning
+from bench.models.beginning import Beginning, Occasion
 from bench.models.checkpoints import load_checkpoint
 from bench.models.language_model import (
     LEARNING_RATE,
@@ -27,11 +28,11 @@ from bench.models.language_model import (
     Checkpoint,
     LanguageModel,
 )
-from bench.models.learning import CHECKPOINTS
+from bench.models.learning import CHECKPOINTS, Course, empty, learn
 from bench.models.loading import load_directory, load_tokenizer
 from bench.models.retraining import Removal, Retrainings
 from bench.models.second_moments import load_moments
-from bench.models.training import TrainingDivergedError
+from bench.models.training import Training, TrainingDivergedError, fixed_threads
 from bench.models.tuning_settings import LoraSettings, TrainConfig
 from bench.storage.keys import content_key
 from bench.storage.sealed import open_sealed, seal
@@ -76,8 +77,12 @@ class Trained(ModelSource):
         """All that the trained weights depend on, as JSON values."""
 
     @abstractmethod
-    def _train(self, folder: Path, task: Task, device: str) -> None:
-        """Train in a folder, or go on with what was stopped in it."""
+    def _prepare(self, folder: Path, task: Task) -> None:
+        """Put the tokenizer into the empty folder of a training, and say what is to be trained."""
+
+    @abstractmethod
+    def _course(self, training: Training, task: Task) -> Course:
+        """What decides how long a training goes on, before its first step."""
 
     @abstractmethod
     def _beginning(self, trained: Path) -> Beginning:
@@ -101,6 +106,25 @@ class Trained(ModelSource):
         parts = [self._training_key(task), self.config.gradient_dtype]
         checkpoint = self.config.checkpoint
         return content_key(parts if checkpoint is None else [*parts, checkpoint])
+
+    @torch.random.fork_rng()  # the caller's random numbers go on as if nothing were trained here
+    def _train(self, folder: Path, task: Task, device: str) -> None:
+        """Train in a folder, or go on with what was stopped in it.
+
+        Weights, second moments, checkpoints and a log are saved beside the tokenizer.
+
+        Args:
+            folder: an empty folder, or that of the same training that was stopped.
+            task: the task, whose passages are trained on and whose queries are asked.
+            device: torch device name.
+        """
+        with fixed_threads(self.training_size().threads):
+            stopped = resuming.stopped(folder, device)
+            if stopped is None:
+                empty(folder)
+                self._prepare(folder, task)
+            training = self._beginning(folder).training(Occasion(task, folder, device))
+            learn(training, stopped, self._course(training, task), folder)
 
     def _training_key(self, task: Task) -> str:
         return content_key(self._trained_from(task))

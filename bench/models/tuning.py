@@ -14,22 +14,21 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.core.errors import UserError
 from bench.models.adapters import new_adapter
 from bench.models.batches import BatchSize, TrainingTexts
-from bench.models.beginning import Beginning
+from bench.models.beginning import Occasion, new_model
 from bench.models.context import context_of
 from bench.models.geometry import decoder_of
-from bench.models.gguf import gguf_file, load_gguf
+from bench.models.gguf import gguf_file, gguf_tokenizer, load_gguf
 from bench.models.language_model import LanguageModel, Tokens
-from bench.models.learning import Course, learn
+from bench.models.learning import Course
 from bench.models.loading import check_vocabulary, load_directory, load_tokenizer
 from bench.models.mixing import general_texts
 from bench.models.optimizers import OPTIMIZERS
-from bench.models.placing import place
-from bench.models.resuming import Log, StoppedTraining
+from bench.models.resuming import Log
 from bench.models.tokens import TokenCorpus
 from bench.models.training import Loop, Training
 from bench.models.tuning_settings import FinetunedConfig, SizedConfig, TrainedConfig
@@ -48,25 +47,18 @@ class SavedWeights:
 
     config: FinetunedConfig
 
-    def training(
-        self,
-        task: Task,
-        folder: Path,
-        device: str,
-        removed: np.ndarray | None = None,
-        seed: int = 0,
-    ) -> Training:
+    def training(self, occasion: Occasion) -> Training:
         """The training before its first step, as of ``Beginning``."""
         config, lora = self.config, self.config.train.lora
-        seed += config.seed
-        model = load_init(config, device)
+        seed = occasion.seed + config.seed
+        model = load_init(config, occasion.device)
         torch.manual_seed(seed)  # for an adapter's first weights
         if lora.rank is None:
             model.module.requires_grad_(True)
         else:
             module = cast("PreTrainedModel", model.module)
             new_adapter(module, lora.rank, lora.alpha, lora.targets)
-        return _begun(config, model, task, folder, removed, seed)
+        return _begun(config, model, occasion, seed)
 
 
 @dataclass(frozen=True)
@@ -81,37 +73,20 @@ class NewWeights:
     config: SizedConfig
     tokenizer: Path
 
-    def training(
-        self,
-        task: Task,
-        folder: Path,
-        device: str,
-        removed: np.ndarray | None = None,
-        seed: int = 0,
-    ) -> Training:
+    def training(self, occasion: Occasion) -> Training:
         """The training before its first step, as of ``Beginning``."""
         config, tokenizer = self.config, load_tokenizer(self.tokenizer)
-        seed += config.seed
+        seed = occasion.seed + config.seed
         torch.manual_seed(seed)  # for the first weights
-        module = AutoModelForCausalLM.from_config(
-            decoder_of(config.geometry), dtype=torch.float32, trust_remote_code=False
-        )
-        check_vocabulary(tokenizer, module, str(self.tokenizer))
-        model = LanguageModel(
-            name="", module=place(module, torch.device(device)), tokenizer=tokenizer,
-            context_length=config.context, sha256="", append_eos=config.append_eos,
+        model = new_model(
+            decoder_of(config.geometry), tokenizer, config.context, config.append_eos,
+            occasion.device,
         )  # fmt: skip
-        return _begun(config, model, task, folder, removed, seed)
+        check_vocabulary(tokenizer, cast("PreTrainedModel", model.module), str(self.tokenizer))
+        return _begun(config, model, occasion, seed)
 
 
-def _begun(
-    config: TrainedConfig,
-    model: LanguageModel,
-    task: Task,
-    folder: Path,
-    removed: np.ndarray | None,
-    seed: int,
-) -> Training:
+def _begun(config: TrainedConfig, model: LanguageModel, occasion: Occasion, seed: int) -> Training:
     """The training of a model by the settings of ``train``, before its first step."""
     train = config.train
     loop = Loop(
@@ -131,52 +106,42 @@ def _begun(
             warnings.simplefilter("ignore", FutureWarning)  # of a name that older ones do not have
             module.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = OPTIMIZERS[train.optimizer](module, train.learning_rate, train.weight_decay)
-    texts = _texts(config, model, task, folder)
+    texts = _texts(config, model, occasion.task, occasion.folder)
     torch.manual_seed(seed)  # for dropout, where the model has any
-    return Training(loop, model, optimizer, texts, removed)
+    return Training(loop, model, optimizer, texts, occasion.removed)
 
 
-def train_to_the_end(
-    beginning: Beginning,
-    stopped: StoppedTraining | None,
+def course_of(
     config: TrainedConfig,
+    training: Training,
     task: Task,
-    folder: Path,
-    device: str,
-    facts: dict[str, Any],
     ask: Callable[[LanguageModel], Log],
-) -> None:
-    """Train by the settings of ``train``, or go on; save model, tokenizer, moments and a log.
-
-    The caller holds ``fixed_threads``.
+    facts: dict[str, Any],
+) -> Course:
+    """The course of a training by the settings of ``train``.
 
     Args:
-        beginning: the beginning of the training.
-        stopped: the training where it was stopped; None to begin.
         config: the settings of the model and its training.
-        task: the task, whose passages are trained on and whose queries are asked.
-        folder: the folder of the model, with nothing in it that is not of this training.
-        device: torch device name.
-        facts: what the log says of the training, beside its texts and epochs.
+        training: the training before its first step.
+        task: the task, whose passages are trained on.
         ask: what a model knows, for the log.
+        facts: what the log says of the training, beside its texts and epochs.
     """
-    training = beginning.training(task, folder, device)
-    training.model.tokenizer.save_pretrained(folder)
-    course = Course(
-        config.train.epochs,
+    train = config.train
+    return Course(
+        train.epochs,
         ask=ask,
         facts={
-            "optimizer": config.train.optimizer,
+            "optimizer": train.optimizer,
             **facts,
             "before": ask(training.model),
             "passages": len(task.passages),
             "statements": training.texts.every_epoch - len(task.passages),
             "general_texts_an_epoch": training.texts.taking_turns,
         },
-        until=config.train.until,
-        save_steps=config.train.save_steps,
+        until=train.until,
+        save_steps=train.save_steps,
     )
-    learn(training, stopped, course, folder)
 
 
 def load_init(config: FinetunedConfig, device: str) -> LanguageModel:
@@ -198,6 +163,12 @@ def load_init(config: FinetunedConfig, device: str) -> LanguageModel:
         name="", module=module, tokenizer=tokenizer, context_length=context.tokens, sha256="",
         context_source=context.source, append_eos=config.append_eos,
     )  # fmt: skip
+
+
+def init_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder to begin from; raises as ``load_init``."""
+    file = gguf_file(path)
+    return load_tokenizer(path) if file is None else gguf_tokenizer(file)
 
 
 def statements(config: TrainedConfig, queries: Sequence[Query]) -> list[bool]:

@@ -39,7 +39,7 @@ def test_a_run_finds_what_was_trained(
     def refuse(*_: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(scratch, "train", refuse)
+    monkeypatch.setattr(scratch.Scratch, "_train", refuse)
     assert main(["train", *WORDS]) == 0, "it is there"
     here = shlex.split(lines["on this task"])
     assert here[:2] == ["tdabench", "run"]

@@ -17,6 +17,7 @@ from transformers.optimization import Adafactor
 from bench.core.errors import UserError
 from bench.engines.serial import Serial, SerialConfig
 from bench.models import finetuned, training
+from bench.models.beginning import Occasion
 from bench.models.checkpoints import load_checkpoint
 from bench.models.language_model import LanguageModel, target_log_probs
 from bench.models.recipe import ModelRecipe
@@ -195,7 +196,7 @@ def test_rates_rise_and_fall_to_the_share_that_is_set(
 def seen(init: Path, task: Task, folder: Path, **settings: Any) -> list[list[list[int]]]:
     """The token ids of all texts of each epoch, of the beginning's own rows."""
     config = finetuned_source(init, **settings).config
-    texts = SavedWeights(config).training(task, folder, "cpu").texts
+    texts = SavedWeights(config).training(Occasion(task, folder, "cpu")).texts
     return [
         [texts.corpus[row].tolist() for row in texts.rows(epoch)]
         for epoch in range(config.train.epochs)
@@ -361,7 +362,7 @@ def test_what_it_begins_from_stays_and_what_it_ends_in_is_a_model(
     def refuse(*_: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(finetuned, "tune", refuse)
+    monkeypatch.setattr(finetuned.Finetuned, "_train", refuse)
     assert trained(init, task, epochs=3).sha256 == model.sha256
     at_first = trained(init, task, epochs=3, checkpoint=1)
     assert at_first.sha256 == earlier.sha256

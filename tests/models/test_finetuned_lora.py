@@ -14,6 +14,7 @@ from torch.func import functional_call
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.core.errors import UserError
+from bench.models.beginning import Occasion
 from bench.models.checkpoints import load_checkpoint
 from bench.models.language_model import LanguageModel, target_log_probs
 from bench.models.parameter_names import adapter_names
@@ -77,7 +78,7 @@ def test_a_step_is_that_of_explicit_matrices(init: Path, task: Task, tmp_path: P
     }  # fmt: skip
     model = trained(init, task, **settings)
     config = finetuned_source(init, rank=RANK, **settings).config
-    first = SavedWeights(config).training(task, tmp_path, "cpu").parameters()
+    first = SavedWeights(config).training(Occasion(task, tmp_path, "cpu")).parameters()
     first = {name: value.detach().clone().requires_grad_() for name, value in first.items()}
     plain = AutoModelForCausalLM.from_pretrained(init)
     weights = {name: value.detach() for name, value in plain.named_parameters()}

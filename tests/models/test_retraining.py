@@ -15,7 +15,7 @@ from bench.engines.processes import Processes, ProcessesConfig
 from bench.engines.serial import Serial, SerialConfig
 from bench.models import retraining
 from bench.models.batches import TrainingTexts
-from bench.models.beginning import RandomWeights
+from bench.models.beginning import Occasion, RandomWeights
 from bench.models.directory import Directory
 from bench.models.language_model import target_log_probs
 from bench.models.retraining import Removal
@@ -62,7 +62,7 @@ def test_a_removed_passage_is_never_seen(task: Task, tmp_path: Path) -> None:
 
     def weights(removed: list[int], *, other: bool) -> list[torch.Tensor]:
         rows = np.array(removed, dtype=np.int64)
-        training = beginning.training(task, tmp_path, "cpu", rows)
+        training = beginning.training(Occasion(task, tmp_path, "cpu", rows))
         tokens = [training.model.passage_tokens(text) for text in TEXTS]
         if other:
             tokens[2] = dataclasses.replace(tokens[2], ids=tokens[2].ids[::-1])
@@ -92,7 +92,7 @@ def test_steps_and_order_stay(task: Task, tmp_path: Path, monkeypatch: pytest.Mo
     for removed in ([], [1, 4]):
         steps.clear()
         rows = np.array(removed, dtype=np.int64)
-        list(beginning.training(task, tmp_path, "cpu", rows).epochs(4))
+        list(beginning.training(Occasion(task, tmp_path, "cpu", rows)).epochs(4))
         seen.append(list(steps))
     left = [([row for row in rows if row not in (1, 4)], rate) for rows, rate in seen[0]]
     assert seen[1] == [step for step in left if step[0]]

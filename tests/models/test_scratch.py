@@ -44,7 +44,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def refuse(*_: object) -> None:
         raise AssertionError("trained again")
 
-    return lambda: monkeypatch.setattr(scratch, "train", refuse)
+    return lambda: monkeypatch.setattr(Scratch, "_train", refuse)
 
 
 # ------------------------------------------------------------------ what comes out
