@@ -89,7 +89,7 @@ class Workload:
     def search(self, cache: Path, engine: Engine) -> tuple[float, Any]:
         """Search an index that is there: the seconds, and the lists."""
         if not (cache.parent / "index").exists():
-            self.method("trackstar", cache.parent, Processes(ProcessesConfig(2))).index()
+            self.method("trackstar", cache.parent, Processes(ProcessesConfig(2, gpus=0))).index()
         cache.mkdir()
         (cache / "index").symlink_to(cache.parent / "index")
         method = self.method("trackstar", cache, engine)
@@ -163,7 +163,7 @@ def main() -> None:
             found = {}
             for workers in random.Random(number).sample([1, 2], 2):
                 cache = Path(folder, f"{number}-{workers}")
-                engine = Processes(ProcessesConfig(workers))
+                engine = Processes(ProcessesConfig(workers, gpus=0))
                 taken, found[workers] = getattr(workload, options.phase)(cache, engine)
                 seconds[workers].append(taken)
             assert found[1] == found[2], "what is found depends on the number of workers"

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection, resource_tracker
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Optional
 
@@ -19,8 +20,8 @@ from bench.core import progress, stopping
 from bench.core.errors import UserError
 from bench.core.fields import speed
 from bench.engines.base import Engine, Job
+from bench.engines.environment import cores, seeing, threads, visible_gpus
 from bench.engines.lifeline import CLEANING_SECONDS, LOOK_EVERY_SECONDS, end_after
-from bench.engines.threads import cores, threads
 
 _TRIES = 3  # of a job whose worker is killed; more than three deaths are no accident
 # Spawned, not forked: a fork copies locks that torch's threads may hold at that moment.
@@ -33,6 +34,7 @@ class ProcessesConfig:
 
     # omegaconf reads the annotation at run time
     workers: Optional[int] = speed(at_least=1)  # noqa: UP045
+    gpus: int = speed(at_least=0)
 
 
 class Processes(Engine):
@@ -40,11 +42,32 @@ class Processes(Engine):
 
     Config = ProcessesConfig
 
+    def check(self) -> None:
+        """Refuse values out of range, and more GPUs than this machine shows."""
+        super().check()
+        wanted = self.config.gpus * (self.config.workers or 1)
+        if wanted > len(visible_gpus()):
+            raise UserError(
+                f"workers want {wanted} GPUs, and {len(visible_gpus())} can be seen here",
+                where="engine",
+                fix="lower engine.workers or engine.gpus, or look at CUDA_VISIBLE_DEVICES",
+            )
+
+    def _shares(self, n_jobs: int) -> list[list[str]]:
+        """The GPUs of each worker: as many workers as there is work for, and room."""
+        n_gpus = self.config.gpus
+        room = len(visible_gpus()) // n_gpus if n_gpus else cores()
+        seen = visible_gpus() if n_gpus else []
+        return [
+            seen[number * n_gpus : (number + 1) * n_gpus]
+            for number in range(min(self.config.workers or room, n_jobs))
+        ]
+
     def _finished(self, jobs: Sequence[Job], label: str, unit: str) -> Iterator[Job]:
         """Yield each job when it is done; a job is handed out only when a worker is free for it."""
         waiting, deaths = deque(jobs), Counter[Path | None]()
         mistake: Exception | None = None
-        with _Workers(min(self.config.workers or cores(), len(jobs))) as workers:
+        with _Workers(self._shares(len(jobs))) as workers:
             while not stopping.asked_at_once():
                 for worker in workers.reporting():
                     job, outcome = worker.report()
@@ -122,13 +145,14 @@ class _Worker:
 class _Workers:
     """A number of workers for a block; at its end they end too, whatever they are doing."""
 
-    def __init__(self, number: int) -> None:
-        self._number = number
+    def __init__(self, shares: Sequence[Sequence[str]]) -> None:
+        """``shares`` are the GPUs of each worker; one without any sees what this process sees."""
+        self._shares = shares
 
     def __enter__(self) -> _Workers:
         # Nothing is ever sent: what matters to a worker is that it is closed.
         self._theirs, self._lifeline = _SPAWN.Pipe(duplex=False)
-        self._workers = [self._started() for _ in range(self._number)]
+        self._workers = [self._started(gpus) for gpus in self._shares]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -142,9 +166,9 @@ class _Workers:
             worker.pipe.close()
         self._theirs.close()
 
-    def _started(self) -> _Worker:
+    def _started(self, gpus: Sequence[str]) -> _Worker:
         resource_tracker.ensure_running()  # which else lets signals through again
-        with threads(max(1, cores() // self._number)), stopping.deaf():
+        with threads(max(1, cores() // len(self._shares))), seeing(gpus), stopping.deaf():
             return _Worker(self._theirs)
 
     @property
@@ -167,7 +191,8 @@ class _Workers:
         """Start a worker in the place of one that was killed."""
         dead.process.join()
         dead.pipe.close()
-        self._workers[self._workers.index(dead)] = self._started()
+        place = self._workers.index(dead)
+        self._workers[place] = self._started(self._shares[place])
 
 
 def _serve(pipe: connection.Connection, lifeline: connection.Connection) -> None:
@@ -178,12 +203,13 @@ def _serve(pipe: connection.Connection, lifeline: connection.Connection) -> None
         progress.set_quiet(True)
         pipe.send(None)
         while True:
-            pipe.send(_outcome(pipe.recv()))
+            pipe.send(_outcome(pipe.recv_bytes()))
     os._exit(0)  # what libraries do at the end of a process takes time, and may print
 
 
-def _outcome(job: Job) -> Exception | None:
+def _outcome(sent: bytes) -> Exception | None:
     try:
+        job: Job = ForkingPickler.loads(sent)  # may need a module that only the sender can import
         return job.outcome()
     except Exception:
         # Other exceptions may not survive the way.

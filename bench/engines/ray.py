@@ -21,9 +21,9 @@ from bench.core import progress, stopping
 from bench.core.errors import UserError, first_line
 from bench.core.fields import speed
 from bench.engines.base import Engine, Job
+from bench.engines.environment import use_threads
 from bench.engines.extras import library
 from bench.engines.lifeline import LOOK_EVERY_SECONDS
-from bench.engines.threads import use_threads
 
 _ARRIVES_SECONDS = 60.0  # how late a network file system may show another machine's file
 

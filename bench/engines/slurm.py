@@ -25,6 +25,7 @@ from bench.core.descendants import kill_below
 from bench.core.errors import UserError, did_you_mean
 from bench.core.fields import speed
 from bench.engines.base import Engine, Job
+from bench.engines.environment import threads, use_threads
 from bench.engines.extras import library
 from bench.engines.lifeline import (
     CLEANING_SECONDS,
@@ -33,7 +34,6 @@ from bench.engines.lifeline import (
     held,
     until_let_go,
 )
-from bench.engines.threads import threads, use_threads
 from bench.storage.disk import disk_errors
 
 _CLUSTERS = ("slurm", "local")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -16,17 +17,17 @@ from bench.core import stopping
 from bench.core.errors import UserError
 from bench.engines import ENGINES, Engine
 from bench.engines.base import Job
+from bench.engines.environment import cores
 from bench.engines.processes import Processes, ProcessesConfig
 from bench.engines.ray import Ray, RayConfig
 from bench.engines.slurm import Slurm
-from bench.engines.threads import cores
 from tests.fixtures.engine_jobs import (
     SLURM,
     die,
     die_once,
     engine,
     refuse,
-    threads,
+    surroundings,
     write,
     write_and_ask,
 )
@@ -123,15 +124,44 @@ def eventually(holds: Callable[[], bool]) -> None:
 @pytest.mark.slow
 def test_workers_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    jobs = [Job(threads, (tmp_path / str(i),), tmp_path / str(i)) for i in range(2)]
-    engine("processes").run(jobs, "work", unit="jobs")
-    assert (tmp_path / "0").read_text() == str(max(1, cores() // 2))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 5,GPU-6")
+    jobs = [Job(surroundings, (tmp_path / str(i),), tmp_path / str(i)) for i in range(2)]
+    Processes(ProcessesConfig(workers=None, gpus=2)).run(jobs, "work", unit="jobs")
+    assert {job.target.read_text() for job in jobs} == {f"{cores()} 4,5"}, "there is room for one"
     assert os.environ["OMP_NUM_THREADS"] == "7", "as it was before"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4, 5,GPU-6"
+
+
+def test_each_worker_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,GPU-6")
+
+    def shares(workers: int | None, gpus: int, n_jobs: int) -> list[list[str]]:
+        return Processes(ProcessesConfig(workers, gpus))._shares(n_jobs)
+
+    assert shares(None, 1, 9) == [["4"], ["5"], ["GPU-6"]]
+    assert shares(None, 1, 2) == [["4"], ["5"]]
+    assert shares(2, 1, 9) == [["4"], ["5"]]
+    assert shares(2, 0, 9) == [[], []], "each sees what this process sees"
+    with pytest.raises(UserError, match=r"engine: workers want 4 GPUs, and 3 can be seen here"):
+        Processes(ProcessesConfig(workers=2, gpus=2)).check()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match="workers want 1 GPUs, and 0 can be seen here"):
+        Processes(ProcessesConfig(workers=None, gpus=1)).check()
+
+
+@pytest.mark.slow
+def test_a_job_that_a_worker_cannot_read_says_why(tmp_path: Path, monkeypatch) -> None:
+    only_here = ModuleType("only_here")
+    monkeypatch.setitem(sys.modules, "only_here", only_here)
+    exec("def work(path): ...", vars(only_here))
+    job = Job(only_here.work, (tmp_path / "a",), tmp_path / "a")
+    with pytest.raises(RuntimeError, match="No module named 'only_here'"):
+        Processes(ProcessesConfig(workers=1, gpus=0)).run([job], "work", unit="jobs")
 
 
 def test_a_wrong_number_of_workers() -> None:
     with pytest.raises(UserError, match=r"engine\.workers: expected at least 1, found 0"):
-        Processes(ProcessesConfig(workers=0)).check()
+        Processes(ProcessesConfig(workers=0, gpus=0)).check()
 
 
 def test_the_registry_holds_them() -> None:
@@ -197,8 +227,9 @@ def test_tasks_that_always_die_are_an_error(tmp_path: Path, name: str, message: 
 @pytest.mark.parametrize("name", ["ray", "slurm"])
 def test_jobs_elsewhere_use_the_threads_they_are_given(tmp_path: Path, monkeypatch, name) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    engine(name, tmp_path).run([Job(threads, (tmp_path / "a",), tmp_path / "a")], "x", unit="jobs")
-    assert (tmp_path / "a").read_text() == "1"
+    job = Job(surroundings, (tmp_path / "a",), tmp_path / "a")
+    engine(name, tmp_path).run([job], "x", unit="jobs")
+    assert job.target.read_text().split()[0] == "1"
     assert os.environ["OMP_NUM_THREADS"] == "7", "as it was before"
 
 

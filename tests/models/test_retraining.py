@@ -152,7 +152,7 @@ def test_a_training_that_stops_leaves_the_finished_ones(
 def test_processes_give_the_same_bit_for_bit(task: Task, tmp_path: Path) -> None:
     removals = [Removal((row,)) for row in range(4)]
     other = make_task(tmp_path / "other", TEXTS, QUERIES)
-    processes = Processes(ProcessesConfig(workers=2))
+    processes = Processes(ProcessesConfig(workers=2, gpus=0))
     np.testing.assert_array_equal(
         said(scratch_source(), task, *removals),
         said(scratch_source(), other, *removals, engine=processes),

@@ -120,7 +120,7 @@ def test_a_worker_that_is_killed_in_a_search_costs_no_list(tmp_path, monkeypatch
     task = make_task(tmp_path / "task", many_texts(36), QUERIES)
     settings = {"storage": Storage.none, "hessian": Hessian.none, "opponents": 3}
     expected = ranked(make(task, model, tmp_path / "serial", **settings), top_k=9)
-    engine = Processes(ProcessesConfig(2))
+    engine = Processes(ProcessesConfig(2, gpus=0))
     recipe = SlowToy(tmp_path)
     method = make(task, model, tmp_path / "apart", engine=engine, recipe=recipe, **settings)
     killed: list[int] = []

@@ -150,6 +150,6 @@ def test_processes_give_the_scores_of_serial(
     tmp_path, task, model_folder, small_groups, kind
 ) -> None:
     expected = lists(make(kind, task, model_folder, tmp_path / "here"))
-    engine = Processes(ProcessesConfig(2))
+    engine = Processes(ProcessesConfig(2, gpus=0))
     found = lists(make(kind, task, model_folder, tmp_path / "there", engine))
     assert found == expected

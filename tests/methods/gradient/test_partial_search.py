@@ -100,7 +100,7 @@ def test_groups_of_queries_are_searched_one_after_the_other(
 def test_processes_give_the_lists_of_serial(tmp_path, model, task) -> None:
     recipe, settings = ToyRecipe(tmp_path), {"opponents": 4, "storage": Storage.none}
     expected = lists(make(task, model, tmp_path / "here", **settings))
-    engine = Processes(ProcessesConfig(2))
+    engine = Processes(ProcessesConfig(2, gpus=0))
     method = make(task, model, tmp_path / "there", engine=engine, recipe=recipe, **settings)
     assert lists(method) == expected
 

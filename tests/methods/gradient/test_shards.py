@@ -148,7 +148,7 @@ def test_the_job_is_small(tmp_path, model, task):
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_processes_write_the_bytes_of_serial(tmp_path, model, task, workers):
     make(task, model, tmp_path / "serial").index()
-    engine = Processes(ProcessesConfig(workers))
+    engine = Processes(ProcessesConfig(workers, gpus=0))
     make(task, model, tmp_path / "p", engine=engine, recipe=ToyRecipe(tmp_path)).index()
     assert index_files(tmp_path / "p") == index_files(tmp_path / "serial")
     (log,) = (tmp_path / "p").rglob("seconds.jsonl")
