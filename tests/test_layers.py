@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.sources import FILES, ROOT, imported, package_of
+from tests.fixtures.sources import FILES, ROOT, imported, package_of, parsed
 
 # From the ground up. Rooms of one line do not know each other, and no room knows one above it.
 FLOORS = (
@@ -50,6 +50,14 @@ def test_a_wrong_import_is_seen_wherever_it_stands() -> None:
     assert wrong(text, "methods", "methods") == {"bench.run", "bench.cli"}
     assert wrong("from metrics import tail_patch", "methods", "methods") == {"metrics"}
     assert wrong("from bench.core import errors", "methods", "methods") == set()
+
+
+def test_no_test_imports_a_test() -> None:
+    tests = {module_of(path) for path in (ROOT / "tests").rglob("test_*.py")}
+    files = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    faults = {path: tests & imported(parsed(path), package_of(path)) for path in files}
+    assert len(tests) > 100
+    assert {path: modules for path, modules in faults.items() if modules} == {}
 
 
 def test_every_file_is_in_one_room() -> None:

@@ -14,7 +14,7 @@ import pytest
 from bench.cli.main import main
 from bench.results.schema import CONFIG, FIRST_PASSAGES, PER_QUERY, RESULT, RETRIEVALS
 from tests.fixtures.cells import edit_result, edit_table, write_cell
-from tests.storage.test_bounds import ALIASES
+from tests.fixtures.hostile import ALIASES
 
 Capture = pytest.CaptureFixture[str]
 

@@ -18,10 +18,10 @@ from methods.base import Ranking
 from metrics.judges import jobs
 from metrics.judges.jobs import PairJudge
 from metrics.settings import MetricConfig
+from tests.fixtures.composing import settings_of
 from tests.fixtures.engine_jobs import engine
 from tests.fixtures.helpers import make_task
 from tests.fixtures.judge_models import make_classifier
-from tests.run.test_judging import settings_of
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("processes", "ray", "slurm")]
 QUERIES = tuple(Query(f"q{n}", "Al Grey plays the", word) for n, word in enumerate(["horn", "a"]))

@@ -13,8 +13,8 @@ from bench.cli.main import main
 from methods import embedding_index, embedding_search, word_jobs
 from metrics import optimizer_step
 from metrics.judges import jobs
+from tests.fixtures.engines import LIBRARIES, WORDS
 from tests.fixtures.runs import cells, run
-from tests.run.test_engines_run import LIBRARIES, WORDS
 
 pytestmark = pytest.mark.slow
 METHODS = ("bm25", "gold", "random", "repsim")

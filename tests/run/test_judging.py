@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 
 from bench.cli.main import main
 from bench.core import progress
@@ -26,6 +24,7 @@ from bench.run.settings import settings_from
 from metrics.judges.base import Judge, Pair, identity_of
 from metrics.judges.nli import Nli
 from tests.fixtures.cells import edit_result, edit_retrievals, edit_table
+from tests.fixtures.composing import composed, settings_of
 from tests.fixtures.judge_models import make_classifier
 
 PASSAGES = [
@@ -84,21 +83,6 @@ def silence() -> Iterator[None]:
 
 
 Run = Callable[..., Cell]
-
-
-def settings_of(folder: Path, *overrides: str) -> Any:
-    GlobalHydra.instance().clear()
-    words = [
-        "task=jsonl", f"task.queries={folder / 'queries.jsonl'}",
-        f"task.passages={folder / 'passages.jsonl'}", "method=bm25", "metric=attribution",
-        f"results_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}", "device=cpu",
-        "top_k=10", "metric.bootstrap_samples=50", *overrides,
-    ]  # fmt: skip
-    metric = [word for word in overrides if word.startswith("metric=")]
-    if metric:
-        words.remove("metric=attribution")
-    with initialize_config_module("conf", version_base="1.3"):
-        return settings_from(compose("config", words))
 
 
 def write_task(folder: Path, gold: bool = False) -> Path:
@@ -377,9 +361,7 @@ def test_facts_of_the_release_bring_their_names(tmp_path: Path) -> None:
     files = [f"task.{name}={tmp_path / name}.jsonl" for name in ("facts", "sentences")]
     words = ["task=trex", *files, "method=random", "metric=lexical", "top_k=10", "device=cpu"]
     folders = [f"results_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]
-    GlobalHydra.instance().clear()
-    with initialize_config_module("conf", version_base="1.3"):
-        cell = run_cell(settings_from(compose("config", [*words, *folders]))).cell
+    cell = run_cell(settings_from(composed(*words, *folders))).cell
     (record,) = records(cell)
     found = dict(zip(record["proponent_ids"], record["proponent_ais_scores"], strict=True))
     assert found == {"s0": 0.0, "s1": 1.0}

@@ -22,6 +22,7 @@ from bench.storage.bounds import check_inside, open_regular
 from bench.storage.documents import read_json, read_yaml
 from bench.storage.hashes import file_sha256
 from bench.storage.tables import read_columns
+from tests.fixtures.hostile import ALIASES
 
 
 def refusal(read: Callable[[Path], Any], path: Path, most_mib: float = 64) -> str:
@@ -91,9 +92,6 @@ def test_a_file_at_the_bound_is_read(path: Path) -> None:
 
 # ------------------------------------------------------------------ YAML
 
-ALIASES = "a0: &a0 [x, x]\n" + "".join(
-    f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40)
-)
 MERGES = "a0: &a0 {x: 1}\n" + "".join(
     f"a{i}: &a{i}\n  <<: [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40)
 )

@@ -21,19 +21,14 @@ from methods.gradient.datainf import DataInf
 from methods.gradient.ekfac import Ekfac
 from methods.gradient.influence import Influence
 from methods.gradient.search import MemoryPlan
-from methods.gradient.settings import Adapters, EkfacConfig, InfluenceConfig, Labels, Unsupported
-from tests.fixtures.gradient_methods import QUERIES, many_texts, ranked
+from methods.gradient.settings import EkfacConfig, InfluenceConfig, Labels
+from tests.fixtures.gradient_methods import INFLUENCE_DEFAULTS, QUERIES, many_texts, ranked
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import TEXTS, load, make_model
 
 FAMILIES = {"gpt_neox": {}, "gpt2": {}, "llama": {"num_key_value_heads": 2}}
 PASSAGES = [*TEXTS, "", *many_texts(12)]  # the empty one has no loss
 WITHOUT_LOSS = len(TEXTS)
-DEFAULTS = {
-    "damping": 0.1, "sample": None, "opponents": 0, "memory_mib": 64, "batch_size": 4,
-    "batch_tokens": None, "layers": None, "adapters": Adapters.base,
-    "unsupported": Unsupported.refuse, "seed": 0,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
@@ -53,12 +48,12 @@ def task(tmp_path) -> Task:
 
 
 def ekfac(task: Task, model: LanguageModel, folder: Path, labels=Labels.sampled, **settings):
-    config = EkfacConfig(**{**DEFAULTS, **settings}, labels=labels)
+    config = EkfacConfig(**{**INFLUENCE_DEFAULTS, **settings}, labels=labels)
     return Ekfac(config, Context(task, folder / "cache", load_model=lambda: model))
 
 
 def datainf(task: Task, model: LanguageModel, folder: Path, **settings) -> DataInf:
-    config = InfluenceConfig(**{**DEFAULTS, **settings})
+    config = InfluenceConfig(**{**INFLUENCE_DEFAULTS, **settings})
     return DataInf(config, Context(task, folder / "cache", load_model=lambda: model))
 
 

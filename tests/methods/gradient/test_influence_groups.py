@@ -18,10 +18,9 @@ from methods.gradient.ekfac import Ekfac
 from methods.gradient.influence import Influence
 from methods.gradient.settings import EkfacConfig, InfluenceConfig, Labels
 from tests.fixtures.engines import Sent
-from tests.fixtures.gradient_methods import QUERIES, many_texts
+from tests.fixtures.gradient_methods import INFLUENCE_DEFAULTS, QUERIES, many_texts
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import load, make_model
-from tests.methods.gradient.test_influence import DEFAULTS
 
 PASSAGES = [*many_texts(29), "", many_texts(1)[0]]  # one without loss, and two alike
 
@@ -57,7 +56,7 @@ def small_groups(monkeypatch: pytest.MonkeyPatch):
 
 
 def make(kind: type[Influence], task, folder: Path, cache: Path, engine=None, **settings):
-    values = {**DEFAULTS, "opponents": 3, **settings}
+    values = {**INFLUENCE_DEFAULTS, "opponents": 3, **settings}
     config = InfluenceConfig(**values)
     if kind is Ekfac:
         config = EkfacConfig(**values, labels=Labels.sampled)
