@@ -9,12 +9,13 @@ from __future__ import annotations
 import csv
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from bench.core import stopping
-from tests.fixtures.interrupted import Command
+from tests.fixtures.interrupted import Ending, Forks
 from tests.fixtures.runs import SMALL, cells, ranked, result
 from tests.fixtures.signal_in_phase import JOBS
 
@@ -34,30 +35,41 @@ WORDS = (
 )  # fmt: skip
 
 
-def command(folder: Path, phase: str, number: int, method: str = "trackstar") -> Command:
-    places = (f"results_dir={folder / 'results'}", f"cache_dir={folder / 'cache'}")
-    words = ["report", str(folder / "results"), "--no-figures"]
-    if phase != "report":
-        words = ["run", f"method={method}", *WORDS, *places]
-    return Command("-m", "tests.fixtures.signal_in_phase", phase, str(number), *words)
+Ended = Callable[..., Ending]  # of a folder, a phase, a signal, and a method if not TrackStar
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ended() -> Iterator[Ended]:
+    """How a command ends that gets a signal in a phase."""
+    forks = Forks("tests.fixtures.signal_in_phase")
+
+    def end(folder: Path, phase: str, number: int, method: str = "trackstar") -> Ending:
+        places = (f"results_dir={folder / 'results'}", f"cache_dir={folder / 'cache'}")
+        words = ["report", str(folder / "results"), "--no-figures"]
+        if phase != "report":
+            words = ["run", f"method={method}", *WORDS, *places]
+        return forks.ended(phase, str(number), *words)
+
+    yield end
+    forks.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, ended: Ended) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert command(folder, "none", 0).end(0.0, long=600.0).status == 0
+    assert ended(folder, "none", 0).status == 0
     return folder
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
 def test_each_phase_ends_and_the_next_command_goes_on(
-    tmp_path: Path, undisturbed: Path, name: str
+    tmp_path: Path, undisturbed: Path, ended: Ended, name: str
 ) -> None:
     number = getattr(signal, name)
     for phase in (*PHASES, "report"):
         if phase == "report":
-            assert command(tmp_path, "none", 0).end(0.0, long=600.0).status == 0
-        ending = command(tmp_path, phase, number).end(0.0, long=600.0)
+            assert ended(tmp_path, "none", 0).status == 0
+        ending = ended(tmp_path, phase, number)
         assert ending.status == 128 + number, (phase, ending.said)
         assert "Traceback" not in ending.said, phase
         assert ending.left == [], phase
@@ -68,7 +80,7 @@ def test_each_phase_ends_and_the_next_command_goes_on(
     ours, theirs = (cells(one / "results")["trackstar"] for one in (tmp_path, undisturbed))
     assert ranked(ours) == ranked(theirs)
     assert result(ours)["metrics"] == result(theirs)["metrics"]
-    again = command(tmp_path, "report", 0).end(0.0, long=600.0)
+    again = ended(tmp_path, "report", 0)
     assert again.status == 0, again.said
     with open(tmp_path / "results" / "report" / "leaderboard.csv") as stream:
         assert [row["method"] for row in csv.DictReader(stream)] == ["trackstar"]
@@ -85,18 +97,18 @@ PARTS = {
 
 @pytest.mark.parametrize("phase", JOBS)
 def test_sigterm_lets_the_job_at_hand_finish_and_the_next_run_takes_it(
-    tmp_path: Path, phase: str
+    tmp_path: Path, ended: Ended, phase: str
 ) -> None:
     pattern, method = PARTS[phase]
-    ending = command(tmp_path, phase, signal.SIGTERM, method).end(0.0, long=600.0)
+    ending = ended(tmp_path, phase, signal.SIGTERM, method)
     assert ending.status == 128 + signal.SIGTERM, ending.said
     assert ending.said.splitlines()[-1] == stopping.line(signal.SIGTERM)
     assert len(list((tmp_path / "cache").glob(pattern))) == 1, "the job at hand is finished"
     assert cells(tmp_path / "results") == {}
-    assert command(tmp_path, "none", 0, method).end(0.0, long=600.0).status == 0
+    assert ended(tmp_path, "none", 0, method).status == 0
     assert not list((tmp_path / "cache").glob(pattern)), "it is merged, and removed"
     undisturbed = tmp_path / "undisturbed"
-    assert command(undisturbed, "none", 0, method).end(0.0, long=600.0).status == 0
+    assert ended(undisturbed, "none", 0, method).status == 0
     ours, theirs = (cells(one / "results")[method] for one in (tmp_path, undisturbed))
     assert ranked(ours) == ranked(theirs)
     assert result(ours)["metrics"] == result(theirs)["metrics"]
