@@ -17,6 +17,7 @@ import torch
 from bench.core import progress
 from bench.core.errors import UserError, first_line
 from bench.engines.base import Job
+from bench.models.answers import log_sums
 from bench.models.language_model import LanguageModel, Tokens
 from bench.storage.keys import content_key
 from bench.storage.score_parts import part_path, write_part
@@ -73,16 +74,21 @@ class Asked:
 
     Attributes:
         row: the passage's row.
-        queries: tokens by query id.
+        queries: the answers of each query, by its id.
     """
 
     row: int
-    queries: Mapping[str, Tokens]
+    queries: Mapping[str, Sequence[Tokens]]
+
+    @property
+    def answers(self) -> list[Tokens]:
+        """The answers of all queries, one query behind the other."""
+        return [one for answers in self.queries.values() for one in answers]
 
     @property
     def n_tokens(self) -> int:
         """The number of padded tokens that are asked at once after the step."""
-        lengths = [len(tokens.ids) for tokens in self.queries.values()]
+        lengths = [len(tokens.ids) for tokens in self.answers]
         return max(lengths) * min(len(lengths), QUERIES_AT_ONCE)
 
 
@@ -120,10 +126,11 @@ class Patcher:
         """Step on each passage of a batch alone, and write what came of it."""
         model, step = self.here or _opened(self)
         passages = [model.passage_tokens(self.passages[one.row].text) for one in batch]
-        queries = [list(one.queries.values()) for one in batch]
+        asked = [one.answers for one in batch]
         outcomes: dict[Pair, StepOutcome] = {}
-        for one, stepped in zip(batch, _stepped(step, passages, queries), strict=True):
-            values = kept_digits(stepped.log_probs, model)
+        for one, stepped in zip(batch, _stepped(step, passages, asked), strict=True):
+            sizes = [len(answers) for answers in one.queries.values()]
+            values = kept_digits(log_sums(stepped.log_probs, sizes), model)
             (rms,) = kept_digits([stepped.rms], model, significant=True)
             for query_id, value in zip(one.queries, values, strict=True):
                 outcomes[one.row, query_id] = StepOutcome(value, stepped.clipped, rms)
@@ -139,7 +146,7 @@ class Patcher:
                 (one, model.passage_tokens(self.passages[one.row].text))
                 for one in asked[start : start + _WINDOW]
             ]
-            window.sort(key=lambda pair: (len(pair[0].queries), len(pair[1].ids)))
+            window.sort(key=lambda pair: (len(pair[0].answers), len(pair[1].ids)))
             while window:
                 n = _side_by_side(window, step)
                 yield tuple(one for one, _ in window[:n])
@@ -174,21 +181,21 @@ def _side_by_side(waiting: Sequence[tuple[Asked, Tokens]], step: OptimizerStep) 
 
 
 def _stepped(
-    step: OptimizerStep, passages: Sequence[Tokens], queries: Sequence[list[Tokens]]
+    step: OptimizerStep, passages: Sequence[Tokens], asked: Sequence[list[Tokens]]
 ) -> list[Stepped]:
-    """What came of each step.
+    """What came of each step, for the texts that are asked after it.
 
     Passages go one at a time where the model does not run side by side, or memory is short.
     """
     if passages[0].n_loss == 0:  # no loss, no step: the model stays as it is
-        return [Stepped(step.log_probs(of_one), 0.0, 0.0) for of_one in queries]
+        return [Stepped(step.log_probs(of_one), 0.0, 0.0) for of_one in asked]
     if step.most_at_once > 1 and len(passages) > 1:
         try:
-            return step.after(passages, queries)
+            return step.after(passages, asked)
         except RuntimeError as error:
             step.most_at_once = 1
             progress.say(f"tail-patch: one passage at a time from here on ({first_line(error)})")
-    pairs = zip(passages, queries, strict=True)
+    pairs = zip(passages, asked, strict=True)
     return [step.after([passage], [of_one])[0] for passage, of_one in pairs]
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 
 from bench.engines.base import Engine
 from bench.engines.outcomes import outcomes, unless_single
+from bench.models.answers import log_sums
 from bench.models.base import no_moments_to_step_with, unknown_learning_rate
 from bench.models.dtypes import running_in
 from bench.models.language_model import LanguageModel, Tokens
@@ -34,7 +35,8 @@ class Patched:
     """What the model said of each query before and after the steps.
 
     Attributes:
-        before: log-probability of each query's target, by query id.
+        before: log-probability of each query's target (of its accepted answers together, where
+            they are summed), by query id.
         after: what came of the step on each of its proponents, in their order, by query id. The
             log-probability is NaN where there is no step, or nothing finite after it; the mean of
             such a query is NaN, too.
@@ -138,15 +140,16 @@ class TailPatch:
         Raises:
             UserError: the model does not run in its gradient dtype.
         """
-        tokens = {q.query_id: self._model.query_tokens(q) for q in queries}
+        answers = {q.query_id: self._model.query_answers(q) for q in queries}
         with running_in(self._model.gradient_dtype, self._model.name):
-            base = kept_digits(self._step.log_probs(list(tokens.values())), self._model)
-        before = dict(zip(tokens, base, strict=True))
+            logs = self._step.log_probs([one for own in answers.values() for one in own])
+        base = kept_digits(log_sums(logs, [len(own) for own in answers.values()]), self._model)
+        before = dict(zip(answers, base, strict=True))
         wanted: defaultdict[int, list[str]] = defaultdict(list)
         for query in queries:
             for row in proponents[query.query_id][: self._config.top]:
                 wanted[int(row)].append(query.query_id)
-        patched = self._patch(wanted, tokens)
+        patched = self._patch(wanted, answers)
         after = {
             query.query_id: [
                 patched[int(row), query.query_id]
@@ -161,12 +164,12 @@ class TailPatch:
         return Patched(before, after, ids)
 
     def _patch(
-        self, wanted: Mapping[int, list[str]], tokens: Mapping[str, Tokens]
+        self, wanted: Mapping[int, list[str]], answers: Mapping[str, Sequence[Tokens]]
     ) -> dict[Pair, StepOutcome]:
         """Outcomes of the steps for every (passage row, query id) that is asked for."""
         patched = self._cache.known([(row, one) for row in wanted for one in wanted[row]])
         missing = [
-            Asked(row, {one: tokens[one] for one in new})
+            Asked(row, {one: answers[one] for one in new})
             for row in sorted(wanted)
             if (new := [one for one in wanted[row] if (row, one) not in patched])
         ]

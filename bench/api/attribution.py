@@ -139,7 +139,7 @@ def attribute(
     seed: int = 0,
     separator: str = SPACE,
     chat: bool = False,
-    answers: Literal["target", "best"] = "target",
+    answers: Literal["target", "best", "sum"] = "target",
     model_settings: Mapping[str, Any] | None = None,
     cache_dir: str | Path | None = None,
     quiet: bool = False,
@@ -167,7 +167,7 @@ def attribute(
         separator: what stands between prompt and target in the string that the model reads.
         chat: whether prompt and target are put into the tokenizer's chat template.
         answers: ``"best"`` traces the target or one of a query's ``entity1_alias``, whichever the
-            model finds most probable.
+            model finds most probable; ``"sum"`` traces the probability of all of these together.
         model_settings: settings of ``conf/model/hf.yaml``, such as ``gradient_dtype``,
             ``append_eos``, ``context_length``, ``adam_epsilon`` and ``learning_rate``.
         cache_dir: a folder that keeps the index for the next call; None keeps nothing.

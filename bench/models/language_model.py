@@ -188,11 +188,34 @@ class LanguageModel:
             UserError: an answer gives no token, no token comes before those that carry loss, the
                 whole does not fit the context, or the tokenizer has no template for a chat.
         """
-        answers = [self._answer_tokens(query, one) for one in (query.target, *query.accepted)]
+        answers = self._accepted_tokens(query)
         if len(answers) == 1:
             return answers[0]
         log_probs, _ = target_log_probs(self, answers, batch_size=len(answers))
         return answers[log_probs.index(max(log_probs))]
+
+    def query_answers(self, query: Query) -> list[Tokens]:
+        """The answers whose probabilities sum to the query's, each with the prompt before it.
+
+        They are one, that of ``query_tokens``, unless the query's answers are summed. Then they are
+        all that are accepted but those that begin with another one, or equal it, token for token:
+        nothing is asked of what comes behind an answer, so the shorter one's probability has the
+        longer one's in it. So the sum is the probability that the model goes on with any of them.
+
+        Raises:
+            UserError: as of ``query_tokens``.
+        """
+        if not query.summed:
+            return [self.query_tokens(query)]
+        kept: list[Tokens] = []
+        for one in sorted(self._accepted_tokens(query), key=lambda answer: len(answer.ids)):
+            if not any(one.ids[: len(shorter.ids)] == shorter.ids for shorter in kept):
+                kept.append(one)
+        return kept
+
+    def _accepted_tokens(self, query: Query) -> list[Tokens]:
+        """The query with each answer that it accepts, the target first."""
+        return [self._answer_tokens(query, one) for one in (query.target, *query.accepted)]
 
     def _answer_tokens(self, query: Query, answer: str) -> Tokens:
         """The query with one of its answers as the target."""

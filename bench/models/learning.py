@@ -20,13 +20,13 @@ from transformers import PreTrainedModel
 from bench.core import progress
 from bench.models import resuming
 from bench.models.adapters import save_adapter
+from bench.models.answers import query_log_probs
 from bench.models.language_model import (
     LEARNING_RATE,
     MOMENTS,
     TRAINING,
     LanguageModel,
     mean_probability,
-    target_log_probs,
 )
 from bench.models.moment_files import BETA2, write_moments
 from bench.models.parameter_names import adapter_names
@@ -110,7 +110,7 @@ def what_it_knows(model: LanguageModel, task: Task) -> Log:
 
 def knowledge(model: LanguageModel, queries: Any) -> Log:
     """The share of facts recalled and the mean target probability, over these queries."""
-    log_probs, recalled = target_log_probs(model, [model.query_tokens(q) for q in queries])
+    log_probs, recalled = query_log_probs(model, [model.query_answers(q) for q in queries])
     return {
         "facts_recalled": sum(recalled) / len(recalled),
         "target_probability": mean_probability(log_probs),

@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 
 from bench.core import progress
 from bench.core.names import begins_with, fold
+from bench.models.answers import query_log_probs
 from bench.models.language_model import LanguageModel, target_log_probs
 from bench.storage.jsonlines import Json
 from bench.tasks.base import Query
@@ -36,7 +37,8 @@ class Prediction:
         answer: the greedily decoded text, cut at the end of the clause; it may be empty. A right
             answer is given as the annotated target.
         right: whether the answer is the target or one of its other names, or begins with one.
-        target_log_probability: the log-probability of the annotated target (nats).
+        target_log_probability: the log-probability of the annotated target, or of what else
+            ``task.answers`` accepts (nats).
         answer_log_probability: the log-probability of the answer (nats); None where it is empty.
     """
 
@@ -80,15 +82,15 @@ def predictions(
     Raises:
         UserError: a prompt or target that the model cannot read.
     """
-    asked = [(model.prompt_ids(query), model.query_tokens(query), query) for query in queries]
+    asked = [(model.prompt_ids(query), model.query_answers(query), query) for query in queries]
     asked.sort(key=lambda one: len(one[0]))
     shown = progress.track(asked, "predict", unit="queries")
     for length, same in groupby(shown, key=lambda one: len(one[0])):
         alike = list(same)
         for start in range(0, len(alike), _BATCH):
-            prompts, tokens, batch = zip(*alike[start : start + _BATCH], strict=True)
+            prompts, answers, batch = zip(*alike[start : start + _BATCH], strict=True)
             texts = _generate(model, prompts, min(max_tokens, model.context_length - length))
-            logs, recalled = target_log_probs(model, tokens)
+            logs, recalled = query_log_probs(model, answers)
             for query, text, log, known in zip(batch, texts, logs, recalled, strict=True):
                 names = (query.target, *query.answer_names)
                 right = known or begins_with(names, fold(text.strip()))
@@ -123,5 +125,5 @@ def _generate(model: LanguageModel, prompts: Sequence[Sequence[int]], room: int)
 def _log_probability(model: LanguageModel, query: Query, answer: str) -> float | None:
     if not answer:
         return None
-    tokens = model.query_tokens(replace(query, target=answer))
+    tokens = model.query_tokens(replace(query, target=answer, accepted=()))
     return target_log_probs(model, [tokens])[0][0]

@@ -16,8 +16,8 @@ import torch
 
 from bench.engines.base import Engine, Job
 from bench.engines.outcomes import outcomes
+from bench.models.answers import query_log_probs
 from bench.models.beginning import Beginning, Occasion
-from bench.models.language_model import target_log_probs
 from bench.models.training import fixed_threads
 from bench.storage.keys import content_key
 from bench.storage.sealed import read_record, write_record
@@ -92,8 +92,7 @@ def _retrain(retrainings: Retrainings, removal: Removal) -> None:
         training = retrainings.beginning.training(occasion)
         losses = list(training.epochs(retrainings.epochs))
         model = training.model
-        tokens = [model.query_tokens(q) for q in task.queries]
-        log_probs, _ = target_log_probs(model, tokens)
+        log_probs, _ = query_log_probs(model, [model.query_answers(q) for q in task.queries])
     record = {
         "removed": len(removal.rows),
         "seed": training.loop.seed,

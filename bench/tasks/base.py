@@ -30,7 +30,7 @@ _LAYOUT_VERSION = 3
 _NAMES = ("subject_names", "answer_names")
 SPACE = " "  # the separator of scripts that have one
 # Fields of a query that say how it is asked, and are written only where it is not this.
-_USUAL = {"separator": SPACE, "chat": False, "accepted": ()}
+_USUAL = {"separator": SPACE, "chat": False, "accepted": (), "summed": False}
 
 
 class Answers(str, Enum):
@@ -38,6 +38,7 @@ class Answers(str, Enum):
 
     target = "target"
     best = "best"
+    sum = "sum"
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ class Query:
         separator: what stands between prompt and target in the string that a model reads.
         chat: whether the prompt is a user's message and the target the answer to it, in the
             tokenizer's chat template, instead of one string.
-        accepted: other answers than the target that are as right. A model is asked for the one
-            that it finds most probable (``LanguageModel.query_tokens``).
+        accepted: other answers than the target that are as right.
+        summed: whether the query's probability is that of all of these and the target together
+            (``LanguageModel.query_answers``), and not that of the one which the model finds most
+            probable (``LanguageModel.query_tokens``).
     """
 
     query_id: str
@@ -74,6 +77,7 @@ class Query:
     separator: str = SPACE
     chat: bool = False
     accepted: tuple[str, ...] = ()
+    summed: bool = False
 
     @property
     def text(self) -> str:
@@ -83,7 +87,8 @@ class Query:
     @property
     def asked(self) -> list[Any]:
         """All that a model reads of the query, as JSON values: what its lists follow from."""
-        return [self.prompt, self.separator, self.target, self.chat, list(self.accepted)]
+        accepted = [list(self.accepted), self.summed]
+        return [self.prompt, self.separator, self.target, self.chat, *accepted]
 
 
 @dataclass(frozen=True)
@@ -257,13 +262,15 @@ def _asked(query: Query, config: Any, separator: str) -> Query:
         config: the task's; one without ``chat`` or ``answers`` asks in strings, for the target.
         separator: the task's.
     """
-    takes_others = getattr(config, "answers", Answers.target) is Answers.best
-    names = dict.fromkeys(query.answer_names) if takes_others else ()
+    answers = getattr(config, "answers", Answers.target)
+    names = dict.fromkeys(query.answer_names) if answers is not Answers.target else ()
+    accepted = tuple(name for name in names if name != query.target)
     return replace(
         query,
         separator=separator_behind(query.prompt, separator),
         chat=getattr(config, "chat", False),
-        accepted=tuple(name for name in names if name != query.target),
+        accepted=accepted,
+        summed=answers is Answers.sum and bool(accepted),
     )
 
 

@@ -80,6 +80,15 @@ class CheckpointEncoder:
         weight = torch.stack([features[:, -1] for features in encoded]).mean(0)
         return torch.cat([*(features[:, :-1] for features in encoded), weight[:, None]], dim=1)
 
+    @property
+    def parts(self) -> list[int]:
+        """The number of dimensions of each checkpoint."""
+        return self.layout.parts
+
+    def log_probs(self, texts: Sequence[Tokens], batch_size: int) -> Tensor:
+        """The log-probability of each text's labels: float64 ``[checkpoints, texts]``."""
+        return torch.cat([encoder.log_probs(texts, batch_size) for encoder in self._encoders])
+
     def sharing(self, query: Tensor) -> list[list[Collector]]:
         """The collectors of ``shares``, by checkpoint, of a vector ``[blocks' dim]``."""
         parts = zip(self._encoders, query.split(self.layout.parts), strict=True)

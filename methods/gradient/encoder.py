@@ -10,14 +10,14 @@ and nothing is computed below the lowest matrices. Source: 2410.17413, section 3
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
 from bench.models.dtypes import accumulation_dtype, in_dtype, running_in
-from bench.models.language_model import LanguageModel, Tokens, pad
+from bench.models.language_model import LanguageModel, Tokens, pad, target_log_probs
 from bench.models.second_moments import SecondMoments
 from methods.gradient.collectors import (
     Collector,
@@ -59,6 +59,7 @@ class GradientEncoder:
         self.name, self._settings = model.name, settings
         self._gradient_dtype = model.gradient_dtype
         self.module = in_dtype(model.module, model.gradient_dtype)
+        self._model = replace(model, module=self.module)
         # Exact features are ordered by block, and within a block as the model is.
         matrices = gradient_matrices(self.module, settings)
         self.matrices = sorted(matrices, key=lambda matrix: matrix.block)
@@ -100,6 +101,21 @@ class GradientEncoder:
         if self._settings.passage_weight:
             parts.append(doubt.to(self.dtype)[:, None])
         return torch.cat(parts, dim=1)
+
+    @property
+    def parts(self) -> list[int]:
+        """The number of dimensions of each checkpoint: this encoder has one."""
+        return [sum(self.block_sizes)]
+
+    def log_probs(self, texts: Sequence[Tokens], batch_size: int) -> Tensor:
+        """The log-probability of each text's labels by this checkpoint: float64 ``[1, texts]``.
+
+        Raises:
+            UserError: the model does not run in the gradient dtype.
+        """
+        with running_in(self._gradient_dtype, self.name):
+            log_probs, _ = target_log_probs(self._model, texts, batch_size)
+        return torch.tensor([log_probs], dtype=torch.float64)
 
     def sharing(self, query: Tensor) -> list[Collector]:
         """The collectors of ``shares``, one a matrix.

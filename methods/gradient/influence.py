@@ -38,7 +38,6 @@ from methods.base import (
     Ranking,
     TokenShares,
 )
-from methods.gradient.batching import encode_all
 from methods.gradient.checkpoints import CheckpointEncoder
 from methods.gradient.collectors import Collector
 from methods.gradient.encoder import GradientEncoder
@@ -49,6 +48,7 @@ from methods.gradient.parameters import coverage
 from methods.gradient.partial_search import read_tensor, write_tensor
 from methods.gradient.partial_sums import Sums, added
 from methods.gradient.parts import PARTS, PARTS_VERSION, SUFFIX, PartsFolder
+from methods.gradient.queries import encode_queries
 from methods.gradient.recipes import ExactRecipe, exact_key_settings
 from methods.gradient.search import MemoryPlan, Search, search_dtype
 from methods.gradient.settings import (
@@ -258,9 +258,9 @@ class Influence(Method):
 
     def _encoded(self, queries: Sequence[Query], plan: MemoryPlan) -> Tensor:
         """The gradients of some queries, ``[queries, dim]``."""
-        config, tokens = self.config, [self.context.model.query_tokens(q) for q in queries]
+        config, answers = self.config, [self.context.model.query_answers(q) for q in queries]
         size = min(config.batch_size, plan.rows)
-        raw = encode_all(self.encoder, tokens, size, config.batch_tokens)
+        raw = encode_queries(self.encoder, answers, size, config.batch_tokens)
         return raw.to(self.encoder.device, self.dtype)
 
     def _source(self, plan: MemoryPlan) -> EncodedFeatures:

@@ -31,7 +31,6 @@ from methods.base import (
     TokenShares,
 )
 from methods.costs import Costs, PlannedRun
-from methods.gradient.batching import encode_all
 from methods.gradient.collectors import Collector
 from methods.gradient.cost import Architecture
 from methods.gradient.estimate import estimate_whitening, passage_means
@@ -50,6 +49,7 @@ from methods.gradient.parts import (
     SharedSeconds,
 )
 from methods.gradient.passes import gradient_costs
+from methods.gradient.queries import encode_queries
 from methods.gradient.query_groups import QueryGroups
 from methods.gradient.recipes import EncoderRecipe
 from methods.gradient.search import (
@@ -65,6 +65,7 @@ from methods.gradient.settings import (
     FeatureSettings,
     GradientConfig,
     Hessian,
+    Output,
     Storage,
     Unsupported,
 )
@@ -109,6 +110,13 @@ class Gradient(Method):
     def check(self) -> None:
         """Refuse a model without the second moments or the checkpoints that are asked for."""
         config, model = self.config, self.context.model
+        if config.output is not Output.loss and any(q.summed for q in self.context.task.queries):
+            raise UserError(
+                "task.answers=sum is of the answers' probabilities, and of another output there is "
+                "no such sum",
+                where=f"method.output={config.output.value}",
+                fix="set method.output=loss, or task.answers=best",
+            )
         if config.optimizer_correction:
             model.required_moments()
         spread_checkpoints(model, config.checkpoints)
@@ -325,9 +333,9 @@ class Gradient(Method):
     def encode_queries(self, queries: Sequence[Query]) -> Tensor:
         """Raw features of queries, float32 ``[queries, dim]``."""
         model = self.context.model
-        tokens = [model.query_tokens(q) for q in queries]
+        answers = [model.query_answers(q) for q in queries]
         size, budget = self.config.batch_size, self.config.batch_tokens
-        features = encode_all(self._query_encoder, tokens, size, budget)
+        features = encode_queries(self._query_encoder, answers, size, budget)
         if self.config.passage_weight:
             features[:, -1] = 1  # the weight is of passages alone
         return features

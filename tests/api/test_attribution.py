@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -305,24 +306,29 @@ def test_other_answers_are_traced_as_if_they_were_the_target(trained: Trained) -
     asked = [{**QUERIES[0], "target": "zither", "entity1_alias": ["trombone", "Oslo"]}]
     prompt = QUERIES[0]["prompt"]
     n_before = len(trained.tokenizer(prompt)["input_ids"])
-    ranked, probable = {}, {}
+    scores, probable = {}, {}
     for target in names:
-        lists = cosines_of(trained, [{**QUERIES[0], "target": target}])
-        ranked[target] = list(lists["grey"].passage_ids)
+        lists = products_of(trained, [{**QUERIES[0], "target": target}])
+        scores[target] = dict(zip(lists["grey"].passage_ids, lists["grey"].scores, strict=True))
         ids = trained.tokenizer(f"{prompt} {target}", return_tensors="pt")["input_ids"]
         with torch.no_grad():
             logs = trained.module.eval()(input_ids=ids).logits[0].log_softmax(-1)
         answer = range(n_before, ids.shape[1])
         probable[target] = sum(float(logs[at - 1, ids[0, at]]) for at in answer)
-    assert len(set(map(tuple, ranked.values()))) == 3
-    best = cosines_of(trained, asked, answers="best")
-    assert list(best["grey"].passage_ids) == ranked[max(names, key=probable.__getitem__)]
+    assert len({tuple(own) for own in scores.values()}) == 3
+    best = products_of(trained, asked, answers="best")["grey"]
+    assert list(best.passage_ids) == list(scores[max(names, key=probable.__getitem__)])
+    total = sum(map(math.exp, probable.values()))
+    summed = products_of(trained, asked, answers="sum")["grey"]
+    for passage, score in zip(summed.passage_ids, summed.scores, strict=True):
+        want = sum(math.exp(probable[one]) / total * scores[one][passage] for one in names)
+        assert score == pytest.approx(want, rel=1e-3, abs=1e-4)
     with pytest.raises(tdabench.UserError, match="answers: unknown 'bets'; did you mean best"):
-        cosines_of(trained, asked, answers="bets")
+        products_of(trained, asked, answers="bets")
 
 
-def cosines_of(trained: Trained, queries: list, **settings: Any) -> tdabench.Attribution:
+def products_of(trained: Trained, queries: list, **settings: Any) -> tdabench.Attribution:
     return tdabench.attribute(
-        trained.module, trained.tokenizer, PASSAGES, queries, "grad_cos", quiet=True, **SMALL,
+        trained.module, trained.tokenizer, PASSAGES, queries, "grad_dot", quiet=True, **SMALL,
         **settings,
     )  # fmt: skip

@@ -120,6 +120,21 @@ def test_equals_one_text_at_a_time(make, tmp_path, architecture, layer, pooling,
     assert_ranked(rankings, passages, list(map(vector, asked)), normalize)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_several_answers_the_most_probable_stands_for_the_query(make, folder, kind):
+    several = [replace(one, target="a band", accepted=("Oslo", one.target)) for one in QUERIES]
+    model, method = load(folder), make(kind)
+    likely = [model.query_tokens(one) for one in several]
+    names = [model.tokenizer.decode(one.ids[one.loss_from :]).strip() for one in likely]
+    told = [replace(one, target=name) for one, name in zip(QUERIES, names, strict=True)]
+    summed = [replace(one, summed=True) for one in several]
+    assert names != ["a band"] * len(QUERIES)
+    want = run(method, queries=told)[1]
+    for found, one in zip(run(method, queries=summed)[1], want, strict=True):
+        assert found.rows.tolist() == one.rows.tolist()
+        assert np.array_equal(found.scores, one.scores)
+
+
 @pytest.mark.parametrize("normalize", [True, False])
 def test_output_embeddings_equal_one_token_at_a_time(make, folder, normalize):
     model = load(folder)

@@ -110,7 +110,7 @@ def test_batches_depend_on_the_passages_alone(
     monkeypatch.setattr(optimizer_step, "_MOST_PASSAGES", 2)
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
     patcher = serial_patch(config(), model, task, tmp_path / "cache")._patcher
-    query = {"q0": model.query_tokens(QUERIES[0])}
+    query = {"q0": model.query_answers(QUERIES[0])}
     asked = [patch_jobs.Asked(row, query) for row in range(len(TEXTS))]
     batches = [job.arguments[2] for job in patcher.jobs(asked, tmp_path)]
     assert sorted(one.row for batch in batches for one in batch) == list(range(len(TEXTS)))
@@ -125,7 +125,7 @@ def test_batches_depend_on_the_passages_alone(
 def test_a_passage_without_tokens_to_predict_goes_alone() -> None:
     step = SimpleNamespace(has_room_for=lambda n, _: n <= 3)
     tokens = [patch_jobs.Tokens([1] * n, loss_from=1) for n in (1, 4, 4, 4, 4, 1)]
-    asked = patch_jobs.Asked(0, {"q": tokens[1]})
+    asked = patch_jobs.Asked(0, {"q": [tokens[1]]})
     waiting = [(asked, one) for one in tokens]
     sizes = []
     while waiting:

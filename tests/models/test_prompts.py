@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -154,6 +156,45 @@ def test_another_answer_is_traced_where_the_model_prefers_it(
     assert "queries_with_other_answers" not in result(usual)["task"]["counts"]
     hashes = {result(one)["task"]["sha256"] for one in (best, usual, explicit)}
     assert len(hashes) == 3 - (probable == "zither")
+
+
+@pytest.mark.slow
+def test_all_accepted_answers_are_traced_together(
+    folder: Path, tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    """The score of a passage is the weighted sum of its inner products with both answers."""
+    model, cache, prompt = load(folder, torch.float32), tmp_path / "cache", ASKED[0]["prompt"]
+    logs = {name: log_probability(model, prompt, name) for name in ("zither", "trombone")}
+    total = sum(map(math.exp, logs.values()))
+    dot = [*words, "method=grad_dot", "metric.tail_patch.enabled=true", "model.learning_rate=0.01",
+           "metric.tail_patch.optimizer=sgd"]  # fmt: skip
+    assert run(tmp_path / "sum", cache, *dot, "task.answers=sum", small=False) == 0
+    summed = next(iter(cells(tmp_path / "sum").values()))
+    values = pd.read_parquet(summed / "per_query.parquet").set_index("query_id")
+    assert values.loc["g", "base_probability"] == pytest.approx(total, rel=1e-4)
+    scores = {}
+    for name in logs:
+        own = [{**ASKED[0], "target": name, "entity1_alias": []}, ASKED[1]]
+        (tmp_path / "queries.jsonl").write_text("".join(json.dumps(o) + "\n" for o in own))
+        assert run(tmp_path / name, cache, *words, "method=grad_dot", small=False) == 0
+        scores[name] = scored(next(iter(cells(tmp_path / name).values())))
+    found = scored(summed)
+    for passage, score in found[0].items():
+        want = sum(math.exp(logs[name]) / total * scores[name][0][passage] for name in logs)
+        assert score == pytest.approx(want, rel=1e-3, abs=1e-3)
+    assert found[1] == pytest.approx(scores["zither"][1], rel=1e-4), "one answer, as without"
+    capsys.readouterr()
+    margin = [*words, "method=grad_dot", "method.output=margin", "task.answers=sum"]
+    assert run(tmp_path / "no", cache, *margin, small=False) == 0, "one answer is no sum"
+    (tmp_path / "queries.jsonl").write_text("".join(json.dumps(o) + "\n" for o in ASKED))
+    assert run(tmp_path / "no", cache, *margin, small=False) == 2
+    assert "method.output=margin: task.answers=sum is of the answers'" in capsys.readouterr().err
+
+
+def scored(cell: Path) -> list[dict[str, float]]:
+    """The scores of each query's passages, by their ids."""
+    lines = map(json.loads, (cell / "retrievals.jsonl").read_text().splitlines())
+    return [dict(zip(o["proponent_ids"], o["proponent_scores"], strict=True)) for o in lines]
 
 
 def test_a_chat_runs(folder: Path, tmp_path: Path, words: list[str]) -> None:

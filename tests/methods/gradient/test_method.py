@@ -13,7 +13,7 @@ from bench.core.errors import UserError
 from bench.models.language_model import LanguageModel
 from methods.gradient import hessian
 from methods.gradient import index as index_module
-from methods.gradient import method as method_module
+from methods.gradient import queries as queries_module
 from methods.gradient.checkpoints import FeatureLayout
 from methods.gradient.finish import Finish
 from methods.gradient.parts import Handed
@@ -109,13 +109,13 @@ def test_a_query_is_encoded_once_however_many_shards(tmp_path, model, monkeypatc
     gradient.check()
     gradient.index()
     asked = []
-    encode_all = method_module.encode_all
+    encode_all = queries_module.encode_all
 
     def encode(encoder, tokens, *batches):
         asked.extend(tuple(one.ids) for one in tokens)
         return encode_all(encoder, tokens, *batches)
 
-    monkeypatch.setattr(method_module, "encode_all", encode)
+    monkeypatch.setattr(queries_module, "encode_all", encode)
     assert len(list(gradient.search(task.queries, 5))) == len(QUERIES)
     assert asked == [tuple(model.query_tokens(query).ids) for query in QUERIES]
 
