@@ -7,7 +7,7 @@ They come from a trainer's state (``bench.models.states``) or from name-keyed sa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,10 @@ class Factored:
     row: Tensor
     col: Tensor
 
+    def of(self, number: int) -> Factored:
+        """V of one matrix of a stack."""
+        return Factored(self.row[number], self.col[number])
+
     def inverse_sqrt_sides(self) -> tuple[Tensor, Tensor]:
         """The vectors ``[..., m]`` and ``[..., n]`` whose outer product is ``1 / sqrt(V)``."""
         row = self.row.double().clamp_min(ADAFACTOR_EPSILON)
@@ -73,6 +77,10 @@ class Full:
     value: Tensor
     epsilon: float
     beta2: float | None = None
+
+    def of(self, number: int) -> Full:
+        """V of one matrix of a stack."""
+        return replace(self, value=self.value[number])
 
     def inverse_sqrt(self) -> Tensor:
         """``1 / (sqrt(V) + epsilon)``, of the parameter's shape."""

@@ -21,7 +21,7 @@ from bench.models.context import declared_context
 from bench.models.dtypes import in_dtype
 from bench.models.sizes import laid_out, n_elements
 from methods.gradient.cost import Architecture, backward_flops, forward_flops
-from methods.gradient.parameters import gradient_matrices
+from methods.gradient.parameters import Matrix, gradient_matrices
 from methods.gradient.settings import (
     Adapters,
     EncodingSettings,
@@ -87,6 +87,7 @@ def architecture_of(
         parameters=n_elements(module),
         multiplied=_multiplied(module, decoder),
         matrices=tuple((*matrix.shape, matrix.block) for matrix in matrices),
+        met=tuple(_met(matrix, decoder) for matrix in matrices),
         n_layers=decoder.num_hidden_layers,
         hidden_size=decoder.hidden_size,
         attention_width=heads * head_dim,
@@ -95,6 +96,14 @@ def architecture_of(
         unwatched_layers=len(below),
         unwatched=sum(_multiplied(layer, decoder) for layer in below),
     )
+
+
+def _met(matrix: Matrix, decoder: Any) -> float:
+    """The share of all tokens that is multiplied by a matrix."""
+    if matrix.expert is None:
+        return 1.0
+    n_experts = len(matrix.module.get_parameter(matrix.attribute))
+    return _experts_a_token(decoder) / n_experts
 
 
 def _declared(config: PretrainedConfig) -> int:

@@ -27,6 +27,7 @@ Shapes: b batch, t tokens, m out, n in, p and q projected sides.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -74,7 +75,14 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 class Collector(ABC):
-    """The way in which one matrix adds to a sum."""
+    """The way in which one matrix adds to a sum.
+
+    Attributes:
+        positioned: whether the t-th token has to be that at position t of its text. Else the tokens
+            that an expert is given stand side by side, with zeros behind them.
+    """
+
+    positioned: ClassVar[bool] = False
 
     @abstractmethod
     def keep(self, x_btn: Tensor) -> Tensor:
@@ -109,6 +117,8 @@ class ShareCollector(Collector):
         collector: what makes the features of the matrix.
         query_pq: as of ``FeatureCollector.paired``, in the dtype of the sums.
     """
+
+    positioned = True
 
     def __init__(self, collector: FeatureCollector, query_pq: Tensor) -> None:
         self._collector = collector
@@ -253,7 +263,9 @@ def make_collector(
     Raises:
         UserError: ``moments`` lack this matrix.
     """
-    moment = None if moments is None else moments[matrix.name]
+    moment = None if moments is None else moments[matrix.parameter]
+    if moment is not None and matrix.expert is not None:
+        moment = moment.of(matrix.expert)
     dim, seed = settings.projection_dim, settings.seed
     if dim is None:
         scale = None if moment is None else _as_out_in(matrix, moment.inverse_sqrt())

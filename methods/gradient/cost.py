@@ -31,6 +31,8 @@ class Architecture:
         multiplied: N, the number of parameters in matrices that each token is multiplied by: no
             embeddings, and of a layer's experts as many as a token is sent to.
         matrices: (out, in, block) of each matrix that carries the gradient.
+        met: the share of all tokens that is multiplied by each of these: 1, or of an expert's, if
+            all are sent equally many, the experts a token is sent to over their number.
         n_layers: L.
         hidden_size: width of a layer.
         attention_width: a, all heads of a layer together.
@@ -42,6 +44,7 @@ class Architecture:
     parameters: int
     multiplied: int
     matrices: tuple[tuple[int, int, int], ...]
+    met: tuple[float, ...]
     n_layers: int
     hidden_size: int
     attention_width: int
@@ -49,6 +52,12 @@ class Architecture:
     context_length: int
     unwatched_layers: int = 0
     unwatched: int = 0
+
+    @property
+    def products(self) -> list[tuple[int, int, float]]:
+        """(out, in) of each matrix that carries the gradient, and the share of tokens it meets."""
+        pairs = zip(self.matrices, self.met, strict=True)
+        return [(m, n, met) for (m, n, _), met in pairs]
 
 
 @dataclass(frozen=True)
@@ -110,13 +119,14 @@ def projection_flops(
 ) -> float:
     """FLOPs of the projections: Σ over matrices of T·(2·p·(m + n) + 2·p²); T·2·m·n without any.
 
+    An expert's matrix has that of the tokens that it is sent, where no text has more than others.
     The formula holds for second moments of rank one (Adafactor), which are folded into the
     projections. With full ones (Adam) gradients are formed first: see ``collectors.py``.
     """
     if projection_dim is None:
-        return tokens * sum(2 * m * n for m, n, _ in architecture.matrices)
+        return tokens * sum(met * 2 * m * n for m, n, met in architecture.products)
     p = projection_dim
-    return tokens * sum(2 * p * (m + n) + 2 * p * p for m, n, _ in architecture.matrices)
+    return tokens * sum(met * (2 * p * (m + n) + 2 * p * p) for m, n, met in architecture.products)
 
 
 def encode_flops(architecture: Architecture, tokens: float, projection_dim: int | None) -> float:
@@ -205,8 +215,8 @@ def memory(
     - weights: parameters · their bytes, and a copy in the gradients' dtype if that is another, of
       each checkpoint;
     - projections: Σ p·(m + n) numbers, of each checkpoint;
-    - a batch: each token keeps the output of every matrix and four vectors a layer (an estimate),
-      logits and their gradient, and each passage its features;
+    - a batch: each token keeps the output of every matrix that it meets and four vectors a layer
+      (an estimate), logits and their gradient, and each passage its features;
     - a shard: its features in float32;
     - Hessian: float64 matrices Σ b²: R and its root, and R of the queries if mixed; 4·d·c numbers
       for the low-rank form and d each for the diagonal one;
@@ -223,7 +233,7 @@ def memory(
     copies = weights.itemsize + (size if size != weights.itemsize else 0)
     fitting = min(config.batch_size, max(1, workload.passages))
     rows = batch_rows(workload.tokens, fitting, batch_tokens)
-    outputs = sum(m for m, _, _ in architecture.matrices)
+    outputs = sum(met * m for m, _, met in architecture.products)
     outputs += 4 * architecture.hidden_size * architecture.n_layers
     a_token = (outputs + 2 * architecture.vocab_size) * size
     sides = sum(m + n for m, n, _ in architecture.matrices)

@@ -149,6 +149,8 @@ class _Summing(Collector):
 class _Covariances(_Summing):
     """Sums δ δᵀ and x xᵀ over the tokens of ``mask``; no gradient is formed."""
 
+    positioned = True  # as the mask is
+
     def __init__(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
         self.size, self._dtype = shape, dtype
         m, n = shape

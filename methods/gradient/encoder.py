@@ -27,6 +27,7 @@ from methods.gradient.collectors import (
 )
 from methods.gradient.linear import watched
 from methods.gradient.loss import backward_of
+from methods.gradient.mixture import Places
 from methods.gradient.parameters import Matrix, gradient_matrices
 from methods.gradient.settings import FeatureSettings
 
@@ -168,12 +169,12 @@ class GradientEncoder:
                 gradient dtype.
         """
         sinks = [
-            _MatrixSink(matrix, collector, total, ids.shape)
+            _MatrixSink(matrix, collector, total, ids.shape, self._gradient_dtype)
             for matrix, collector, total in zip(self.matrices, collectors, totals, strict=True)
         ]
         with (
             running_in(self._gradient_dtype, self.name),
-            watched([matrix.module for matrix in self.matrices], sinks),
+            watched(self.matrices, sinks, (ids.shape[0], ids.shape[1])),
             torch.enable_grad(),
         ):
             doubt = backward_of(self._settings.output, self.module, ids, labels)
@@ -188,20 +189,31 @@ class GradientEncoder:
 
 
 class _MatrixSink:
-    """The sink of one matrix during one batch: it hands the factors on, example by example."""
+    """The sink of one matrix during one batch: it hands the factors on, example by example.
+
+    Some routers compute in float32 whatever the dtype; the factors are in the model's own.
+    """
 
     def __init__(
-        self, matrix: Matrix, collector: Collector, total: Tensor, shape: torch.Size
+        self,
+        matrix: Matrix,
+        collector: Collector,
+        total: Tensor,
+        shape: torch.Size,
+        dtype: torch.dtype,
     ) -> None:
         self.matrix, self.used = matrix, False
-        self._collector, self._total, self._shape = collector, total, shape
+        self._collector, self._total = collector, total
+        self._shape, self._dtype = shape, dtype
 
     def keep(self, inputs: Tensor) -> Tensor:
-        self.used = True
         return self._collector.keep(self._by_example(inputs))
 
     def add(self, delta: Tensor, kept: Tensor) -> None:
         self._collector.add(self._total, self._by_example(delta), kept)
+
+    def of_some(self, places: Places) -> _ExpertSink:
+        return _ExpertSink(self._collector, self._total, places)
 
     def _by_example(self, rows: Tensor) -> Tensor:
         """Factors ``[batch, tokens, width]``, also of models that work on a flat list of tokens."""
@@ -212,7 +224,23 @@ class _MatrixSink:
                 where="model",
                 fix="this architecture is not supported by gradient methods yet",
             )
-        return rows.reshape(*self._shape, rows.shape[-1])
+        return rows.reshape(*self._shape, rows.shape[-1]).to(self._dtype)
+
+
+class _ExpertSink:
+    """The sink of an expert's matrix for the tokens that the expert is given."""
+
+    def __init__(self, collector: Collector, total: Tensor, places: Places) -> None:
+        self._collector, self._total, self._places = collector, total, places
+
+    def keep(self, inputs: Tensor) -> Tensor:
+        return self._collector.keep(self._by_example(inputs))
+
+    def add(self, delta: Tensor, kept: Tensor) -> None:
+        self._collector.add(self._total, self._by_example(delta), kept)
+
+    def _by_example(self, rows: Tensor) -> Tensor:
+        return self._places.by_text(rows, positioned=self._collector.positioned)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,12 @@
 The matrices are those of attention and MLP; embeddings, output head, biases and normalisation are
 left out. Consecutive layers form groups, each with an attention and an MLP block. Source:
 2410.17413, section 3.
+
+An expert of a mixture has matrices of its own, each with its own projection, and they add up in the
+block of their layer's MLP like its other matrices: the features of a mixture are no longer than
+those of a dense model. Where each parameter is a block, so is a parameter that holds the matrices
+of all experts, as long as they are projected; exact features are as long in any case, and each
+expert's matrix is a block.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from bench.core import progress
 from bench.core.errors import UserError
+from methods.gradient.mixture import is_computable, multiplies_once
 from methods.gradient.settings import (
     Adapters,
     BlockLayout,
@@ -25,8 +32,8 @@ from methods.gradient.settings import (
 )
 
 _ATTENTION = ("attn", "attention")
-_MLP = ("mlp", "feed_forward", "ffn", "feedforward", "fc1", "fc2")  # fc1 and fc2 are OPT's
-_FORWARDS = (nn.Linear.forward, Conv1D.forward)
+_MLP = ("mlp", "feed_forward", "ffn", "feedforward", "moe", "fc1", "fc2")  # the last are OPT's
+PLAIN_FORWARDS = (nn.Linear.forward, Conv1D.forward)
 _NAMES_SHOWN = 3
 
 
@@ -35,15 +42,27 @@ class Matrix:
     """One weight matrix, always seen as ``[out, in]``.
 
     Attributes:
-        name: name of the parameter, e.g. ``"model.layers.0.mlp.up_proj.weight"``.
+        parameter: name of the parameter, e.g. ``"model.layers.0.mlp.up_proj.weight"``.
         module: the layer that multiplies by it.
         transposed: whether the weight is stored as ``[in, out]``, as GPT-2's ``Conv1D`` does.
+        expert: which matrix of a parameter that holds those of all experts; None if it is one.
     """
 
-    name: str
+    parameter: str
     module: nn.Module
     block: int
     transposed: bool
+    expert: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The parameter's name and, of an expert's matrix, its number behind another dot."""
+        return self.parameter if self.expert is None else f"{self.parameter}.{self.expert}"
+
+    @property
+    def attribute(self) -> str:
+        """The name that the parameter has in its module."""
+        return self.parameter.rpartition(".")[2]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -53,8 +72,9 @@ class Matrix:
 
     @property
     def weight(self) -> Tensor:
-        """The parameter itself, as stored."""
-        return self.module.weight  # type: ignore[return-value]
+        """The matrix itself, as stored."""
+        stored: Tensor = getattr(self.module, self.attribute)
+        return stored if self.expert is None else stored[self.expert]
 
 
 def gradient_matrices(model: nn.Module, settings: FeatureSettings) -> list[Matrix]:
@@ -64,7 +84,7 @@ def gradient_matrices(model: nn.Module, settings: FeatureSettings) -> list[Matri
         model: a causal language model of transformers, with or without peft's LoRA layers.
         settings: ``layers`` (from 0, negative ones from the last), ``adapters``, ``unsupported``,
             ``block_layout`` and, for the layout ``groups``, ``layer_blocks``: at most one group a
-            layer is made.
+            layer is made. For the layout ``matrices``, ``projection_dim`` decides of experts.
 
     Raises:
         UserError: there are no decoder layers, a layer is not there, a matrix is unsupported and
@@ -76,19 +96,31 @@ def gradient_matrices(model: nn.Module, settings: FeatureSettings) -> list[Matri
     n_groups = min(settings.layer_blocks, len(chosen))
     matrices: list[Matrix] = []
     faults: list[str] = []
+    n_parameters, projected = 0, settings.projection_dim is not None
     for one in _examined(decoder, chosen, adapters):
         name = f"{prefix}.{one.number}.{one.path}"
         if one.fault:
             faults.append(f"{name}{_parameter_of(one.module)} ({one.fault})")
         else:
             group = chosen.index(one.number) * n_groups // len(chosen)
-            block = {
-                BlockLayout.groups: 2 * group + (_kind(one.path) == "mlp"),
-                BlockLayout.matrices: len(matrices),
-                BlockLayout.single: 0,
-            }[settings.block_layout]
-            transposed = isinstance(one.module, Conv1D)
-            matrices.append(Matrix(f"{name}.weight", one.module, block, transposed))
+            for parameter, stored in _own_matrices(one.module):
+                experts: Sequence[int | None] = range(len(stored)) if stored.ndim == 3 else [None]
+                for expert in experts:
+                    block = {
+                        BlockLayout.groups: 2 * group + (_kind(one.path) == "mlp"),
+                        BlockLayout.matrices: n_parameters if projected else len(matrices),
+                        BlockLayout.single: 0,
+                    }[settings.block_layout]
+                    matrices.append(
+                        Matrix(
+                            f"{name}.{parameter}",
+                            one.module,
+                            block,
+                            _is_transposed(one.module),
+                            expert,
+                        )
+                    )
+                n_parameters += 1
     _judge(faults, settings.unsupported)
     if not matrices:
         raise UserError(
@@ -159,10 +191,11 @@ def _examined(
     for number in chosen:
         for path, module in _candidates(decoder[number], adapters):
             fault = _fault(decoder[number], path, module, seen)
-            if fault is None and id(module.weight) in seen:
+            own = [id(parameter) for _, parameter in _own_matrices(module)]
+            if fault is None and own[0] in seen:
                 continue
             if fault is None:
-                seen[id(module.weight)] = module
+                seen |= dict.fromkeys(own, module)
             yield _Candidate(number, path, module, fault)
 
 
@@ -213,12 +246,22 @@ def _parameter_of(module: nn.Module) -> str:
 
 
 def _own_matrices(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The matrices that a module itself owns; packed weights of a linear layer are one, too."""
+    """The matrices that a module itself owns; packed weights of a linear layer are one, too.
+
+    The biases of experts have two dimensions and are none.
+    """
     return [
         (name, parameter)
         for name, parameter in module.named_parameters(recurse=False)
-        if parameter.ndim > 1 or (isinstance(module, nn.Linear) and name != "bias")
+        if not name.endswith("bias") and (parameter.ndim > 1 or isinstance(module, nn.Linear))
     ]
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    """Whether a module whose matrices can be taken stores them as ``[in, out]``."""
+    if is_computable(module):
+        return bool(module.is_transposed)
+    return isinstance(module, Conv1D)
 
 
 def _fault(
@@ -227,16 +270,17 @@ def _fault(
     """The reason why the gradient of a matrix cannot be taken per example; None if it can."""
     parts = path.split(".")
     parent = layer.get_submodule(".".join(parts[:-1]))
-    # Experts get the tokens of all examples in one list, and not each token.
-    if "experts" in parts or (hasattr(parent, "experts") and parts[-1] in ("gate", "router")):
-        return "mixture-of-experts"
-    if not isinstance(module, nn.Linear | Conv1D):
-        return f"{type(module).__name__} is neither nn.Linear nor Conv1D"
-    if type(module).forward not in _FORWARDS:
-        return f"{type(module).__name__} has a forward of its own"
-    if not module.weight.is_floating_point() or module.weight.ndim != 2:
-        return "quantised"
-    if seen.get(id(module.weight), module) is not module:
+    if is_computable(module):
+        # peft wraps such a module where it adapts parameters of it, and computes in its own way.
+        fault = "mixture-of-experts" if hasattr(parent, "lora_A") else None
+    elif hasattr(parent, "experts") and parts[-1] in ("gate", "router"):
+        own = type(module).forward not in PLAIN_FORWARDS
+        fault = None if own and multiplies_once(module) else "mixture-of-experts"
+    else:
+        fault = _fault_of_experts(module) if "experts" in parts else _fault_of_linear(module)
+    if fault is not None:
+        return fault
+    if any(seen.get(id(one), module) is not module for _, one in _own_matrices(module)):
         return "shares its weight with another layer"
     if len(getattr(parent, "lora_magnitude_vector", ())):
         return "DoRA"
@@ -245,8 +289,25 @@ def _fault(
     return None
 
 
+def _fault_of_experts(module: nn.Module) -> str:
+    """The reason why experts cannot be taken that transformers' common form does not compute."""
+    quantised = any(one.dtype.itemsize == 1 for _, one in _own_matrices(module))
+    return "quantised" if quantised else "mixture-of-experts"
+
+
+def _fault_of_linear(module: nn.Module) -> str | None:
+    """The reason why a module is no plain layer of one matrix; None if it is."""
+    if not isinstance(module, nn.Linear | Conv1D):
+        return f"{type(module).__name__} is neither nn.Linear nor Conv1D"
+    if type(module).forward not in PLAIN_FORWARDS:
+        return f"{type(module).__name__} has a forward of its own"
+    if not module.weight.is_floating_point() or module.weight.ndim != 2:
+        return "quantised"
+    return None
+
+
 def _kind(path: str) -> str | None:
-    if any(word in path for word in _MLP):
+    if any(word in path for word in (*_MLP, "experts")):
         return "mlp"
     return "attention" if any(word in path for word in _ATTENTION) else None
 

@@ -31,9 +31,11 @@ def oracle(
     loss.backward()
     blocks: dict[int, list[Tensor]] = {}
     for matrix in gradient_matrices(module, switches(unsupported=unsupported)):
-        gradient = matrix.weight.grad
+        gradient = module.get_parameter(matrix.parameter).grad
         if kind is not None:
-            gradient = gradient / full_v(model, matrix.name, kind).sqrt()
+            gradient = gradient / full_v(model, matrix.parameter, kind).sqrt()
+        if matrix.expert is not None:
+            gradient = gradient[matrix.expert]
         if matrix.transposed:
             gradient = gradient.T
         if dim is not None:
@@ -50,5 +52,5 @@ def full_v(model: LanguageModel, name: str, kind: str) -> Tensor:
     if kind == "adafactor":
         assert isinstance(moment, Factored)
         row, col = moment.row.double(), moment.col.double()
-        return row[:, None] * col[None, :] / row.mean()
+        return row[..., :, None] * col[..., None, :] / row.mean(-1)[..., None, None]
     return (moment.value.double().sqrt() + 1e-8).square()

@@ -140,20 +140,17 @@ def test_experts_count_as_torch_counts_them(name: str) -> None:
 def test_encoding_of_a_mixture_is_what_torch_counts(
     projection_dim: int | None, tmp_path: Path
 ) -> None:
-    """Its experts are left out of the features, but the gradient passes through them."""
+    """Of its experts, those that a token is sent to, and their projections."""
     options = {**EXPERTS["mixtral"], "num_key_value_heads": 2}
     model = load(make_model(tmp_path, "mixtral", layers=3, **options), torch.float32)
     model.module.set_attn_implementation("eager")  # type: ignore[operator]
     model.module.set_experts_implementation("eager")  # type: ignore[operator]
-    encoder = GradientEncoder(
-        model, switches(projection_dim=projection_dim, layer_blocks=2, unsupported=Unsupported.skip)
-    )
+    encoder = GradientEncoder(model, switches(projection_dim=projection_dim, layer_blocks=2))
     batch = [Tokens(list(range(1, 41)), loss_from=1) for _ in range(3)]
     with counter() as counts:
         encoder.encode(batch)
-    found = architecture_of(
-        model.module.config, switches(layer_blocks=2, unsupported=Unsupported.skip)
-    )
+    found = architecture_of(model.module.config, switches(layer_blocks=2))
+    assert sorted(set(found.met)) == [2 / 8, 1.0]
     expected = 3 * encode_flops(found, 40, projection_dim)
     assert counts.get_total_flops() == pytest.approx(expected, rel=0.05)
     assert block_sizes(found, projection_dim) == encoder.block_sizes

@@ -42,6 +42,7 @@ TOY = Architecture(
     parameters=1000,
     multiplied=2 * (32 + 24) + 40,
     matrices=((8, 4, 0), (6, 4, 1), (8, 4, 2), (6, 4, 3)),
+    met=(1.0, 1.0, 1.0, 1.0),
     n_layers=2,
     hidden_size=4,
     attention_width=4,

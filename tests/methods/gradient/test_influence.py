@@ -25,6 +25,7 @@ from methods.gradient.settings import EkfacConfig, InfluenceConfig, Labels
 from tests.fixtures.gradient_methods import INFLUENCE_DEFAULTS, QUERIES, many_texts, ranked
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import TEXTS, load, make_model
+from tests.oracles.slow_mixture import in_plain_layers
 
 FAMILIES = {"gpt_neox": {}, "gpt2": {}, "llama": {"num_key_value_heads": 2}}
 PASSAGES = [*TEXTS, "", *many_texts(12)]  # the empty one has no loss
@@ -218,6 +219,16 @@ def test_other_dampings(tmp_path, neox, task, damping):
     expected = slow_ekfac(neox, Labels.empirical, damping, seed=0)
     agree(ekfac(task, neox, tmp_path, Labels.empirical, damping=damping), expected)
     agree(datainf(task, neox, tmp_path, damping=damping), slow_datainf(neox, damping))
+
+
+@pytest.mark.slow
+def test_each_expert_is_a_matrix_of_its_own(tmp_path, task):
+    """Its factors and its λ are from the tokens that it is sent."""
+    options = {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
+    model = load(make_model(tmp_path / "model", "mixtral", layers=1, hidden=8, **options))
+    twin = in_plain_layers(model)
+    agree(ekfac(task, model, tmp_path), slow_ekfac(twin, Labels.sampled, 0.1, seed=0))
+    agree(datainf(task, model, tmp_path), slow_datainf(twin, 0.1))
 
 
 # ------------------------------------------------------------------ what changes nothing, or much

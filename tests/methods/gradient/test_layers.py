@@ -144,25 +144,30 @@ def test_dora_is_refused(model: LanguageModel) -> None:
 
 @pytest.fixture
 def mixture(tmp_path: Path, model: LanguageModel) -> LanguageModel:
+    """A mixture whose experts are not given the numbers of those that a token is sent to."""
     config = AutoConfig.for_model(
-        "mixtral", hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_local_experts=4,
-        num_attention_heads=4, num_key_value_heads=2, vocab_size=300,
+        "llama4_text", hidden_size=32, intermediate_size=16, intermediate_size_mlp=16, head_dim=8,
+        num_hidden_layers=2, num_local_experts=4, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=300, pad_token_id=0,
     )  # fmt: skip
-    model.module = AutoModelForCausalLM.from_config(config, experts_implementation="eager").double()
+    model.module = AutoModelForCausalLM.from_config(config).double()
     return model
 
 
 def test_mixture_of_experts_is_named_and_refused(mixture: LanguageModel) -> None:
-    with pytest.raises(UserError, match=r"layers\.0\.mlp\.experts\..*mixture-of-experts") as error:
+    with pytest.raises(UserError, match=r"feed_forward\.experts\..*mixture-of-experts") as error:
         encoder_of(mixture)
     assert "method.unsupported=skip" in str(error.value)
 
 
 def test_mixture_of_experts_is_skipped_if_asked(mixture: LanguageModel, capsys) -> None:
     encoder = encoder_of(mixture, unsupported=Unsupported.skip)
-    assert "left out model.layers.0.mlp" in capsys.readouterr().err
+    assert "left out model.layers.0.feed_forward.experts" in capsys.readouterr().err
     matrices = gradient_matrices(mixture.module, switches(unsupported=Unsupported.skip))
-    assert {m.name.split(".")[3] for m in matrices} == {"self_attn"}
+    assert {m.name.split(".")[3] for m in matrices} == {"self_attn", "feed_forward"}
+    assert {m.name.split(".")[4] for m in matrices if "self_attn" not in m.name} == {
+        "router", "shared_expert",
+    }  # fmt: skip
     expected = autograd_features(mixture, matrices)
     # transformers routes in float32 whatever the model's dtype.
     torch.testing.assert_close(encoder.encode(tokens_of(mixture)), expected, rtol=1e-5, atol=1e-5)
@@ -170,26 +175,23 @@ def test_mixture_of_experts_is_skipped_if_asked(mixture: LanguageModel, capsys) 
 
 def test_what_is_left_out_is_told_by_share_and_name(mixture: LanguageModel) -> None:
     """Fault: a run with unsupported=skip looked like one of the whole model."""
-    taken = sum(
-        parameter.numel()
-        for name, parameter in mixture.module.named_parameters()
-        if "self_attn" in name and parameter.ndim == 2
-    )
-    left = sum(
-        parameter.numel()
-        for name, parameter in mixture.module.named_parameters()
-        if ".mlp." in name and parameter.ndim > 1
-    )
+    every, left = 0, 0
+    for name, parameter in mixture.module.named_parameters():
+        if ".layers." in name and parameter.ndim > 1:
+            every += parameter.numel()
+            left += parameter.numel() if ".experts." in name else 0
     found = coverage(mixture.module, switches())
-    assert found["share"] == pytest.approx(taken / (taken + left), abs=1e-6)
-    assert found["parameters"] == taken
+    assert found["share"] == pytest.approx((every - left) / every, abs=1e-6)
+    assert found["parameters"] == every - left
     assert found["left_out"] == [
-        f"model.layers.0-1.mlp.{name} (mixture-of-experts)"
-        for name in ("gate.weight", "experts.gate_up_proj", "experts.down_proj")
+        f"model.layers.0-1.feed_forward.experts.{name} (mixture-of-experts)"
+        for name in ("gate_up_proj", "down_proj")
     ]
     one = coverage(mixture.module, switches(layers=[1]))
     assert one["share"] == found["share"]
-    assert one["left_out"][0] == "model.layers.1.mlp.gate.weight (mixture-of-experts)"
+    assert (
+        one["left_out"][1] == "model.layers.1.feed_forward.experts.down_proj (mixture-of-experts)"
+    )
 
 
 def test_a_model_that_is_taken_whole_says_so(model: LanguageModel) -> None:
