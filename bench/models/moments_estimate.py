@@ -2,7 +2,8 @@
 
 V is the mean over batches of the squared gradient of a batch's mean loss: what Adam and Adafactor
 average over the steps of a training, at weights that stand still. Matrices keep the means of V over
-rows and over columns, as Adafactor does (Shazeer & Stern, 1804.04235); all else keeps V as it is.
+rows and over columns, as Adafactor does (Shazeer & Stern, 1804.04235), and so does each matrix of a
+stack, as experts are; all else keeps V as it is.
 The loss is that of training: the mean over all predicted tokens of a batch.
 """
 
@@ -28,7 +29,7 @@ from bench.storage.sealed import open_or_make
 from bench.tasks.base import Task
 
 # The version is raised whenever a change of code moves an estimate.
-ESTIMATE_VERSION = 2
+ESTIMATE_VERSION = 3
 ESTIMATED = "estimated"  # what a result's `model.training.second_moments` then says
 # The most padded tokens of one forward pass. A batch's gradient is summed over such parts, so that
 # memory does not grow with the batch; a single passage may be longer.
@@ -132,8 +133,8 @@ def estimate(
 def _zeros(parameter: Tensor) -> dict[str, Tensor]:
     """Zeros for the sums of one parameter, in float64."""
     shape = parameter.shape
-    rooms = {"exp_avg_sq_row": shape[:1], "exp_avg_sq_col": shape[1:]}
-    if parameter.ndim != 2:
+    rooms = {"exp_avg_sq_row": shape[:-1], "exp_avg_sq_col": (*shape[:-2], *shape[-1:])}
+    if parameter.ndim < 2:
         rooms = {"exp_avg_sq": shape}
     device = parameter.device
     return {
@@ -176,7 +177,7 @@ def _add_squares(sums: dict[str, Tensor], parameter: Tensor, name: str, model: s
         if field == "exp_avg_sq":
             total += squares
         else:
-            total += squares.mean(1 if field == "exp_avg_sq_row" else 0, dtype=torch.float64)
+            total += squares.mean(-1 if field == "exp_avg_sq_row" else -2, dtype=torch.float64)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from methods.gradient.mixture import DOWN, OwnProducts, Places, is_computable, s
 from methods.gradient.parameters import PLAIN_FORWARDS, Matrix
 
 
-class Factors(Protocol):
+class Receiver(Protocol):
     """The receiver of the two factors of a matrix's gradient, W = Σ_t δ_t x_tᵀ."""
 
     def keep(self, inputs: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ class Factors(Protocol):
         """Take the gradient of the layer's output ``[..., out]`` and what ``keep`` returned."""
 
 
-class Sink(Factors, Protocol):
+class Sink(Receiver, Protocol):
     """The receiver of a matrix that is given all tokens, or, if it is an expert's, some.
 
     Attributes:
@@ -39,7 +39,7 @@ class Sink(Factors, Protocol):
 
     used: bool
 
-    def of_some(self, places: Places) -> Factors:
+    def of_some(self, places: Places) -> Receiver:
         """The receiver of the factors of some tokens, ``[given, width]``."""
 
 
@@ -53,7 +53,7 @@ class _WatchedLinear(torch.autograd.Function):
         anchor: Tensor,  # noqa: ARG004 - makes the output require a gradient where x does not
         weight: Tensor,
         bias: Tensor | None,
-        sink: Factors,
+        sink: Receiver,
     ) -> Tensor:
         ctx.sink = sink
         ctx.save_for_backward(weight, sink.keep(x))

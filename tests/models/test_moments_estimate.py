@@ -15,6 +15,7 @@ from bench.core.errors import UserError
 from bench.models import moments_estimate
 from bench.models.checkpoints import load_checkpoint
 from bench.models.directory import Directory
+from bench.models.dtypes import choose_experts
 from bench.models.language_model import MOMENTS, LanguageModel
 from bench.models.moment_files import write_moments
 from bench.models.moments_estimate import sampled_rows
@@ -22,7 +23,7 @@ from bench.models.second_moments import Factored, Full, load_moments
 from bench.models.settings import EstimateConfig
 from bench.tasks.base import Task
 from tests.fixtures.helpers import make_task
-from tests.fixtures.models import TEXTS, directory_source, load, make_model
+from tests.fixtures.models import GROUPED, TEXTS, directory_source, load, make_model
 
 CORPUS = (*TEXTS, "x", "Oslo", "Al Grey")  # "x" is one token: nothing of it is predicted
 PASS = EstimateConfig(passages=8, batch_size=3, seed=0)
@@ -62,25 +63,27 @@ def by_autograd(model: LanguageModel, rows: list[int], size: int) -> dict[str, t
     return {name: total / n_batches for name, total in sums.items()}
 
 
-@pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama"])
+@pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2", "llama", "mixtral"])
 @pytest.mark.parametrize("at_once", [1, 10_000])
 def test_moments_are_mean_squared_gradients_of_batches(
     architecture: str, at_once: int, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(moments_estimate, "_TOKENS_AT_ONCE", at_once)
-    folder = make_model(tmp_path / "model", architecture, layers=2)
+    options = {**GROUPED, "num_local_experts": 3} if architecture == "mixtral" else {}
+    folder = make_model(tmp_path / "model", architecture, layers=2, **options)
     model = opened(folder, task)
     rows = sampled_rows(len(CORPUS), PASS).tolist()
     oracle = load(folder)
     oracle.module.double()
+    choose_experts(oracle.module, torch.float64)
     expected = by_autograd(oracle, rows, 3)
     assert set(model.second_moments.by_name) == set(expected)
     for name, want in expected.items():
         found = model.second_moments[name]
-        if want.ndim == 2:
+        if want.ndim > 1:
             assert isinstance(found, Factored)
-            torch.testing.assert_close(found.row, want.mean(1).float())
-            torch.testing.assert_close(found.col, want.mean(0).float())
+            torch.testing.assert_close(found.row, want.mean(-1).float())
+            torch.testing.assert_close(found.col, want.mean(-2).float())
         else:
             assert isinstance(found, Full)
             torch.testing.assert_close(found.value, want.float())
