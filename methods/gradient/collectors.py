@@ -86,10 +86,18 @@ class Collector(ABC):
 
     @abstractmethod
     def keep(self, x_btn: Tensor) -> Tensor:
-        """The part of the layer's input that must live until the backward pass."""
+        """The part of the layer's input that must live until the backward pass.
+
+        Each token's depends on its own input alone, so that of a list ``[t, n]`` can be asked for,
+        unless tokens are ``positioned``.
+        """
+
+    def narrowed(self, delta_btm: Tensor) -> Tensor:
+        """What ``add`` takes of the gradient of the layer's output; each token's by itself."""
+        return delta_btm
 
     @abstractmethod
-    def add(self, total: Tensor, delta_btm: Tensor, kept: Tensor) -> None:
+    def add(self, total: Tensor, narrowed: Tensor, kept: Tensor) -> None:
         """Add what the two factors of this matrix's gradient make of each example to ``total``."""
 
 
@@ -128,9 +136,9 @@ class ShareCollector(Collector):
         """What the features' own collector keeps."""
         return self._collector.keep(x_btn)
 
-    def add(self, total: Tensor, delta_btm: Tensor, kept: Tensor) -> None:
+    def add(self, total: Tensor, narrowed: Tensor, kept: Tensor) -> None:
         """Add this matrix's part of each token's share to ``total``."""
-        total += (delta_btm.to(total.dtype) @ self._paired * kept).sum(-1)
+        total += (narrowed.to(total.dtype) @ self._paired * kept).sum(-1)
 
 
 class _ProjectedCollector(FeatureCollector):
@@ -152,8 +160,11 @@ class _ProjectedCollector(FeatureCollector):
     def keep(self, x_btn: Tensor) -> Tensor:
         return x_btn @ self._in_nq
 
-    def add(self, total: Tensor, delta_btm: Tensor, kept: Tensor) -> None:
-        _add_product(total, (delta_btm @ self._out_mp).transpose(1, 2), kept)
+    def narrowed(self, delta_btm: Tensor) -> Tensor:
+        return delta_btm @ self._out_mp
+
+    def add(self, total: Tensor, narrowed: Tensor, kept: Tensor) -> None:
+        _add_product(total, narrowed.transpose(1, 2), kept)
 
     def paired(self, query_pq: Tensor) -> Tensor:
         return self._out_mp.to(query_pq.dtype) @ query_pq
@@ -197,8 +208,8 @@ class _FullMomentCollector(FeatureCollector):
     def keep(self, x_btn: Tensor) -> Tensor:
         return x_btn
 
-    def add(self, total: Tensor, delta_btm: Tensor, kept: Tensor) -> None:
-        steps = (part.split(self._step) for part in (total, delta_btm, kept))
+    def add(self, total: Tensor, narrowed: Tensor, kept: Tensor) -> None:
+        steps = (part.split(self._step) for part in (total, narrowed, kept))
         for some, delta, x in zip(*steps, strict=True):
             short, long = (delta, x) if self._in_first else (x, delta)
             projected = self._project(short, long, total.dtype)
@@ -235,11 +246,11 @@ class _ExactCollector(FeatureCollector):
     def keep(self, x_btn: Tensor) -> Tensor:
         return x_btn
 
-    def add(self, total: Tensor, delta_btm: Tensor, kept: Tensor) -> None:
+    def add(self, total: Tensor, narrowed: Tensor, kept: Tensor) -> None:
         if self._scale_mn is None:
-            _add_product(total, delta_btm.transpose(1, 2), kept)
+            _add_product(total, narrowed.transpose(1, 2), kept)
         else:
-            total += _product(delta_btm.transpose(1, 2), kept, total.dtype).mul_(self._scale_mn)
+            total += _product(narrowed.transpose(1, 2), kept, total.dtype).mul_(self._scale_mn)
 
     def paired(self, query_pq: Tensor) -> Tensor:
         return query_pq if self._scale_mn is None else query_pq * self._scale_mn

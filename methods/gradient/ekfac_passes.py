@@ -163,8 +163,8 @@ class _Covariances(_Summing):
         self.inner += counted.T @ counted
         return x_btn.new_empty(0)  # nothing of x is needed later
 
-    def add(self, total: Tensor, delta_btm: Tensor, kept: Tensor) -> None:  # noqa: ARG002
-        counted = delta_btm[self.mask].to(self._dtype)
+    def add(self, total: Tensor, narrowed: Tensor, kept: Tensor) -> None:  # noqa: ARG002
+        counted = narrowed[self.mask].to(self._dtype)
         self.outer += counted.T @ counted
 
 
@@ -185,7 +185,9 @@ class _Eigenvalues(_Summing):
     def keep(self, x_btn: Tensor) -> Tensor:
         return x_btn.to(self._dtype) @ self.inputs
 
-    def add(self, total: Tensor, delta_btm: Tensor, kept: Tensor) -> None:  # noqa: ARG002
-        rotated = delta_btm.to(self._dtype) @ self.outputs
-        for delta, x in zip(rotated.split(self._step), kept.split(self._step), strict=True):
+    def narrowed(self, delta_btm: Tensor) -> Tensor:
+        return delta_btm.to(self._dtype) @ self.outputs
+
+    def add(self, total: Tensor, narrowed: Tensor, kept: Tensor) -> None:  # noqa: ARG002
+        for delta, x in zip(narrowed.split(self._step), kept.split(self._step), strict=True):
             self.sums += torch.bmm(delta.transpose(1, 2), x).square_().sum(0)

@@ -210,7 +210,8 @@ class _MatrixSink:
         return self._collector.keep(self._by_example(inputs))
 
     def add(self, delta: Tensor, kept: Tensor) -> None:
-        self._collector.add(self._total, self._by_example(delta), kept)
+        narrowed = self._collector.narrowed(self._by_example(delta))
+        self._collector.add(self._total, narrowed, kept)
 
     def of_some(self, places: Places) -> _ExpertSink:
         return _ExpertSink(self._collector, self._total, places)
@@ -228,16 +229,22 @@ class _MatrixSink:
 
 
 class _ExpertSink:
-    """The sink of an expert's matrix for the tokens that the expert is given."""
+    """The sink of an expert's matrix for the tokens that the expert is given.
+
+    What can be made of each token by itself is made before the zeros come between them.
+    """
 
     def __init__(self, collector: Collector, total: Tensor, places: Places) -> None:
         self._collector, self._total, self._places = collector, total, places
 
     def keep(self, inputs: Tensor) -> Tensor:
-        return self._collector.keep(self._by_example(inputs))
+        if self._collector.positioned:
+            return self._collector.keep(self._by_example(inputs))
+        return self._by_example(self._collector.keep(inputs))
 
     def add(self, delta: Tensor, kept: Tensor) -> None:
-        self._collector.add(self._total, self._by_example(delta), kept)
+        narrowed = self._by_example(self._collector.narrowed(delta))
+        self._collector.add(self._total, narrowed, kept)
 
     def _by_example(self, rows: Tensor) -> Tensor:
         return self._places.by_text(rows, positioned=self._collector.positioned)
