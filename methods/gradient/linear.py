@@ -128,8 +128,17 @@ class _Router:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self._sink.used = True
-        with _WatchedProducts(self._module.weight, self._anchor, self._sink):  # type: ignore[arg-type]
-            return type(self._module).forward(self._module, *args, **kwargs)
+        weight: Tensor = self._module.weight  # type: ignore[assignment]
+        with _WatchedProducts(weight, self._anchor, self._sink) as products:
+            result = type(self._module).forward(self._module, *args, **kwargs)
+        if products.others:
+            raise UserError(
+                f"{type(self._module).__name__} uses its weight beside the product by it, so that "
+                "its gradient is not that of a matrix",
+                where="model",
+                fix="use another model",
+            )
+        return result
 
 
 class _WatchedProducts(OwnProducts):

@@ -12,6 +12,7 @@ each expert, and chooses by the result.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,18 +52,23 @@ def is_computable(experts: nn.Module) -> bool:
 def multiplies_once(router: nn.Module) -> bool:
     """Whether a module multiplies each token by its own weight and does nothing else with it.
 
-    It is tried out on two tokens. The weight may be converted to another dtype before.
+    It is tried out on two tokens, and zeros for what else it asks for: some add a number for each
+    expert before they choose. The weight may be converted to another dtype before the product.
     """
     weight = getattr(router, "weight", None)
     if not isinstance(weight, nn.Parameter) or weight.ndim != 2:
         return False
-    tokens = torch.zeros(1, 2, weight.shape[1], dtype=weight.dtype, device=weight.device)
-    uses = _Uses(weight)
-    try:
-        with torch.no_grad(), uses:
-            type(router).forward(router, tokens)
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
-        return False  # it asks for more than the hidden states
+    kinds = [one.kind for one in inspect.signature(type(router).forward).parameters.values()]
+    n_others = max(0, kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD) - 2)
+    with torch.no_grad():
+        others = [torch.zeros_like(weight[:, 0])] * n_others
+        tokens = torch.zeros_like(weight[:1]).expand(2, -1)
+        uses = _Uses(weight)
+        try:
+            with uses:
+                type(router).forward(router, tokens, *others)
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+            return False  # it asks for something else
     return uses.products == [(2, weight.shape[1])] and not uses.others
 
 

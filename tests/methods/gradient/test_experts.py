@@ -15,8 +15,9 @@ from bench.core.errors import UserError
 from bench.models.language_model import LanguageModel, Tokens
 from bench.models.parameter_names import bare_name
 from methods.gradient.encoder import GradientEncoder
-from methods.gradient.mixture import multiplies_once, sent
-from methods.gradient.parameters import coverage, gradient_matrices
+from methods.gradient.linear import watched
+from methods.gradient.mixture import Places, multiplies_once, sent
+from methods.gradient.parameters import Matrix, coverage, gradient_matrices
 from methods.gradient.projection import projection
 from methods.gradient.settings import Adapters, BlockLayout
 from tests.fixtures.adapters import adapted
@@ -296,11 +297,44 @@ class Plain(Converting):
         return nn.functional.linear(x, self.weight).softmax(-1)
 
 
+class Choosing(Converting):
+    """A router that is given a number for each expert, and does more on more tokens."""
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        if len(x) > 2:
+            x = x + torch.linalg.norm(self.weight)
+        return (nn.functional.linear(x, self.weight) + bias).topk(2, dim=-1).values
+
+
+class Noting:
+    """A sink that keeps nothing."""
+
+    used = False
+
+    def keep(self, inputs: Tensor) -> Tensor:
+        return inputs
+
+    def add(self, delta: Tensor, kept: Tensor) -> None: ...
+
+    def of_some(self, places: Places) -> Noting:
+        return self
+
+
+def test_a_router_that_does_otherwise_when_it_runs_is_refused() -> None:
+    router = Choosing().requires_grad_(False)
+    matrix = Matrix("router.weight", router, 0, transposed=False)
+    with watched([matrix], [Noting()], (1, 2)):
+        assert router(torch.ones(2, 4), torch.zeros(3)).shape == (2, 2)
+        with pytest.raises(UserError, match="Choosing uses its weight beside the product"):
+            router(torch.ones(3, 4), torch.zeros(3))
+
+
 def test_routers_are_told_apart_by_what_they_do_with_their_weight() -> None:
     assert multiplies_once(Plain())
     assert multiplies_once(Plain().to("meta"))
     assert multiplies_once(Converting())
     assert multiplies_once(Converting().double())
+    assert multiplies_once(Choosing())
     assert not multiplies_once(Normed())
 
 
