@@ -103,6 +103,7 @@ def gradient_matrices(model: nn.Module, settings: FeatureSettings) -> list[Matri
             faults.append(f"{name}{_parameter_of(one.module)} ({one.fault})")
         else:
             group = chosen.index(one.number) * n_groups // len(chosen)
+            transposed = _is_transposed(one.module)
             for parameter, stored in _own_matrices(one.module):
                 experts: Sequence[int | None] = range(len(stored)) if stored.ndim == 3 else [None]
                 for expert in experts:
@@ -111,15 +112,8 @@ def gradient_matrices(model: nn.Module, settings: FeatureSettings) -> list[Matri
                         BlockLayout.matrices: n_parameters if projected else len(matrices),
                         BlockLayout.single: 0,
                     }[settings.block_layout]
-                    matrices.append(
-                        Matrix(
-                            f"{name}.{parameter}",
-                            one.module,
-                            block,
-                            _is_transposed(one.module),
-                            expert,
-                        )
-                    )
+                    full = f"{name}.{parameter}"
+                    matrices.append(Matrix(full, one.module, block, transposed, expert))
                 n_parameters += 1
     _judge(faults, settings.unsupported)
     if not matrices:
