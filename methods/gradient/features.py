@@ -11,11 +11,19 @@ from bench.models.checkpoints import load_checkpoint, spread_checkpoints
 from bench.models.language_model import LanguageModel
 from methods.gradient.checkpoints import CheckpointEncoder
 from methods.gradient.encoder import GradientEncoder
+from methods.gradient.mixture import is_computable
 from methods.gradient.settings import CheckpointWeights, FeatureSettings, GradientConfig
 from methods.model_identity import model_identity
 
 # Raised whenever a change of code moves a feature, or the files of an index; part of every key.
 FEATURES_VERSION = 8
+_MIXTURES_VERSION = 1  # the same for what experts add; part of the keys of models that have any
+
+
+def features_version(model: LanguageModel) -> int | list[int]:
+    """The versions of the code that computes a model's features."""
+    has_experts = any(map(is_computable, model.module.modules()))
+    return [FEATURES_VERSION, _MIXTURES_VERSION] if has_experts else FEATURES_VERSION
 
 
 class Features:
@@ -70,7 +78,7 @@ class Features:
         """
         corrected = self._config.optimizer_correction
         return {
-            "version": FEATURES_VERSION,
+            "version": features_version(self._models[-1]),
             "models": [model_identity(one) for one in self._models],
             "moments": [one.required_moments().identity for one in self._models if corrected],
             "settings": identifying(self._config, FeatureSettings),

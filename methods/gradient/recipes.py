@@ -14,7 +14,7 @@ from bench.storage.keys import content_key
 from bench.tasks.passages import PassageStore
 from methods.gradient.checkpoints import CheckpointEncoder
 from methods.gradient.encoder import GradientEncoder
-from methods.gradient.features import FEATURES_VERSION, Features
+from methods.gradient.features import Features, features_version
 from methods.gradient.settings import (
     EncodingSettings,
     GradientConfig,
@@ -105,7 +105,7 @@ class ExactRecipe(Recipe):
 def exact_key_settings(model: LanguageModel, config: InfluenceConfig) -> dict[str, Any]:
     """All that an exact gradient depends on beside its text, as JSON values."""
     return {
-        "features_version": FEATURES_VERSION,
+        "features_version": features_version(model),
         **model_identity(model),
         **identifying(config, EncodingSettings),
     }

@@ -15,6 +15,7 @@ from bench.core.errors import UserError
 from bench.models.language_model import LanguageModel, Tokens
 from bench.models.parameter_names import bare_name
 from methods.gradient.encoder import GradientEncoder
+from methods.gradient.features import features_version
 from methods.gradient.linear import watched
 from methods.gradient.mixture import Places, multiplies_once, sent
 from methods.gradient.parameters import Matrix, coverage, gradient_matrices
@@ -210,6 +211,14 @@ def test_no_parameter_of_a_mixture_is_left_out(mixture: tuple[LanguageModel, boo
         for name, parameter in model.module.named_parameters()
         if ".layers." in name and parameter.ndim > 1 and not name.endswith("bias")
     )
+
+
+def test_only_the_keys_of_mixtures_have_their_version(
+    mixture: tuple[LanguageModel, bool], tmp_path: Path
+) -> None:
+    plain = features_version(load(make_model(tmp_path / "plain")))
+    assert isinstance(plain, int)
+    assert features_version(mixture[0]) == [plain, 1]
 
 
 def test_the_mixture_is_left_as_it_was(mixture: tuple[LanguageModel, bool]) -> None:
