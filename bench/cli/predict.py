@@ -60,10 +60,12 @@ def main(words: Sequence[str]) -> int:
     own, overrides = _own(options.words)
     settings = settings_from(composed(overrides, "predict"))
     progress.set_quiet(settings.quiet)
+    parts = Parts(settings)
+    parts.check_files()
     from bench.models.language_model import mean_probability  # slow to import
     from bench.models.predictions import predictions
 
-    parts = Parts(settings)
+    parts.check_device()
     parts.source.check()
     settings.cache.check()
     queries = parts.task.queries

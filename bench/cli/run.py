@@ -29,6 +29,7 @@ from bench.run.composing import composed_beside, later_cells, sweep
 from bench.run.config_errors import explain
 from bench.run.extend_hydra import extend_hydra
 from bench.run.loggers import log_failure
+from bench.run.parts import Parts
 from bench.run.settings import Settings, settings_from
 from bench.storage.files import refuse_address
 
@@ -86,7 +87,7 @@ def main(words: Sequence[str]) -> int:
                 _start(["-m", *ordered])
         except UserError as error:
             return _report(error)
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
+        except (HydraException, OmegaConfBaseException, ValueError, UserWarning) as error:
             # A ValueError is Hydra's, of a group without a choice: those of cells are CellErrors.
             return _report(explain(error, ordered))
         except BrokenPipeError:
@@ -163,7 +164,8 @@ def _job(config: DictConfig) -> None:
             run_log.note(shlex.join(["tdabench", "run", *overrides]))
             folder = Path(hydra_config.sweep.dir).name if in_sweep else "single"
             sweep_name = hydra_config.runtime.choices.get("experiment") or folder
-            # Seconds, and not needed for a wrong word.
+            Parts(settings).check_files()
+            # Seconds, and not needed for a wrong word or a missing file.
             with progress.counted("load torch and transformers", 2, unit="libraries"):
                 from bench.run.cell import run_cell
 

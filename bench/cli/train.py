@@ -57,6 +57,8 @@ def main(words: Sequence[str]) -> int:
     settings = settings_from(composed(overrides, "train"))
     progress.set_quiet(settings.quiet)
     parts = Parts(settings)
+    parts.check_files()
+    parts.check_device()
     parts.source.check()
     parts.source.check_training()
     settings.cache.check()

@@ -39,8 +39,9 @@ def run_cell(
     Raises:
         UserError: anything that the user can mend; nothing is then left in the cell's folder.
     """
-    words = ["tdabench", "run", *overrides]
-    return MethodCell(Parts(settings), words, sweep, later).outcome()
+    parts, words = Parts(settings), ["tdabench", "run", *overrides]
+    parts.check_device()
+    return MethodCell(parts, words, sweep, later).outcome()
 
 
 class MethodCell(TaskLife):

@@ -140,5 +140,5 @@ def _hydra(overrides: Sequence[str]) -> Iterator[None]:
     try:
         with initialize_config_module("conf", version_base="1.3"):
             yield
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, UserWarning) as error:
         raise explain(error, overrides) from error

@@ -30,6 +30,11 @@ def explain(error: Exception, arguments: Sequence[str]) -> UserError:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _unknown_name(str(error.missing_cfg_file), error.options or ())
     text = str(error)
+    if absent := re.match(r"provider=(\S+).*path=(.*) is not available", text):
+        return UserError(
+            "no such folder", where=f"{absent[1].partition(',')[0]}: {absent[2]}",
+            fix="a relative path begins where the command is given",
+        )  # fmt: skip
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override)
     if several := re.match(r"Ambiguous value for argument '(.*)'$", text, re.MULTILINE):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -33,6 +34,8 @@ class InstalledMethods(SearchPathPlugin):
 def extend_hydra() -> None:
     """Make Hydra ask for them; calling it twice is harmless."""
     Plugins.instance().register(InstalledMethods)
+    # Of a folder that is not there Hydra only warns, and then does not find what is in it.
+    warnings.filterwarnings("error", message="provider=", category=UserWarning)
     OmegaConf.register_new_resolver("projection_side", _side_of, replace=True)
     OmegaConf.register_new_resolver("folder_name", _name_of, replace=True)
     OmegaConf.register_new_resolver("finetuned_name", _finetuned_name_of, replace=True)

@@ -62,6 +62,14 @@ class Parts:
         vars(parts).update({name: one for name, one in vars(self).items() if name != "settings"})
         return parts
 
+    def check_files(self) -> None:
+        """Raise UserError if a file that the task reads is not there; it needs no torch."""
+        self.builder.fingerprint()
+
+    def check_device(self) -> None:
+        """Raise UserError if torch cannot use the device."""
+        _ = self.settings.device
+
     @cached_property
     def builder(self) -> TaskBuilder:
         """The builder of the task."""

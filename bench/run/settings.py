@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class Settings:
     Attributes:
         resolved: everything with plain values, as written to ``config.yaml``.
         task, model, method, engine: their own keys, unvalidated until their class is known.
+        device_name: the name of a torch device, or ``auto``.
         results, cache: the copies of ``results_dir`` and ``cache_dir`` in a store, if there is one.
     """
 
@@ -60,11 +62,20 @@ class Settings:
     top_k: int
     results_dir: Path
     cache_dir: Path
-    device: str
+    device_name: str
     quiet: bool
     spans: bool
     results: Mirror
     cache: Mirror
+
+    @property
+    def device(self) -> str:
+        """The torch device, ``auto`` resolved; importing torch takes seconds.
+
+        Raises:
+            UserError: torch cannot use it.
+        """
+        return _device(self.device_name)
 
 
 def settings_from(config: DictConfig) -> Settings:
@@ -121,7 +132,7 @@ def settings_from(config: DictConfig) -> Settings:
         top_k=common.top_k,
         results_dir=results_dir,
         cache_dir=cache_dir,
-        device=_device(common.device),
+        device_name=common.device,
         quiet=common.quiet,
         spans=common.spans,
         results=results,
@@ -149,15 +160,11 @@ def _spelled_out(given: Any) -> dict[str, Any] | None:
     return {"name": judge["name"], **asdict(settings)}
 
 
+@cache
 def _device(name: str) -> str:
-    """The torch device of that name, ``auto`` resolved.
-
-    Raises:
-        UserError: torch cannot use it.
-    """
     if name == "cpu":
         return name
-    import torch  # slow to import, so that everything else is checked before
+    import torch
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

@@ -195,6 +195,15 @@ def test_list_imports_nothing_heavy() -> None:
         ("import x.jsonl tsk=jsonl", 2, "did you mean task"),
         ("plan modl=tiny", 2, "did you mean model"),
         ("plan --help", 0, ""),
+        ("run task=jsonl task.queries=q.jsonl task.passages=p.jsonl", 2, "q.jsonl: no such file"),
+        ("train task=jsonl task.queries=q.jsonl task.passages=p.jsonl", 2, "q.jsonl: no such file"),
+        ("predict out task=jsonl task.queries=q.jsonl task.passages=p", 2, "q.jsonl: no such file"),
+        ("import bm25.run task=none", 2, "bm25.run: no such file"),
+        (
+            "run method=x hydra.searchpath=[file://here]",
+            2,
+            "hydra.searchpath: here: no such folder",
+        ),
     ],
 )
 def test_wrong_words_are_answered_before_torch_is_imported(

@@ -22,6 +22,7 @@ from bench.engines import ENGINES
 from bench.models import SOURCES
 from bench.run.config_errors import explain
 from bench.run.loggers import LoggerConfig
+from bench.run.parts import Parts
 from bench.run.settings import settings_from
 from bench.tasks import TASKS
 from methods import METHODS
@@ -124,6 +125,14 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings_from(composed("device=auto")).device == auto
 
 
+@pytest.mark.parametrize("name", ["gpu", "cuda:99"])
+def test_a_device_that_torch_cannot_use(name: str) -> None:
+    """Torch is asked, and loaded, only where the device is needed."""
+    settings = settings_from(composed(f"device={name}"))
+    with pytest.raises(UserError, match=f"^device: device '{name}' cannot be used \\("):
+        Parts(settings).check_device()
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -136,8 +145,6 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         ("device=null", "device: Incompatible value 'None'"),
         ("results_dir='s3://b/x'", "results_dir=s3://b/x: needs a folder of this machine"),
         ("cache_dir='gs://b/x'", "cache_dir=gs://b/x: needs a folder of this machine"),
-        ("device=gpu", "device: device 'gpu' cannot be used (Expected one of cpu, cuda"),
-        ("device=cuda:99", "device: device 'cuda:99' cannot be used ("),
         ("+sed=1", "unknown key sed; did you mean seed?"),
         ("~method", "method: nothing is chosen; set method=NAME"),
         ("method.seed=${nope}", "Interpolation key 'nope' not found; check the ${...}"),
