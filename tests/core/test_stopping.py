@@ -118,7 +118,7 @@ def test_a_real_run_stops_and_goes_on(
     while process.runs(0.002) and len(sidecars(cache)) < 5:
         continue
     sent = time.time_ns()
-    (os.killpg if to_group else os.kill)(process.pid, signal.SIGTERM)
+    process.send(signal.SIGTERM, to_group=to_group)
     stopped = process.end()
     said = stopped.stderr
     assert stopped.returncode == 128 + signal.SIGTERM, said

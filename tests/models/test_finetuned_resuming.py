@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import time
@@ -151,7 +150,7 @@ def test_a_process_that_is_killed_ten_times_ends_in_the_same_files(
             if now and now != states:
                 break
         time.sleep(moments.uniform(0, 0.3))
-        os.kill(process.pid, signal.SIGKILL)
+        process.send(signal.SIGKILL)
         assert process.end().returncode == -signal.SIGKILL, "it was killed while it trained"
     again = forks.run(*words, f"cache_dir={killed}")
     assert again.returncode == 0, again.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -175,7 +174,7 @@ def test_a_killed_process_ends_in_the_same_files(tmp_path: Path, forks: Forks) -
         pattern = f"models/micro/.*.unfinished/folder/resume-{epoch:03}.safetensors"
         while process.runs(0.01) and not list(killed.glob(pattern)):
             continue
-        os.kill(process.pid, signal.SIGKILL)
+        process.send(signal.SIGKILL)
         assert process.end().returncode == -signal.SIGKILL, "it was killed while it trained"
     again = forks.run(*words, f"cache_dir={killed}")
     assert again.returncode == 0, again.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -190,7 +189,7 @@ def test_sigkill_at_any_moment_costs_nothing_that_was_finished(tmp_path, forks):
         while process.runs(0.002) and len(list(cache.rglob("shard-*.json"))) < n_finished:
             continue
         time.sleep(chance.random() * 0.05)
-        os.kill(process.pid, signal.SIGKILL)
+        process.send(signal.SIGKILL)
         assert process.end().returncode == -signal.SIGKILL
         changed = {path: path.stat().st_mtime_ns for path in cache.rglob("shard-*.json")}
         assert changed.items() >= done.items(), "a finished shard is not written again"
