@@ -1,6 +1,8 @@
 """One thread a test process: on small tensors threads only get in each other's way."""
 
+import multiprocessing
 import os
+from collections.abc import Iterator
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch starts, here and in child processes
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may reach for a network
@@ -9,6 +11,26 @@ os.environ["WANDB_MODE"] = "offline"
 import pytest
 
 from bench.core import progress
+from bench.engines import processes
+from tests.fixtures.forks import Forks
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """The process that commands are forks of which tests kill, or whose process is the point."""
+    with Forks() as process:
+        yield process
+
+
+@pytest.fixture
+def quick_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of processes are forks of a fresh process that has loaded torch and transformers.
+
+    For tests of what workers do; how they begin and end is looked at in ``tests/engines``.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "transformers.modeling_utils"])
+    monkeypatch.setattr(processes, "_SPAWN", context)
 
 
 @pytest.fixture(autouse=True)

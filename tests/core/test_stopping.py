@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from bench.core import stopping
 from bench.core.errors import UserError
 from bench.engines.base import Job
 from bench.engines.serial import Serial, SerialConfig
+from tests.fixtures.forks import Fork, Forks
 from tests.fixtures.gradient_methods import index_files
 from tests.fixtures.runs import SMALL
 
@@ -85,17 +84,10 @@ def test_the_command_ends_with_one_line_and_its_own_status(monkeypatch, capsys) 
     assert capsys.readouterr().err == "stopped: what is finished is kept; run again to go on\n"
 
 
-def command(folder: Path, cache: Path, engine: list[str]) -> list[str]:
+def start(forks: Forks, folder: Path, cache: Path, engine: list[str]) -> Fork:
     places = [f"results_dir={folder}", f"cache_dir={cache}"]
-    words = ["method=trackstar", "metric=attribution", *SMALL, *engine, *places]
-    return [sys.executable, "-m", "tests.fixtures.run_small_shards", "run", *words]
-
-
-def start(*arguments) -> subprocess.Popen[str]:
-    root = Path(__file__).parents[2]
-    return subprocess.Popen(
-        command(*arguments), cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    words = ["run", "method=trackstar", "metric=attribution", *SMALL, *engine, *places]
+    return forks.start(*words, module="tests.fixtures.run_small_shards")
 
 
 def sidecars(cache: Path) -> dict[Path, int]:
@@ -103,12 +95,11 @@ def sidecars(cache: Path) -> dict[Path, int]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
     """The cache of a run that nobody stops."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    process = start(folder, folder / "cache", ["engine=serial"])
-    process.communicate()
-    assert process.returncode == 0
+    done = start(forks, folder, folder / "cache", ["engine=serial"]).end()
+    assert done.returncode == 0, done.stderr
     return folder / "cache"
 
 
@@ -116,20 +107,21 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("to_group", [False, True])
 def test_a_real_run_stops_and_goes_on(
-    tmp_path: Path, undisturbed: Path, workers: int, to_group: bool
+    tmp_path: Path, forks: Forks, undisturbed: Path, workers: int, to_group: bool
 ) -> None:
     engine = ["engine=processes", f"engine.workers={workers}"] if workers else ["engine=serial"]
     cache = tmp_path / "cache"
     cache.mkdir()
     for part in ("tasks", "models"):  # trained once
         (cache / part).symlink_to(undisturbed / part)
-    process = start(tmp_path / "results", cache, engine)
-    while process.poll() is None and len(sidecars(cache)) < 5:
-        time.sleep(0.002)
+    process = start(forks, tmp_path / "results", cache, engine)
+    while process.runs(0.002) and len(sidecars(cache)) < 5:
+        continue
     sent = time.time_ns()
-    (os.killpg if to_group else os.kill)(process.pid, signal.SIGTERM)
-    said = process.communicate()[1]
-    assert process.returncode == 128 + signal.SIGTERM, said
+    process.send(signal.SIGTERM, to_group=to_group)
+    stopped = process.end()
+    said = stopped.stderr
+    assert stopped.returncode == 128 + signal.SIGTERM, said
     assert said.splitlines()[-1] == "stopped: what is finished is kept; run again to go on"
     assert "Traceback" not in said
     kept = sidecars(cache)
@@ -140,9 +132,11 @@ def test_a_real_run_stops_and_goes_on(
     assert not list(cache.rglob("*.partial-*"))
     assert not list(tmp_path.rglob("result.json"))
 
-    again = start(tmp_path / "results", cache, engine)
-    assert again.communicate()[1]
-    assert again.returncode == 0
+    # What is left is the same wherever the signal went; the next run need not have the same engine.
+    engine = ["engine=serial"] if to_group else engine
+    again = start(forks, tmp_path / "results", cache, engine).end()
+    assert again.stderr
+    assert again.returncode == 0, again.stderr
     assert sidecars(cache).items() >= kept.items(), "none is made again"
     assert len(sidecars(cache)) == N_SHARDS
     assert len(list(tmp_path.rglob("result.json"))) == 1

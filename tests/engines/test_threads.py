@@ -6,14 +6,14 @@ The models that are trained are the same. Rankings stay, and scores move in last
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.fixtures.forks import Forks
 
 MODEL = (
     "task.n_passages=600", "task.n_facts=60", "model.hidden_size=64", "model.num_layers=2",
@@ -22,10 +22,20 @@ MODEL = (
 TOLERANCE = 1e-6  # of the largest score of a query, as docs/engines.md says
 
 
-def tdabench(threads: int, *words: str) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "bench", *words, *MODEL, "quiet=true"]
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+def places(folder: Path, threads: int) -> tuple[str, str]:
+    return f"cache_dir={folder / str(threads)}", "quiet=true"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[int, Forks]]]:
+    """A folder of caches by the number of threads that a model was trained in, and commands."""
+    folder = tmp_path_factory.mktemp("trained")
+    with Forks(OMP_NUM_THREADS="1") as one, Forks(OMP_NUM_THREADS="2") as two:
+        commands = {1: one, 2: two}
+        for threads, tdabench in commands.items():
+            done = tdabench.run("train", *MODEL, *places(folder, threads))
+            assert done.returncode == 0, done.stderr
+        yield folder, commands
 
 
 def rankings(results: Path, method: str) -> list[tuple[list[str], np.ndarray]]:
@@ -35,14 +45,17 @@ def rankings(results: Path, method: str) -> list[tuple[list[str], np.ndarray]]:
 
 
 @pytest.mark.slow
-def test_rankings_do_not_depend_on_threads(tmp_path: Path) -> None:
+def test_rankings_do_not_depend_on_threads(
+    tmp_path: Path, trained: tuple[Path, dict[int, Forks]]
+) -> None:
     methods = ("trackstar", "ekfac")
-    tdabench(1, "train", f"cache_dir={tmp_path}/1")
-    shutil.copytree(tmp_path / "1", tmp_path / "2")
-    for threads in (1, 2):
-        places = [f"results_dir={tmp_path}/r{threads}", f"cache_dir={tmp_path}/{threads}"]
-        sweep = ["-m", f"method={','.join(methods)}", "metric=attribution"]
-        tdabench(threads, "run", *sweep, *places)
+    folder, commands = trained
+    for threads, tdabench in commands.items():
+        shutil.copytree(folder / "1", tmp_path / str(threads))
+        sweep = ["-m", f"method={','.join(methods)}", "metric=attribution", *MODEL]
+        results = f"results_dir={tmp_path}/r{threads}"
+        done = tdabench.run("run", *sweep, results, *places(tmp_path, threads))
+        assert done.returncode == 0, done.stderr
     for method in methods:
         one, two = (rankings(tmp_path / f"r{threads}", method) for threads in (1, 2))
         assert len(one) == len(two) > 0
@@ -57,11 +70,11 @@ def test_rankings_do_not_depend_on_threads(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_trained_model_does_not_depend_on_threads(tmp_path: Path) -> None:
+def test_a_trained_model_does_not_depend_on_threads(
+    trained: tuple[Path, dict[int, Forks]],
+) -> None:
     """Weights, moments, checkpoints and log are equal bit for bit, and so is the key."""
-    for threads in (1, 2):
-        tdabench(threads, "train", f"cache_dir={tmp_path}/{threads}")
-    one, two = (files(tmp_path / str(threads) / "models") for threads in (1, 2))
+    one, two = (files(trained[0] / str(threads) / "models") for threads in (1, 2))
     assert {Path(name).name for name in one} >= {"model.safetensors", "second_moments.safetensors"}
     assert one == two
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bench.cli.main import main
+from tests.fixtures.forks import Forks
 from tests.fixtures.runs import SMALL, cells, ranked, result, run
-from tests.fixtures.sources import ROOT
-from tests.fixtures.trees import copied, tdabench, touched
+from tests.fixtures.trees import copied, touched
 
 # File → pairs of what is there and what is put in its place: a switch that scales all gradients.
 SWITCH = {
@@ -72,24 +72,25 @@ def test_a_switch_touches_three_files(tmp_path: Path) -> None:
     assert names == set(SWITCH)
 
     words = ("run", *SMALL, f"cache_dir={tmp_path}/cache", "metric=attribution", "quiet=true")
-    plain, doubled = (
-        scores_of(tree, *words, f"results_dir={tmp_path}/{scale}", f"method.scale={scale}")
-        for scale in ("1.0", "2.0")
-    )
-    for one, two in zip(plain, doubled, strict=True):
-        assert two == pytest.approx([4 * score for score in one], rel=1e-5), "both sides have it"
-    assert len(list((tmp_path / "cache/index/gradient").iterdir())) == 2, "an index a value"
-    refused = tdabench(tree, *words, "method=grad_dot", "method.scale=0")
-    assert refused.returncode == 2
-    assert "method.scale: expected more than 0, found 0.0" in refused.stderr
-    for others in (("plan", *SMALL, "plan.device_tflops=1"), (*words, "method=datainf")):
-        done = tdabench(tree, *others, f"results_dir={tmp_path}/others", "quiet=true")
-        assert done.returncode == 0, done.stderr
+    with Forks(tree) as tdabench:
+        plain, doubled = (
+            scores_of(tdabench, *words, f"results_dir={tmp_path}/{scale}", f"method.scale={scale}")
+            for scale in ("1.0", "2.0")
+        )
+        for one, two in zip(plain, doubled, strict=True):
+            assert two == pytest.approx([4 * score for score in one], rel=1e-5), "both sides"
+        assert len(list((tmp_path / "cache/index/gradient").iterdir())) == 2, "an index a value"
+        refused = tdabench.run(*words, "method=grad_dot", "method.scale=0")
+        assert refused.returncode == 2
+        assert "method.scale: expected more than 0, found 0.0" in refused.stderr
+        for others in (("plan", *SMALL, "plan.device_tflops=1"), (*words, "method=datainf")):
+            done = tdabench.run(*others, f"results_dir={tmp_path}/others", "quiet=true")
+            assert done.returncode == 0, done.stderr
 
 
-def scores_of(tree: Path, *words: str) -> list[list[float]]:
+def scores_of(tdabench: Forks, *words: str) -> list[list[float]]:
     """Scores of the lists that a run of ``grad_dot`` makes."""
-    done = tdabench(tree, *words, "method=grad_dot")
+    done = tdabench.run(*words, "method=grad_dot")
     assert done.returncode == 0, done.stderr
     (place,) = [Path(word.split("=")[1]) for word in words if word.startswith("results_dir=")]
     lines = (cells(place)["grad_dot"] / "retrievals.jsonl").read_text(encoding="utf-8").splitlines()
@@ -150,13 +151,14 @@ def test_a_method_of_an_installed_package_needs_no_word(own: Path, tmp_path: Pat
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: guest\nVersion: 1.0\n")
     points = "[tdabench.methods]\nguest = guest_methods\n"
     (info / "entry_points.txt").write_text(points, encoding="utf-8")
-    listed = tdabench(ROOT, "list", "methods", PYTHONPATH=str(site))
-    assert "passages in their order" in listed.stdout, listed.stderr
     places = (f"results_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache")
     words = ("run", *SMALL, *places, "metric=attribution", "method=own")
-    done = tdabench(ROOT, *words, PYTHONPATH=str(site))
+    with Forks(PYTHONPATH=str(site)) as tdabench:
+        listed = tdabench.run("list", "methods")
+        done = tdabench.run(*words)
+        refused = tdabench.run("plan", "method=own")
+    assert "passages in their order" in listed.stdout, listed.stderr
     assert done.returncode == 0, done.stderr
     assert "of your own" not in done.stderr, "it was installed"
     assert list(cells(tmp_path / "runs")) == ["own"]
-    refused = tdabench(ROOT, "plan", "method=own", PYTHONPATH=str(site))
     assert "plan covers gradient methods only, and own is none" in refused.stderr

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +16,7 @@ from bench.models import learning, resuming
 from bench.models.training import Training
 from bench.storage.hashes import file_sha256
 from bench.tasks.base import Query, Task
+from tests.fixtures.forks import Forks
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import TEXTS, finetuned_source, make_model
 
@@ -131,37 +129,32 @@ def test_a_stop_while_it_saves(
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_ten_times_ends_in_the_same_files(tmp_path: Path) -> None:
+def test_a_process_that_is_killed_ten_times_ends_in_the_same_files(
+    tmp_path: Path, forks: Forks
+) -> None:
     init = make_model(tmp_path / "init", "llama", layers=2)
-    words = [
-        sys.executable, "-m", "bench", "train", "model=finetuned", f"model.init={init}",
-        "task=factworld", "task.n_passages=400", "task.n_facts=40", "model.train.epochs=15",
-        "model.train.until=null", "model.train.batch_size=2", "model.train.save_steps=7",
-    ]  # fmt: skip
-
-    def environment(cache: str) -> dict[str, str]:
-        return {**os.environ, "TDABENCH_CACHE": str(tmp_path / cache)}
-
-    subprocess.run(words, env=environment("whole"), check=True, capture_output=True)
-    moments, killed = random.Random(0), 0
+    words = (
+        "train", "model=finetuned", f"model.init={init}", "task=factworld", "task.n_passages=400",
+        "task.n_facts=40", "model.train.epochs=8", "model.train.until=null",
+        "model.train.batch_size=2", "model.train.save_steps=7",
+    )  # fmt: skip
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert forks.run(*words, f"cache_dir={whole}").returncode == 0
+    moments = random.Random(0)
     pattern = "models/finetuned-init/.*.unfinished/folder/progress.json"
-    with open(tmp_path / "log", "w+") as log:
-        while killed < 10:
-            process = subprocess.Popen(words, env=environment("killed"), stderr=log, stdout=log)
-            states = [path.read_bytes() for path in (tmp_path / "killed").glob(pattern)]
-            while process.poll() is None:  # until it trains, and has saved something new
-                now = [path.read_bytes() for path in (tmp_path / "killed").glob(pattern)]
-                if now and now != states:
-                    break
-                time.sleep(0.005)
-            time.sleep(moments.uniform(0, 0.6))
-            process.send_signal(signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL, "it was killed while it trained"
-            killed += 1
-        again = subprocess.run(
-            words, env=environment("killed"), check=True, capture_output=True, text=True
-        )
+    for _ in range(10):
+        states = [path.read_bytes() for path in killed.glob(pattern)]
+        process = forks.start(*words, f"cache_dir={killed}")
+        while process.runs(0.005):  # until it trains, and has saved something new
+            now = [path.read_bytes() for path in killed.glob(pattern)]
+            if now and now != states:
+                break
+        time.sleep(moments.uniform(0, 0.3))
+        process.send(signal.SIGKILL)
+        assert process.end().returncode == -signal.SIGKILL, "it was killed while it trained"
+    again = forks.run(*words, f"cache_dir={killed}")
+    assert again.returncode == 0, again.stderr
     assert "go on training after epoch" in again.stderr
-    (whole,) = (tmp_path / "whole" / "models" / "finetuned-init").iterdir()
-    (killed_folder,) = (tmp_path / "killed" / "models" / "finetuned-init").iterdir()
-    assert files(killed_folder) == files(whole)
+    (one,) = (whole / "models" / "finetuned-init").iterdir()
+    (other,) = (killed / "models" / "finetuned-init").iterdir()
+    assert files(other) == files(one)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import AutoConfig
 
+from bench.cli.main import main
 from bench.core.errors import UserError
 from bench.models.loading import load_tokenizer
+from bench.models.predictions import predictions
 from bench.models.sizes import check_files
+from bench.tasks.base import Query
 from methods.encoders import _load_encoder
-from tests.fixtures.models import load, make_model
-from tests.fixtures.sources import ROOT
+from metrics.judges.nli import Nli, NliConfig
+from tests.fixtures.models import directory_source, load, make_model
 
 EVIL = "from pathlib import Path\nPath({marker!r}).touch()\n"
 AUTO_MAP = {
@@ -83,24 +88,17 @@ VARIANTS = (
     of_an_own_family, of_a_known_family, tokenizer, old_tokenizer, generation, adapter,
     sentence_encoder, sentence_arguments,
 )  # fmt: skip
-# Every way in which a folder is opened; what fails must fail as a user's mistake.
-OPENING = """
-import sys
-from pathlib import Path
-from bench.core.errors import UserError
-from bench.models.predictions import predictions
-from bench.tasks.base import Query
-from methods.encoders import _load_encoder
-from metrics.judges.nli import Nli, NliConfig
-from tests.fixtures.models import directory_source
 
-def tried(open):
+
+def tried(opens: Callable[[], Any]) -> Any:
+    """What is opened; None if that fails, which it must as a user's mistake."""
     try:
-        return open()
+        return opens()
     except UserError:
         return None
 
-for folder in map(Path, sys.argv[1:]):
+
+def open_in_every_way(folder: Path) -> None:
     source = directory_source(folder)
     tried(source.architecture)
     source.tokenizer(None, folder)
@@ -108,12 +106,16 @@ for folder in map(Path, sys.argv[1:]):
     if model is not None:
         list(predictions(model, [Query("q", "Al Grey plays the", "trombone")], 3))
     for kind in ("SentenceTransformer", "SparseEncoder"):
-        tried(lambda: _load_encoder(folder, "cpu", None, kind))
+        tried(partial(_load_encoder, folder, "cpu", None, kind))
     judge = tried(lambda: Nli(NliConfig(model=str(folder)), "cpu"))
     for part in ("_model_config", "_tokenizer", "_module"):
-        tried(lambda: getattr(judge, part))
-print("opened all")
-"""
+        tried(partial(getattr, judge, part))
+
+
+@pytest.fixture(autouse=True)
+def _yes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody who answers "y" to every question."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 1000))
 
 
 @pytest.fixture
@@ -132,49 +134,45 @@ def encoder_of(folder: Path) -> object:
     return _load_encoder(folder, "cpu", None, "SentenceTransformer")
 
 
-def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments], input="y\n" * 1000, capture_output=True, text=True,
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300,
-    )  # fmt: skip
-
-
-def test_nothing_of_a_folder_is_run(tmp_path: Path, marker: Path) -> None:
-    folders = [folder_with(tmp_path, marker, change) for change in VARIANTS]
-    done = run(["-c", OPENING, *map(str, folders)], tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.endswith("opened all\n")
-    assert "[y/N]" not in done.stdout + done.stderr, "nobody is asked"
+def test_nothing_of_a_folder_is_run(
+    tmp_path: Path, marker: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for change in VARIANTS:
+        open_in_every_way(folder_with(tmp_path, marker, change))
+    captured = capsys.readouterr()
+    assert "[y/N]" not in captured.out + captured.err, "nobody is asked"
     assert not marker.exists()
 
 
-def test_a_run_of_the_command(tmp_path: Path, marker: Path) -> None:
+def test_a_run_of_the_command(
+    tmp_path: Path, marker: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = folder_with(tmp_path, marker, of_an_own_family)
     query = {"query_id": "q", "prompt": "Al Grey plays the", "target": "trombone", "gold": ["p"]}
     (tmp_path / "queries.jsonl").write_text(json.dumps(query))
     passage = {"passage_id": "p", "text": "Al Grey plays the trombone."}
     (tmp_path / "passages.jsonl").write_text(json.dumps(passage))
-    done = run(
-        [
-            "-m", "bench", "run", "task=jsonl", "task.queries=queries.jsonl",
-            "task.passages=passages.jsonl", "model=hf", f"model.path={folder}", "method=grad_cos",
-            "metric=attribution",
-        ],
-        tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert "cannot be loaded as a causal language model" in done.stderr
-    assert "Traceback" not in done.stderr
+    status = main([
+        "run", "task=jsonl", f"task.queries={tmp_path}/queries.jsonl",
+        f"task.passages={tmp_path}/passages.jsonl", "model=hf", f"model.path={folder}",
+        "method=grad_cos", "metric=attribution", f"results_dir={tmp_path}/runs",
+        f"cache_dir={tmp_path}/cache",
+    ])  # fmt: skip
+    said = capsys.readouterr().err
+    assert status == 2, said
+    assert "cannot be loaded as a causal language model" in said
+    assert "Traceback" not in said
     assert not marker.exists()
 
 
-def test_the_folder_would_run_if_it_were_trusted(tmp_path: Path, marker: Path) -> None:
+def test_the_folder_would_run_if_it_were_trusted(
+    tmp_path: Path, marker: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Else the tests above would pass without looking."""
     folder = folder_with(tmp_path, marker, of_an_own_family)
-    code = (
-        "import sys; from transformers import AutoConfig; AutoConfig.from_pretrained(sys.argv[1])"
-    )
-    run(["-c", code, str(folder)], tmp_path)
+    with pytest.raises(AttributeError, match="Config"):  # which the code does not have
+        AutoConfig.from_pretrained(folder)
+    assert "[y/N]" in capsys.readouterr().out, "somebody is asked"
     assert marker.exists()
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ from bench.models.training import Training
 from bench.storage.hashes import file_sha256
 from bench.storage.whole_folders import resumable_folder
 from bench.tasks.base import Query, Task
+from tests.fixtures.forks import Forks
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import TEXTS, scratch_source
 
@@ -165,31 +162,24 @@ def test_forget_leaves_a_model_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_in_the_same_files(tmp_path: Path) -> None:
-    words = [
-        sys.executable, "-m", "bench", "train", "model=micro", "model.epochs=6",
-        "task=factworld", "task.n_passages=600", "task.n_facts=60", "model.hidden_size=32",
-    ]  # fmt: skip
-
-    def environment(cache: str) -> dict[str, str]:
-        return {**os.environ, "TDABENCH_CACHE": str(tmp_path / cache)}
-
-    subprocess.run(words, env=environment("whole"), check=True, capture_output=True)
-    killed = 0
-    with open(tmp_path / "log", "w+") as log:
-        for epoch in (2, 4):
-            process = subprocess.Popen(words, env=environment("killed"), stderr=log, stdout=log)
-            pattern = f"models/micro/.*.unfinished/folder/resume-{epoch:03}.safetensors"
-            while process.poll() is None and not list((tmp_path / "killed").glob(pattern)):
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-            killed += process.wait() == -signal.SIGKILL
-        assert killed == 2, "it was killed while it trained"
-        found = subprocess.run(
-            words, env=environment("killed"), check=True, capture_output=True, text=True
-        )
-    assert "go on training after epoch" in found.stderr
-    (whole,) = (tmp_path / "whole" / "models" / "micro").iterdir()
-    (again,) = (tmp_path / "killed" / "models" / "micro").iterdir()
-    assert whole.name == again.name
-    assert files(again) == files(whole)
+def test_a_killed_process_ends_in_the_same_files(tmp_path: Path, forks: Forks) -> None:
+    words = (
+        "train", "model=micro", "model.epochs=6", "task=factworld", "task.n_passages=600",
+        "task.n_facts=60", "model.hidden_size=32",
+    )  # fmt: skip
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert forks.run(*words, f"cache_dir={whole}").returncode == 0
+    for epoch in (2, 4):
+        process = forks.start(*words, f"cache_dir={killed}")
+        pattern = f"models/micro/.*.unfinished/folder/resume-{epoch:03}.safetensors"
+        while process.runs(0.01) and not list(killed.glob(pattern)):
+            continue
+        process.send(signal.SIGKILL)
+        assert process.end().returncode == -signal.SIGKILL, "it was killed while it trained"
+    again = forks.run(*words, f"cache_dir={killed}")
+    assert again.returncode == 0, again.stderr
+    assert "go on training after epoch" in again.stderr
+    (one,) = (whole / "models" / "micro").iterdir()
+    (other,) = (killed / "models" / "micro").iterdir()
+    assert one.name == other.name
+    assert files(other) == files(one)

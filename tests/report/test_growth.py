@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tests.fixtures.forks import Forks
 from tests.fixtures.runs import SMALL
-from tests.fixtures.trees import copied, tdabench, touched
+from tests.fixtures.trees import copied, touched
 
 RANKING_RECORD = """\
     _attribution("mrr@k", "MRR that does not see past the top k", title="MRR@k"),
@@ -49,9 +50,9 @@ def insert(path: Path, before: str, text: str) -> None:
     path.write_text(source.replace(before, text + before), encoding="utf-8")
 
 
-def command(tree: Path, *words: str) -> str:
+def command(tdabench: Forks, *words: str) -> str:
     """What a command of the copy prints; fails if the command does."""
-    done = tdabench(tree, *words)
+    done = tdabench.run(*words)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -86,11 +87,13 @@ def test_a_metric_is_two_files_and_a_format_one(tmp_path: Path) -> None:
         f"hydra.sweep.dir={tmp_path}/hydra",
     )
     asked = "metric.attribution=[mrr,mrr@2]"
-    command(tree, "run", "-m", *SMALL, asked, "method=bm25,random", *places)
-    listed = command(tree, "list", "metrics")
+    with Forks(tree) as tdabench:
+        command(tdabench, "run", "-m", *SMALL, asked, "method=bm25,random", *places)
+        listed = command(tdabench, "list", "metrics")
+        command(tdabench, "report", str(results), "--no-figures")
+        verified = command(tdabench, "verify", str(results))
     assert "mrr@k" in listed
     assert "tail_patch_best" in listed
-    command(tree, "report", str(results), "--no-figures")
     head = next(
         line
         for line in (report / "leaderboard.md").read_text(encoding="utf-8").splitlines()
@@ -106,4 +109,4 @@ def test_a_metric_is_two_files_and_a_format_one(tmp_path: Path) -> None:
     assert 0 < records["bm25"]["mrr@2"] <= records["bm25"]["mrr"]
     for record in records.values():
         assert record["tail_patch_best"] >= record["tail_patch"]
-    assert "all hold" in command(tree, "verify", str(results))
+    assert "all hold" in verified

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from matplotlib.figure import Figure
 
 from bench.report.publishing.bundle import write_bundle
 from bench.report.publishing.site import build_site
@@ -29,15 +33,28 @@ CUT = """document.documentElement.scrollWidth > document.documentElement.clientW
         table.parentNode.scrollWidth > table.parentNode.clientWidth)"""
 
 
+def saved_in_page(
+    figure: Figure, save: Callable[..., None], stream: IO[Any], **settings: Any
+) -> None:
+    """Save a figure, unless it goes into a file of its own."""
+    if isinstance(stream, io.StringIO):
+        save(figure, stream, **settings)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site of this repository's tables and documents, and of a board with rows of others."""
+    """The site of this repository's tables and documents, and of a board with rows of others.
+
+    Figures are drawn in the pages alone: their files, which pages link to, are left empty.
+    """
     folder = tmp_path_factory.mktemp("built")
     for runs, method in (("shared", "bm25"), ("theirs", "bm25"), ("theirs", "trackstar")):
         write_cell(folder / runs, method, tail_patch=0.01, n_gold=25)
     write_bundle(folder / "theirs", folder / "bundle.zip", "Ada Group", "https://example.org/")
     results = [ROOT / "results", folder / "shared"]
-    built = build_site(folder / "site", results, [folder / "bundle.zip"], ROOT / "docs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", partialmethod(saved_in_page, Figure.savefig))
+        built = build_site(folder / "site", results, [folder / "bundle.zip"], ROOT / "docs")
     assert built.refused == []
     return folder / "site"
 

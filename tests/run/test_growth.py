@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from bench.cli.main import main
+from tests.fixtures.forks import Forks
 from tests.fixtures.runs import cells, result
-from tests.fixtures.trees import copied, tdabench, touched
+from tests.fixtures.trees import copied, touched
 
 FILES = {
     "bench/tasks/counting.py": '''
@@ -61,24 +65,29 @@ def test_a_task_touches_two_files(tmp_path: Path) -> None:
     print("a task touches:", *sorted(names))
     assert names == set(FILES)
 
-    assert "what number follows" in tdabench(tree, "list", "tasks").stdout
     places = (f"results_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache")
     words = ("run", "task=counting", "method=bm25", "metric=attribution", *places)
-    done = tdabench(tree, *words)
+    with Forks(tree) as tdabench:
+        listed = tdabench.run("list", "tasks")
+        done = tdabench.run(*words)
+        refused = tdabench.run(*words, "task.n=0")
+        mistyped = tdabench.run("run", "task=countin")
+        verified = tdabench.run("verify", f"{tmp_path}/runs")
+    assert "what number follows" in listed.stdout
     assert done.returncode == 0, done.stderr
     stored = result(cells(tmp_path / "runs")["bm25"])
     assert stored["task"]["name"] == "counting"
     mrr = stored["metrics"]["mrr"]
     assert (mrr["value"], mrr["ci95"], mrr["n"]) == (1.0, [1.0, 1.0], 20)
-    refused = tdabench(tree, *words, "task.n=0")
     assert refused.returncode == 2
     assert "task.n: expected at least 1, found 0" in refused.stderr
-    assert "did you mean counting" in tdabench(tree, "run", "task=countin").stderr
-    verified = tdabench(tree, "verify", f"{tmp_path}/runs")
+    assert "did you mean counting" in mistyped.stderr
     assert verified.returncode == 0, verified.stdout
 
 
-def test_a_task_of_ones_own_needs_no_file_here(tmp_path: Path) -> None:
+def test_a_task_of_ones_own_needs_no_file_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A class beside its YAML, in a folder that Hydra is told of."""
     own = tmp_path / "own" / "task"
     own.mkdir(parents=True)
@@ -87,7 +96,7 @@ def test_a_task_of_ones_own_needs_no_file_here(tmp_path: Path) -> None:
         place.write_text(text.replace("bench.tasks.counting:", "counting.py:"), encoding="utf-8")
     places = (f"results_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache")
     words = ("task=counting", "method=bm25", "metric=attribution", *places)
-    done = tdabench(copied(tmp_path / "tree"), "run", f"--config-dir={own.parent}", *words)
-    assert done.returncode == 0, done.stderr
-    assert f"task of your own, whose code is run: Counting of {own}/counting.py" in done.stderr
+    assert main(["run", f"--config-dir={own.parent}", *words]) == 0
+    said = capsys.readouterr().err
+    assert f"task of your own, whose code is run: Counting of {own}/counting.py" in said
     assert result(cells(tmp_path / "runs")["bm25"])["metrics"]["mrr"]["value"] == 1

@@ -276,10 +276,12 @@ def test_an_object_store(bucket: str, tmp_path: Path, encoded, capsys, monkeypat
     assert "s3://nobucket/x/results: there is no nobucket; make it, or" in error_line(capsys)
     fsspec.filesystem("s3").clear_instance_cache()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # which else takes seconds to give up
     assert run(tmp_path, "bm25", "metric=attribution", url=url) == 2
     assert "s3://bucket/tda/results: cannot be reached" in error_line(capsys)
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_workers_keep_their_shards_themselves(tmp_path: Path, capsys) -> None:
     url = f"file://{tmp_path}/store"
     words = ["engine=processes", "engine.workers=2", "metric=attribution"]

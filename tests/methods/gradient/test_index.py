@@ -6,8 +6,6 @@ import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from methods.gradient import index as index_module
 from methods.gradient.settings import Hessian, Storage
 from methods.gradient.shards import ShardWriter, read_sidecar
 from methods.gradient.source import EncodedFeatures
+from tests.fixtures.forks import Fork
 from tests.fixtures.gradient_methods import (
     QUERIES,
     index_files,
@@ -172,31 +171,30 @@ def test_a_killed_build_goes_on_and_gives_the_same_bytes(tmp_path, model, monkey
 
 
 @pytest.mark.slow
-def test_sigkill_at_any_moment_costs_nothing_that_was_finished(tmp_path):
+def test_sigkill_at_any_moment_costs_nothing_that_was_finished(tmp_path, forks):
     """A real process is killed at seeded numbers of finished shards and a moment later."""
     make_model(tmp_path / "model", layers=1, hidden=8)
     chance = random.Random(0)
 
-    def start(name: str) -> subprocess.Popen[bytes]:
+    def start(name: str) -> Fork:
         (tmp_path / name).mkdir(exist_ok=True)
         folders = [tmp_path / "model", tmp_path / name, tmp_path / name / "cache"]
-        command = [sys.executable, "-m", "tests.fixtures.build_index", *map(str, folders)]
-        return subprocess.Popen(command, cwd=Path(__file__).parents[3])
+        return forks.start(*map(str, folders), module="tests.fixtures.build_index")
 
-    assert start("undisturbed").wait() == 0
+    assert start("undisturbed").end().returncode == 0
     cache = tmp_path / "killed" / "cache"
     done: dict[Path, int] = {}
     for n_finished in (1, 9, 17, 26, 35, 44):
         process = start("killed")
-        while process.poll() is None and len(list(cache.rglob("shard-*.json"))) < n_finished:
-            time.sleep(0.002)
+        while process.runs(0.002) and len(list(cache.rglob("shard-*.json"))) < n_finished:
+            continue
         time.sleep(chance.random() * 0.05)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+        process.send(signal.SIGKILL)
+        assert process.end().returncode == -signal.SIGKILL
         changed = {path: path.stat().st_mtime_ns for path in cache.rglob("shard-*.json")}
         assert changed.items() >= done.items(), "a finished shard is not written again"
         done = changed
-    assert start("killed").wait() == 0
+    assert start("killed").end().returncode == 0
     assert index_files(cache) == index_files(tmp_path / "undisturbed" / "cache")
     assert not list(cache.rglob("*.partial-*")), "what killed writers left is gone"
 
