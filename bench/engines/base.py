@@ -82,13 +82,13 @@ class Engine(ABC):
         """
         left = [job for job in jobs if not job.done]
         if left:
-            self._reach()
+            self._reach(left)
             with stopping.finish_first(abandons=self.apart):
                 finished = self._finished(left, label, unit)
                 for _ in progress.track(finished, label, unit=unit, total=len(left)):
                     pass
 
-    def _reach(self) -> None:  # noqa: B027 - most engines need nothing
+    def _reach(self, jobs: Sequence[Job]) -> None:  # noqa: B027 - most engines need nothing
         """Start or connect to what runs the jobs; none has begun, so that a signal ends this."""
 
     @abstractmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 _THREADS = "OMP_NUM_THREADS"
@@ -43,6 +43,13 @@ def use_threads(n: int) -> None:
     os.environ[_THREADS] = str(n)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(n)
+
+
+def take(environment: Mapping[str, str]) -> None:
+    """Give this process another's variables, and the number of threads that they say."""
+    os.environ.clear()
+    os.environ.update(environment)
+    use_threads(int(environment[_THREADS]))
 
 
 @contextmanager

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import connection, resource_tracker
+from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Optional
@@ -20,12 +21,15 @@ from bench.core import progress, stopping
 from bench.core.errors import UserError
 from bench.core.fields import speed
 from bench.engines.base import Engine, Job
-from bench.engines.environment import cores, seeing, threads, visible_gpus
+from bench.engines.environment import cores, seeing, take, threads, visible_gpus
 from bench.engines.lifeline import CLEANING_SECONDS, LOOK_EVERY_SECONDS, end_after
 
 _TRIES = 3  # of a job whose worker is killed; more than three deaths are no accident
-# Spawned, not forked: a fork copies locks that torch's threads may hold at that moment.
-_SPAWN = multiprocessing.get_context("spawn")
+# Workers are forks of a server that has loaded the libraries, which takes seconds, and does nothing
+# else: a fork of this process would copy locks that torch's threads may hold at that moment. Not
+# on macOS, whose libraries do not survive a fork, and Windows, which has none.
+_FORKS = sys.platform.startswith("linux")
+_START = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
 
 
 @dataclass
@@ -52,6 +56,24 @@ class Processes(Engine):
                 where="engine",
                 fix="lower engine.workers or engine.gpus, or look at CUDA_VISIBLE_DEVICES",
             )
+
+    def _reach(self, jobs: Sequence[Job]) -> None:
+        """Start the server that workers are forks of, and wait until it has loaded its modules.
+
+        It serves all later phases of this process, and ends with it.
+        """
+        if not _FORKS:
+            return
+        # What a library learns of GPUs while it is loaded does not survive a fork.
+        modules = [] if "torch" in sys.modules and visible_gpus() else _modules(jobs)
+        _START.set_forkserver_preload(modules)
+        resource_tracker.ensure_running()  # which else lets signals through again
+        with threads(1), stopping.deaf():
+            forkserver.ensure_running()
+        with progress.counted("load libraries for workers", 1, unit="servers"):
+            first = _START.Process(target=_do_nothing)
+            first.start()  # returns when the server has forked
+            first.join()
 
     def _shares(self, n_jobs: int) -> list[list[str]]:
         """The GPUs of each worker: as many workers as there is work for, and room."""
@@ -94,6 +116,17 @@ class Processes(Engine):
             raise mistake
 
 
+def _modules(jobs: Sequence[Job]) -> list[str]:
+    """The modules that the jobs need: their own, and those of this package that are loaded here."""
+    package = __name__.partition(".")[0]
+    loaded = {name for name in sys.modules if name.startswith(f"{package}.")}
+    return sorted(loaded.union(job.work.__module__ for job in jobs))
+
+
+def _do_nothing() -> None:
+    """The work of the first fork, which shows that the server is there."""
+
+
 def _killed(left: str) -> UserError:
     return UserError(
         f"worker processes were killed {_TRIES} times; {left} are not done",
@@ -117,10 +150,10 @@ class _Worker:
     """
 
     def __init__(self, lifeline: connection.Connection) -> None:
-        self.pipe, theirs = _SPAWN.Pipe()
+        self.pipe, theirs = _START.Pipe()
         self.job: Job | None = None
         self.is_ready = False
-        self.process = _SPAWN.Process(target=_serve, args=(theirs, lifeline))
+        self.process = _START.Process(target=_serve, args=(theirs, lifeline, dict(os.environ)))
         self.process.start()
         theirs.close()  # so that the end of the worker is the end of the pipe
 
@@ -151,7 +184,7 @@ class _Workers:
 
     def __enter__(self) -> _Workers:
         # Nothing is ever sent: what matters to a worker is that it is closed.
-        self._theirs, self._lifeline = _SPAWN.Pipe(duplex=False)
+        self._theirs, self._lifeline = _START.Pipe(duplex=False)
         self._workers = [self._started(gpus) for gpus in self._shares]
         return self
 
@@ -195,11 +228,14 @@ class _Workers:
         self._workers[place] = self._started(self._shares[place])
 
 
-def _serve(pipe: connection.Connection, lifeline: connection.Connection) -> None:
+def _serve(
+    pipe: connection.Connection, lifeline: connection.Connection, environment: Mapping[str, str]
+) -> None:
     """Do the jobs that come, in a worker, and report on each; None says that all went well."""
     # Until the pipe ends, or the worker is interrupted.
     with suppress(EOFError, OSError, KeyboardInterrupt):
         end_after(partial(_closed, lifeline))
+        take(environment)
         progress.set_quiet(True)
         pipe.send(None)
         while True:

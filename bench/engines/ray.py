@@ -49,7 +49,7 @@ class Ray(Engine):
         super().check()
         library("ray", "ray")
 
-    def _reach(self) -> None:
+    def _reach(self, jobs: Sequence[Job]) -> None:  # noqa: ARG002
         """Connect to a cluster, or start one on this machine; once in a process."""
         ray, address = library("ray", "ray"), self.config.address
         if ray.is_initialized():
