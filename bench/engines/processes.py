@@ -42,7 +42,7 @@ class ProcessesConfig:
 
 
 class Processes(Engine):
-    """Fresh processes that do one job after the other; the job of one that is killed runs again."""
+    """Fresh processes in each phase, which do one job after the other, again if one is killed."""
 
     Config = ProcessesConfig
 
@@ -68,7 +68,7 @@ class Processes(Engine):
         modules = [] if "torch" in sys.modules and visible_gpus() else _modules(jobs)
         _START.set_forkserver_preload(modules)
         resource_tracker.ensure_running()  # which else lets signals through again
-        with threads(1), stopping.deaf():
+        with threads(1), stopping.deaf():  # a fork would not have the threads of a library
             forkserver.ensure_running()
         with progress.counted("load libraries for workers", 1, unit="servers"):
             first = _START.Process(target=_do_nothing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from tests.fixtures.engine_jobs import (
     die,
     die_once,
     engine,
+    parent,
     refuse,
     surroundings,
     write,
@@ -130,6 +132,26 @@ def test_workers_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert {job.target.read_text() for job in jobs} == {f"{cores()} 4,5"}, "there is room for one"
     assert os.environ["OMP_NUM_THREADS"] == "7", "as it was before"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "4, 5,GPU-6"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workers are no forks elsewhere")
+def test_workers_of_all_phases_are_forks_of_one_process(tmp_path: Path) -> None:
+    """One that has loaded the libraries; if it is killed, another takes its place."""
+    phases = [[tmp_path / f"{phase}{number}" for number in range(2)] for phase in "abc"]
+
+    def parents(paths: list[Path]) -> set[int]:
+        jobs = [Job(parent, (path,), path) for path in paths]
+        engine("processes").run(jobs, "work", unit="jobs")
+        return {int(path.read_text()) for path in paths}
+
+    one, again = parents(phases[0]), parents(phases[1])
+    assert one == again
+    assert len(one) == 1
+    assert os.getpid() not in one
+    os.kill(*one, signal.SIGKILL)
+    eventually(lambda: not alive(*one))
+    assert parents(phases[2]).isdisjoint(one)
 
 
 def test_each_worker_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
