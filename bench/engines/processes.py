@@ -15,7 +15,7 @@ from functools import partial
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from bench.core import progress, stopping
 from bench.core.errors import UserError
@@ -24,12 +24,17 @@ from bench.engines.base import Engine, Job
 from bench.engines.environment import cores, seeing, take, threads, visible_gpus
 from bench.engines.lifeline import CLEANING_SECONDS, LOOK_EVERY_SECONDS, end_after
 
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
+
 _TRIES = 3  # of a job whose worker is killed; more than three deaths are no accident
 # Workers are forks of a server that has loaded the libraries, which takes seconds, and does nothing
 # else: a fork of this process would copy locks that torch's threads may hold at that moment. Not
 # on macOS, whose libraries do not survive a fork, and Windows, which has none.
 _FORKS = sys.platform.startswith("linux")
-_START = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
+_START: ForkServerContext | SpawnContext = multiprocessing.get_context(
+    "forkserver" if _FORKS else "spawn"
+)  # type: ignore[assignment]
 
 
 @dataclass
