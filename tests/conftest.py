@@ -1,6 +1,5 @@
 """One thread a test process: on small tensors threads only get in each other's way."""
 
-import multiprocessing
 import os
 from collections.abc import Iterator
 
@@ -11,7 +10,6 @@ os.environ["WANDB_MODE"] = "offline"
 import pytest
 
 from bench.core import progress
-from bench.engines import processes
 from tests.fixtures.forks import Forks
 
 
@@ -20,17 +18,6 @@ def forks() -> Iterator[Forks]:
     """The process that commands are forks of which tests kill, or whose process is the point."""
     with Forks() as process:
         yield process
-
-
-@pytest.fixture
-def quick_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers of processes are forks of a fresh process that has loaded torch and transformers.
-
-    For tests of what workers do; how they begin and end is looked at in ``tests/engines``.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "transformers.modeling_utils"])
-    monkeypatch.setattr(processes, "_SPAWN", context)
 
 
 @pytest.fixture(autouse=True)

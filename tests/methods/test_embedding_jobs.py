@@ -95,7 +95,6 @@ def same(one: list[Ranking], other: list[Ranking]) -> bool:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["serial", "sent", *SLOW])
-@pytest.mark.usefixtures("quick_workers")
 def test_the_index_and_the_lists_are_those_of_one_process(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
 ) -> None:

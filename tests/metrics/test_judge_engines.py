@@ -59,7 +59,6 @@ def judged(config: MetricConfig, task: Task, cache: Path, on: Engine) -> Judgeme
 
 
 @pytest.mark.parametrize("name", ["sent", *SLOW])
-@pytest.mark.usefixtures("quick_workers")
 def test_scores_and_counts_are_those_of_one_process(
     tmp_path: Path, task: Task, nli: MetricConfig, name: str
 ) -> None:

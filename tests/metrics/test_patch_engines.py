@@ -43,7 +43,6 @@ def measured(
 
 
 @pytest.mark.parametrize("name", ["serial", "sent", *SLOW])
-@pytest.mark.usefixtures("quick_workers")
 def test_numbers_are_those_of_one_process(
     tmp_path: Path, model: LanguageModel, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -149,7 +149,6 @@ def test_a_training_that_stops_leaves_the_finished_ones(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_workers")
 def test_processes_give_the_same_bit_for_bit(task: Task, tmp_path: Path) -> None:
     removals = [Removal((row,)) for row in range(4)]
     other = make_task(tmp_path / "other", TEXTS, QUERIES)

@@ -281,7 +281,6 @@ def test_an_object_store(bucket: str, tmp_path: Path, encoded, capsys, monkeypat
     assert "s3://bucket/tda/results: cannot be reached" in error_line(capsys)
 
 
-@pytest.mark.usefixtures("quick_workers")
 def test_workers_keep_their_shards_themselves(tmp_path: Path, capsys) -> None:
     url = f"file://{tmp_path}/store"
     words = ["engine=processes", "engine.workers=2", "metric=attribution"]

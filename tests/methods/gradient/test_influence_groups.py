@@ -145,7 +145,6 @@ def test_a_killed_pass_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [Ekfac, DataInf])
-@pytest.mark.usefixtures("quick_workers")
 def test_processes_give_the_scores_of_serial(
     tmp_path, task, model_folder, small_groups, kind
 ) -> None:

@@ -97,7 +97,6 @@ def test_groups_of_queries_are_searched_one_after_the_other(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_workers")
 def test_processes_give_the_lists_of_serial(tmp_path, model, task) -> None:
     recipe, settings = ToyRecipe(tmp_path), {"opponents": 4, "storage": Storage.none}
     expected = lists(make(task, model, tmp_path / "here", **settings))

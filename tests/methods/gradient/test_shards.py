@@ -146,7 +146,6 @@ def test_the_job_is_small(tmp_path, model, task):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 3])
-@pytest.mark.usefixtures("quick_workers")
 def test_processes_write_the_bytes_of_serial(tmp_path, model, task, workers):
     make(task, model, tmp_path / "serial").index()
     engine = Processes(ProcessesConfig(workers, gpus=0))
