@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bench.engines.base import Engine
     from bench.models.language_model import LanguageModel
     from bench.models.retraining import Removal
+    from bench.storage.mirror import Mirror
     from bench.tasks.base import Task
 
 
@@ -101,12 +102,16 @@ class ModelSource(ABC):
     def retrain(
         self,
         task: Task,  # noqa: ARG002
-        cache_dir: Path,  # noqa: ARG002
+        cache: Mirror,  # noqa: ARG002
         device: str,  # noqa: ARG002
         removals: Sequence[Removal],  # noqa: ARG002
         engine: Engine,  # noqa: ARG002
     ) -> np.ndarray:
         """Train again without some passages; outcomes that are kept already are not made again.
+
+        Args:
+            cache: the cache and its copy in a store, from which outcomes are brought and where they
+                are kept, too.
 
         Returns:
             the log-probability of each query's target after each retraining (nats), float64

@@ -20,6 +20,7 @@ from bench.models.answers import query_log_probs
 from bench.models.beginning import Beginning, Occasion
 from bench.models.training import fixed_threads
 from bench.storage.keys import content_key
+from bench.storage.mirror import Mirror
 from bench.storage.sealed import read_record, write_record
 from bench.storage.whole_folders import scratch_folder
 
@@ -64,6 +65,7 @@ class Retrainings:
         threads: the number of threads that torch has in a training.
         task: the task, whose passages are trained on and whose queries are asked.
         folder: the folder that the outcomes are kept in, named by a hash of model and task.
+        cache: the cache that ``folder`` is in, and its copy in a store.
         device: torch device name.
     """
 
@@ -72,11 +74,18 @@ class Retrainings:
     threads: int
     task: Task
     folder: Path
+    cache: Mirror
     device: str
 
     def log_probs(self, removals: Sequence[Removal], engine: Engine) -> np.ndarray:
         """The log-probability of each query's target (nats), float64 ``[removals, queries]``."""
         jobs = [Job(_retrain, (self, r), self.folder / f"{r.key}.json") for r in removals]
+        missing = [job.target for job in jobs if not job.done]
+        held = self.cache.names(self.folder) if missing else frozenset()
+        for path in missing:
+            if path.name in held:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.cache.bring(path, path.name)
         return np.stack(list(outcomes(jobs, _read, engine, "retrain", unit="models")))
 
 
@@ -100,6 +109,7 @@ def _retrain(retrainings: Retrainings, removal: Removal) -> None:
         _LOG_PROBS: log_probs,
     }
     write_record(target, _KIND, record)
+    retrainings.cache.keep(target, target.name)
 
 
 def _read(path: Path) -> np.ndarray:

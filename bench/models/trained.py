@@ -35,6 +35,7 @@ from bench.models.second_moments import load_moments
 from bench.models.training import Training, TrainingDivergedError, fixed_threads
 from bench.models.tuning_settings import LoraSettings, TrainConfig
 from bench.storage.keys import content_key
+from bench.storage.mirror import Mirror
 from bench.storage.sealed import open_sealed, seal
 from bench.storage.whole_folders import resumable_folder
 from bench.tasks.base import Task
@@ -222,13 +223,13 @@ class Trained(ModelSource):
     def retrain(
         self,
         task: Task,
-        cache_dir: Path,
+        cache: Mirror,
         device: str,
         removals: Sequence[Removal],
         engine: Engine,
     ) -> np.ndarray:
         """Train once more without some passages, as ``bench.models.retraining`` describes it."""
-        folder = self.train(task, cache_dir, device)
+        folder = self.train(task, cache.local, device)
         log = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
         retrainings = Retrainings(
             self._beginning(folder),
@@ -236,7 +237,8 @@ class Trained(ModelSource):
             threads=self.training_size().threads,
             task=task,
             # Of a retrained model only what it says of the queries is kept.
-            folder=cache_dir / "retrained" / content_key([self.identity(task), task.sha256]),
+            folder=cache.local / "retrained" / content_key([self.identity(task), task.sha256]),
+            cache=cache,
             device=device,
         )
         return retrainings.log_probs(removals, engine)

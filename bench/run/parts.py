@@ -115,5 +115,5 @@ class Parts:
         settings = self.settings
         with self.trained_model_shared():
             return self.source.retrain(
-                self.task, settings.cache_dir, settings.device, removals, self.engine
+                self.task, settings.cache, settings.device, removals, self.engine
             )

@@ -24,6 +24,7 @@ from bench.models.recipe import ModelRecipe
 from bench.models.retraining import Removal
 from bench.models.training import Training, fixed_threads
 from bench.models.tuning import SavedWeights, statements
+from bench.storage.mirror import Mirror
 from bench.tasks.base import Query, Task
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import TEXTS, finetuned_source, make_model, scratch_source
@@ -385,7 +386,7 @@ def test_retraining_begins_from_the_same_weights(init: Path, task: Task) -> None
         want, _ = target_log_probs(model, [model.query_tokens(query) for query in QUERIES])
     removals = [Removal(()), Removal((0, 1))]
     engine = Serial(SerialConfig())
-    said = source.retrain(task, task.passages.folder / "a", "cpu", removals, engine)
+    said = source.retrain(task, Mirror(task.passages.folder / "a"), "cpu", removals, engine)
     assert said[0].tolist() == want, "as many epochs, though none of them is asked to end it"
     assert said[0, 0] - said[1, 0] > 0.01, "what is not in the passages is not learnt"
 

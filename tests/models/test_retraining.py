@@ -22,6 +22,7 @@ from bench.models.retraining import Removal
 from bench.models.scratch import Scratch
 from bench.models.tokens import TokenCorpus
 from bench.models.training import Training, fixed_threads, train_tokenizer
+from bench.storage.mirror import Mirror
 from bench.tasks.base import Query, Task
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import TEXTS, scratch_source
@@ -37,7 +38,7 @@ def task(tmp_path: Path) -> Task:
 
 def said(model_source: Scratch, task: Task, *removals: Removal, engine: Any = SERIAL) -> np.ndarray:
     cache = task.passages.folder / "cache"
-    return model_source.retrain(task, cache, "cpu", removals, engine)
+    return model_source.retrain(task, Mirror(cache), "cpu", removals, engine)
 
 
 # ------------------------------------------------------------------ what comes out
@@ -159,6 +160,32 @@ def test_processes_give_the_same_bit_for_bit(task: Task, tmp_path: Path) -> None
     )
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_another_machine_takes_what_is_in_the_store(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    (tmp_path / "store").mkdir()
+    removals, seen = [Removal((1,)), Removal((2,)), Removal((3,))], []
+    one, two = (Mirror(tmp_path / name, f"file://{tmp_path}/store/x") for name in ("one", "two"))
+    before = scratch_source().retrain(task, one, "cpu", removals[:2], SERIAL)
+    kept = sorted((tmp_path / "store").rglob("*.json"))
+    assert [path.name for path in kept] == sorted(f"{one.key}.json" for one in removals[:2])
+    if damaged:
+        kept[0].write_bytes(kept[0].read_bytes()[:-9])
+    train = retraining._retrain
+
+    def counted(retrainings: Any, removal: Removal) -> None:
+        seen.append(f"{removal.key}.json")
+        train(retrainings, removal)
+
+    monkeypatch.setattr(retraining, "_retrain", counted)
+    after = scratch_source().retrain(task, two, "cpu", removals, SERIAL)
+    np.testing.assert_array_equal(after[:2], before)
+    again = [kept[0].name] if damaged else []
+    assert sorted(seen) == sorted([*again, f"{removals[2].key}.json"])
+    assert len(list((tmp_path / "store").rglob("*.json"))) == 3
+
+
 # ------------------------------------------------------------------ names and refusals
 
 
@@ -173,4 +200,4 @@ def test_only_what_was_trained_here_can_be_trained_again(task: Task) -> None:
     fields = dict.fromkeys(field.name for field in dataclasses.fields(Directory.Config))
     foreign = Directory("hf", Directory.Config(**fields))
     with pytest.raises(UserError, match=r"metric\.retraining: .*not trained here.*model=tiny"):
-        foreign.retrain(task, task.passages.folder, "cpu", [Removal(())], SERIAL)
+        foreign.retrain(task, Mirror(task.passages.folder), "cpu", [Removal(())], SERIAL)
