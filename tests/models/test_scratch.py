@@ -120,7 +120,7 @@ def test_what_the_model_is_read_with(task: Task) -> None:
 
 def test_dropout_is_for_training_only(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     in_training: dict[str, set[bool]] = {}
-    for room, name in ((training, "token_log_probs"), (learning, "target_log_probs")):
+    for room, name in ((training, "token_log_probs"), (learning, "query_log_probs")):
         original = getattr(room, name)
 
         def noting(
@@ -132,7 +132,7 @@ def test_dropout_is_for_training_only(task: Task, monkeypatch: pytest.MonkeyPatc
 
         monkeypatch.setattr(room, name, noting)
     model = trained(task, "a", architecture="gpt2", epochs=2)
-    assert in_training == {"token_log_probs": {True}, "target_log_probs": {False}}
+    assert in_training == {"token_log_probs": {True}, "query_log_probs": {False}}
     rates = [m.p for m in model.module.modules() if isinstance(m, torch.nn.Dropout)]
     assert max(rates) > 0, "without dropout this tests nothing"
     assert not any(module.training for module in model.module.modules())
