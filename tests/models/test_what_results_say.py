@@ -23,8 +23,9 @@ def words(tmp_path: Path) -> list[str]:
     (tmp_path / "queries.jsonl").write_text(lines)
     passages = [{"passage_id": f"p{row}", "text": text} for row, text in enumerate(TEXTS)]
     (tmp_path / "passages.jsonl").write_text("\n".join(map(json.dumps, passages)))
-    folder = make_model(tmp_path / "mixtral", "mixtral", layers=2, num_local_experts=4,
-                        num_key_value_heads=2)  # fmt: skip
+    folder = make_model(tmp_path / "llama4", "llama4_text", layers=2, num_local_experts=4,
+                        num_experts_per_tok=1, intermediate_size_mlp=48, num_key_value_heads=2,
+                        head_dim=8)  # fmt: skip
     return [
         "task=jsonl", f"task.queries={tmp_path}/queries.jsonl",
         f"task.passages={tmp_path}/passages.jsonl", "model=hf", f"model.path={folder}",
@@ -40,9 +41,12 @@ def test_of_experts_that_are_left_out(tmp_path: Path, words: list[str]) -> None:
     for folder in cells(results).values():
         found = result(folder)["method"]["facts"]["gradient_parameters"]
         assert 0.1 < found["share"] < 0.5
-        assert "model.layers.0-1.mlp.experts.down_proj (mixture-of-experts)" in found["left_out"]
+        assert "model.layers.0-1.feed_forward.experts.down_proj (mixture-of-experts)" in found["left_out"]
+    # Each layer's attention, shared expert and router; its four experts are left out.
+    taken, experts = 3 * 32 * 32 + 3 * 32 * 64 + 4 * 32, 4 * 3 * 32 * 64
+    share = taken / (taken + experts)
     (board,) = boards_of(results)
-    assert all(row.label.endswith("(11.1% of the matrices)") for row in board.rows)
+    assert {row.label.rpartition("(")[2] for row in board.rows} == {f"{share:.1%} of the matrices)"}
 
 
 def test_of_how_texts_are_read(tmp_path: Path, words: list[str], capsys) -> None:
