@@ -41,7 +41,10 @@ def test_of_experts_that_are_left_out(tmp_path: Path, words: list[str]) -> None:
     for folder in cells(results).values():
         found = result(folder)["method"]["facts"]["gradient_parameters"]
         assert 0.1 < found["share"] < 0.5
-        assert "model.layers.0-1.feed_forward.experts.down_proj (mixture-of-experts)" in found["left_out"]
+        assert (
+            "model.layers.0-1.feed_forward.experts.down_proj (mixture-of-experts)"
+            in found["left_out"]
+        )
     # Each layer's attention, shared expert and router; its four experts are left out.
     taken, experts = 3 * 32 * 32 + 3 * 32 * 64 + 4 * 32, 4 * 3 * 32 * 64
     share = taken / (taken + experts)
