@@ -43,9 +43,11 @@ def main(words: Sequence[str]) -> int:
             where="name",
             fix="leave it out (they are called as their files), or import them one by one",
         )
-    from bench.importing.cells import import_ranking  # imports torch: not needed for wrong words
-
     parts = Parts(request.settings)
+    if request.has_task:
+        parts.check_files()
+    from bench.importing.cells import import_ranking  # imports torch: not needed before
+
     errors = []
     for source in sources:
         try:

@@ -34,7 +34,7 @@ def threads(n: int) -> AbstractContextManager[None]:
 
 
 def seeing(gpus: Sequence[str]) -> AbstractContextManager[None]:
-    """Let processes started in the block see these GPUs alone; if there are none, what is seen."""
+    """Let processes started in the block see these GPUs alone; given none, all that are seen."""
     return _variable(_GPUS, ",".join(gpus)) if gpus else nullcontext()
 
 

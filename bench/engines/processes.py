@@ -55,9 +55,10 @@ class Processes(Engine):
         """Refuse values out of range, and more GPUs than this machine shows."""
         super().check()
         wanted = self.config.gpus * (self.config.workers or 1)
-        if wanted > len(visible_gpus()):
+        seen = visible_gpus() if wanted else []  # to count them, torch is loaded
+        if wanted > len(seen):
             raise UserError(
-                f"workers want {wanted} GPUs, and {len(visible_gpus())} can be seen here",
+                f"workers want {wanted} GPUs, and {len(seen)} can be seen here",
                 where="engine",
                 fix="lower engine.workers or engine.gpus, or look at CUDA_VISIBLE_DEVICES",
             )
@@ -83,8 +84,8 @@ class Processes(Engine):
     def _shares(self, n_jobs: int) -> list[list[str]]:
         """The GPUs of each worker: as many workers as there is work for, and room."""
         n_gpus = self.config.gpus
-        room = len(visible_gpus()) // n_gpus if n_gpus else cores()
         seen = visible_gpus() if n_gpus else []
+        room = len(seen) // n_gpus if n_gpus else cores()
         return [
             seen[number * n_gpus : (number + 1) * n_gpus]
             for number in range(min(self.config.workers or room, n_jobs))

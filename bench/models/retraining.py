@@ -78,15 +78,18 @@ class Retrainings:
     device: str
 
     def log_probs(self, removals: Sequence[Removal], engine: Engine) -> np.ndarray:
-        """The log-probability of each query's target (nats), float64 ``[removals, queries]``."""
+        """The log-probability of each query's answers (nats), float64 ``[removals, queries]``."""
         jobs = [Job(_retrain, (self, r), self.folder / f"{r.key}.json") for r in removals]
-        missing = [job.target for job in jobs if not job.done]
+        self._bring([job.target for job in jobs if not job.done])
+        return np.stack(list(outcomes(jobs, _read, engine, "retrain", unit="models")))
+
+    def _bring(self, missing: Sequence[Path]) -> None:
+        """Bring outcomes that are in the store; a damaged one is noticed when it is read."""
         held = self.cache.names(self.folder) if missing else frozenset()
         for path in missing:
             if path.name in held:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self.cache.bring(path, path.name)
-        return np.stack(list(outcomes(jobs, _read, engine, "retrain", unit="models")))
 
 
 def _retrain(retrainings: Retrainings, removal: Removal) -> None:

@@ -162,6 +162,7 @@ def _spelled_out(given: Any) -> dict[str, Any] | None:
 
 @cache
 def _device(name: str) -> str:
+    """See ``Settings.device``."""
     if name == "cpu":
         return name
     import torch

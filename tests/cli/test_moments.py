@@ -14,6 +14,7 @@ from bench.models.adapters import with_adapter
 from bench.models.second_moments import load_moments
 from tests.fixtures.adapters import make_adapter
 from tests.fixtures.models import load, make_model
+from tests.fixtures.states import take_steps
 
 Capture = pytest.CaptureFixture[str]
 
@@ -27,11 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def state_of(module: nn.Module, make: Any, steps: int = 3, **settings: Any) -> dict[str, Any]:
     module.requires_grad_(True)
     optimizer = make(module.named_parameters(), **settings)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(steps):
-        for parameter in module.parameters():
-            parameter.grad = torch.randn(parameter.shape, generator=generator) * 1e-3
-        optimizer.step()
+    take_steps(optimizer, list(module.parameters()), steps)
     module.requires_grad_(False)
     return optimizer.state_dict()
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.fixtures.forks import Forks
+from tests.fixtures.trainings import files
 
 MODEL = (
     "task.n_passages=600", "task.n_facts=60", "model.hidden_size=64", "model.num_layers=2",
@@ -77,8 +78,3 @@ def test_a_trained_model_does_not_depend_on_threads(
     one, two = (files(trained[0] / str(threads) / "models") for threads in (1, 2))
     assert {Path(name).name for name in one} >= {"model.safetensors", "second_moments.safetensors"}
     assert one == two
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}

@@ -14,11 +14,11 @@ import torch
 
 from bench.models import learning, resuming
 from bench.models.training import Training
-from bench.storage.hashes import file_sha256
 from bench.tasks.base import Query, Task
 from tests.fixtures.forks import Forks
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import TEXTS, finetuned_source, make_model
+from tests.fixtures.trainings import assert_it_goes_on, files
 
 QUERIES = (Query("q0", "Al Grey plays the", "trombone"), Query("q1", "Marla Venn", "was born"))
 STEPS = 6 * 3  # one passage a step, three epochs
@@ -37,14 +37,6 @@ def task(tmp_path: Path) -> Task:
 @pytest.fixture(scope="module")
 def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("init"), "gpt2", layers=1)  # it has dropout
-
-
-def files(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): file_sha256(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def stop_before(monkeypatch: pytest.MonkeyPatch, step: int) -> list[int]:
@@ -152,9 +144,4 @@ def test_a_process_that_is_killed_ten_times_ends_in_the_same_files(
         time.sleep(moments.uniform(0, 0.3))
         process.send(signal.SIGKILL)
         assert process.end().returncode == -signal.SIGKILL, "it was killed while it trained"
-    again = forks.run(*words, f"cache_dir={killed}")
-    assert again.returncode == 0, again.stderr
-    assert "go on training after epoch" in again.stderr
-    (one,) = (whole / "models" / "finetuned-init").iterdir()
-    (other,) = (killed / "models" / "finetuned-init").iterdir()
-    assert files(other) == files(one)
+    assert_it_goes_on(forks, words, killed, whole)

@@ -18,6 +18,7 @@ from bench.models.second_moments import Factored, Full, load_moments
 from metrics.optimizer_step import OptimizerStep
 from tests.fixtures.models import directory_source, make_model
 from tests.fixtures.models import load as load_model
+from tests.fixtures.states import take_steps
 
 Q, K = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.weight"
 Order = Callable[[list[tuple[str, nn.Parameter]]], list[tuple[str, nn.Parameter]]]
@@ -53,11 +54,7 @@ def stepped(
     """The state of an optimizer over ``named_parameters()`` in some order, saved beside it."""
     module.requires_grad_(True)
     optimizer = make(order(list(module.named_parameters())), **settings)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(steps):
-        for parameter in module.parameters():
-            parameter.grad = torch.randn(parameter.shape, generator=generator) * 1e-3
-        optimizer.step()
+    take_steps(optimizer, list(module.parameters()), steps)
     module.requires_grad_(False)
     torch.save(optimizer.state_dict(), folder_of(module) / "optimizer.pt")
     return dict(optimizer.state)

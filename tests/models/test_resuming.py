@@ -12,12 +12,12 @@ import torch
 from bench.models import resuming
 from bench.models.scratch import Scratch
 from bench.models.training import Training
-from bench.storage.hashes import file_sha256
 from bench.storage.whole_folders import resumable_folder
 from bench.tasks.base import Query, Task
 from tests.fixtures.forks import Forks
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import TEXTS, scratch_source
+from tests.fixtures.trainings import assert_it_goes_on, files
 
 QUERIES = (Query("q0", "Al Grey plays the", "trombone"), Query("q1", "Marla Venn", "Oslo"))
 EPOCHS = 4
@@ -55,14 +55,6 @@ def stop_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int, *, steps: int = 1
     monkeypatch.setattr(Training, "_epoch", noting)
     monkeypatch.setattr(Training, "_step", stopping)
     return begun
-
-
-def files(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): file_sha256(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def unfinished(cache: Path) -> Path:
@@ -176,10 +168,4 @@ def test_a_killed_process_ends_in_the_same_files(tmp_path: Path, forks: Forks) -
             continue
         process.send(signal.SIGKILL)
         assert process.end().returncode == -signal.SIGKILL, "it was killed while it trained"
-    again = forks.run(*words, f"cache_dir={killed}")
-    assert again.returncode == 0, again.stderr
-    assert "go on training after epoch" in again.stderr
-    (one,) = (whole / "models" / "micro").iterdir()
-    (other,) = (killed / "models" / "micro").iterdir()
-    assert one.name == other.name
-    assert files(other) == files(one)
+    assert_it_goes_on(forks, words, killed, whole)
