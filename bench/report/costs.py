@@ -24,10 +24,8 @@ def own_seconds(result: Result) -> float | None:
     phases = _phases(result)
     if not phases:
         return None
-    rest = sum(
-        seconds for name, seconds in phases.items() if name not in ("model", "index", "search")
-    )
-    return rest + _own_index(result) + _own_search(result)
+    rest = sum(seconds for name, seconds in phases.items() if name not in ("model", "index"))
+    return rest + _own_index(result) + _search_by_others(result)
 
 
 def shared_seconds(result: Result) -> float | None:
@@ -52,14 +50,15 @@ def ranking_seconds(result: Result) -> float | None:
     if ("index" not in phases and "search" not in phases) or None in making:
         return None
     made = max(_index_without_model(result), shared_seconds(result) or 0.0)
-    return made + _own_search(result)
+    return made + _phases(result).get("search", 0.0) + _search_by_others(result)
 
 
-def _own_search(result: Result) -> float:
-    """Seconds of the phase ``search``, without what was done for other cells, and with theirs.
+def _search_by_others(result: Result) -> float:
+    """Seconds of search that others spent on this cell, less those that it spent on others.
 
     Cells of a sweep that share features are searched together, by the first of them. Where several
-    processes did it, theirs are the seconds of all, so that the sum is at least what is left.
+    processes did it, theirs are the seconds of all. Where nothing was shared, this is exactly 0, so
+    that a cell costs what its phases sum to.
     """
     facts = result.method.get("facts")
     named = facts.items() if isinstance(facts, dict) else ()
@@ -68,8 +67,7 @@ def _own_search(result: Result) -> float:
         name = key.rpartition(".")[2]
         if name in shared and isinstance(seconds, int | float):
             shared[name] += seconds
-    phase = _phases(result).get("search", 0.0)
-    return max(0.0, phase - shared[_FOR_OTHERS]) + shared[_BY_OTHERS]
+    return shared[_BY_OTHERS] - min(shared[_FOR_OTHERS], _phases(result).get("search", 0.0))
 
 
 def _own_index(result: Result) -> float:

@@ -11,10 +11,11 @@ import pytest
 
 from bench.cli.main import main
 from bench.core.errors import UserError
-from bench.report.recorded import CELLS, record_cells, verify_recorded
+from bench.report.recorded import CELLS, record_cells, recorded_boards, verify_recorded
 from bench.results.rankings import DEPTH, FIRST_PASSAGES
 from bench.results.schema import PER_QUERY, RESULT, RETRIEVALS
 from tests.fixtures.cells import edit_result, edit_table, write_cell
+from tests.fixtures.sources import ROOT
 
 
 @pytest.fixture
@@ -37,6 +38,12 @@ def test_a_board_follows_from_its_cells(kept: Path, capsys: pytest.CaptureFixtur
     assert main(["verify", str(kept)]) == 0
     assert "3 cells" in capsys.readouterr().out
     assert main(["verify", str(kept / "board")]) == 0, "one board is named as well as all"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("board", recorded_boards(ROOT / "results"), ids=lambda path: path.name)
+def test_the_boards_of_this_repository_follow_from_their_cells(board: Path) -> None:
+    assert list(map(str, verify_recorded(board))) == []
 
 
 def test_lists_quote_the_corpus_and_are_left_out(kept: Path) -> None:
