@@ -87,6 +87,10 @@ class MetricRecord:
         """Whether results hold its mean over queries: not what is only known of each of them."""
         return self.kind not in (MetricKind.query, MetricKind.unknown)
 
+    def shown(self, value: float) -> float:
+        """A stored value, or a difference of two, in the unit that is shown everywhere."""
+        return self.scale * value
+
     def at(self, cut_off: int) -> MetricRecord:
         """The member of a family that looks at the first ``cut_off`` passages."""
         return replace(

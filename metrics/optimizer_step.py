@@ -174,10 +174,11 @@ class OptimizerStep:
                 weights, losses = by_passage(self._weights, ids, labels)
             else:
                 weights, losses = self._plain_gradients(ids[0], labels[0])
+        _take_apart(weights)
         clipped = torch.zeros(len(passages), dtype=torch.float64, device=ids.device)
         squares = torch.zeros_like(clipped)
         with torch.no_grad():
-            for name in list(weights):  # one gradient after the other makes room for its weights
+            for name in weights:
                 weights[name], is_clipped, rms = self._updated(name, weights[name])
                 clipped += is_clipped
                 squares += rms.double().square() * self._weights[name].numel()
@@ -195,13 +196,13 @@ class OptimizerStep:
         return by_name, loss.detach()[None]
 
     def _updated(self, name: str, gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One parameter tensor after the step on each passage, in memory of its own.
+        """One parameter tensor after the step on each passage, in the memory of its gradients.
 
         Returns:
             the weights, ``[passages, *shape]``; whether each update was clipped, bool
             ``[passages]``; the update's root mean square after that, ``[passages]``.
         """
-        updates = gradients * self._scales[name] if self._scales is not None else gradients.clone()
+        updates = gradients if self._scales is None else gradients.mul_(self._scales[name])
         flat = updates.flatten(1)
         rms = torch.linalg.vector_norm(flat, dim=1) / math.sqrt(flat.shape[1])
         excess = torch.ones_like(rms) if self._clip is None else (rms / self._clip).clamp_min(1.0)
@@ -241,6 +242,19 @@ class OptimizerStep:
                 ids,
                 labels,
             )
+
+
+def _take_apart(gradients: Weights) -> None:
+    """Copy gradients that share memory with another one, or with themselves.
+
+    Each may be written to afterwards, which spares a copy of all weights a passage.
+    """
+    taken = set()
+    for name, gradient in gradients.items():
+        place = gradient.untyped_storage().data_ptr()
+        if place in taken or not gradient.is_contiguous():
+            gradients[name] = gradient.clone(memory_format=torch.contiguous_format)
+        taken.add(place)
 
 
 def _bytes_a_token(model: LanguageModel) -> int:

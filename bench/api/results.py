@@ -88,8 +88,8 @@ class Results:
 
         Returns:
             columns ``task``, ``model``, ``method``, ``label``, ``seed``, ``key``; for each metric
-            ``NAME`` (the mean, in the metric's own unit: a difference of probabilities for
-            tail-patch), ``NAME_low`` and ``NAME_high`` (its 95% interval), ``NAME_n`` (queries that
+            ``NAME`` (the mean, in the unit that tables show: percentage points for tail-patch),
+            ``NAME_low`` and ``NAME_high`` (its 95% interval), ``NAME_n`` (queries that
             it is over) and ``NAME_over`` (what was resampled); then sizes, times, hashes and the
             date.
 
@@ -100,6 +100,8 @@ class Results:
 
     def per_query(self) -> pd.DataFrame:
         """One row for each query and metric of each cell; what was not scored is left out.
+
+        Values are in the units of ``to_dataframe``.
 
         Returns:
             columns ``task``, ``model``, ``method``, ``label``, ``query_id``, ``metric``, ``value``.
@@ -112,7 +114,8 @@ class Results:
             table = table_of(row.cell)
             for metric in measures.in_order(table):
                 if measures.of(metric).is_averaged and (scores := scores_of(table, metric)):
-                    part = pd.DataFrame({"query_id": list(scores), "value": list(scores.values())})
+                    values = map(measures.of(metric).shown, scores.values())
+                    part = pd.DataFrame({"query_id": list(scores), "value": list(values)})
                     parts.append(part.assign(**named, metric=metric))
         columns = [*_BY, "query_id", "metric", "value"]
         return (
@@ -191,7 +194,7 @@ def _main(board: Board, row: Row) -> str:
     if estimate is None:
         return ""
     measure = measures.of(str(board.main))
-    return f" ({measure.title} {measure.scale * estimate.value:.3f})"
+    return f" ({measure.title} {measure.shown(estimate.value):.3f})"
 
 
 def _frame(tables: Sequence[Table]) -> pd.DataFrame:

@@ -24,7 +24,7 @@ def difference(metric: str, value: float) -> str:
 
 
 def _digits(metric: str, value: float, sign: str = "") -> str:
-    return f"{measures.of(metric).scale * value:{sign}.3f}".replace("-", "−")
+    return f"{measures.of(metric).shown(value):{sign}.3f}".replace("-", "−")
 
 
 # Before an interval, what was resampled beside or instead of queries.

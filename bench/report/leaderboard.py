@@ -111,12 +111,13 @@ def value_of(metric: str, estimate: Estimate | None) -> Value:
     if estimate is None:
         return Value()
     text, interval = display.number(metric, estimate.value), display.interval(metric, estimate)
-    return Value(text, raw_of(estimate), interval)
+    return Value(text, raw_of(metric, estimate), interval)
 
 
-def raw_of(estimate: Estimate) -> tuple[Raw, ...]:
+def raw_of(metric: str, estimate: Estimate) -> tuple[Raw, ...]:
     """An estimate for a program: value, bounds, how many queries, and what was resampled."""
-    return (estimate.value, *estimate.ci95, estimate.n, estimate.over)
+    shown = measures.of(metric).shown
+    return (*map(shown, (estimate.value, *estimate.ci95)), estimate.n, estimate.over)
 
 
 def _queries(row: Row) -> Value:

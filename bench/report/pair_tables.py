@@ -50,4 +50,4 @@ def pair_table(board: Board, pairs: Sequence[MethodPair]) -> Table:
 
 def _difference(pair: MethodPair) -> Value:
     text = display.difference(pair.metric, pair.difference.value)
-    return Value(text, raw_of(pair.difference), is_best=pair.significant)
+    return Value(text, raw_of(pair.metric, pair.difference), is_best=pair.significant)

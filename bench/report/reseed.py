@@ -208,12 +208,21 @@ def _by_metric(board: Board) -> list[Column]:
             fields=("overlap", "overlap_least", "overlap_greatest"),
         ),
         Column(lambda row: row[1], fields=("metric",)),
-        Column(lambda row: Value(raw=astuple(row[2].spread)), fields=("mean", "least", "greatest")),
-        Column(
-            lambda row: Value(raw=(*row[2].estimate.ci95, row[2].estimate.over))
-            if row[2].estimate else Value(), fields=("low", "high", "over"),
-        ),
-    ]  # fmt: skip
+        Column(_ends, fields=("mean", "least", "greatest")),
+        Column(_interval, fields=("low", "high", "over")),
+    ]
+
+
+def _ends(row: tuple[Reseeding, str, SeedScore]) -> Value:
+    _, metric, score = row
+    return Value(raw=tuple(map(measures.of(metric).shown, astuple(score.spread))))
+
+
+def _interval(row: tuple[Reseeding, str, SeedScore]) -> Value:
+    _, metric, score = row
+    if score.estimate is None:
+        return Value()
+    return Value(raw=(*map(measures.of(metric).shown, score.estimate.ci95), score.estimate.over))
 
 
 def _shown_score(metric: str, score: SeedScore | None) -> str:

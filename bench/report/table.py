@@ -2,7 +2,7 @@
 
 A column says what it shows of a row, to readers and to programs. Formats for readers
 (``formats.markdown``, ``formats.latex``, ``formats.page``, ``terminal``) show the text of a value;
-``formats.comma_separated`` writes the raw values, in full precision and in the metrics' own units.
+``formats.comma_separated`` writes the raw values, in full precision and in the same units.
 """
 
 from __future__ import annotations

@@ -334,7 +334,7 @@ def _told(name: str, value: float) -> str:
     """A metric's value in the unit of tables and pages, for a line of text."""
     measure = measures.of(name)
     return (
-        f"{name} {measure.scale * value:{'+' if measure.signed else ''}.3f} {measure.unit}".strip()
+        f"{name} {measure.shown(value):{'+' if measure.signed else ''}.3f} {measure.unit}".strip()
     )
 
 

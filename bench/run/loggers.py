@@ -142,7 +142,7 @@ def _log_wandb(config: LoggerConfig, cell: Cell, settings: dict[str, Any], sweep
     )
     run.summary.update(
         {
-            f"{_head(name)}{suffix}": measures.of(name).scale * value
+            f"{_head(name)}{suffix}": measures.of(name).shown(value)
             for name, estimate in result.metrics.items()
             for suffix, value in (
                 ("", estimate.value),

@@ -17,7 +17,7 @@ from metrics.optimizer_step import OptimizerStep
 from tests.fixtures.helpers import make_task
 from tests.fixtures.models import FAMILIES, FLOAT32_INSIDE, TEXTS, load, make_model, with_moments
 from tests.fixtures.tail_patches import PROPONENTS, QUERIES, config, serial_patch
-from tests.oracles.deep_copy_tail_patch import delta, step_facts
+from tests.oracles.deep_copy_tail_patch import delta, patched, step_facts
 
 
 def log_probs_after(step: OptimizerStep, passages, queries) -> list[list[float]]:
@@ -179,6 +179,31 @@ def test_the_models_own_weights_stay_bit_for_bit(model, passages):
         assert parameter.data_ptr() == places[name]
         assert not parameter.requires_grad
         assert parameter.grad is None
+
+
+@pytest.mark.parametrize("passages", [1, 2])
+def test_parameters_that_share_a_gradient_each_step_by_it(tmp_path, passages):
+    """Autograd gives both terms of a sum one tensor, in which nothing may be written twice."""
+    model = load(make_model(tmp_path / "model", "gpt_neox", **FAMILIES["gpt_neox"]))
+
+    class Shifted(type(model.module)):
+        def forward(self, **inputs):
+            out = super().forward(**inputs)
+            out.logits = out.logits + (self.one_shift + self.other_shift)
+            return out
+
+    model.module.__class__ = Shifted
+    for place, name in enumerate(("one_shift", "other_shift")):
+        shift = torch.full((model.module.config.vocab_size,), 0.1 * place)
+        model.module.register_parameter(name, torch.nn.Parameter(shift, requires_grad=False))
+    texts = [model.passage_tokens(text) for text in TEXTS[:passages]]
+    stepped, *_ = OptimizerStep(model, 0.1, None, clip=1.0)._stepped(texts)
+    module = copy.deepcopy(model.module).double()
+    for number, text in enumerate(texts):
+        want = dict(patched(module, text.ids, 0.1, None).named_parameters())
+        assert (want["one_shift"] != module.one_shift).any()
+        for name, weight in want.items():
+            torch.testing.assert_close(stepped[name][number], weight.detach())
 
 
 @pytest.mark.parametrize("architecture", list(FAMILIES))

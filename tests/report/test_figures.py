@@ -248,6 +248,10 @@ def test_cost_is_of_the_ranking_alone(
 # ------------------------------------------------------------------ the numbers
 
 
+# Results hold differences of probabilities, and figures show percentage points.
+IN_POINTS = ("tail_patch", "removal_effect")
+
+
 def test_the_csv_holds_what_the_results_hold(tmp_path: Path) -> None:
     everything(tmp_path)
     cells = {cell.folder.name: cell.result for cell in read_cells(tmp_path)}
@@ -255,9 +259,13 @@ def test_the_csv_holds_what_the_results_hold(tmp_path: Path) -> None:
     for figure in planned(tmp_path).figures:
         for row in csv.DictReader(io.StringIO(csv_of(figure))):
             if figure.name not in ("frequency", "proponent_kinds"):
-                stored = cells[row["key"]].metrics[row["metric"]]
-                assert float(row["value"]) == stored.value
-                assert (float(row["low"]), float(row["high"])) == stored.ci95
+                metrics = cells[row["key"]].metrics
+                drawn = [(row["metric"], "")]
+                drawn += [(row["x"], "x_")] if row.get("x") in metrics else []
+                for metric, part in drawn:
+                    shown, stored = 100.0 if metric in IN_POINTS else 1.0, metrics[metric]
+                    numbers = [float(row[f"{part}{name}"]) for name in ("value", "low", "high")]
+                    assert numbers == [shown * x for x in (stored.value, *stored.ci95)]
                 compared += 1
     assert compared > 30
 

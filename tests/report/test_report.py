@@ -114,6 +114,15 @@ def paths(results: Path) -> Written:
     return report(results, quiet=True)
 
 
+# Results hold tail-patch as a difference of probabilities, and reports show percentage points.
+SHOWN = {"tail_patch": 100.0}
+
+
+def shown(metric: str, *values: float) -> list[float]:
+    """Stored values in the unit of the report."""
+    return [SHOWN.get(metric, 1.0) * value for value in values]
+
+
 def test_csv_has_full_precision_and_a_line_per_cell(results: Path, paths: Written) -> None:
     with open(paths.folder / "leaderboard.csv", newline="", encoding="utf-8") as stream:
         rows = {row["method"]: row for row in csv.DictReader(stream)}
@@ -121,8 +130,8 @@ def test_csv_has_full_precision_and_a_line_per_cell(results: Path, paths: Writte
     for cell in read_cells(results):
         row = rows[cell.result.method["name"]]
         for name, estimate in cell.result.metrics.items():
-            assert float(row[name]) == estimate.value
-            assert (float(row[f"{name}_low"]), float(row[f"{name}_high"])) == estimate.ci95
+            numbers = [float(row[name + part]) for part in ("", "_low", "_high")]
+            assert numbers == shown(name, estimate.value, *estimate.ci95)
             assert int(row[f"{name}_n"]) == estimate.n
         assert int(row["n_passages"]) == N_PASSAGES
         assert float(row["seconds"]) == 1.75
@@ -191,9 +200,8 @@ def test_significance_csv_has_a_line_per_pair_and_metric(results: Path, paths: W
     for line, pair in zip(lines, board.pairs, strict=True):
         assert (line["task"], line["model"], line["metric"]) == ("factworld", "tiny", pair.metric)
         assert (line["method_a"], line["method_b"]) == (pair.a, pair.b)
-        assert float(line["difference"]) == pair.difference.value
-        bounds = (float(line["difference_low"]), float(line["difference_high"]))
-        assert bounds == pair.difference.ci95
+        numbers = [float(line[f"difference{part}"]) for part in ("", "_low", "_high")]
+        assert numbers == shown(pair.metric, pair.difference.value, *pair.difference.ci95)
         assert (float(line["p"]), float(line["p_holm"])) == (pair.p, pair.p_holm)
         assert int(line["n"]) == pair.difference.n
 

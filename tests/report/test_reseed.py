@@ -167,5 +167,9 @@ def test_text(tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(of_tables([by_metric]))))
     assert {row["metric"] for row in rows} == {"mrr", "tail_patch"}
     assert all(float(row["low"]) < float(row["mean"]) < float(row["high"]) for row in rows)
+    scores = reseedings(board)[0].scores
+    shown = {"mrr": 1.0, "tail_patch": 100.0}  # percentage points
+    for row in rows:
+        assert float(row["mean"]) == shown[row["metric"]] * scores[row["metric"]].spread.mean
     assert {row["over"] for row in rows} == {"seeds and queries"}
     assert float(rows[0]["overlap"]) == reseedings(board)[0].overlap.mean

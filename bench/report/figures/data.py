@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from metrics import measures
 from metrics.stats.bootstrap import Estimate
 
 Record = dict[str, Any]
@@ -38,7 +39,7 @@ class Point:
         key: key of the cell that the value is from.
         x: place on the axis; None for a value without one, which becomes a level line.
         text: name of the setting, group or model.
-        estimate: the value in the metric's own unit.
+        estimate: the value as results store it.
         mark: reason why the value is set apart from the line; empty if it is not.
     """
 
@@ -71,7 +72,7 @@ class Lines:
     named_points: bool = False
 
     def records(self) -> list[Record]:
-        """The rows of the CSV, values in the metrics' own units (not in percentage points)."""
+        """The rows of the CSV, values in the units that the figure shows."""
         return [
             {
                 **point.series.record(),
@@ -80,7 +81,7 @@ class Lines:
                 "name": point.text,
                 "mark": point.mark,
                 "metric": point.metric,
-                **estimate_record(point.estimate),
+                **estimate_record(point.metric, point.estimate),
             }
             for point in self.points
         ]
@@ -88,7 +89,7 @@ class Lines:
 
 @dataclass(frozen=True)
 class Dot:
-    """One cell of a scatter, in the metrics' own units; a number as ``x`` has no interval."""
+    """One cell of a scatter, as results store it; a number as ``x`` has no interval."""
 
     series: Series
     key: str
@@ -123,15 +124,15 @@ class Scatter:
     panels: Sequence[Panel]
 
     def records(self) -> list[Record]:
-        """The rows of the CSV, values in their own units."""
+        """The rows of the CSV, values in the units that the figure shows."""
         return [
             {
                 **dot.series.record(),
                 "key": dot.key,
                 "x": panel.column,
-                **_x_record(dot.x),
+                **_x_record(panel.column, dot.x),
                 "metric": panel.metric,
-                **estimate_record(dot.y),
+                **estimate_record(panel.metric, dot.y),
             }
             for panel in self.panels
             for dot in panel.dots
@@ -164,7 +165,7 @@ class Bars:
                 "key": bar.key,
                 self.column: part,
                 "metric": "share",
-                **estimate_record(bar.shares[part]),
+                **estimate_record("share", bar.shares[part]),
             }
             for bar in self.bars
             for part in self.parts
@@ -194,13 +195,14 @@ class Figure:
     body: Body = field(repr=False)
 
 
-def estimate_record(estimate: Estimate) -> Record:
+def estimate_record(metric: str, estimate: Estimate) -> Record:
     """The columns of the CSV that hold an estimate."""
-    low, high = estimate.ci95
-    return {"value": estimate.value, "low": low, "high": high, "n": estimate.n}
+    value, low, high = map(measures.of(metric).shown, (estimate.value, *estimate.ci95))
+    return {"value": value, "low": low, "high": high, "n": estimate.n}
 
 
-def _x_record(x: Estimate | float) -> Record:
+def _x_record(column: str, x: Estimate | float) -> Record:
     if isinstance(x, Estimate):
-        return {"x_value": x.value, "x_low": x.ci95[0], "x_high": x.ci95[1]}
+        value, low, high = map(measures.of(column).shown, (x.value, *x.ci95))
+        return {"x_value": value, "x_low": low, "x_high": high}
     return {"x_value": x, "x_low": "", "x_high": ""}

@@ -68,8 +68,8 @@ def _panels(n: int, height: float, right: float, shared: bool) -> tuple[Canvas, 
 
 def _scaled(metric: str, estimate: Estimate) -> tuple[float, list[list[float]]]:
     """A value and the lengths of its error bar, in the unit that is shown."""
-    scale = measures.of(metric).scale
-    value, low, high = (scale * v for v in (estimate.value, *estimate.ci95))
+    shown = measures.of(metric).shown
+    value, low, high = map(shown, (estimate.value, *estimate.ci95))
     return value, [[max(0.0, value - low)], [max(0.0, high - value)]]
 
 
@@ -138,7 +138,7 @@ def _draw_series(
 
 
 def _value(point: Point) -> float:
-    return measures.of(point.metric).scale * point.estimate.value
+    return measures.of(point.metric).shown(point.estimate.value)
 
 
 def _level(axes: Axes, point: Point, look: Look) -> None:
@@ -266,9 +266,9 @@ def _box(
 ) -> Bbox:
     """An error bar as a box in data coordinates: the horizontal one if ``across`` is given."""
     if across is not None:
-        low, high = (measures.of(column).scale * bound for bound in across.ci95)
+        low, high = map(measures.of(column).shown, across.ci95)
         return Bbox.from_extents(low, y, high, y)
-    low, high = (measures.of(metric).scale * bound for bound in up.ci95)
+    low, high = map(measures.of(metric).shown, up.ci95)
     return Bbox.from_extents(x, low, x, high)
 
 

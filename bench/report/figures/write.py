@@ -73,6 +73,6 @@ def _saved_as(kind: str) -> dict[str, Any]:
 
 
 def csv_of(figure: Figure) -> str:
-    """The numbers of a figure, in full precision and in the metrics' own units."""
+    """The numbers of a figure, in full precision and in the units that it shows."""
     records = figure.body.records()
     return of_records(list(records[0]), records)

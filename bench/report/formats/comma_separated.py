@@ -1,4 +1,4 @@
-"""Tables as CSV: numbers in full precision and in their own units, for programs."""
+"""Tables as CSV: numbers in full precision and in the units of the other formats."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def _ranked(record: RetrievalRecord, raw: Json, threshold: float) -> Ranked:
     if (changes := record.proponent_tail_patch) is not None:
         measure = measures.of(TAIL_PATCH)  # in the unit of the query's mean
         columns[measure.head] = numbers_json(
-            [None if change is None else change * measure.scale for change in changes]
+            [None if change is None else measure.shown(change) for change in changes]
         )
     if record.proponent_ais_scores is not None:
         columns["ais_scores"] = numbers_json(record.proponent_ais_scores)
