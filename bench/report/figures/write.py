@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from bench.core import progress
+from bench.engines.base import Job
+from bench.engines.outcomes import outcomes
 from bench.report.figures.catalog import FORMATS, is_figure, on_page
 from bench.report.figures.data import Figure
 from bench.report.formats.comma_separated import of_records
+from bench.report.workers import engine_for
 from bench.storage.whole_files import whole_file
 
 _DPI = 300  # of PNG: what journals ask for
+_SECONDS = 0.4  # that a figure takes in its three formats
 _METADATA: dict[str, dict[str, Any]] = {  # without the date and the version of the library
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
@@ -29,13 +35,18 @@ def write_figures(figures: Sequence[Figure], folder: Path, quiet: bool = False) 
     Raises:
         UserError: the folder cannot be written.
     """
-    shown = figures if quiet else progress.track(figures, "figures", unit="figures")
     boards = dict.fromkeys(figure.place for figure in figures if len(figure.place) == 2)
     chosen = {one.stem for task, model in boards for one in on_page(figures, task, model)}
-    pictures = {}
-    for figure in shown:
-        if svg := _write(figure, folder, is_inline=figure.stem in chosen):
-            pictures[figure.stem] = svg
+    silence = progress.silenced(True) if quiet else nullcontext()
+    with silence, tempfile.TemporaryDirectory(prefix="tdabench-") as temporary:
+        jobs = [
+            Job(write_figure, (figure, folder, figure.stem in chosen, picture), picture)
+            for number, figure in enumerate(figures)
+            for picture in [Path(temporary, f"{number}.svg")]
+        ]
+        engine = engine_for(_SECONDS * len(figures))
+        drawn = list(outcomes(jobs, _read_text, engine, "figures", "figures"))
+    pictures = {figure.stem: svg for figure, svg in zip(figures, drawn, strict=True) if svg}
     stems = {figure.stem for figure in figures}
     if folder.is_dir():
         for path in folder.iterdir():
@@ -45,8 +56,13 @@ def write_figures(figures: Sequence[Figure], folder: Path, quiet: bool = False) 
     return pictures
 
 
-def _write(figure: Figure, folder: Path, *, is_inline: bool) -> str:
-    """Write one figure; returns its SVG for the page, empty if it does not stand there."""
+def write_figure(figure: Figure, folder: Path, is_inline: bool, picture: Path) -> None:
+    """Write one figure, and its SVG for the page, empty if it does not stand there.
+
+    Args:
+        is_inline: whether it stands on the page.
+        picture: the file for that SVG.
+    """
     from bench.report.figures.drawing import draw  # matplotlib is slow to import
     from bench.report.figures.inline import inline_svg
     from bench.report.figures.style import style
@@ -58,7 +74,13 @@ def _write(figure: Figure, folder: Path, *, is_inline: bool) -> str:
                 canvas.savefig(stream, **_saved_as(kind))
         with whole_file(folder / f"{figure.stem}.csv") as stream:
             stream.write(csv_of(figure))
-        return inline_svg(canvas, figure, _saved_as("svg")) if is_inline else ""
+        svg = inline_svg(canvas, figure, _saved_as("svg")) if is_inline else ""
+    with whole_file(picture) as stream:
+        stream.write(svg)
+
+
+def _read_text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def _saved_as(kind: str) -> dict[str, Any]:

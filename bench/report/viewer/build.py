@@ -1,4 +1,8 @@
-"""Writing a viewer: rankings are read one at a time, and the new viewer replaces the last one."""
+"""Writing a viewer: rankings are read one at a time, and the new viewer replaces the last one.
+
+Each group is a job, since most of the time goes into reading rankings: several processes do them
+where there is much to read.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,8 @@ from bench.core import progress
 from bench.core.environment import __version__
 from bench.core.errors import UserError
 from bench.core.escape import clean
+from bench.engines.base import Job
+from bench.engines.outcomes import outcomes, unless_single
 from bench.report.rendering import rendered
 from bench.report.viewer.chunks import NUMBERS, write_chunk
 from bench.report.viewer.opening import opening
@@ -22,8 +28,11 @@ from bench.report.viewer.queries import Measures, Queries
 from bench.report.viewer.reading import Ranked, read_ranked
 from bench.report.viewer.sources import PAGE, RankingGroup, RankingSource
 from bench.report.viewer.spill import Spill
-from bench.report.viewer.values import json_of, numbers_json
+from bench.report.viewer.values import json_of, numbers_json, valid_unicode
+from bench.report.workers import engine_for
 from bench.storage.disk import disk_errors
+from bench.storage.documents import read_json
+from bench.storage.whole_files import whole_file
 from bench.storage.whole_folders import partial_folder
 from metrics.measures import MRR
 
@@ -32,6 +41,7 @@ _SCRIPTS = (
     "dom", "store", "text", "shares", "state", "filter", "search", "list", "wins", "ranking",
     "query", "export", "keys", "main",
 )  # fmt: skip
+_BYTES_A_SECOND = 25e6  # of rankings that one core reads, packs and writes
 _ENTRIES = 2500  # listed passages in one chunk of rankings
 _CHARACTERS, _PASSAGES = 1 << 17, 1000  # in one chunk of passages
 
@@ -51,13 +61,14 @@ def write_viewer(
     Raises:
         UserError: a ranking file is damaged, there is no space, or the folder holds something else.
     """
-    with _replaced(folder) as partial:
+    silence = progress.silenced(True) if quiet else nullcontext()
+    with silence, _replaced(folder) as partial:
         data = partial / DATA
         data.mkdir()
         catalog = {
             "version": __version__,
             "reciprocal": MRR,
-            "groups": [_write_group(group, f"g{i}", data, quiet) for i, group in enumerate(groups)],
+            "groups": _written(groups, data, folder),
         }
         write_chunk(data, CATALOG, json_of(catalog))
         (partial / PAGE).write_text(viewer_page(home), encoding="utf-8")
@@ -95,22 +106,42 @@ def _is_viewer(folder: Path) -> bool:
     )
 
 
-def _write_group(group: RankingGroup, name: str, data: Path, quiet: bool) -> dict[str, Any]:
-    """Write one group's chunks, all named ``NAME-…``; returns its entry in the catalog."""
+def _written(groups: Sequence[RankingGroup], data: Path, folder: Path) -> list[dict[str, Any]]:
+    """Write the chunks of all groups into ``data``; returns their entries in the catalog."""
+    entries = data.parent.parent / "entries"
+    entries.mkdir()
+    jobs = [
+        Job(write_group, (group, f"g{i}", data, entry, folder), entry)
+        for i, group in enumerate(groups)
+        for entry in [entries / f"{i}.json"]
+    ]
+    n_bytes = sum(one.rankings.stat().st_size for group in groups for one in group.sources)
+    engine = unless_single(engine_for(n_bytes / _BYTES_A_SECOND), len(jobs))
+    return list(outcomes(jobs, read_json, engine, "viewer", "boards"))
+
+
+def write_group(group: RankingGroup, name: str, data: Path, entry: Path, folder: Path) -> None:
+    """Write one group's chunks, all named ``NAME-…``, and its entry in the catalog.
+
+    Args:
+        entry: the file for that entry.
+        folder: the viewer's folder, which a full disk is told with.
+    """
     with (
+        disk_errors(folder),
         tempfile.TemporaryDirectory(dir=data.parent.parent) as temporary,
         closing(Spill(Path(temporary))) as spill,
     ):
-        return _write_spilled(group, name, data, spill, quiet)
+        written = _write_spilled(group, name, data, spill)
+    with whole_file(entry) as stream:
+        stream.write(valid_unicode(json_of(written)))
 
 
-def _write_spilled(
-    group: RankingGroup, name: str, data: Path, spill: Spill, quiet: bool
-) -> dict[str, Any]:
+def _write_spilled(group: RankingGroup, name: str, data: Path, spill: Spill) -> dict[str, Any]:
     queries, longest = Queries(), 1
     measures, columns = [], []
     for method, source in enumerate(group.sources):
-        measured, names, length = _spilled(method, source, queries, spill, quiet)
+        measured, names, length = _spilled(method, source, queries, spill)
         measures.append(measured)
         columns.append(names)
         longest = max(longest, length)
@@ -137,7 +168,7 @@ def _write_spilled(
 
 
 def _spilled(
-    method: int, source: RankingSource, queries: Queries, spill: Spill, quiet: bool
+    method: int, source: RankingSource, queries: Queries, spill: Spill
 ) -> tuple[Measures, list[str], int]:
     """Spill one method's rankings.
 
@@ -146,9 +177,7 @@ def _spilled(
     """
     measures, columns, longest = Measures(source.table), dict[str, None](), 0
     rankings = read_ranked(source.rankings, source.threshold)
-    if not quiet:
-        rankings = progress.track(rankings, f"viewer: {source.label}", unit="queries")
-    for ranked in rankings:
+    for ranked in progress.track(rankings, f"viewer: {source.label}", unit="queries"):
         record = ranked.record
         place = queries.place(ranked, measures.labels(record.example_id))
         measures.add(place, ranked)
