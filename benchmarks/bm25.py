@@ -42,6 +42,7 @@ import numpy as np
 
 from bench.core.progress import set_quiet
 from bench.engines.serial import Serial, SerialConfig
+from bench.storage.mirror import Mirror
 from bench.tasks.passages import Passage, PassageStore, write_passages
 from methods.bm25_scoring import DECIMALS, InvertedIndexScorer, Variant
 from methods.rank_bm25 import RankBm25
@@ -111,12 +112,16 @@ def _queries(options: argparse.Namespace) -> tuple[list[list[str]], list[list[st
 
 
 def _index(corpus: Path) -> dict[str, object]:
-    index = open_or_build(corpus / "words", PassageStore(corpus), tokenize, Serial(SerialConfig()))
+    index = open_or_build(
+        corpus / "words", PassageStore(corpus), tokenize, Serial(SerialConfig()), Mirror(corpus)
+    )
     return {"seconds": index.seconds, "mib on disk": index.nbytes / 2**20}
 
 
 def _ours(corpus: Path) -> Search:
-    index = open_or_build(corpus / "words", PassageStore(corpus), tokenize, Serial(SerialConfig()))
+    index = open_or_build(
+        corpus / "words", PassageStore(corpus), tokenize, Serial(SerialConfig()), Mirror(corpus)
+    )
     return InvertedIndexScorer(index, Variant.atire_robertson, K1, B).search
 
 

@@ -44,6 +44,7 @@ from bench.models.recipe import ModelRecipe
 from bench.models.scratch import Scratch
 from bench.run.extend_hydra import extend_hydra
 from bench.run.settings import Settings, settings_from
+from bench.storage.mirror import Mirror
 from bench.tasks import TASKS, load_task
 from bench.tasks.base import Task
 from methods.base import Context, Method
@@ -119,7 +120,7 @@ class Workload:
         config = replace(config, top=-(-n // len(queries)))
         rows = {query.query_id: range(i, n, len(queries)) for i, query in enumerate(queries)}
         began = time.perf_counter()
-        patch = TailPatch(config, self.model, self.task, cache, engine, self.recipe)
+        patch = TailPatch(config, self.model, self.task, cache, engine, self.recipe, Mirror(cache))
         measured = patch.measure(queries, rows)
         return time.perf_counter() - began, measured
 

@@ -46,6 +46,7 @@ import torch
 from contenders import Peer, interleave, timed
 
 from bench.engines.serial import Serial, SerialConfig
+from bench.storage.mirror import Mirror
 from methods import vector_search
 from methods.gradient.checkpoints import FeatureLayout
 from methods.gradient.codecs import make_codec
@@ -152,7 +153,9 @@ def _gradient_search(stored: np.ndarray, n_queries: int, *, unit_norm: bool) -> 
         for dtype in (torch.float32, torch.float64)
     )
     memory = MemoryPlan.of(2048, n_queries, dim, torch.float32)  # the methods' default
-    parts = PartsFolder(path.parent / f"parts-{unit_norm}", Serial(SerialConfig()))
+    parts = PartsFolder(
+        path.parent / f"parts-{unit_norm}", Serial(SerialConfig()), Mirror(path.parent)
+    )
     return Search(index, index, first, exactly, 0, memory, parts, Counter())
 
 

@@ -40,6 +40,7 @@ from bench.results.schema import CONFIG, RETRIEVALS, Cell, read_cells
 from bench.run.evaluation import spread
 from bench.run.parts import Parts
 from bench.run.settings import settings_from
+from bench.storage.mirror import Mirror
 from bench.tasks import Query, Task
 from bench.tasks.records import read_retrievals
 from metrics.tail_patch import TailPatch, TailPatchConfig
@@ -124,8 +125,9 @@ def _shared(
         start = time.perf_counter()
         for proponents in lists:
             patch = TailPatch(
-                config, model, task, Path(folder), Serial(SerialConfig()), lambda: model
-            )
+                config, model, task, Path(folder), Serial(SerialConfig()), lambda: model,
+                Mirror(Path(folder)),
+            )  # fmt: skip
             patched = patch.measure(part, proponents)
             for query_id, values in patched.after.items():
                 rows = proponents[query_id][: config.top]

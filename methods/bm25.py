@@ -113,8 +113,8 @@ class BM25(Method):
             }
         )
         folder = self.context.cache_dir / "index" / "words" / key
-        with self.context.mirror.shared(folder):
-            index = open_or_build(folder, task.passages, tokenize, self.context.engine)
+        engine, mirror = self.context.engine, self.context.mirror
+        index = open_or_build(folder, task.passages, tokenize, engine, mirror)
         self.context.facts["indexing_seconds"] = index.seconds
         scorer = InvertedIndexScorer(index, config.variant, config.k1, config.b)
         return IndexSize(bytes=index.nbytes, shards=1), scorer
@@ -128,7 +128,8 @@ class BM25(Method):
         if isinstance(scorer, InvertedIndexScorer) and len(queries) > QUERIES_A_JOB:
             formula = (config.variant, config.k1, config.b)
             search = ListSearch(scorer.index.folder, *formula, top_k, here=scorer)
-            lists = search.lists([self._words(query) for query in queries], self.context.engine)
+            words = [self._words(query) for query in queries]
+            lists = search.lists(words, self.context.engine, self.context.mirror)
         else:
             tracked = progress.track(queries, "search bm25", unit="queries")
             lists = (scorer.search(self._words(query), top_k) for query in tracked)

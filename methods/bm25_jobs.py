@@ -17,8 +17,10 @@ from bench.engines.base import Job
 from bench.engines.outcomes import outcomes
 from bench.storage.keys import content_key
 from bench.storage.locks import exclusive
+from bench.storage.mirror import Mirror
 from bench.storage.parted import rows_part
 from bench.storage.sealed_arrays import read_arrays, write_arrays
+from bench.storage.sharing import Sharing
 from methods.bm25_scoring import InvertedIndexScorer, Variant
 from methods.word_index import map_index
 
@@ -49,9 +51,13 @@ class ListSearch:
         return ListSearch, (self.index, self.variant, self.k1, self.b, self.k)
 
     def lists(
-        self, queries: Sequence[Words], engine: Engine
+        self, queries: Sequence[Words], engine: Engine, mirror: Mirror
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Rows and scores of each query, highest score first, ties by row."""
+        """Rows and scores of each query, highest score first, ties by row.
+
+        Args:
+            mirror: a copy of the cache in a store, where the lists stay.
+        """
         formula = [self.variant.value, self.k1, self.b, self.k, QUERIES_A_JOB]
         key = content_key([*formula, [list(words) for words in queries]])
         folder = self.index.with_name(f"{self.index.name}.lists-{key}")
@@ -62,7 +68,7 @@ class ListSearch:
                 path = rows_part(folder, range(start, start + len(some)))
                 jobs.append(Job(ListSearch.write, (self, path, some), path))
             unit = f"times {QUERIES_A_JOB:,} queries"
-            for lists in outcomes(jobs, _read, engine, "search bm25", unit):
+            for lists in outcomes(jobs, _read, engine, "search bm25", unit, Sharing(mirror)):
                 yield from lists
             shutil.rmtree(folder, ignore_errors=True)
 

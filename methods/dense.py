@@ -26,8 +26,8 @@ class Dense(EncoderMethod[np.ndarray]):
 
     def search(self, queries: Sequence[Query], top_k: int) -> Iterator[Ranking]:
         """Embed the queries, and scan the stored embeddings block by block."""
-        index, engine = self._opened, self.context.engine
-        ranked = search_dense(index, self._embed_queries(queries), top_k, engine)
+        index, context, asked = self._opened, self.context, self._embed_queries(queries)
+        ranked = search_dense(index, asked, top_k, context.engine, context.mirror)
         for query, (rows, scores) in zip(queries, ranked, strict=True):
             yield Ranking(query.query_id, rows, scores)
 

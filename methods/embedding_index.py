@@ -23,8 +23,10 @@ from bench.engines import Engine
 from bench.engines.base import Job
 from bench.engines.outcomes import outcomes, unless_single
 from bench.storage.arrays import map_array, new_array
+from bench.storage.mirror import Mirror
 from bench.storage.parted import open_or_merge, rows_part
 from bench.storage.sealed_arrays import read_arrays, write_arrays
+from bench.storage.sharing import Sharing, inventory
 from bench.tasks.passages import PassageStore
 
 CHUNK = 4096  # passages embedded together: sorted by length they need little padding
@@ -151,7 +153,7 @@ class Embedder(Generic[Vectors]):
 
 
 def open_or_embed(
-    folder: Path, embedder: Embedder[Vectors], engine: Engine
+    folder: Path, embedder: Embedder[Vectors], engine: Engine, mirror: Mirror
 ) -> EmbeddingIndex[Vectors]:
     """The index in ``folder``; where there is none, the corpus is embedded first.
 
@@ -160,21 +162,22 @@ def open_or_embed(
     Args:
         folder: folder of the index, named by a key of everything that decides over a vector.
         engine: runs a job for each chunk.
+        mirror: a copy of the cache in a store, which the index is shared through.
 
     Raises:
         UserError: the index is there, but its files are not what was written.
     """
     passages, form = embedder.passages, embedder.form
     made_from = {"passages": len(passages), "sha256": passages.sha256}
-    make = partial(_write, embedder, engine)
-    facts = open_or_merge(folder, "index of embeddings", made_from, make)
+    make = partial(_write, embedder, engine, Sharing(mirror, inventory(folder)))
+    facts = open_or_merge(folder, "index of embeddings", made_from, make, mirror)
     vectors = form.open(folder, len(passages))
     counts = dict(facts["counts"])
     return EmbeddingIndex(folder, form, len(passages), vectors, counts, facts["seconds"])
 
 
 def _write(
-    embedder: Embedder[Vectors], engine: Engine, folder: Path, parts: Path
+    embedder: Embedder[Vectors], engine: Engine, sharing: Sharing, folder: Path, parts: Path
 ) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     seconds = 0.0
@@ -183,7 +186,7 @@ def _write(
         nonlocal seconds
         jobs, unit = embedder.jobs(parts), f"chunks of {CHUNK:,}"
         runs = unless_single(engine, len(jobs))
-        for arrays, facts in outcomes(jobs, _read, runs, "embed passages", unit):
+        for arrays, facts in outcomes(jobs, _read, runs, "embed passages", unit, sharing):
             counts.update(facts["counts"])
             seconds += facts["seconds"]
             yield embedder.form.of(arrays)

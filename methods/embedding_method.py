@@ -60,8 +60,7 @@ class EmbeddingMethod(Method, Generic[Vectors]):
             context.device, context.model_recipe, content_key(settings),
         )  # fmt: skip
         embedder = Embedder(passages, self.form, elsewhere, here=self._embed_passages)
-        with context.mirror.shared(folder):
-            self._index = open_or_embed(folder, embedder, context.engine)
+        self._index = open_or_embed(folder, embedder, context.engine, context.mirror)
         context.counts.update(self._index.counts)
         context.facts["encoding_seconds"] = self._index.seconds
         vectors: Any = self._index.vectors

@@ -19,15 +19,17 @@ from bench.engines.base import Job
 from bench.engines.outcomes import outcomes
 from bench.storage.keys import content_key
 from bench.storage.locks import exclusive
-from bench.storage.parted import rows_part
+from bench.storage.mirror import Mirror
+from bench.storage.parted import PART, rows_part
 from bench.storage.sealed_arrays import arrays_sha256, read_arrays, write_arrays
+from bench.storage.sharing import Sharing, merged_file
 from methods.embedding_index import EmbeddingIndex, VectorFormat
 from methods.topk import TopK
 from methods.vector_search import Lists, nearest, search_rows
 
 # Rows that one job searches: a multiple of every block, so that groups cut no block.
 ROWS_A_JOB = 1 << 18
-_LISTS, _QUERIES = "best rows of a group", "queries of a search"
+_LISTS, _QUERIES = "best rows", "queries of a search"
 
 Vectors = TypeVar("Vectors")
 # The best rows of a range for each query: vectors of the queries, stored vectors, range of rows,
@@ -42,6 +44,7 @@ def best_rows(
     k: int,
     scan: Scan[Vectors],
     engine: Engine,
+    mirror: Mirror,
 ) -> Lists:
     """The ``k`` best rows of each query.
 
@@ -49,6 +52,7 @@ def best_rows(
         queries: their vectors; few enough that all lists fit into memory.
         scan: searches a range of rows; can be sent to another process.
         engine: runs a job for each group of rows.
+        mirror: a copy of the cache in a store, which groups and lists are shared through.
     """
     if index.n_passages <= ROWS_A_JOB:
         return scan(queries, index.vectors, range(index.n_passages), k)
@@ -56,23 +60,33 @@ def best_rows(
     key = content_key([arrays_sha256(arrays), k, ROWS_A_JOB])
     folder = index.folder.with_name(f"{index.folder.name}.lists-{key}")
     search = _GroupSearch(index.folder, index.form, index.n_passages, folder, k, scan)
-    best = TopK(n_queries, k)
-    with exclusive(folder):
+    jobs, unit = search.jobs(), f"groups of {ROWS_A_JOB:,} passages"
+
+    def merge(whole: Path | None) -> Lists:
         write_arrays(search.queries, _QUERIES, arrays)
-        unit = f"groups of {ROWS_A_JOB:,} passages"
-        for rows, scores in outcomes(search.jobs(), _read, engine, "search vectors", unit):
+        best, sharing = TopK(n_queries, k), Sharing(mirror, whole)
+        for rows, scores in outcomes(jobs, _read, engine, "search vectors", unit, sharing):
             best.push(scores, rows)
+        return best.rows, best.scores
+
+    with exclusive(folder):
+        best, _ = merged_file(mirror, folder / f"best{PART}", _read, _write, merge)
         shutil.rmtree(folder, ignore_errors=True)
-    return best.rows, best.scores
+    mirror.drop(folder, [job.target.name for job in jobs])
+    return best
 
 
 def search_dense(
-    index: EmbeddingIndex[np.ndarray], queries: np.ndarray, top_k: int, engine: Engine
+    index: EmbeddingIndex[np.ndarray],
+    queries: np.ndarray,
+    top_k: int,
+    engine: Engine,
+    mirror: Mirror,
 ) -> Iterator[Lists]:
     """The ``top_k`` rows with the highest dot product; see ``vector_search.search_rows``."""
 
     def find(asked: np.ndarray, n: int) -> Lists:
-        return best_rows(index, asked, len(asked), n, nearest, engine)
+        return best_rows(index, asked, len(asked), n, nearest, engine, mirror)
 
     return search_rows(queries, index.vectors, top_k, find)
 
@@ -113,8 +127,12 @@ class _GroupSearch(Generic[Vectors]):
         """Search some rows, and write the list of each query."""
         arrays, _ = read_arrays(self.queries, _QUERIES)
         stored = self.form.open(self.index, self.n_passages)
-        found, scores = self.scan(self.form.of(arrays), stored, rows, self.k)
-        write_arrays(path, _LISTS, {"rows": found, "scores": scores})
+        _write(path, self.scan(self.form.of(arrays), stored, rows, self.k))
+
+
+def _write(path: Path, lists: Lists) -> None:
+    rows, scores = lists
+    write_arrays(path, _LISTS, {"rows": rows, "scores": scores})
 
 
 def _read(path: Path) -> Lists:

@@ -108,7 +108,7 @@ class _ModelVectors(EmbeddingMethod[np.ndarray]):
         index, model = self._opened, self.context.model
         tokens = [model.query_tokens(q) for q in queries]
         asked = self._embed([Tokens(self._asked(t), loss_from=1) for t in tokens])
-        ranked = search_dense(index, asked, top_k, self.context.engine)
+        ranked = search_dense(index, asked, top_k, self.context.engine, self.context.mirror)
         for query, (rows, scores) in zip(queries, ranked, strict=True):
             yield Ranking(query.query_id, rows, scores)
 

@@ -49,8 +49,8 @@ class Sparse(EncoderMethod[SparseRows]):
         index, scan = self._opened, partial(best_of, width=self._width)
         for start in range(0, len(queries), QUERIES_LISTED_AT_ONCE):
             group = queries[start : start + QUERIES_LISTED_AT_ONCE]
-            asked, engine = self._embed_queries(group), self.context.engine
-            lists = best_rows(index, asked, len(group), top_k, scan, engine)
+            asked, context = self._embed_queries(group), self.context
+            lists = best_rows(index, asked, len(group), top_k, scan, context.engine, context.mirror)
             for query, rows, scores in zip(group, *lists, strict=True):
                 yield Ranking(query.query_id, *matching(rows, scores))
 

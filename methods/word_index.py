@@ -28,7 +28,9 @@ from bench.core import progress
 from bench.engines import Engine
 from bench.engines.outcomes import outcomes, unless_single
 from bench.storage.arrays import map_array, new_array
+from bench.storage.mirror import Mirror
 from bench.storage.parted import open_or_merge
+from bench.storage.sharing import Sharing, inventory
 from bench.tasks.passages import PassageStore
 from methods.word_jobs import Tokenize, WordCounter, WordMerge, read_words
 
@@ -70,7 +72,7 @@ class WordIndex:
 
 
 def open_or_build(
-    folder: Path, passages: PassageStore, tokenize: Tokenize, engine: Engine
+    folder: Path, passages: PassageStore, tokenize: Tokenize, engine: Engine, mirror: Mirror
 ) -> WordIndex:
     """The index in ``folder``, which is made first if there is none.
 
@@ -80,6 +82,7 @@ def open_or_build(
         folder: named by a key of the corpus and of ``tokenize``.
         tokenize: can be sent to another process.
         engine: runs a job for each part of the corpus.
+        mirror: a copy of the cache in a store, which the index is shared through.
 
     Raises:
         NoWordsError: no passage holds a word.
@@ -88,7 +91,9 @@ def open_or_build(
     """
     counter = WordCounter(passages, tokenize)
     made_from = {"passages": len(passages), "sha256": passages.sha256}
-    facts = open_or_merge(folder, "index of words", made_from, partial(_write, counter, engine))
+    sharing = Sharing(mirror, inventory(folder))
+    make = partial(_write, counter, engine, sharing)
+    facts = open_or_merge(folder, "index of words", made_from, make, mirror)
     return map_index(folder, facts["seconds"])
 
 
@@ -104,16 +109,19 @@ def map_index(folder: Path, seconds: float) -> WordIndex:
     return WordIndex(folder, numbers, **arrays, seconds=seconds)
 
 
-def _write(counter: WordCounter, engine: Engine, folder: Path, parts: Path) -> dict[str, float]:
+def _write(
+    counter: WordCounter, engine: Engine, sharing: Sharing, folder: Path, parts: Path
+) -> dict[str, float]:
     jobs, merge, lengths, seconds = counter.jobs(parts), WordMerge(), array("i"), 0.0
     runs, unit = unless_single(engine, len(jobs)), "parts of the corpus"
-    for part in outcomes(jobs, read_words, runs, "index words", unit):
+    for part in outcomes(jobs, read_words, runs, "index words", unit, sharing):
         merge.count(part)
         lengths.frombytes(part.lengths.tobytes())
         seconds += part.seconds
     if not merge.numbers:
         for job in jobs:
             job.target.unlink()
+        sharing.mirror.drop(parts)
         raise NoWordsError
     began = time.perf_counter()
     starts = merge.starts()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.storage.score_parts import ScorePart, add_leftovers, add_parts, part_folder
+from bench.engines.base import Engine, Job
+from bench.engines.scoring import scored
+from bench.storage.mirror import Mirror
+from bench.storage.score_parts import ScorePart
 from bench.storage.scores import Key, ScoreFile
 
 Pair = tuple[int, str]  # row of a passage, id of a query
@@ -32,41 +34,39 @@ class StepOutcome(NamedTuple):
 class PatchCache:
     """(passage row, query id) → outcome of the step, on disk.
 
-    The file's name must be a key of all that an outcome depends on beside the pair.
+    Args:
+        path: the file; its name must be a key of all that an outcome depends on beside the pair.
+        mirror: the copy of the cache in a store, which outcomes are shared through.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = ScoreFile(path)
+    def __init__(self, path: Path, mirror: Mirror) -> None:
+        self._file, self._mirror = ScoreFile(path), mirror
 
-    def known(self, pairs: Collection[Pair]) -> dict[Pair, StepOutcome]:
-        """The outcomes of those of ``pairs`` that are kept whole, killed runs' included.
-
-        Raises:
-            UserError: the file cannot be read.
-        """
-        add_leftovers(self._file)
-        keys = {key for pair in pairs for key in _keys(pair)}
-        return _outcomes(pairs, self._file.known(keys))
-
-    def part_folder(self) -> AbstractContextManager[Path]:
-        """A folder for the parts of this run, until ``add`` has them."""
-        return part_folder(self._file)
-
-    def add(self, pairs: Collection[Pair], parts: Sequence[ScorePart]) -> dict[Pair, StepOutcome]:
-        """Keep what jobs have measured.
+    def measured(
+        self,
+        pairs: Collection[Pair],
+        jobs: Callable[[Collection[Pair], Path], list[Job]],
+        engine: Engine,
+    ) -> dict[Pair, StepOutcome]:
+        """The outcome of each pair; those that are not kept whole are measured.
 
         Args:
-            pairs: those that they were to measure.
-            parts: what they left, as ``part_of_outcomes`` makes it.
-
-        Returns:
-            the outcome of each pair.
+            jobs: gives the jobs for all pairs but those that are kept, which leave what
+                ``part_of_outcomes`` makes in a folder.
+            engine: runs the jobs.
 
         Raises:
-            UserError: the disk does not take them.
+            UserError: the file cannot be read, the disk does not take what is measured, or the
+                store cannot be reached.
         """
-        add_parts(self._file, parts)
-        return _outcomes(pairs, {key: v for part in parts for key, v in part.scores.items()})
+
+        def missing(kept: Mapping[Key, float], folder: Path) -> list[Job]:
+            return jobs(_outcomes(pairs, kept).keys(), folder)
+
+        keys = {key for pair in pairs for key in _keys(pair)}
+        label, unit = "tail-patch", "batches of passages"
+        made = scored(self._file, self._mirror, keys, missing, engine, label, unit)
+        return _outcomes(pairs, made.scores)
 
 
 def part_of_outcomes(outcomes: Mapping[Pair, StepOutcome]) -> ScorePart:

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from bench.engines.base import Engine
-from bench.engines.outcomes import outcomes, unless_single
+from bench.engines.base import Engine, Job
 from bench.models.answers import log_sums
 from bench.models.base import no_moments_to_step_with, unknown_learning_rate
 from bench.models.dtypes import running_in
 from bench.models.language_model import LanguageModel, Tokens
 from bench.storage.keys import content_key
-from bench.storage.score_parts import read_part
+from bench.storage.mirror import Mirror
 from bench.tasks.base import Query, Task
 from metrics.patch_cache import Pair, PatchCache, StepOutcome
 from metrics.patch_jobs import Asked, Patcher, StepSettings, kept_digits
@@ -89,6 +88,7 @@ class TailPatch:
         cache_dir: measured pairs are kept below it and shared by all methods.
         engine: runs the steps, perhaps in other processes.
         load_model: brings the same model in another process, to which it can be sent.
+        mirror: the copy of ``cache_dir`` in a store, which measured pairs are shared through.
 
     Attributes:
         settings: what the step was made with, defaults resolved: two tail-patches may be compared
@@ -106,6 +106,7 @@ class TailPatch:
         cache_dir: Path,
         engine: Engine,
         load_model: Callable[[], LanguageModel],
+        mirror: Mirror,
     ) -> None:
         self._config, self._engine = config, engine
         self._model, self._task = model, task
@@ -123,7 +124,7 @@ class TailPatch:
         )
         self._step, key = made_with.step(model), made_with.key(model)
         self._patcher = Patcher(made_with, key, task.passages, load_model, here=(model, self._step))
-        self._cache = PatchCache(cache_dir / "tail_patch" / f"{key}.scores")
+        self._cache = PatchCache(cache_dir / "tail_patch" / f"{key}.scores", mirror)
         self.settings = {
             "optimizer": self._step.optimizer,
             "second_moments": None if moments is None else content_key(moments.identity),
@@ -167,21 +168,17 @@ class TailPatch:
         self, wanted: Mapping[int, list[str]], answers: Mapping[str, Sequence[Tokens]]
     ) -> dict[Pair, StepOutcome]:
         """Outcomes of the steps for every (passage row, query id) that is asked for."""
-        patched = self._cache.known([(row, one) for row in wanted for one in wanted[row]])
-        missing = [
-            Asked(row, {one: answers[one] for one in new})
-            for row in sorted(wanted)
-            if (new := [one for one in wanted[row] if (row, one) not in patched])
-        ]
-        if missing:
-            with self._cache.part_folder() as folder:
-                jobs = self._patcher.jobs(missing, folder)
-                unit = "batches of passages"
-                engine = unless_single(self._engine, len(jobs))
-                parts = list(outcomes(jobs, read_part, engine, "tail-patch", unit))
-                pairs = [(one.row, query_id) for one in missing for query_id in one.queries]
-                patched |= self._cache.add(pairs, parts)
-        return patched
+
+        def jobs(kept: Collection[Pair], folder: Path) -> list[Job]:
+            missing = [
+                Asked(row, {one: answers[one] for one in new})
+                for row in sorted(wanted)
+                if (new := [one for one in wanted[row] if (row, one) not in kept])
+            ]
+            return self._patcher.jobs(missing, folder)
+
+        pairs = [(row, one) for row in wanted for one in wanted[row]]
+        return self._cache.measured(pairs, jobs, self._engine)
 
 
 def _record(query_id: str, base: float, after: Sequence[StepOutcome]) -> dict[str, object]:

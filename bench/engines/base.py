@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,11 +23,16 @@ class Job:
             it writes ``target`` whole or not at all, and doing it twice is doing it once.
         arguments: the arguments of ``work``; plain data that can be sent to another process.
         target: the file whose presence says that the job is done.
+        beside: other files that the work leaves, for other phases.
+        share: does the work, unless another machine has, and lets others have what comes of it
+            (``bench.storage.sharing``); None where there is no store. It can be sent, too.
     """
 
     work: Callable[..., None]
     arguments: tuple[Any, ...]
     target: Path
+    beside: tuple[Path, ...] = ()
+    share: Callable[[Path, Sequence[Path], Callable[[], None]], None] | None = None
 
     @property
     def done(self) -> bool:
@@ -35,8 +41,12 @@ class Job:
 
     def run(self) -> None:
         """Do the work, unless somebody has done it in the meantime."""
-        if not self.done:
+        if self.done:
+            return
+        if self.share is None:
             self.work(*self.arguments)
+        else:
+            self.share(self.target, self.beside, partial(self.work, *self.arguments))
 
     def outcome(self) -> UserError | None:
         """Do the work, and return the user's mistake that stood in its way instead of raising it.

@@ -22,6 +22,7 @@ from bench.models.training import fixed_threads
 from bench.storage.keys import content_key
 from bench.storage.mirror import Mirror
 from bench.storage.sealed import read_record, write_record
+from bench.storage.sharing import Sharing
 from bench.storage.whole_folders import scratch_folder
 
 if TYPE_CHECKING:
@@ -80,16 +81,8 @@ class Retrainings:
     def log_probs(self, removals: Sequence[Removal], engine: Engine) -> np.ndarray:
         """The log-probability of each query's answers (nats), float64 ``[removals, queries]``."""
         jobs = [Job(_retrain, (self, r), self.folder / f"{r.key}.json") for r in removals]
-        self._bring([job.target for job in jobs if not job.done])
-        return np.stack(list(outcomes(jobs, _read, engine, "retrain", unit="models")))
-
-    def _bring(self, missing: Sequence[Path]) -> None:
-        """Bring outcomes that are in the store; a damaged one is noticed when it is read."""
-        held = self.cache.names(self.folder) if missing else frozenset()
-        for path in missing:
-            if path.name in held:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self.cache.bring(path, path.name)
+        sharing = Sharing(self.cache)
+        return np.stack(list(outcomes(jobs, _read, engine, "retrain", "models", sharing)))
 
 
 def _retrain(retrainings: Retrainings, removal: Removal) -> None:
@@ -112,7 +105,6 @@ def _retrain(retrainings: Retrainings, removal: Removal) -> None:
         _LOG_PROBS: log_probs,
     }
     write_record(target, _KIND, record)
-    retrainings.cache.keep(target, target.name)
 
 
 def _read(path: Path) -> np.ndarray:

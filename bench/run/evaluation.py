@@ -67,8 +67,9 @@ def measure(
     if config.judge is not None:
         with context.phases.measure("judge"):
             judgement = judge_rankings(
-                config, task, rankings, context.cache_dir, context.device, context.engine
-            )
+                config, task, rankings, context.cache_dir, context.device, context.engine,
+                context.mirror,
+            )  # fmt: skip
     with context.phases.measure("attribution"):
         if judgement is not None:
             metrics = judged_metrics(config)
@@ -81,7 +82,7 @@ def measure(
     if config.tail_patch.enabled:
         patch = TailPatch(
             config.tail_patch, context.model, task, context.cache_dir, context.engine,
-            context.model_recipe,
+            context.model_recipe, context.mirror,
         )  # fmt: skip
         with context.phases.measure("tail_patch"):
             chosen = spread(task.queries, config.tail_patch.n_queries)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ import pandas as pd
 
 from bench.core import progress
 from bench.core.errors import UserError
-from bench.engines.base import Engine
-from bench.engines.outcomes import outcomes, unless_single
-from bench.storage.score_parts import add_leftovers, add_parts, part_folder, read_part
+from bench.engines.base import Engine, Job
+from bench.engines.scoring import scored
+from bench.storage.mirror import Mirror
 from bench.storage.scores import Key
 from bench.tasks.base import Query, Task
 from methods.base import Ranking
@@ -101,8 +101,12 @@ def judge_rankings(
     cache_dir: Path,
     device: str,
     engine: Engine,
+    mirror: Mirror,
 ) -> Judgement:
     """Judge every listed passage; only pairs that the cache lacks cost anything.
+
+    Args:
+        mirror: the copy of ``cache_dir`` in a store, which judgements are shared through.
 
     Raises:
         UserError: see ``judge_of``.
@@ -113,28 +117,21 @@ def judge_rankings(
     cache = JudgementCache(cache_dir, judge)
     keys = _keys(task, claims, rankings)
     wanted = {key: place for places in keys for key, place in places}
-    add_leftovers(cache)
-    scores = cache.known(wanted)
+    settings = dict(config.judge)
+    pairs = PairJudge(settings, device, judge.identity(), task.passages, here=judge)
+
+    def jobs(kept: Mapping[Key, float], folder: Path) -> list[Job]:
+        missing = [(row, claims[n]) for key, (n, row) in wanted.items() if key not in kept]
+        return pairs.jobs(missing, folder)
+
+    unit = f"times {PAIRS_A_JOB} pairs"
+    made = scored(cache, mirror, wanted, jobs, engine, f"judge by {judge.name}", unit)
+    scores = made.scores
     counts = Counter(
-        pairs=sum(map(len, keys)), pairs_distinct=len(wanted), pairs_from_cache=len(scores)
+        pairs=sum(map(len, keys)), pairs_distinct=len(wanted), pairs_from_cache=len(made.kept)
     )
     if cache.damaged:
         counts["cache_records_damaged"] = cache.damaged
-    missing = [(row, claims[n]) for key, (n, row) in wanted.items() if key not in scores]
-    of_judge: Counter[str] = Counter()
-    if missing:
-        settings = dict(config.judge)
-        pairs = PairJudge(settings, device, judge.identity(), task.passages, here=judge)
-        with part_folder(cache) as folder:
-            jobs = pairs.jobs(missing, folder)
-            unit = f"times {PAIRS_A_JOB} pairs"
-            runs = unless_single(engine, len(jobs))
-            parts = list(outcomes(jobs, read_part, runs, f"judge by {judge.name}", unit))
-            add_parts(cache, parts)
-        for part in parts:
-            scores.update(part.scores)
-            for name, n in part.counts.items():
-                of_judge[name] += n
     lists = [[scores[key] for key, _ in places] for places in keys]
     counts["pairs_not_judged"] = sum(math.isnan(score) for one in lists for score in one)
     unscored = [q.query_id for q, one in zip(task.queries, lists, strict=True) if _has_hole(one)]
@@ -152,9 +149,9 @@ def judge_rankings(
             "name": judge.name,
             "identity": judge.identity(),
             "threshold": judge.threshold,
-            "settings": dict(config.judge),
+            "settings": settings,
             "claim": "prompt, separator, target",
-            "counts": {**counts, **of_judge},
+            "counts": {**counts, **made.counts},
             "queries_not_judged": unscored[:_NAMED],
             "metrics_not_scored": [m for m in config.attribution if m not in map(str, kept)],
         },

@@ -50,6 +50,13 @@ def filesystem(url: str) -> tuple[Any, str]:
         return cast("tuple[Any, str]", fsspec.core.url_to_fs(url))
 
 
+def is_of_this_machine(system: Any) -> bool:
+    """Whether an opened store is a folder of this machine, perhaps one that others see as well."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    return isinstance(system, LocalFileSystem)
+
+
 @contextmanager
 def reachable(url: str) -> Iterator[None]:
     """Turn any error in the block into one of reaching the address: stores raise all kinds.

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -22,7 +23,13 @@ from uuid import uuid4
 
 from bench.core import progress
 from bench.core.errors import UserError
-from bench.storage.addresses import check_address, filesystem, is_address, reachable
+from bench.storage.addresses import (
+    check_address,
+    filesystem,
+    is_address,
+    is_of_this_machine,
+    reachable,
+)
 from bench.storage.files import RemoteFile
 from bench.storage.hashes import HashedStream, file_sha256, hashed_file
 from bench.storage.whole_folders import whole_folder
@@ -64,6 +71,20 @@ class Mirror:
             paths = system.ls(place, detail=False) if system.exists(place) else []
         return frozenset(PurePosixPath(path).name for path in paths)
 
+    def holds(self, path: Path) -> bool:
+        """Whether the store has a copy of one file; of several, ``names`` asks once."""
+        if self.url is None:
+            return False
+        address = self._address(path)
+        system, place = filesystem(address)
+        with reachable(address):
+            system.invalidate_cache()  # other machines may have written since
+            return bool(system.exists(place))
+
+    def lent(self, folder: Path, place: Path) -> Mirror:
+        """The pair of ``folder``, which may be called anything, and the copy of ``place``."""
+        return Mirror(folder, None if self.url is None else self._address(place))
+
     def read(self, path: Path) -> bytes:
         """The content of the copy of a small file."""
         with RemoteFile(self._address(path)).open() as stream:
@@ -90,6 +111,35 @@ class Mirror:
                 if system.exists(place) and system.size(place) == path.stat().st_size:
                     return
         _put(path, address)
+
+    def drop(self, folder: Path, names: Collection[str] | None = None) -> None:
+        """Remove files of the copy of ``folder``, which others may be removing, too.
+
+        A store that does not let them be removed is said to hold them: no work is lost by that.
+
+        Args:
+            names: those to remove, if they are there; None removes all files, those below left out.
+        """
+        chosen = sorted(
+            name
+            for name in self.names(folder)
+            if not name.startswith(".") and (names is None or name in names)  # hidden: half written
+        )
+        if not chosen:
+            return
+        address = self._address(folder)
+        system, place = filesystem(address)
+        paths = [f"{place}/{name}" for name in chosen]
+        try:
+            with reachable(address):
+                try:
+                    system.rm(paths)  # many at once, where the store can do that
+                except FileNotFoundError:
+                    for path in paths:
+                        with suppress(FileNotFoundError):
+                            system.rm_file(path)
+        except UserError as error:
+            progress.say(f"{error.what}; copies that nobody needs any more stay at {address}")
 
     @contextmanager
     def shared(self, folder: Path) -> Iterator[None]:
@@ -233,10 +283,20 @@ def _read(address: str, stream: IO[bytes] | HashedStream) -> None:
 
 
 def _put(path: Path, address: str) -> None:
+    """Copy a file to a store, where it appears whole or not at all.
+
+    Object stores see to that; in a folder that machines share, the copy gets its name last.
+    """
     system, place = filesystem(address)
+    folder, _, name = place.rpartition("/")
+    partial = place
+    if is_of_this_machine(system):
+        partial = f"{folder}/.{name}.partial-{uuid4().hex}"
     with reachable(address):
         system.makedirs(system._parent(place), exist_ok=True)
-        system.put_file(str(path), place)
+        system.put_file(str(path), partial)
+        if partial != place:
+            os.replace(partial, place)
 
 
 def _write(address: str, content: bytes) -> None:

@@ -50,7 +50,7 @@ class DataInf(Influence):
         """Multiply the queries ``[queries, dim]`` by H⁻¹, in one pass over the passages."""
         key = arrays_sha256(as_arrays([queries, torch.tensor(self._dampings)]))
         path = self.context.cache_dir / PARTS / f"queries-{key}" / f"queries{SUFFIX}"
-        parts = PartsFolder(path.parent, self.context.engine)
+        parts = PartsFolder(path.parent, self.context.engine, self.context.mirror)
         n_jobs = self.n_hessian_groups
         handed = parts.handed(queries, path, write_tensor, read_tensor, n_jobs)
         work = _Shares(handed, tuple(self._dampings))

@@ -23,6 +23,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,12 +35,14 @@ from bench.core.errors import UserError
 from bench.storage.keys import content_key
 from bench.storage.locks import exclusive
 from bench.storage.sealed import open_or_make
+from bench.storage.sealed_arrays import arrays_sha256
+from bench.storage.sharing import MergedElsewhereError, inventory, merged_folder
 from methods.base import IndexSize
 from methods.gradient.ekfac_passes import TEXTS_AT_ONCE, FactorPass
 from methods.gradient.gradient_sums import MOST_GROUPS_OF_SUMS
 from methods.gradient.groups import cut
 from methods.gradient.influence import Influence
-from methods.gradient.partial_sums import Sums, added, read_tensors, write_tensors
+from methods.gradient.partial_sums import Sums, added, as_arrays, read_tensors, write_tensors
 from methods.gradient.parts import PARTS, PARTS_VERSION, SUFFIX, Handed, PartsFolder
 from methods.gradient.settings import EkfacConfig, Labels
 
@@ -84,10 +87,15 @@ class Ekfac(Influence):
         """Open the factors of each matrix, or fit them in two passes over the passages."""
         settings = self._factor_settings()
         folder = self.context.cache_dir / "index" / "ekfac" / content_key(settings)
-        with self.context.mirror.shared(folder):
-            open_or_make(
-                folder, "EK-FAC factors", settings, lambda partial: _write(partial, self._fit())
-            )
+        parts, mirror = self._factor_parts(), self.context.mirror
+        whole = inventory(folder)
+
+        def make(unfinished: Path) -> dict[str, Any]:
+            return _write(unfinished, self._fit(parts, whole))
+
+        kind = "EK-FAC factors"
+        opened = partial(open_or_make, folder, kind, settings, make)
+        merged_folder(mirror, folder, parts.folder, opened)
         device = self.encoder.device
         self._factors = [
             Factors(*(part.to(device, self.dtype) for part in vars(one).values()))
@@ -116,18 +124,33 @@ class Ekfac(Influence):
             part.copy_(factors.solve(gradients, self.config.damping).flatten(1))
         return queries
 
-    def _fit(self) -> list[Factors]:
-        """Find the factors of each matrix in two passes, each in groups of passages."""
+    def _factor_parts(self) -> PartsFolder:
+        """The folder of the sums of groups, named by all that they follow from."""
+        context = self.context
         key = content_key([PARTS_VERSION, self._factor_settings(), self.encoder.device.type])
-        folder = self.context.cache_dir / PARTS / f"ekfac-{key}"
-        parts = PartsFolder(folder, self.context.engine)
-        with exclusive(folder):
-            sums = self._sums(parts, "EK-FAC factors", None)
-            # S and A of each matrix, and in their place their eigenvectors Q_S and Q_A.
-            bases = [self._basis(one) for one in sums.tensors]
-            del sums
-            eigenvalues = self._sums(parts, "EK-FAC eigenvalues", bases)
-        shutil.rmtree(folder, ignore_errors=True)
+        folder = context.cache_dir / PARTS / f"ekfac-{key}"
+        return PartsFolder(folder, context.engine, context.mirror)
+
+    def _fit(self, parts: PartsFolder, whole: Path) -> list[Factors]:
+        """Find the factors of each matrix in two passes, each in groups of passages.
+
+        Args:
+            whole: the file that the store has once the factors are there.
+
+        Raises:
+            MergedElsewhereError: another machine has found them in the meantime.
+        """
+        with exclusive(parts.folder):
+            try:
+                sums = self._sums(parts, "EK-FAC factors", None, whole)
+                # S and A of each matrix, and in their place their eigenvectors Q_S and Q_A.
+                bases = [self._basis(one) for one in sums.tensors]
+                del sums
+                eigenvalues = self._sums(parts, "EK-FAC eigenvalues", bases, whole)
+            except MergedElsewhereError:
+                shutil.rmtree(parts.folder, ignore_errors=True)
+                raise
+        shutil.rmtree(parts.folder, ignore_errors=True)
         n_passages, dtype = len(self.hessian_rows()), self.encoder.dtype
         return [
             Factors(inputs, outputs, (one / n_passages).to(dtype))
@@ -136,7 +159,7 @@ class Ekfac(Influence):
             )
         ]
 
-    def _sums(self, parts: PartsFolder, what: str, bases: list[Tensor] | None) -> Sums:
+    def _sums(self, parts: PartsFolder, what: str, bases: list[Tensor] | None, whole: Path) -> Sums:
         """The sums of one pass over the passages of the Hessian."""
         rows = self.hessian_rows()
         runs = cut(len(rows), TEXTS_AT_ONCE, MOST_GROUPS_OF_SUMS)
@@ -145,12 +168,13 @@ class Ekfac(Influence):
             path = parts.folder / f"bases{SUFFIX}"
             handed = parts.handed(bases, path, write_tensors, read_tensors, len(runs))
         fitting = FactorPass(self.passages(self.config), self.config, what, handed)
-        stage = "covariances" if bases is None else "eigenvalues"
+        # Another machine may find other eigenvectors, by their last bits or where values repeat.
+        stage = "covariances" if bases is None else f"eigenvalues-{_named(bases)}"
         jobs = [
             fitting.job(rows[run.start : run.stop], parts.folder / f"{stage}-{n:05d}{SUFFIX}")
             for n, run in enumerate(runs)
         ]
-        return added(parts, jobs, what)
+        return added(parts, jobs, what, whole)
 
     def _basis(self, covariance: Tensor) -> Tensor:
         """The eigenvectors of A or S of a matrix, a column each."""
@@ -162,6 +186,10 @@ class Ekfac(Influence):
             )
         vectors = torch.linalg.eigh(covariance.to(self.encoder.device)).eigenvectors
         return vectors.to(self.encoder.dtype)
+
+
+def _named(bases: Sequence[Tensor]) -> str:
+    return arrays_sha256(as_arrays(bases))[:8]
 
 
 def _write(folder: Path, factors: Sequence[Factors]) -> dict[str, Any]:

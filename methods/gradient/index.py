@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from bench.core import progress
+from bench.engines.outcomes import in_own_order
 from bench.storage.arrays import map_array
 from bench.storage.keys import content_key
 from bench.storage.locks import exclusive
@@ -188,7 +189,10 @@ class IndexBuilder:
             else:
                 sidecars[path] = sidecar
         unit = f"shards of {shard_rows(self.source.dim):,}"
-        engine.run(list(jobs.values()), "encode passages", unit=unit)
+        asked = list(jobs.values())
+        if self.mirror.url is not None:
+            asked = in_own_order(asked)
+        engine.run(asked, "encode passages", unit=unit)
         held = self.mirror.names(self.folder / self.storage.value)
         for path in jobs:
             # A worker that died after its sidecar was written may not have kept the shard.

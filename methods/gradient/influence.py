@@ -46,7 +46,7 @@ from methods.gradient.gradient_sums import MOST_GROUPS_OF_SUMS, GradientSums, su
 from methods.gradient.groups import cut, least_texts
 from methods.gradient.parameters import coverage
 from methods.gradient.partial_search import read_tensor, write_tensor
-from methods.gradient.partial_sums import Sums, added
+from methods.gradient.partial_sums import Sums, merged_sums
 from methods.gradient.parts import PARTS, PARTS_VERSION, SUFFIX, PartsFolder
 from methods.gradient.queries import encode_queries
 from methods.gradient.recipes import ExactRecipe, exact_key_settings
@@ -128,7 +128,10 @@ class Influence(Method):
             sampled = rows.tolist()
         place = [plan.rows, str(self.dtype), device.type]
         key = content_key([PARTS_VERSION, source.identity, sampled, *place, name])
-        parts = PartsFolder(self.context.cache_dir / PARTS / f"sums-{key}", self.context.engine)
+        context = self.context
+        parts = PartsFolder(
+            context.cache_dir / PARTS / f"sums-{key}", context.engine, context.mirror
+        )
         jobs = []
         for number, run in enumerate(self._hessian_groups()):
             target = parts.folder / f"group-{number:05d}{SUFFIX}"
@@ -136,7 +139,7 @@ class Influence(Method):
             arguments = (source, work, own, plan.rows, self.dtype, what, target)
             jobs.append(Job(sum_gradients, arguments, target))
         with exclusive(parts.folder):
-            total = added(parts, jobs, what)
+            total, _ = merged_sums(parts, jobs, what, parts.folder / f"sums{SUFFIX}")
         shutil.rmtree(parts.folder, ignore_errors=True)
         return total
 
@@ -224,7 +227,8 @@ class Influence(Method):
         source = [self.key_settings, self.identifying_settings(), context.task.passages.sha256]
         place = [asdict(plan), str(self.dtype), self.encoder.device.type]
         key = content_key([PARTS_VERSION, self.identity(), *source, texts, *place, asked])
-        return PartsFolder(context.cache_dir / PARTS / f"search-{key}", context.engine)
+        folder = context.cache_dir / PARTS / f"search-{key}"
+        return PartsFolder(folder, context.engine, context.mirror)
 
     def _plan(self, n_queries: int) -> MemoryPlan:
         """Numbers of queries and passages that are held at a time."""

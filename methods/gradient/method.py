@@ -238,7 +238,8 @@ class Gradient(Method):
         follows = [self._source.identity, self._encoded.identity, self.identifying_settings()]
         place = [asdict(memory), str(self._dtype), context.model.device.type]
         key = content_key([PARTS_VERSION, self.identity(), *follows, texts, *place, asked])
-        return PartsFolder(context.cache_dir / PARTS / f"search-{key}", context.engine)
+        folder = context.cache_dir / PARTS / f"search-{key}"
+        return PartsFolder(folder, context.engine, context.mirror)
 
     def _groups(self, queries: Sequence[Query]) -> QueryGroups:
         return QueryGroups(self.encode_queries, self.memory(len(queries)), queries)
@@ -292,7 +293,7 @@ class Gradient(Method):
             if other is None:
                 continue
             own = other._parts(queries, memory, sibling.top_k)
-            if own.folder == parts.folder or is_scanned(own.folder, n_groups):
+            if own.folder == parts.folder or is_scanned(own, n_groups):
                 continue
             if not held.enter_context(exclusive_if_free(own.folder)):
                 continue
@@ -365,7 +366,7 @@ class Gradient(Method):
                 source if config.storage.gives_hessian else self._encoded,
                 groups.memory.rows,
                 context.model.device,
-                PartsFolder(context.cache_dir / PARTS, context.engine),
+                PartsFolder(context.cache_dir / PARTS, context.engine, context.mirror),
                 context.counts,
                 shared,
             )

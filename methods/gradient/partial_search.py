@@ -66,7 +66,9 @@ class Rescoring:
     """The second stage of a search for some queries.
 
     Attributes:
-        folder, number: as in ``Scan``.
+        folder: as in ``Scan``.
+        name: what tells these queries and rows from others of the search: where the last bits of
+            the first stage differ, as those of two machines may, other rows are chosen.
         queries: finished features in float64, ``[queries, dim]``.
         rows: rows to score for each query, by name, int64 ``[queries, candidates]``.
         finish: the last steps of the passages' features, in float64.
@@ -74,7 +76,7 @@ class Rescoring:
     """
 
     folder: Path
-    number: int
+    name: str
     queries: Handed[Tensor]
     rows: Handed[dict[str, np.ndarray]]
     finish: Finish
@@ -82,16 +84,21 @@ class Rescoring:
 
     def target(self, group: int) -> Path:
         """The file of a group."""
-        return self.folder / f"exact-{self.number}-{group:05d}{SUFFIX}"
+        return self.folder / f"exact-{self.name}-{group:05d}{SUFFIX}"
 
 
 def _scan_file(folder: Path, number: int, group: int) -> Path:
     return folder / f"scan-{number}-{group:05d}{SUFFIX}"
 
 
-def is_scanned(folder: Path, n_groups: int) -> bool:
-    """Whether the first stage of a search, whose queries are all together, is done."""
-    return all(_scan_file(folder, 0, group).exists() for group in range(n_groups))
+def is_scanned(parts: PartsFolder, n_groups: int) -> bool:
+    """Whether the first stage of a search, whose queries are all together, is done.
+
+    What others have done of it is brought from the store.
+    """
+    files = [_scan_file(parts.folder, 0, group) for group in range(n_groups)]
+    parts.bring(files, _read_lists)
+    return all(path.exists() for path in files)
 
 
 def scanned(
@@ -111,13 +118,18 @@ def scanned(
     """
     own = scans[0]
     jobs = [
-        Job(_scan, (group, number, tuple(scans)), own.target(number))
+        Job(
+            _scan,
+            (group, number, tuple(scans)),
+            own.target(number),
+            beside=tuple(one.target(number) for one in scans[1:]),
+        )
         for number, group in enumerate(groups)
     ]
     n_queries = len(own.queries())
     highest, lowest = TopK(n_queries, own.n_highest), TopK(n_queries, own.n_lowest)
-    done = {job.target for job in jobs if job.done}
-    outcomes = parts.outcomes(jobs, _read_lists, "search")
+    done = set[Path]()
+    outcomes = parts.outcomes(jobs, _read_lists, "search", found=done)
     for job, (arrays, facts) in zip(jobs, outcomes, strict=True):
         highest.push(arrays["highest_scores"], arrays["highest_rows"])
         if own.n_lowest:

@@ -3,7 +3,7 @@
 A group's sums are float64, in a file of their own, and made by a job of the run's engine. Groups
 are added from the first to the last, so that the mean is the same number wherever and in whatever
 order they were made. What they add up to is kept, for all methods of the same features: the index
-is read once for R, however many of them there are.
+is read once for R, however many of them there are. With a store, it is kept there as well.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from bench.storage.keys import content_key
 from bench.storage.locks import exclusive
 from bench.storage.sealed import move_aside_if
 from bench.storage.sealed_arrays import arrays_sha256, read_arrays, write_arrays
+from bench.storage.sharing import merged_file
 from methods.gradient.hessian import Products, Statistic
 from methods.gradient.parts import (
     PARTS_VERSION,
@@ -96,9 +97,7 @@ class PassageMeans:
         whole = folder / f"sums{SUFFIX}"
         move_aside_if(whole, partial(read_sums, whole))
         with exclusive(folder):
-            is_new = not whole.exists()
-            if is_new:
-                self._make(statistic, whole)
+            is_new = not whole.exists() and self._make(statistic, whole)
         sums = read_sums(whole)
         self.shared.by_others += 0.0 if is_new else sums.seconds
         return [total.to(self.device) / max(1, sums.n_rows) for total in sums.tensors]
@@ -117,7 +116,8 @@ class PassageMeans:
         place = [self.rows_at_once, self.dim, self.device.type]
         return [PARTS_VERSION, self.source.identity, sample, *place]
 
-    def _make(self, statistic: Statistic, whole: Path) -> None:
+    def _make(self, statistic: Statistic, whole: Path) -> bool:
+        """Write the sums over all groups; returns whether they were not found in a store."""
         groups = self._groups()
         targets = [whole.with_name(f"group-{n:05d}{SUFFIX}") for n in range(len(groups))]
         if len(groups) == 1:
@@ -127,12 +127,19 @@ class PassageMeans:
             Job(_sum, (*how, group, rows, target), target)
             for (group, rows), target in zip(groups, targets, strict=True)
         ]
-        total = added(self.parts, jobs, _LABEL)
-        self.counts[BYTES_READ] += total.counts.get(BYTES_READ, 0)  # the search counts the rest
-        if len(groups) > 1:
-            write_sums(whole, total)
-        for path in set(targets) - {whole}:
-            path.unlink(missing_ok=True)
+        if len(groups) == 1:
+            found = set[Path]()
+            total = added(self.parts, jobs, _LABEL, found=found)
+            is_new = whole not in found
+        else:
+            total, is_new = merged_sums(self.parts, jobs, _LABEL, whole)
+            if not whole.exists():
+                write_sums(whole, total)
+            for path in targets:
+                path.unlink(missing_ok=True)
+        if is_new:
+            self.counts[BYTES_READ] += total.counts.get(BYTES_READ, 0)  # the search counts the rest
+        return is_new
 
     def _groups(self) -> list[tuple[FeatureSource, np.ndarray | None]]:
         """The groups, each with its rows of the sample; those without any are left out."""
@@ -144,20 +151,46 @@ class PassageMeans:
         return [(group, own) for group, own in zip(groups, rows, strict=True) if len(own)]
 
 
-def added(parts: PartsFolder, jobs: Sequence[Job], label: str) -> Sums:
+def merged_sums(
+    parts: PartsFolder, jobs: Sequence[Job], label: str, whole: Path
+) -> tuple[Sums, bool]:
+    """What the files of some jobs add up to, of which a store keeps the sum alone.
+
+    Args:
+        jobs, label: as of ``added``.
+        whole: where the sum is, with a store; it is not here yet.
+
+    Returns:
+        the sums, and whether they were added up here.
+    """
+    merge = partial(added, parts, jobs, label)
+    merged = merged_file(parts.mirror, whole, read_sums, write_sums, merge)
+    parts.mirror.drop(whole.parent, [job.target.name for job in jobs])
+    return merged
+
+
+def added(
+    parts: PartsFolder,
+    jobs: Sequence[Job],
+    label: str,
+    whole: Path | None = None,
+    found: set[Path] | None = None,
+) -> Sums:
     """What the files of some jobs add up to, from the first to the last.
 
     Args:
         jobs: at least one; each leaves a file of ``write_sums``.
         label: the phase's name, for its progress.
+        whole: the file that the store has once they are added up.
+        found: receives the files that were there before.
     """
     total: Sums | None = None
-    for sums in parts.outcomes(jobs, read_sums, label):
+    for sums in parts.outcomes(jobs, read_sums, label, whole, found):
         if total is None:
             total = sums
             continue
-        for whole, part in zip(total.tensors, sums.tensors, strict=True):
-            whole += part
+        for so_far, part in zip(total.tensors, sums.tensors, strict=True):
+            so_far += part
         counts = Counter(total.counts) + Counter(sums.counts)
         seconds = total.seconds + sums.seconds
         total = Sums(total.tensors, total.n_rows + sums.n_rows, dict(counts), seconds)

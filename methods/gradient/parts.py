@@ -6,13 +6,15 @@ there is what would be made again. The folders can be deleted whenever no run is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from bench.engines.base import Engine, Job
 from bench.engines.outcomes import outcomes, unless_single
+from bench.storage.mirror import Mirror
+from bench.storage.sharing import Sharing
 
 T = TypeVar("T")
 
@@ -30,18 +32,35 @@ class PartsFolder:
     """The place of parts, and who makes them.
 
     Attributes:
-        folder: the root of all folders of parts.
+        folder: the root of all folders of parts, or the folder of one search.
         engine: runs the jobs that make them.
+        mirror: the copy of the cache in a store, which parts are shared through.
     """
 
     folder: Path
     engine: Engine
+    mirror: Mirror
 
     def outcomes(
-        self, jobs: Sequence[Job], read: Callable[[Path], T], label: str, unit: str = "groups"
+        self,
+        jobs: Sequence[Job],
+        read: Callable[[Path], T],
+        label: str,
+        whole: Path | None = None,
+        found: set[Path] | None = None,
     ) -> Iterator[T]:
-        """What ``bench.engines.outcomes`` gives; a single job is done in this process."""
-        return outcomes(jobs, read, unless_single(self.engine, len(jobs)), label, unit)
+        """What ``bench.engines.outcomes`` gives; a single job is done in this process.
+
+        Args:
+            whole: the file that the store has once the parts are merged; None: the parts stay.
+            found: receives the files that were there before.
+        """
+        runs = unless_single(self.engine, len(jobs))
+        return outcomes(jobs, read, runs, label, "groups", Sharing(self.mirror, whole), found)
+
+    def bring(self, paths: Collection[Path], read: Callable[[Path], object]) -> None:
+        """Bring parts that others have finished, so that this process finds them done."""
+        Sharing(self.mirror).exchange(paths, read)
 
     def sends(self, n_jobs: int) -> bool:
         """Whether so many jobs are done by other processes."""

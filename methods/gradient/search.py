@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
+from bench.storage.sealed_arrays import arrays_sha256
 from methods.base import Ranking
 from methods.gradient.finish import Finish
 from methods.gradient.partial_search import (
@@ -192,7 +193,7 @@ class Search:
         asked = self.finish_exactly(queries).cpu()
         stage = Rescoring(
             self.parts.folder,
-            number,
+            f"{number}-{arrays_sha256(rows)[:8]}",
             hand(asked, self._path("exact", number), write_tensor, read_tensor, len(groups)),
             hand(rows, self._path("chosen", number), write_rows, read_rows, len(groups)),
             self.finish_exactly,

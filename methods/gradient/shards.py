@@ -73,7 +73,13 @@ class ShardWriter:
         return Job(ShardWriter.write, (self, path, rows), path.with_suffix(".json"))
 
     def write(self, path: Path, rows: range) -> None:
-        """Encode some passages, or translate them from full precision; the sidecar comes last."""
+        """Encode some passages, or translate them from full precision; the sidecar comes last.
+
+        A shard that another machine has finished by now is brought instead.
+        """
+        if self.mirror.holds(path.with_suffix(".json")):
+            self._brought(path)
+            return
         began = time.perf_counter()
         texts = [p.text for p in self.recipe.passages.slice(rows.start, rows.stop)]
         texts_sha256 = _texts_sha256(texts)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.core.errors import UserError
+from bench.storage.mirror import Mirror
 from methods import word_jobs
 from methods.word_index import NoWordsError, open_or_build
 from tests.fixtures.engine_jobs import engine
@@ -102,7 +103,9 @@ def test_every_engine_makes_the_same_files(tmp_path, monkeypatch, name):
     word_index(tmp_path / "alone" / "words", passages)
     monkeypatch.setattr(word_jobs, "BYTES_A_JOB", 60)
     assert len(list(passages.ranges(60))) == 4
-    open_or_build(tmp_path / "apart" / "words", passages, str.split, engine(name, tmp_path))
+    open_or_build(
+        tmp_path / "apart" / "words", passages, str.split, engine(name, tmp_path), Mirror(tmp_path)
+    )
     assert files(tmp_path / "apart" / "words") == files(tmp_path / "alone" / "words")
     assert not (tmp_path / "apart" / "words.parts").exists()
 

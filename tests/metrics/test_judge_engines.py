@@ -13,6 +13,7 @@ import pytest
 from bench.core.errors import UserError
 from bench.engines import Engine
 from bench.run.judging import Judgement, judge_rankings
+from bench.storage.mirror import Mirror
 from bench.tasks.base import Query, Task
 from methods.base import Ranking
 from metrics.judges import jobs
@@ -55,7 +56,7 @@ def nli(tmp_path: Path) -> MetricConfig:
 def judged(config: MetricConfig, task: Task, cache: Path, on: Engine) -> Judgement:
     rows = np.arange(len(TEXTS))
     rankings = [Ranking(q.query_id, rows, -rows.astype(np.float64)) for q in QUERIES]
-    return judge_rankings(config, task, rankings, cache, "cpu", on)
+    return judge_rankings(config, task, rankings, cache, "cpu", on, Mirror(cache))
 
 
 @pytest.mark.parametrize("name", ["sent", *SLOW])

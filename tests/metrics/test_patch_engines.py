@@ -13,6 +13,7 @@ import pytest
 from bench.core.errors import UserError
 from bench.engines import Engine
 from bench.models.language_model import LanguageModel
+from bench.storage.mirror import Mirror
 from bench.storage.score_parts import part_folder
 from metrics import optimizer_step, patch_jobs
 from metrics.patch_jobs import Patcher
@@ -38,7 +39,7 @@ def measured(
 ) -> Patched:
     task = make_task(folder / "task", TEXTS, QUERIES)
     load = load or (lambda: model)
-    patch = TailPatch(config(memory_mib=1), model, task, folder / "cache", on, load)
+    patch = TailPatch(config(memory_mib=1), model, task, folder / "cache", on, load, Mirror(folder))
     return patch.measure(QUERIES, PROPONENTS)
 
 

@@ -20,6 +20,7 @@ from bench.engines.processes import Processes, ProcessesConfig
 from bench.engines.ray import Ray, RayConfig
 from bench.engines.serial import Serial, SerialConfig
 from bench.models.language_model import LanguageModel
+from bench.storage.mirror import Mirror
 from bench.tasks import Task
 from methods.gradient import groups
 from methods.gradient import index as index_module
@@ -101,15 +102,16 @@ def stepped(task: Task, model: LanguageModel, folder: Path, engine: Engine | Non
     engine = engine or Serial(SerialConfig())
     proponents = {query.query_id: list(range(len(task.passages))) for query in QUERIES}
     patch = TailPatch(
-        config(top=len(task.passages)), model, task, folder, engine, SlowToy(folder.parent)
-    )
+        config(top=len(task.passages)), model, task, folder, engine, SlowToy(folder.parent),
+        Mirror(folder),
+    )  # fmt: skip
     return patch.measure(QUERIES, proponents)
 
 
 PHASES = {
     "encode": Phase(40, "shard-*.json", "encode passages", encoded),
     "search": Phase(36, "scan-*.safetensors", "search", searched),
-    "tail_patch": Phase(24, "*.parts/*/*.safetensors", "tail-patch", stepped),
+    "tail_patch": Phase(24, "*.parts/*/*/*.safetensors", "tail-patch", stepped),
 }
 
 

@@ -22,8 +22,8 @@ pytestmark = [
 PARTS = {
     "words": ("index/words/*.parts/rows-*", "bm25"),
     "chunk": ("index/repsim/*.parts/rows-*", "repsim"),
-    "batch": ("tail_patch/*.parts/*/*.safetensors", "bm25"),
-    "pairs": ("judgements/*.parts/*/*.safetensors", "bm25"),
+    "batch": ("tail_patch/*.parts/*/*/*.safetensors", "bm25"),
+    "pairs": ("judgements/*.parts/*/*/*.safetensors", "bm25"),
 }
 
 

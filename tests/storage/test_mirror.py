@@ -13,6 +13,7 @@ import pytest
 from bench.cli.main import main
 from bench.core.errors import UserError
 from bench.storage.mirror import INVENTORY, Mirror
+from bench.storage.sharing import bring_sound
 from bench.storage.whole_folders import whole_folder
 from methods.gradient import shards
 from tests.fixtures.runs import SMALL, cells, error_line
@@ -279,6 +280,23 @@ def test_an_object_store(bucket: str, tmp_path: Path, encoded, capsys, monkeypat
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # which else takes seconds to give up
     assert run(tmp_path, "bm25", "metric=attribution", url=url) == 2
     assert "s3://bucket/tda/results: cannot be reached" in error_line(capsys)
+
+
+def test_single_files_of_an_object_store(bucket: str, tmp_path: Path) -> None:
+    one, two = (Mirror(tmp_path / name, f"{bucket}/tda") for name in ("one", "two"))
+    paths = [one.local / "parts" / name for name in ("a", "b", "c")]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(path.name)
+        one.keep(path)
+    there = two.local / "parts" / "a"
+    assert two.holds(there)
+    one.drop(one.local / "parts", ["a", "b", "none"])
+    assert not two.holds(there)
+    assert two.names(there.parent) == {"c"}
+    assert not bring_sound(two, there, Path.read_text), "another machine has removed it"
+    one.drop(one.local / "parts")
+    assert two.names(there.parent) == frozenset()
 
 
 def test_workers_keep_their_shards_themselves(tmp_path: Path, capsys) -> None:

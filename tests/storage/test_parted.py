@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bench.storage.mirror import Mirror
 from bench.storage.parted import open_or_merge, rows_part
 from bench.storage.score_parts import (
     ScorePart,
@@ -17,6 +18,7 @@ from bench.storage.score_parts import (
     part_folder,
     part_path,
     read_part,
+    whole_of,
     write_part,
 )
 from bench.storage.scores import ScoreFile
@@ -34,7 +36,7 @@ def merged(folder: Path, fail: bool = False, parts: int = 1) -> dict[str, Any]:
         (unfinished / "whole").write_text("all")
         return {"parts": sorted(path.name for path in folder_of_parts.glob("rows-*"))}
 
-    return open_or_merge(folder, "thing", {"made": "from this"}, make)
+    return open_or_merge(folder, "thing", {"made": "from this"}, make, Mirror(folder.parent))
 
 
 def test_a_folder_is_made_of_parts_once_and_they_are_removed(tmp_path: Path) -> None:
@@ -79,7 +81,8 @@ def test_scores_are_added_but_those_for_one_run_alone(tmp_path: Path) -> None:
     file = ScoreFile(tmp_path / "judge.scores")
     with part_folder(file) as folder:
         write_part(part_path(folder, "a"), ScorePart(dict.fromkeys(KEYS[:2], 0.5), [KEYS[1]]))
-        add_parts(file, [read_part(part_path(folder, "a"))])
+        parts = [read_part(part_path(folder, "a"))]
+        add_parts(file, parts, Mirror(tmp_path), whole_of(file, ["a"]))
     assert file.known(KEYS) == {KEYS[0]: 0.5}
     assert not folder.exists()
 
@@ -90,7 +93,7 @@ def test_leftovers_of_killed_runs_are_added_and_those_of_others_stay(tmp_path: P
     write_part(part_path(dead, "a"), ScorePart({KEYS[0]: 0.5}))
     with part_folder(file) as alive:
         write_part(part_path(alive, "b"), ScorePart({KEYS[1]: 0.25}))
-        add_leftovers(file)
+        add_leftovers(file, Mirror(tmp_path))
         assert file.known(KEYS) == {KEYS[0]: 0.5}
         assert part_path(alive, "b").exists()
         assert not dead.exists()

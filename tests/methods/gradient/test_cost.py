@@ -12,6 +12,7 @@ import torch
 
 from bench.engines.serial import Serial, SerialConfig
 from bench.plan.planning import Plan
+from bench.storage.mirror import Mirror
 from methods.costs import Pass
 from methods.gradient.cost import (
     Architecture,
@@ -177,7 +178,7 @@ def test_readings_are_as_many_as_the_estimate_takes(tmp_path: Path, form: Hessia
     coarse = replace(
         CONFIG, storage=Storage.none, hessian=Hessian.train, hessian_form=form, hessian_components=2
     )
-    parts = PartsFolder(tmp_path, Serial(SerialConfig()))
+    parts = PartsFolder(tmp_path, Serial(SerialConfig()), Mirror(tmp_path))
     means = passage_means(
         coarse, BLOCKS, source, 7, torch.device("cpu"), parts, Counter(), SharedSeconds()
     )

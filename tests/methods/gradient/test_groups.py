@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bench.engines.serial import Serial, SerialConfig
+from bench.storage.mirror import Mirror
 from methods.gradient import groups, hessian
 from methods.gradient import index as index_module
 from methods.gradient.partial_sums import PassageMeans
@@ -55,7 +56,7 @@ CPU = torch.device("cpu")
 
 
 def means(method, folder: Path, engine=None, sample=None, counts=None) -> PassageMeans:
-    parts = PartsFolder(folder, engine or Serial(SerialConfig()))
+    parts = PartsFolder(folder, engine or Serial(SerialConfig()), Mirror(folder))
     dim = method._encoder.layout.dim
     counts = Counter() if counts is None else counts
     return PassageMeans(method._source, sample, 5, dim, CPU, parts, counts, SharedSeconds())

@@ -13,8 +13,9 @@ import torch
 
 from bench.engines.processes import Processes, ProcessesConfig
 from bench.engines.serial import Serial, SerialConfig
+from bench.storage.mirror import Mirror
 from methods.base import Sibling
-from methods.gradient import groups
+from methods.gradient import groups, partial_search
 from methods.gradient import index as index_module
 from methods.gradient.partial_search import _packed
 from methods.gradient.search import MemoryPlan
@@ -167,7 +168,7 @@ def test_a_killed_search_goes_on(tmp_path, model, task, phase) -> None:
     assert 0 < again.context.counts[BYTES_READ] <= whole.context.counts[BYTES_READ]
 
 
-@pytest.mark.parametrize("name", ["scan-0-00001", "exact-0-00002"])
+@pytest.mark.parametrize("name", ["scan-0-00001", "exact-0-*-00002"])
 def test_a_damaged_part_is_made_again(tmp_path, model, task, capsys, name) -> None:
     settings = {"opponents": 2}
     expected = lists(make(task, model, tmp_path, **settings))
@@ -260,6 +261,39 @@ def test_methods_of_the_same_features_are_searched_together(tmp_path, model, tas
     assert methods[0].context.facts["seconds_for_others"] > 0
     assert all(one.context.facts["seconds_by_others"] > 0 for one in methods[1:])
     assert not list(tmp_path.glob("cache/parts/search-*/whitening*"))
+
+
+@pytest.mark.slow
+def test_what_is_searched_together_is_shared_through_a_store(
+    tmp_path, model, task, monkeypatch
+) -> None:
+    """The other machine has one of the cells alone, then as one that comes after its own."""
+    alone = [lists(make(task, model, tmp_path / "alone", **settings)) for settings in THREE]
+    (tmp_path / "store").mkdir()
+
+    def on(name: str, settings: dict):
+        method = make(task, model, tmp_path / name, **settings)
+        cache = method.context.cache_dir
+        method.context.mirror = Mirror(cache, f"file://{tmp_path}/store/tda")
+        return method
+
+    first = on("one", THREE[0])
+    siblings(first, on("one", THREE[1]), on("one", THREE[2]))
+    assert lists(first) == alone[0]
+    scan, scans = partial_search._scan, list[int]()
+
+    def noted(group, number, asked) -> None:
+        scans.append(len(asked))
+        scan(group, number, asked)
+
+    monkeypatch.setattr(partial_search, "_scan", noted)
+    second = on("two", THREE[1])
+    assert lists(second) == alone[1]
+    assert second.context.facts["seconds_by_others"] > 0
+    third = on("three", {**THREE[0], "opponents": 2})  # which is new, and has two after it
+    siblings(third, on("three", THREE[1]), on("three", THREE[2]))
+    lists(third)
+    assert scans == [1] * 5, "of the new one alone"
 
 
 def test_who_is_not_searched_beside_another(tmp_path, model, task, monkeypatch) -> None:
