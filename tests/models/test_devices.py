@@ -20,9 +20,10 @@ from bench.models.language_model import LanguageModel, pad, target_log_probs, to
 from bench.models.moments_estimate import estimate
 from bench.models.predictions import predictions
 from methods.base import Context
+from methods.gradient.datainf import DataInf
 from methods.gradient.ekfac import Ekfac
 from methods.gradient.encoder import GradientEncoder
-from methods.gradient.settings import EkfacConfig, Labels
+from methods.gradient.settings import EkfacConfig, InfluenceConfig, Labels
 from methods.query_text import QueryPart
 from methods.representation import (
     OutputEmbedding,
@@ -180,13 +181,16 @@ def test_vectors_of_the_model_are_the_same(folder, tmp_path, kind):
         assert np.array_equal(first.scores, second.scores)
 
 
-def test_ekfac_and_predictions_are_the_same(folder, tmp_path):
+@pytest.mark.slow
+def test_influence_and_predictions_are_the_same(folder, tmp_path):
     task = make_task(tmp_path / "task", TEXTS, QUERIES)
-    settings = EkfacConfig(**INFLUENCE_DEFAULTS, labels=Labels.sampled)
+    ekfac = EkfacConfig(**INFLUENCE_DEFAULTS, labels=Labels.sampled)
+    datainf = InfluenceConfig(**INFLUENCE_DEFAULTS)
     made = []
     for number, model in enumerate((opened(folder), spread(folder))):
         context = Context(task, tmp_path / str(number), lambda m=model: m)
-        lists = [one.scores.tolist() for one in ranked(Ekfac(settings, context))]
+        methods = (Ekfac(ekfac, context), DataInf(datainf, context))
+        lists = [one.scores.tolist() for method in methods for one in ranked(method)]
         made.append([lists, list(predictions(model, QUERIES, 4))])
     assert made[0] == made[1]
 
