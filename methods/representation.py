@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
+from bench.models.devices import weight_values
 from bench.models.dtypes import in_dtype, running_in
 from bench.models.language_model import LanguageModel, Tokens, pad
 from bench.tasks.base import Query
@@ -202,8 +203,7 @@ class OutputEmbedding(_ModelVectors):
                 where=f"model {model.name}",
                 fix="choose another method, or a model with an output head",
             )
-        weight: Tensor = head.weight.detach()
-        return weight
+        return dict(weight_values(head))["weight"].detach()
 
     @property
     def _dim(self) -> int:

@@ -14,6 +14,7 @@ leading dimension, one entry a passage, and ``torch.func.vmap`` runs the model o
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,8 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from bench.core.errors import UserError
+from bench.models.devices import free_memory, is_spread, place_of, resting_value
 from bench.models.dtypes import experts_for
 from bench.models.language_model import IGNORE, LanguageModel, Tokens, pad, token_log_probs
 from bench.models.parameter_names import adapter_names
@@ -51,6 +54,34 @@ class Stepped:
     log_probs: list[float]
     clipped: float
     rms: float
+
+
+def check_room(model: LanguageModel) -> None:
+    """Refuse a model on several devices that have no room for its gradients beside its weights.
+
+    In their memory the stepped weights are made. Weights that rest on disk are read, too.
+
+    Raises:
+        UserError: names the device and what is missing.
+    """
+    if not is_spread(model.module):
+        return
+    own = set(adapter_names(model.module))
+    needed: defaultdict[torch.device, int] = defaultdict(int)
+    for name, parameter in model.module.named_parameters():
+        if not own or name in own:
+            device = torch.device("cpu") if parameter.is_meta else parameter.device
+            is_read = parameter.is_meta and place_of(model.module, name) == "disk"
+            needed[device] += parameter.numel() * model.gradient_dtype.itemsize * (1 + is_read)
+    for device, size in needed.items():
+        if size > (free := free_memory(device)):
+            raise UserError(
+                f"a step on a passage takes {size / 2**30:.3g} GiB more on {device}, where "
+                f"{free / 2**30:.3g} GiB are free",
+                where="metric.tail_patch",
+                fix="set metric=attribution to go without, use more devices, or lower "
+                "model.gpu_memory or model.cpu_memory so that weights leave room",
+            )
 
 
 class OptimizerStep:
@@ -93,11 +124,14 @@ class OptimizerStep:
         self._model = model
         model.module.eval()  # dropout would measure itself
         self._learning_rate, self._clip = learning_rate, clip
-        dtype = model.gradient_dtype
-        every = {name: p.detach().to(dtype) for name, p in model.module.named_parameters()}
-        own = adapter_names(model.module) or list(every)
-        self._weights = {name: every.pop(name) for name in own}
-        self._frozen = every  # what the training of an adapter leaves as it is
+        parameters = dict(model.module.named_parameters())
+        own = adapter_names(model.module) or list(parameters)
+        self._weights = {name: self._values(name, parameters.pop(name)) for name in own}
+        # What the training of an adapter leaves as it is. Of these, the model brings what rests
+        # elsewhere by itself.
+        self._frozen = {
+            name: self._values(name, one) for name, one in parameters.items() if not one.is_meta
+        }
         self._moments = None
         self.optimizer = "sgd"
         if second_moments is not None:
@@ -105,17 +139,34 @@ class OptimizerStep:
             factored = any(isinstance(one, Factored) for one in self._moments.values())
             self.optimizer = "adafactor" if factored else "adam"
         self._memory = memory_mib * 2**20
-        self.most_at_once = _MOST_PASSAGES
+        # vmap does not run through what moves tensors from device to device.
+        self._is_spread = is_spread(model.module)
+        self.most_at_once = 1 if self._is_spread else _MOST_PASSAGES
+        self._scales: Weights = {}
+
+    def _values(self, name: str, parameter: Tensor) -> Tensor:
+        """A parameter's values in the gradient's dtype, in CPU memory where they rest elsewhere."""
+        if parameter.is_meta:
+            parameter = resting_value(self._model.module, name).cpu()
+        return parameter.detach().to(self._model.gradient_dtype)
+
+    def _scaled(self, name: str, gradients: Tensor) -> Tensor:
+        """Gradients over the root of V, in the memory of the gradients."""
+        if self._moments is None:
+            return gradients
+        scale = self._scales.get(name)
+        if scale is None:
+            scale = self._moments[name].inverse_sqrt().to(gradients.device, gradients.dtype)
+            if not self._is_spread:  # a model on several devices has no room for all of them
+                self._scales[name] = scale
+        return gradients.mul_(scale)
 
     @cached_property
-    def _scales(self) -> Weights | None:
-        """The factor 1 / sqrt(V) of every parameter; None without second moments."""
-        if self._moments is None:
-            return None
-        return {
-            name: self._moments[name].inverse_sqrt().to(weight.device, weight.dtype)
-            for name, weight in self._weights.items()
-        }
+    def _bytes_a_token(self) -> int:
+        config = getattr(self._model.module, "config", None)
+        names = ("vocab_size", "hidden_size", "num_hidden_layers")
+        sizes = (int(getattr(config, name, None) or 0) for name in names)
+        return activation_bytes(self._model.gradient_dtype, *sizes)
 
     def has_room_for(self, passages: int, tokens: int) -> bool:
         """Whether there is memory for so many passages side by side; one always does.
@@ -127,7 +178,7 @@ class OptimizerStep:
             return True
         # A passage takes its gradient and the stepped weights.
         size = 2 * sum(weight.nbytes for weight in self._weights.values())
-        needed = passages * (size + tokens * _bytes_a_token(self._model))
+        needed = passages * (size + tokens * self._bytes_a_token)
         return passages <= self.most_at_once and needed <= self._memory
 
     def log_probs(self, queries: Sequence[Tokens]) -> list[float]:
@@ -180,8 +231,8 @@ class OptimizerStep:
         with torch.no_grad():
             for name in weights:
                 weights[name], is_clipped, rms = self._updated(name, weights[name])
-                clipped += is_clipped
-                squares += rms.double().square() * self._weights[name].numel()
+                clipped += is_clipped.to(ids.device)
+                squares += rms.to(ids.device).double().square() * self._weights[name].numel()
         n_parameters = sum(weight.numel() for weight in self._weights.values())
         lengths = self._learning_rate * (squares / n_parameters).sqrt()
         return weights, losses.tolist(), (clipped / len(weights)).tolist(), lengths.tolist()
@@ -202,7 +253,7 @@ class OptimizerStep:
             the weights, ``[passages, *shape]``; whether each update was clipped, bool
             ``[passages]``; the update's root mean square after that, ``[passages]``.
         """
-        updates = gradients if self._scales is None else gradients.mul_(self._scales[name])
+        updates = self._scaled(name, gradients)
         flat = updates.flatten(1)
         rms = torch.linalg.vector_norm(flat, dim=1) / math.sqrt(flat.shape[1])
         excess = torch.ones_like(rms) if self._clip is None else (rms / self._clip).clamp_min(1.0)
@@ -257,13 +308,8 @@ def _take_apart(gradients: Weights) -> None:
         taken.add(place)
 
 
-def _bytes_a_token(model: LanguageModel) -> int:
+def activation_bytes(dtype: torch.dtype, vocabulary: int, hidden: int, layers: int) -> int:
     """Bytes that a forward and backward pass keeps of a token, about: logits and layers' inputs."""
-    config = getattr(model.module, "config", None)
-    vocabulary, hidden, layers = (
-        int(getattr(config, name, None) or 0)
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers")
-    )
     # Four numbers a word of the vocabulary: logits, exponentials and both gradients. A layer keeps
     # some twenty vectors.
-    return model.gradient_dtype.itemsize * (4 * vocabulary + 20 * hidden * layers)
+    return dtype.itemsize * (4 * vocabulary + 20 * hidden * layers)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bench.core.errors import UserError, first_line
+from bench.models.devices import device_around
 from bench.models.loading import check_weights
 from bench.models.parameter_names import adapter_names, bare_name, own_names, saved_module
 from bench.models.sizes import check_files
@@ -45,7 +46,6 @@ _SILENT = (
 )  # fmt: skip
 # How the matrices may have begun: other ways change the base's weights, too.
 _BEGINNINGS = (True, False, "gaussian", "orthogonal")
-_PREFIX = "base_model.model."  # of every name in a file that peft writes
 _PREFIX = "base_model.model."  # of every name in a file that peft writes
 _ADAPTER = "default"  # the name that peft itself gives to the only one
 _SHOWN = 3  # names of tensors in a message
@@ -112,11 +112,11 @@ def with_adapter(module: PreTrainedModel, folder: Path) -> PreTrainedModel:
         UserError: as ``check_adapter``, or the adapter is not one of this model: a tensor has no
             place in it, is missing, of another shape or not finite.
     """
-    dtype, device = module.dtype, module.device
+    dtype = module.dtype
     with_empty_adapter(module, folder)
     with _putting(folder):
         tensors = load_file(folder / WEIGHTS)
-    _fill(module, tensors, str(folder), dtype, device)
+    _fill(module, tensors, str(folder), dtype)
     module.eval().requires_grad_(False)
     check_weights(module, str(folder))
     return module
@@ -204,7 +204,7 @@ def with_other_weights(module: PreTrainedModel, folder: Path) -> PreTrainedModel
     check_adapter(folder)
     other = copy.deepcopy(module)
     tensors = load_file(folder / WEIGHTS)
-    _fill(other, tensors, str(folder), module.dtype, module.device)
+    _fill(other, tensors, str(folder), module.dtype)
     check_weights(other, str(folder))
     return other
 
@@ -214,14 +214,16 @@ def _fill(
     tensors: Mapping[str, Tensor],
     where: str,
     dtype: torch.dtype,
-    device: torch.device,
 ) -> None:
     """Put an adapter's tensors in their places, and see that each has one and that none is left."""
     parameters = dict(module.named_parameters(remove_duplicate=False))
     own = own_names(parameters)
     places = {key: own.get(bare_name(key)) for key in tensors}
     strangers = sorted(key for key, name in places.items() if name is None)
-    empty = sorted({name for name, one in parameters.items() if one.is_meta} - {*places.values()})
+    empty = sorted(
+        {name for name, one in parameters.items() if one.is_meta and ".lora_" in name}
+        - {*places.values()}
+    )
     other = [
         f"{key} {list(tensors[key].shape)} instead of {list(parameters[name].shape)}"
         for key, name in places.items()
@@ -244,7 +246,7 @@ def _fill(
                 fix="model.adapter must be a LoRA that was trained on the model of model.path",
             )
     for key, name in places.items():
-        value = tensors[key].to(device, dtype)
+        value = tensors[key].to(device_around(module, str(name)), dtype)
         if parameters[str(name)].is_meta or saved_module(bare_name(key), saved):
             # A module that was saved is a copy of the base's, so that what was tied to it is not.
             path, _, last = str(name).rpartition(".")

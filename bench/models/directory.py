@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -11,8 +10,10 @@ import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.core.errors import UserError
+from bench.core.fields import identifying
 from bench.models.adapters import adapter_sha256, check_adapter, with_adapter
 from bench.models.base import ModelSource, no_moments_to_step_with, unknown_learning_rate
+from bench.models.devices import check_accelerate, spreading
 from bench.models.hub import hub_folder
 from bench.models.language_model import (
     MOMENTS,
@@ -46,6 +47,8 @@ class Directory(ModelSource):
         """
         config: DirectoryConfig = self.config
         config.check()
+        if config.device_map is not None:
+            check_accelerate()
         if config.path is None:
             raise UserError(
                 "no weights are given",
@@ -71,7 +74,7 @@ class Directory(ModelSource):
 
     def identity(self, task: Task) -> str:
         """Hash of the files and of the settings that they are read with, wherever they are."""
-        settings = asdict(self.config) | {"path": directory_sha256(self._path)}
+        settings = identifying(self.config) | {"path": directory_sha256(self._path)}
         del settings["adapter"], settings["revision"]
         if (adapter := self.config.adapter_path) is not None:
             settings["adapter"] = adapter_sha256(adapter)
@@ -89,9 +92,13 @@ class Directory(ModelSource):
     def load(self, task: Task, cache_dir: Path, device: str) -> LanguageModel:
         """Load the folder; task and cache play a part only where moments are estimated."""
         config: DirectoryConfig = self.config
+        spread = None
+        if config.device_map is not None:
+            spread = spreading(torch.device(device), config.gpu_memory, config.cpu_memory)
         model = load_directory(
             self.name,
             self._path,
+            spread=spread,
             device=device,
             dtype=getattr(torch, config.dtype),
             gradient_dtype=getattr(torch, config.gradient_dtype),

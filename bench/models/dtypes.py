@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from bench.core import memory
 from bench.core.errors import UserError, first_line
+from bench.models.devices import is_spread
 
 _HALVES = (torch.float16, torch.bfloat16)
 
@@ -30,9 +31,19 @@ def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     Returns:
         the module, frozen and in eval mode; in float64 its experts, if any, are computed one by
         one.
+
+    Raises:
+        UserError: the model is spread over several devices, which hold it once.
     """
-    cast = module
-    if next(module.parameters()).dtype != dtype:
+    cast, own = module, next(module.parameters()).dtype
+    if own != dtype:
+        if is_spread(module):
+            raise UserError(
+                f"weights are {own} and gradients {dtype}, and a model on several devices is held "
+                "once, in one dtype".replace("torch.", ""),
+                where="model.gradient_dtype",
+                fix="set model.dtype and model.gradient_dtype to the same",
+            )
         cast = copy.deepcopy(module).to(dtype)
         if dtype in _HALVES:
             _restore_buffers(cast, module, dtype)

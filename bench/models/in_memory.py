@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.core.errors import UserError
 from bench.models.context import context_of
+from bench.models.devices import device_of
 from bench.models.dtypes import experts_for
 from bench.models.language_model import LanguageModel
 from bench.models.loading import check_vocabulary, check_weights, directory_sha256
@@ -63,7 +64,7 @@ def lent(
     with _as_it_was(module):
         weights = next(module.parameters())
         with experts_for(module, weights.dtype):
-            place(module.eval().requires_grad_(False), weights.device)
+            place(module.eval().requires_grad_(False), device_of(module))
             check_weights(module, "model")
             check_vocabulary(tokenizer, module, "model")
             copied = copy.deepcopy(tokenizer)
@@ -89,6 +90,12 @@ def _check_kinds(module: object, tokenizer: object) -> None:
             f"expected a causal language model of transformers, found {type(module).__name__}",
             where="model",
             fix="load one with AutoModelForCausalLM.from_pretrained",
+        )
+    if any(parameter.is_meta for parameter in module.parameters()):
+        raise UserError(
+            "weights of it are on the meta device, as those are that accelerate has offloaded",
+            where="model",
+            fix="load it onto devices that hold it, or run model=hf with model.device_map=auto",
         )
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise UserError(

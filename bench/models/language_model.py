@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from bench.core.errors import UserError
+from bench.models.devices import device_of
 from bench.models.dtypes import accumulation_dtype
 from bench.models.reading import TextReader
 from bench.models.second_moments import ADAM_BETA2, ADAM_EPSILON, SecondMoments
@@ -103,8 +104,8 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """The device that the weights are on."""
-        return next(self.module.parameters()).device
+        """The device that the model reads tokens on, and what is made of them is gathered on."""
+        return device_of(self.module)
 
     @property
     def n_params(self) -> int:

@@ -7,7 +7,7 @@ or replace, a tokenizer with more ids than there are embeddings, and a model tha
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,16 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from bench.core import memory
+from bench.core import memory, progress
 from bench.core.errors import UserError, first_line
 from bench.models.context import context_of, declared_context
+from bench.models.devices import (
+    bytes_by_place,
+    device_of,
+    let_rest,
+    resting_on_disk,
+    weight_values,
+)
 from bench.models.dtypes import choose_experts, in_dtype
 from bench.models.language_model import MOMENTS, LanguageModel
 from bench.models.placing import place
@@ -49,6 +56,7 @@ def load_directory(
     gradient_dtype: torch.dtype = torch.float32,
     append_eos: bool = False,
     context_length: int | None = None,
+    spread: Mapping[str, Any] | None = None,
 ) -> LanguageModel:
     """Load a folder that ``save_pretrained`` wrote: safetensors only, no remote code.
 
@@ -60,6 +68,7 @@ def load_directory(
         gradient_dtype: of attribution gradients.
         append_eos: end every passage with the tokenizer's end-of-text token.
         context_length: tokens that are read at most; None for what the files say.
+        spread: what ``devices.spreading`` gives, for a model on several devices.
 
     Raises:
         UserError: no such folder, no causal language model, no safetensors, tensors that are
@@ -68,7 +77,7 @@ def load_directory(
     """
     _check_folder(path)
     tokenizer = load_tokenizer(path)
-    module = load_module(path, dtype, torch.device(device))
+    module = load_module(path, dtype, torch.device(device), spread)
     check_vocabulary(tokenizer, module, str(path))
     context = context_of(module.config, tokenizer, context_length, str(path))
     return LanguageModel(
@@ -123,11 +132,13 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_module(path: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def load_module(
+    path: Path, dtype: torch.dtype, device: torch.device, spread: Mapping[str, Any] | None = None
+) -> PreTrainedModel:
     """The weights of a folder, frozen and in eval mode; raises as ``load_directory`` does."""
     _check_folder(path)
     check_files(path)
-    with loading_from(str(path)):
+    with loading_from(str(path)), resting_on_disk(str(path)):
         check_stored(path)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -137,10 +148,16 @@ def load_module(path: Path, dtype: torch.dtype, device: torch.device) -> PreTrai
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that all of them are known, and refused below
+            **(spread or {}),
         )
     module, report = loaded
     check_tensors(report, path)
     choose_experts(module, dtype)
+    if spread is not None:
+        let_rest(module)
+        device = device_of(module)
+        for one, size in bytes_by_place(module).items():
+            progress.say(f"model: {size / 2**30:.3g} GiB of weights on {one}")
     place(module.eval().requires_grad_(False), device)
     check_weights(module, str(path))
     return module
@@ -223,8 +240,8 @@ def check_weights(module: PreTrainedModel, where: str) -> None:
 
 
 def _check_finite(module: PreTrainedModel, where: str) -> None:
-    for name, parameter in module.named_parameters():
-        if not torch.isfinite(parameter).all():
+    for name, values in weight_values(module):
+        if not torch.isfinite(values).all():
             raise UserError(
                 f"parameter {name} holds NaN or infinite values",
                 where=where,
@@ -264,7 +281,7 @@ def _sees_later_tokens(module: nn.Module) -> bool:
     length = min(_PROBED, declared.tokens if declared is not None else _PROBED)
     if length == 1:
         return False
-    ids = (torch.arange(length, device=weights.device) * 7919 + 11)[None] % vocabulary
+    ids = (torch.arange(length, device=device_of(module)) * 7919 + 11)[None] % vocabulary
     changed = ids.clone()
     changed[0, -1] = (changed[0, -1] + 1) % vocabulary
     before, after = (

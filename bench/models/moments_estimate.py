@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bench.core import progress
 from bench.core.errors import UserError
+from bench.models.devices import rests
 from bench.models.language_model import MOMENTS, LanguageModel, Tokens, pad, token_log_probs
 from bench.models.moment_files import write_moments
 from bench.models.second_moments import load_moments
@@ -101,8 +102,16 @@ def estimate(
         are made of.
 
     Raises:
-        UserError: a gradient is not finite, or no passage has a token to predict.
+        UserError: a gradient is not finite, no passage has a token to predict, or weights rest
+            elsewhere than where they are used.
     """
+    if rests(model.module):
+        raise UserError(
+            "an estimate sums the gradients of all weights, and some of them rest in CPU memory or "
+            "on disk",
+            where="model.optimizer_state=estimate",
+            fix="use GPUs that hold the model, or set model.optimizer_state=FILE",
+        )
     sums = {name: _zeros(parameter) for name, parameter in model.module.named_parameters()}
     facts = {"moment_passages": 0, "moment_batches": 0}
     with _trainable(model.module):

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from bench.models.devices import is_spread
+
 Module = TypeVar("Module", bound=nn.Module)
 
 _cuda: Any = torch.backends.cuda
@@ -21,7 +23,7 @@ _ATTENTION = {"math": True, "flash": False, "mem_efficient": False, "cudnn": Fal
 
 
 def place(module: Module, device: torch.device) -> Module:
-    """Move a module to a device, and return it.
+    """Move a module to a device, and return it; one that is spread over several stays where it is.
 
     On CUDA, kernels that give the same bits each time are chosen from then on, for this process:
     by default the backward pass of attention, among others, adds up in whatever order its threads
@@ -34,7 +36,7 @@ def place(module: Module, device: torch.device) -> Module:
         _choose_attention(_ATTENTION)
         # Which would take a pass over memory that is about to be written.
         _memory.fill_uninitialized_memory = False
-    return module.to(device)
+    return module if is_spread(module) else module.to(device)
 
 
 @contextmanager

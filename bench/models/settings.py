@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
 from bench.core.errors import UserError, at_least, did_you_mean
+from bench.core.fields import speed
 from bench.models.decoder import check_decoder
 from bench.models.hub import check_hub_id
 
@@ -15,7 +17,10 @@ _COUNTS = (
     "hidden_size", "num_layers", "num_heads", "vocab_size", "context_length", "epochs", "batch_size"
 )  # fmt: skip
 DTYPES = ("float32", "float64", "bfloat16", "float16")  # of weights and of gradients
+DEVICE_MAPS = ("auto",)  # transformers' own; with one device each layer is there
 ESTIMATE = "estimate"  # a value of `optimizer_state`: a pass over the task's passages, no file
+
+_SIZE = re.compile(r"\d+(\.\d+)? ?[KMGT]i?B")  # of memory, as accelerate reads it
 
 
 @dataclass
@@ -64,6 +69,9 @@ class DirectoryConfig:
     projection_dim: int
     checkpoints: list[str]
     checkpoint_learning_rates: list[float]
+    device_map: Optional[str] = speed()  # noqa: UP045
+    gpu_memory: Optional[str] = speed()  # noqa: UP045
+    cpu_memory: Optional[str] = speed()  # noqa: UP045
 
     @property
     def checkpoint_paths(self) -> list[Path]:
@@ -88,6 +96,7 @@ class DirectoryConfig:
             UserError: names the key.
         """
         self.check_dtypes()
+        self._check_device_map()
         at_least(1, "model.context_length", self.context_length)
         if self.revision is not None:
             check_hub_id(self.path or "")
@@ -133,6 +142,47 @@ class DirectoryConfig:
         """Refuse a dtype that is none, with a UserError."""
         for name in ("dtype", "gradient_dtype"):
             check_dtype(name, getattr(self, name))
+
+    def _check_device_map(self) -> None:
+        """Refuse what a model on several devices cannot have, and memory that is no size."""
+        for name in ("gpu_memory", "cpu_memory"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not _SIZE.fullmatch(value):
+                raise UserError(
+                    f"{value!r:.40} is no size of memory",
+                    where=f"model.{name}",
+                    fix="write it like 70GiB, with KiB, MiB, GiB, TiB, KB, MB, GB or TB",
+                )
+            if self.device_map is None:
+                raise UserError(
+                    "has a say only where a model is spread over devices",
+                    where=f"model.{name}",
+                    fix="set model.device_map=auto, too",
+                )
+        if self.device_map is None:
+            return
+        if self.device_map not in DEVICE_MAPS:
+            raise UserError(
+                f"unknown device map {self.device_map!r:.40}",
+                where="model.device_map",
+                fix=did_you_mean(self.device_map, DEVICE_MAPS),
+            )
+        if self.dtype != self.gradient_dtype:
+            raise UserError(
+                f"a model on several devices is held once, in one dtype, and model.dtype is "
+                f"{self.dtype}",
+                where=f"model.gradient_dtype={self.gradient_dtype}",
+                fix=f"set model.gradient_dtype={self.dtype}, or model.dtype={self.gradient_dtype}",
+            )
+        if self.checkpoints:
+            raise UserError(
+                "earlier checkpoints are held beside the model, which is itself too large for one "
+                "device",
+                where="model.checkpoints",
+                fix="leave them out, or set model.device_map=null",
+            )
 
 
 @dataclass

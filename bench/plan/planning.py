@@ -22,6 +22,7 @@ from bench.core.typed import typed
 from bench.engines import ENGINES
 from bench.models.trained import Trained
 from bench.plan.corpus import PASSAGES, QUERIES, TOKENS, Count, count_corpus
+from bench.plan.fitting import PhaseMemory, phases_of
 from bench.plan.measuring import measuring_passes, training_passes
 from bench.plan.model import Speed, architecture_of, calibrate
 from bench.run import composing
@@ -47,7 +48,20 @@ class PlanConfig:
     device_tflops: Optional[float] = part_of_key(above=0)  # noqa: UP045
     tokens_per_second: Optional[float] = part_of_key(above=0)  # noqa: UP045
     devices: int = part_of_key(at_least=1)
+    model_devices: int = part_of_key(at_least=1)
+    device_memory_gib: Optional[float] = part_of_key(above=0)  # noqa: UP045
     disk_gb_per_second: float = part_of_key(above=0)
+
+    def check(self) -> None:
+        """Refuse numbers out of range, and devices that are no whole number of models'."""
+        check_ranges(self, "plan")
+        if self.devices % self.model_devices:
+            raise UserError(
+                f"{self.devices} devices are no multiple of {self.model_devices}",
+                where="plan.devices",
+                fix="set it to how many devices there are in all, plan.model_devices for each copy "
+                "of the model",
+            )
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,10 @@ class Plan(Costs):
         model_key: a hash that cells with the same model, trained on the same corpus, share.
         flops_per_second: FLOPs that one device computes in a second.
         devices: number of devices; only steps that an engine shares out gain from more than one.
+        model_devices: how many of them each copy of the model is spread over; one of these computes
+            at a time.
+        device_memory: bytes of memory of a device; None if it is not told.
+        phases: what each phase holds in the memory of devices.
         disk_bytes_per_second: bytes of the index that one device reads or writes in a second.
         rate: how the speed is known, in words.
         notes: what the numbers leave out, a line each.
@@ -73,6 +91,9 @@ class Plan(Costs):
     model_key: str
     flops_per_second: float
     devices: int
+    model_devices: int
+    device_memory: float | None
+    phases: list[PhaseMemory]
     disk_bytes_per_second: float
     rate: str
     notes: list[str]
@@ -96,7 +117,7 @@ class Plan(Costs):
         return moved / self.disk_bytes_per_second / 3600 / self._devices(step)
 
     def _devices(self, step: Pass) -> int:
-        return self.devices if step.spread else 1
+        return self.devices // self.model_devices if step.spread else 1
 
     @property
     def bottleneck(self) -> tuple[Pass, str, float]:
@@ -120,7 +141,7 @@ def plan_settings(overrides: Sequence[str]) -> tuple[Settings, PlanConfig]:
     settings = settings_from(config)
     progress.set_quiet(settings.quiet)
     plan = typed(PlanConfig, values or {}, "plan")
-    check_ranges(plan, "plan")
+    plan.check()
     return settings, plan
 
 
@@ -192,6 +213,9 @@ def make_plan(settings: Settings, config: PlanConfig, known: Known | None = None
         flops_per_second=speed.flops_per_second,
         disk_bytes_per_second=config.disk_gb_per_second * 1e9,
         devices=config.devices,
+        model_devices=config.model_devices,
+        device_memory=config.device_memory_gib and config.device_memory_gib * 2**30,
+        phases=list(phases_of(settings, architecture, run, costs.memory, config.model_devices)),
         rate=speed.how + (f", {config.devices:,} devices" if config.devices > 1 else ""),
         notes=list(_notes(settings, costs)),
     )

@@ -24,6 +24,8 @@ def print_plan(plan: Plan) -> None:
     screen.print(Text(f"plan: {clean(plan.title)}", style="bold"), "", sep="\n")
     for table in (_inputs(plan), _passes(plan), _storage(plan), _memory(plan)):
         screen.print(table)
+    if plan.device_memory is not None:
+        screen.print(_fits(plan, plan.device_memory))
     step, kind, longest = plan.bottleneck
     slowest = f"bottleneck: {step.name}, {kind}: {hours(longest)} h"
     lines = [slowest, clean(plan.rate), *plan.notes]
@@ -109,6 +111,25 @@ def _memory(plan: Plan) -> Table:
         table.add_row(name, in_binary(n_bytes))
     table.add_section()
     table.add_row("all, if held at once", in_binary(sum(plan.memory.values())), style="bold")
+    return table
+
+
+def _fits(plan: Plan, memory: float) -> Table:
+    number = plan.model_devices
+    size = in_binary(memory)
+    title = f"memory of each phase, on {number} {'devices' if number > 1 else 'device'} of {size}"
+    heads = ("", "with the layers", "on one device", "fullest device", "fits", "devices it takes")
+    table = numbers_table(title, heads)
+    for phase in plan.phases:
+        fullest, least = phase.fullest(number), phase.least_devices(memory)
+        table.add_row(
+            phase.name,
+            in_binary(sum(phase.by_layer.values())),
+            in_binary(sum(phase.on_one.values())),
+            in_binary(fullest),
+            "yes" if fullest <= memory else "no",
+            "none is enough" if least is None else f"{least:,}",
+        )
     return table
 
 

@@ -20,6 +20,7 @@ from bench.run.values import check_spans
 from methods.base import Method, Sibling
 from methods.choosing import chosen
 from metrics.attribution import check_depth, parse_metric
+from metrics.optimizer_step import check_room
 
 
 def run_cell(
@@ -114,9 +115,11 @@ class MethodCell(TaskLife):
         n_queries, n_passages = len(context.task.queries), len(context.task.passages)
         label = " × ".join(self.names)
         progress.say(f"cell {label}: {n_queries:,} queries, {n_passages:,} passages")
-        if "model" in vars(context):  # a query that it cannot read is told before hours of work
+        if "model" in vars(context):  # what it cannot do is told before hours of work
             for query in context.task.queries:
                 context.model.query_tokens(query)
+            if self.settings.metric.tail_patch.enabled:
+                check_room(context.model)
         with context.phases.measure("index"):
             size = method.index()
         with context.phases.measure("search"):

@@ -262,9 +262,8 @@ def make_collector(
     moments: SecondMoments | None,
     *,
     dtype: torch.dtype,
-    device: torch.device,
 ) -> FeatureCollector:
-    """The cheapest exact collector of a matrix.
+    """The cheapest exact collector of a matrix, on the device of the matrix.
 
     Args:
         settings: ``projection_dim`` and ``seed``.
@@ -277,7 +276,7 @@ def make_collector(
     moment = None if moments is None else moments[matrix.parameter]
     if moment is not None and matrix.expert is not None:
         moment = moment.of(matrix.expert)
-    dim, seed = settings.projection_dim, settings.seed
+    dim, seed, device = settings.projection_dim, settings.seed, matrix.device
     if dim is None:
         scale = None if moment is None else _as_out_in(matrix, moment.inverse_sqrt())
         return _ExactCollector(matrix.shape, scale, dtype, device)

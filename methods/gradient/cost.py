@@ -200,6 +200,16 @@ def tokens_per_word(vocab_size: int) -> float:
     return max(1.2, 1.4 + 0.22 * math.log2(32_000 / max(1, vocab_size)))
 
 
+def token_bytes(architecture: Architecture, gradients: torch.dtype) -> tuple[float, float]:
+    """Bytes that encoding keeps of a token: in all layers, and of its logits and their gradient.
+
+    A layer keeps the output of every matrix that the token meets, and four vectors (an estimate).
+    """
+    outputs = sum(met * m for m, _, met in architecture.products)
+    outputs += 4 * architecture.hidden_size * architecture.n_layers
+    return outputs * gradients.itemsize, 2 * architecture.vocab_size * gradients.itemsize
+
+
 def memory(
     architecture: Architecture,
     workload: Workload,
@@ -215,8 +225,7 @@ def memory(
     - weights: parameters · their bytes, and a copy in the gradients' dtype if that is another, of
       each checkpoint;
     - projections: Σ p·(m + n) numbers, of each checkpoint;
-    - a batch: each token keeps the output of every matrix that it meets and four vectors a layer
-      (an estimate), logits and their gradient, and each passage its features;
+    - a batch: what ``token_bytes`` says of each token, and the features of each passage;
     - a shard: its features in float32;
     - Hessian: float64 matrices Σ b²: R and its root, and R of the queries if mixed; 4·d·c numbers
       for the low-rank form and d each for the diagonal one;
@@ -233,9 +242,7 @@ def memory(
     copies = weights.itemsize + (size if size != weights.itemsize else 0)
     fitting = min(config.batch_size, max(1, workload.passages))
     rows = batch_rows(workload.tokens, fitting, batch_tokens)
-    outputs = sum(met * m for m, _, met in architecture.products)
-    outputs += 4 * architecture.hidden_size * architecture.n_layers
-    a_token = (outputs + 2 * architecture.vocab_size) * size
+    a_token = sum(token_bytes(architecture, gradients))
     sides = sum(m + n for m, n, _ in architecture.matrices)
     purposes = {
         "weights": config.checkpoints * architecture.parameters * copies,

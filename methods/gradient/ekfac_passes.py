@@ -20,6 +20,7 @@ from bench.models.dtypes import running_in
 from bench.models.language_model import IGNORE, Tokens, pad
 from methods.gradient.batching import batch_rows, token_budget
 from methods.gradient.collectors import Collector, formed_at_once
+from methods.gradient.parameters import Matrix
 from methods.gradient.partial_sums import Sums, write_sums
 from methods.gradient.parts import Handed
 from methods.gradient.settings import EkfacConfig, Labels
@@ -63,11 +64,13 @@ class FactorPass:
     def _collectors(self) -> list[_Summing]:
         encoder = self.features.encoder.only
         if self.bases is None:
-            shapes = [matrix.shape for matrix in encoder.matrices]
-            return [_Covariances(shape, encoder.dtype, encoder.device) for shape in shapes]
-        bases = [one.to(encoder.device) for one in self.bases()]
-        pairs = zip(bases[::2], bases[1::2], strict=True)
-        return [_Eigenvalues(outputs, inputs, encoder.dtype) for outputs, inputs in pairs]
+            return [_Covariances(matrix, encoder.dtype) for matrix in encoder.matrices]
+        bases = self.bases()
+        of_matrix = zip(bases[::2], bases[1::2], encoder.matrices, strict=True)
+        return [
+            _Eigenvalues(outputs.to(matrix.device), inputs.to(matrix.device), encoder.dtype)
+            for outputs, inputs, matrix in of_matrix
+        ]
 
     def _batches(self, rows: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
         """Stream ids and labels, int64 ``[batch, tokens]``, of the texts that have a loss."""
@@ -151,20 +154,20 @@ class _Covariances(_Summing):
 
     positioned = True  # as the mask is
 
-    def __init__(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
-        self.size, self._dtype = shape, dtype
-        m, n = shape
-        self.outer = torch.zeros(m, m, dtype=torch.float64, device=device)
-        self.inner = torch.zeros(n, n, dtype=torch.float64, device=device)
+    def __init__(self, matrix: Matrix, dtype: torch.dtype) -> None:
+        self.size, self._dtype = matrix.shape, dtype
+        m, n = matrix.shape
+        self.outer = torch.zeros(m, m, dtype=torch.float64, device=matrix.device)
+        self.inner = torch.zeros(n, n, dtype=torch.float64, device=matrix.device)
         self.totals = [self.outer, self.inner]
 
     def keep(self, x_btn: Tensor) -> Tensor:
-        counted = x_btn[self.mask].to(self._dtype)
+        counted = x_btn[self.mask.to(x_btn.device)].to(self._dtype)
         self.inner += counted.T @ counted
         return x_btn.new_empty(0)  # nothing of x is needed later
 
     def add(self, total: Tensor, narrowed: Tensor, kept: Tensor) -> None:  # noqa: ARG002
-        counted = narrowed[self.mask].to(self._dtype)
+        counted = narrowed[self.mask.to(narrowed.device)].to(self._dtype)
         self.outer += counted.T @ counted
 
 

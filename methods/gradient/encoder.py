@@ -47,7 +47,7 @@ class GradientEncoder:
         matrices: the matrices that carry the gradient, in the order of exact features.
         dim: dimensions of all blocks together and, with ``passage_weight``, of the weight.
         dtype: dtype of the features: the gradient dtype, float32 where that is a half precision.
-        device: where the model is.
+        device: where texts go in and features come out. A matrix's part is made on its own device.
         fitting_tokens: padded tokens that a batch may hold, learnt from running out of memory.
     """
 
@@ -67,14 +67,13 @@ class GradientEncoder:
         self.device = model.device
         self.dtype = accumulation_dtype(model.gradient_dtype)
         self._collectors = [
-            make_collector(
-                matrix, settings, second_moments, dtype=model.gradient_dtype, device=self.device
-            )
+            make_collector(matrix, settings, second_moments, dtype=model.gradient_dtype)
             for matrix in self.matrices
         ]
         shared = settings.projection_dim is not None
         self._sums = _lay_out(self.matrices, self._collectors, shared)
         self.block_sizes = self._sums.block_sizes
+        self._devices = [matrix.device for matrix in self.matrices]
         self.dim = sum(self.block_sizes) + settings.passage_weight
         self.fitting_tokens: int | None = None
 
@@ -91,14 +90,19 @@ class GradientEncoder:
         if all(tokens.n_loss == 0 for tokens in batch):
             return torch.zeros(len(batch), self.dim, dtype=self.dtype, device=self.device)
         ids, labels = pad(batch, self.device)
-        totals = [
-            torch.zeros(len(batch), *size, dtype=self.dtype, device=self.device)
-            for size in self._sums.sizes
-        ]
-        doubt = self.collect(
-            self._collectors, [totals[index] for index in self._sums.of_matrix], ids, labels
-        )
-        parts = [total.flatten(1) for total in totals]
+        places = list(zip(self._sums.of_matrix, self._devices, strict=True))
+        totals = {  # a sum over layers of several devices has a part on each
+            (index, device): torch.zeros(
+                len(batch), *self._sums.sizes[index], dtype=self.dtype, device=device
+            )
+            for index, device in places
+        }
+        doubt = self.collect(self._collectors, [totals[place] for place in places], ids, labels)
+        gathered: dict[int, Tensor] = {}
+        for (index, _), total in totals.items():
+            part = total.to(self.device)
+            gathered[index] = gathered[index].add_(part) if index in gathered else part
+        parts = [gathered[index].flatten(1) for index in range(len(self._sums.sizes))]
         if self._settings.passage_weight:
             parts.append(doubt.to(self.dtype)[:, None])
         return torch.cat(parts, dim=1)
@@ -129,8 +133,8 @@ class GradientEncoder:
         sizes = self._sums.sizes
         parts = query.to(self.device, self.dtype).split([rows * columns for rows, columns in sizes])
         shaped = [part.view(size) for part, size in zip(parts, sizes, strict=True)]
-        pairs = zip(self._collectors, self._sums.of_matrix, strict=True)
-        return [ShareCollector(collector, shaped[index]) for collector, index in pairs]
+        of_matrix = zip(self._collectors, self._sums.of_matrix, self._devices, strict=True)
+        return [ShareCollector(one, shaped[index].to(device)) for one, index, device in of_matrix]
 
     def shares(self, text: Tokens, collectors: Sequence[Collector]) -> Tensor:
         """The share of each token in the inner product of a text's raw features with a query.
@@ -147,10 +151,17 @@ class GradientEncoder:
         Raises:
             UserError: as of ``encode``.
         """
-        shares = torch.zeros(1, len(text.ids), dtype=self.dtype, device=self.device)
+        shares = {
+            device: torch.zeros(1, len(text.ids), dtype=self.dtype, device=device)
+            for device in {self.device, *self._devices}
+        }
         if text.n_loss:
-            self.collect(collectors, [shares] * len(collectors), *pad([text], self.device))
-        return shares[0]
+            totals = [shares[device] for device in self._devices]
+            self.collect(collectors, totals, *pad([text], self.device))
+        own = shares.pop(self.device)
+        for device in sorted(shares, key=str):
+            own += shares[device].to(self.device)
+        return own[0]
 
     def collect(
         self, collectors: Sequence[Collector], totals: Sequence[Tensor], ids: Tensor, labels: Tensor

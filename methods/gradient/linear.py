@@ -110,14 +110,14 @@ class _Product:
     """The forward of ``nn.Linear`` or ``Conv1D``."""
 
     def __init__(self, module: nn.Module, anchor: Tensor, sink: Sink) -> None:
-        stored: Tensor = module.weight  # type: ignore[assignment]
-        self._weight = stored if isinstance(module, nn.Linear) else stored.T  # Conv1D: [in, out]
-        self._bias: Tensor | None = module.bias  # type: ignore[assignment]
-        self._anchor, self._sink = anchor, sink
+        self._module, self._anchor, self._sink = module, anchor, sink
 
     def __call__(self, x: Tensor) -> Tensor:
         self._sink.used = True
-        return _WatchedLinear.apply(x, self._anchor, self._weight, self._bias, self._sink)
+        module = self._module  # whose weights may be there only while it computes
+        stored: Tensor = module.weight  # type: ignore[assignment]
+        weight = stored if isinstance(module, nn.Linear) else stored.T  # Conv1D: [in, out]
+        return _WatchedLinear.apply(x, self._anchor, weight, module.bias, self._sink)
 
 
 class _Router:

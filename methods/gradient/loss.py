@@ -79,4 +79,5 @@ class _HeadOn:
     def _choose(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden = inputs[0]
         self._chosen = True
-        return (hidden.reshape(-1, hidden.shape[-1]).index_select(0, self._flat)[None], *inputs[1:])
+        flat = hidden.reshape(-1, hidden.shape[-1])  # on the device of the last layer
+        return (flat.index_select(0, self._flat.to(flat.device))[None], *inputs[1:])

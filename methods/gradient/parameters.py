@@ -17,11 +17,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from bench.core import progress
 from bench.core.errors import UserError
+from bench.models.devices import device_of
 from methods.gradient.mixture import is_computable, multiplies_once
 from methods.gradient.settings import (
     Adapters,
@@ -71,8 +73,13 @@ class Matrix:
         return (columns, rows) if self.transposed else (rows, columns)
 
     @property
+    def device(self) -> torch.device:
+        """The device that products by the matrix are computed on."""
+        return device_of(self.module)
+
+    @property
     def weight(self) -> Tensor:
-        """The matrix itself, as stored."""
+        """The matrix itself, as stored; on the meta device where it rests elsewhere."""
         stored: Tensor = getattr(self.module, self.attribute)
         return stored if self.expert is None else stored[self.expert]
 
