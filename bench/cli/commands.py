@@ -13,6 +13,8 @@ from typing import NoReturn
 
 from bench.core.errors import UserError
 
+# The progress of what takes seconds before a command that computes can begin.
+LOADING = ("load torch and transformers", 2, "libraries")
 _DEFAULT_RESULTS = Path("runs")  # the default of results_dir in conf/config.yaml
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.cli.commands import parser_of
+from bench.cli.commands import LOADING, parser_of
+from bench.core import progress
 from bench.run.composing import sweep
 
 _SWEEP = ("-m", "--multirun")  # what `run` would be told; a sweep is planned either way
@@ -28,7 +29,8 @@ def main(words: Sequence[str]) -> int:
     )
     options = parser.parse_args([word for word in words if word not in _SWEEP])
     cells = sweep(options.overrides)
-    from bench.plan.sweep import show_plan  # imports torch: not needed for a wrong word
+    with progress.counted(*LOADING):  # not needed for a wrong word
+        from bench.plan.sweep import show_plan
 
     show_plan(cells)
     return 0

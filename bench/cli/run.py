@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from bench.cli.commands import LOADING
 from bench.core import progress, run_log
 from bench.core.errors import UserError, did_you_mean, first_line
 from bench.core.escape import clean
@@ -103,7 +104,8 @@ def main(words: Sequence[str]) -> int:
 def _dry_run(overrides: Sequence[str]) -> int:
     """Print the cells that would run, with their plan, and make nothing."""
     cells = sweep(overrides)
-    from bench.plan.sweep import show_cells  # imports torch: not needed for a wrong word
+    with progress.counted(*LOADING):  # not needed for a wrong word
+        from bench.plan.sweep import show_cells
 
     show_cells(cells)
     return 0
@@ -166,7 +168,7 @@ def _job(config: DictConfig) -> None:
             sweep_name = hydra_config.runtime.choices.get("experiment") or folder
             Parts(settings).check_files()
             # Seconds, and not needed for a wrong word or a missing file.
-            with progress.counted("load torch and transformers", 2, unit="libraries"):
+            with progress.counted(*LOADING):
                 from bench.run.cell import run_cell
 
             later = partial(_later, overrides) if in_sweep else tuple

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.cli.commands import add_results, parser_of
+from bench.core import progress
+
+if TYPE_CHECKING:
+    from bench.results.problems import Problems
 
 
 def main(words: Sequence[str]) -> int:
@@ -22,10 +29,12 @@ def main(words: Sequence[str]) -> int:
     from bench.results.problems import verdict_lines
     from bench.results.verify import verify
 
+    check: Callable[[Path], Problems] = verify
     if is_bundle(options.results):
-        problems = verify_path(options.results)
-    else:
-        check = verify_recorded if recorded_boards(options.results) else verify
+        check = verify_path
+    elif recorded_boards(options.results):
+        check = verify_recorded
+    with progress.silenced(True) if options.quiet else nullcontext():
         problems = check(options.results)
     for line in map(str, problems) if options.quiet else verdict_lines(problems):
         print(line)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bench.core import progress
 from bench.report.costs import own_seconds
 from bench.report.telling_apart import hash_of, labels_of, measured_alike, name_of
 from bench.results.per_query import clusters_of, read_per_query, subsets_of
@@ -123,9 +124,10 @@ def make_boards(cells: Iterable[Cell]) -> list[Board]:
     contents: dict[str, set[str]] = {}
     for task, sha, _ in groups:
         contents.setdefault(task, set()).add(sha)
+    ordered = sorted(groups.items(), key=lambda item: item[0])
     return [
         _board(f"{task} @{sha[:8]}" if len(contents[task]) > 1 else task, model, group)
-        for (task, sha, model), group in sorted(groups.items(), key=lambda item: item[0])
+        for (task, sha, model), group in progress.track(ordered, "compare methods", unit="boards")
     ]
 
 

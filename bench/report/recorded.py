@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.core import progress
 from bench.core.errors import UserError
 from bench.report.board import make_boards
 from bench.report.formats import all_files
@@ -81,7 +82,7 @@ def verify_recorded(folder: Path) -> Problems:
     """
     problems = Problems()
     boards = recorded_boards(folder)
-    for board in boards:
+    for board in progress.track(boards, "verify", unit="boards"):
         of_cells = verify(board / CELLS, Lists.none)
         problems += [_beside(problem, board, folder) for problem in of_cells]
         problems.n_cells += of_cells.n_cells

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.core import console
+from bench.core import console, progress
 from bench.core.escape import clean
 from bench.report.board import Board, make_boards
 from bench.report.figures.catalog import FOLDER, FigurePlan, plan
@@ -53,7 +54,7 @@ def report(
     Args:
         results_dir: the folder that holds the finished cells.
         out_dir: the folder for the files, ``results_dir/report`` if None; created if missing.
-        quiet: whether the files are written and nothing is printed.
+        quiet: whether the files are written and nothing is printed, no progress either.
         figures: whether figures are drawn, which takes a second or two each.
         viewer: whether rankings are read and the viewer is written.
 
@@ -62,8 +63,9 @@ def report(
             that leads elsewhere; where a cell is damaged, nothing is written.
     """
     out_dir = report_folder(results_dir, out_dir)
-    boards = make_boards(read_cells(results_dir))
-    return write_boards(boards, out_dir, results_dir, quiet, figures=figures, viewer=viewer)
+    with progress.silenced(True) if quiet else nullcontext():
+        boards = make_boards(read_cells(results_dir))
+        return write_boards(boards, out_dir, results_dir, quiet, figures=figures, viewer=viewer)
 
 
 def write_boards(
@@ -80,7 +82,8 @@ def write_boards(
 
     Args:
         results_dir: the folder that the page's commands put further cells into.
-        quiet, figures, viewer: see ``report``.
+        quiet: whether the boards are not printed.
+        figures, viewer: see ``report``.
         site: the place of the report on a site; None for one of its own.
 
     Raises:
@@ -92,10 +95,10 @@ def write_boards(
     written = Written(out_dir, out_dir / PAGE)
     # The viewer first: it reads every ranking, and a damaged one then leaves the old report whole.
     if groups:
-        shown = write_viewer(groups, out_dir / sources.FOLDER, f"../{PAGE}", quiet)
+        shown = write_viewer(groups, out_dir / sources.FOLDER, f"../{PAGE}")
         written = replace(written, viewer=shown)
     if drawn:
-        content = replace(content, pictures=write_figures(drawn.figures, out_dir / FOLDER, quiet))
+        content = replace(content, pictures=write_figures(drawn.figures, out_dir / FOLDER))
         written = replace(written, figures=out_dir / FOLDER)
     for name, text in all_files(content).items():
         with whole_file(out_dir / name) as stream:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.core import progress
 from bench.core.errors import UserError
 from bench.results.consistency import disagreements, labelled_groups, left_out, not_asked_for, some
 from bench.results.intervals import numbers_beside, stored_sampling
@@ -81,7 +82,7 @@ def verify(results_dir: Path, kept: Lists = Lists.whole) -> Problems:
         UserError: the folder does not exist or holds no cell.
     """
     problems = Problems()
-    for folder in cell_folders(results_dir):
+    for folder in progress.track(list(cell_folders(results_dir)), "verify", unit="cells"):
         check = _Check(folder, str(folder.relative_to(results_dir)), kept)
         problems += check.run()
         problems.n_cells += 1

@@ -110,7 +110,7 @@ def test_what_an_earlier_report_drew_goes_and_own_files_stay(drawn: Path, tmp_pa
     )
     for own in ("frequency-old.png", "notes.csv", "mixing.txt"):
         (tmp_path / own).write_text("x")
-    write_figures([figure], tmp_path, quiet=True)
+    write_figures([figure], tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"notes.csv", "mixing.txt", *(f"mixing.{kind}" for kind in FORMATS)}
 
@@ -125,7 +125,7 @@ def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        write_figures([figure], tmp_path, quiet=True)
+        write_figures([figure], tmp_path)
     tree = ElementTree.parse(tmp_path / "mixing.svg")
     tags = {element.tag.rpartition("}")[2] for element in tree.iter()}
     assert "script" not in tags
@@ -134,9 +134,9 @@ def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
 
 def test_the_users_own_settings_do_not_count(tmp_path: Path) -> None:
     figure = Figure("mixing", ("t", "m"), "mixing", "", scatter_of(["a"], [0.1], [0.2]))
-    write_figures([figure], tmp_path / "plain", quiet=True)
+    write_figures([figure], tmp_path / "plain")
     with mpl.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.hashsalt": None}):
-        write_figures([figure], tmp_path / "own", quiet=True)
+        write_figures([figure], tmp_path / "own")
     for kind in FORMATS:
         first, second = (tmp_path / who / f"mixing.{kind}" for who in ("plain", "own"))
         assert first.read_bytes() == second.read_bytes(), kind

@@ -137,7 +137,7 @@ def test_one_id_with_two_texts_is_two_passages(tmp_path: Path) -> None:
 def test_measures_are_those_of_the_table(cells: list[Path], tmp_path: Path) -> None:
     measures = viewer_of(tmp_path).measures(1)
     columns = {column["name"]: column for column in measures["columns"]}
-    assert list(columns)[:4] == ["mrr", "hit@1", "hit@10", "recall@10"]
+    assert list(columns)[:5] == ["mrr", "hit@10", "tail_patch", "recall@10", "hit@1"]
     assert columns["mrr"]["title"] == "reciprocal rank"
     assert columns["tail_patch"]["scale"] == 100
     assert columns["tail_patch"]["values"][0] is None, "this query was not patched"
@@ -423,9 +423,7 @@ def test_the_largest_case_is_small_enough(tmp_path: Path) -> None:
                 }  # fmt: skip
                 stream.write(json.dumps(record) + "\n")
         sources.append(RankingSource(f"method{method}", path))
-    made = write_viewer(
-        [RankingGroup("synthetic", "tiny", sources)], tmp_path / "viewer", quiet=True
-    )
+    made = write_viewer([RankingGroup("synthetic", "tiny", sources)], tmp_path / "viewer")
     sizes = {path.name: path.stat().st_size for path in (made.parent / "data").iterdir()}
     assert sum(sizes.values()) + made.stat().st_size < 60_000_000
     assert made.stat().st_size < 100_000

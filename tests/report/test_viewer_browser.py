@@ -255,7 +255,7 @@ def test_thousands_of_queries_are_listed_as_they_come_into_sight(
     chrome: Browser, tmp_path: Path
 ) -> None:
     folder = write_cell(tmp_path, "bm25", n_queries=2000, top_k=3)
-    made = write_viewer([group_of_files([folder])], tmp_path / "v", quiet=True)
+    made = write_viewer([group_of_files([folder])], tmp_path / "v")
     show(chrome, made)
     length = "document.querySelectorAll('#queries li').length"
     assert chrome.run(length) < 400
@@ -273,7 +273,7 @@ def test_thousands_of_queries_are_listed_as_they_come_into_sight(
 
 
 def test_a_missing_file_is_named(chrome: Browser, tmp_path: Path) -> None:
-    made = write_viewer([group_of_files([write_cell(tmp_path)])], tmp_path / "v", quiet=True)
+    made = write_viewer([group_of_files([write_cell(tmp_path)])], tmp_path / "v")
     (tmp_path / "v" / "data" / "g0-passages-00000.js").unlink()
     chrome.open(made)
     chrome.wait("document.querySelector('.failed') !== null")

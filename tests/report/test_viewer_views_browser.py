@@ -141,7 +141,7 @@ def test_a_hostile_passage_with_shares_is_text(chrome: Browser, tmp_path: Path) 
             record["proponent_spans"] = [spans, spans, [[0, 900, 1.0], [900, 3000, -1.0]]]
 
     edit_retrievals(cell, spoil)
-    made = write_viewer([group_of_files([cell])], tmp_path / "v", quiet=True)
+    made = write_viewer([group_of_files([cell])], tmp_path / "v")
     show(chrome, made)
     assert chrome.run("window.hacked") is None
     assert chrome.run("document.querySelectorAll('main script, main img, main svg').length") == 0
@@ -337,7 +337,7 @@ def test_thousands_of_queries_of_three_methods_are_never_all_made(
 ) -> None:
     cells = [write_cell(tmp_path, method, n_queries=5000, top_k=10) for method in METHODS]
     add_spans(cells[0])
-    made = write_viewer([group_of_files(cells)], tmp_path / "v", quiet=True)
+    made = write_viewer([group_of_files(cells)], tmp_path / "v")
     labels = [f"{cell.parent.name}/{cell.name[:8]}" for cell in cells]
     chosen = "&".join(
         f"{name}={label}" for name, label in zip(("method", "other", "third"), labels, strict=True)

@@ -165,5 +165,6 @@ def test_a_faulty_passage_is_named(make, tmp_path, bad, field, what):
 def test_nothing_to_ask_or_to_rank(make):
     assert "holds no query" in refusal(make, [])
     assert "the corpus is empty" in refusal(make, [query(0)], [])
+    assert "the corpus is empty" in refusal(make, [query(0, gold=["p1"])], [])
     assert refusal(make, [query(0)], n_queries=0).startswith("task.n_queries: expected at least 1")
     assert "set task.passages to" in refusal(make, [query(0)], passages="none-here-*.jsonl")

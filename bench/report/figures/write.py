@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from bench.core import progress
 from bench.engines.base import Job
 from bench.engines.outcomes import outcomes
 from bench.report.figures.catalog import FORMATS, is_figure, on_page
@@ -26,7 +24,7 @@ _METADATA: dict[str, dict[str, Any]] = {  # without the date and the version of 
 }
 
 
-def write_figures(figures: Sequence[Figure], folder: Path, quiet: bool = False) -> dict[str, str]:
+def write_figures(figures: Sequence[Figure], folder: Path) -> dict[str, str]:
     """Write ``folder/STEM.{png,svg,pdf,csv}`` of each figure, and remove those of other stems.
 
     Returns:
@@ -37,8 +35,7 @@ def write_figures(figures: Sequence[Figure], folder: Path, quiet: bool = False) 
     """
     boards = dict.fromkeys(figure.place for figure in figures if len(figure.place) == 2)
     chosen = {one.stem for task, model in boards for one in on_page(figures, task, model)}
-    silence = progress.silenced(True) if quiet else nullcontext()
-    with silence, tempfile.TemporaryDirectory(prefix="tdabench-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="tdabench-") as temporary:
         jobs = [
             Job(write_figure, (figure, folder, figure.stem in chosen, picture), picture)
             for number, figure in enumerate(figures)

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +46,11 @@ _ENTRIES = 2500  # listed passages in one chunk of rankings
 _CHARACTERS, _PASSAGES = 1 << 17, 1000  # in one chunk of passages
 
 
-def write_viewer(
-    groups: Sequence[RankingGroup], folder: Path, home: str | None = None, quiet: bool = False
-) -> Path:
+def write_viewer(groups: Sequence[RankingGroup], folder: Path, home: str | None = None) -> Path:
     """Write the viewer of ``groups`` into ``folder``, in place of the viewer that it may hold.
 
     Args:
         home: address of the leaderboard's page, relative to ``folder``; None where there is none.
-        quiet: whether no progress is shown.
 
     Returns:
         the page to open.
@@ -61,8 +58,7 @@ def write_viewer(
     Raises:
         UserError: a ranking file is damaged, there is no space, or the folder holds something else.
     """
-    silence = progress.silenced(True) if quiet else nullcontext()
-    with silence, _replaced(folder) as partial:
+    with _replaced(folder) as partial:
         data = partial / DATA
         data.mkdir()
         catalog = {

@@ -71,7 +71,8 @@ class Measures:
         self._kinds = {n: v for n, v in numbers.items() if n.startswith(f"{SUPPORT}=")}
         hidden = (*self._kinds, *cluster_columns(cluster_labels_of(table)))
         names = measures.in_order(name for name in numbers if name not in hidden)
-        self._numbers = {name: numbers[name] for name in names}
+        first = [name for name in measures.HEADLINE if name in names]
+        self._numbers = {name: numbers[name] for name in dict.fromkeys([*first, *names])}
         self._places: dict[int, tuple[int | None, int | None, float | None]] = {}
 
     def labels(self, query_id: str) -> dict[str, str]:
