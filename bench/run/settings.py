@@ -172,7 +172,11 @@ def _device(name: str) -> str:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
+        reason = first_line(error)
+        is_no_name = reason.startswith("Expected one of")  # torch lists two dozen kinds
         raise UserError(
-            f"device {name!r} cannot be used ({first_line(error)})", where="device", fix="try auto"
+            f"device {name!r} cannot be used{'' if is_no_name else f' ({reason})'}",
+            where="device",
+            fix="set it to auto, cpu or cuda",
         ) from error
     return name
