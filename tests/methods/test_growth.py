@@ -27,8 +27,8 @@ SWITCH = {
     ],
     "methods/gradient/encoder.py": [
         (
-            "[total.flatten(1) for total in totals]",
-            "[total.flatten(1) * self._settings.scale for total in totals]",
+            "[gathered[index].flatten(1) for index",
+            "[gathered[index].flatten(1) * self._settings.scale for index",
         ),
     ],
 }

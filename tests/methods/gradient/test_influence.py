@@ -305,7 +305,7 @@ def test_opponents_are_the_lowest(tmp_path, neox, task, make):
 
 def test_factors_are_fitted_once(tmp_path, neox, task, monkeypatch):
     first = scores_by_row(ekfac(task, neox, tmp_path))
-    monkeypatch.setattr(Ekfac, "_fit", lambda _: pytest.fail("fitted again"))
+    monkeypatch.setattr(Ekfac, "_fit", lambda *_: pytest.fail("fitted again"))
     method = ekfac(task, neox, tmp_path)
     assert np.array_equal(scores_by_row(method), first)
     ekfac(task, neox, tmp_path, damping=0.5, batch_size=7, opponents=3).index()
