@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from bench.core import progress
+from bench.engines.environment import cores
 from bench.report.costs import own_seconds
 from bench.report.telling_apart import hash_of, labels_of, measured_alike, name_of
 from bench.results.per_query import clusters_of, read_per_query, subsets_of
@@ -125,10 +127,19 @@ def make_boards(cells: Iterable[Cell]) -> list[Board]:
     for task, sha, _ in groups:
         contents.setdefault(task, set()).add(sha)
     ordered = sorted(groups.items(), key=lambda item: item[0])
-    return [
-        _board(f"{task} @{sha[:8]}" if len(contents[task]) > 1 else task, model, group)
-        for (task, sha, model), group in progress.track(ordered, "compare methods", unit="boards")
-    ]
+
+    def board(item: tuple[tuple[str, str, str], list[Cell]]) -> Board:
+        (task, sha, model), group = item
+        return _board(f"{task} @{sha[:8]}" if len(contents[task]) > 1 else task, model, group)
+
+    # Most of it are numpy's products and sorts, which threads do side by side.
+    pool = ThreadPoolExecutor(cores())
+    try:
+        boards = pool.map(board, ordered)
+        shown = progress.track(boards, "compare methods", len(ordered), unit="boards")
+        return list(shown)
+    finally:
+        pool.shutdown(cancel_futures=True)  # of a comparison that failed or was stopped
 
 
 def _join_imported(groups: dict[tuple[str, str, str], list[Cell]]) -> None:
