@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch starts, here and in child processes
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may reach for a network
@@ -24,3 +25,10 @@ def forks() -> Iterator[Forks]:
 def _heard():
     """A command with quiet=true silences the process that it is called in, and so later tests."""
     progress.set_quiet(False)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """An empty folder that machines copy to, and take from."""
+    (tmp_path / "store").mkdir()
+    return tmp_path / "store"

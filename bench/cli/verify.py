@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +33,7 @@ def main(words: Sequence[str]) -> int:
         check = verify_path
     elif recorded_boards(options.results):
         check = verify_recorded
-    with progress.silenced(True) if options.quiet else nullcontext():
+    with progress.silenced(options.quiet):
         problems = check(options.results)
     for line in map(str, problems) if options.quiet else verdict_lines(problems):
         print(line)

@@ -41,9 +41,12 @@ def set_quiet(quiet: bool) -> None:
 
 @contextmanager
 def silenced(quiet: bool) -> Iterator[None]:
-    """A context in which progress and notices are silenced or not, and after it as before."""
+    """A context in which progress and notices are silenced if ``quiet``; after it all is as before.
+
+    What is silent already stays so.
+    """
     before = _quiet
-    set_quiet(quiet)
+    set_quiet(before or quiet)
     try:
         yield
     finally:

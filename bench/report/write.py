@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,7 +62,7 @@ def report(
             that leads elsewhere; where a cell is damaged, nothing is written.
     """
     out_dir = report_folder(results_dir, out_dir)
-    with progress.silenced(True) if quiet else nullcontext():
+    with progress.silenced(quiet):
         boards = make_boards(read_cells(results_dir))
         return write_boards(boards, out_dir, results_dir, quiet, figures=figures, viewer=viewer)
 

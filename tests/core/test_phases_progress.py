@@ -232,3 +232,14 @@ def test_say_is_one_line_that_steers_nothing(capsys: Capture) -> None:
     progress.set_quiet(True)
     say("unheard")
     assert capsys.readouterr().err == ""
+
+
+def test_silence_within_silence_ends_with_the_outer_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.silenced(True):
+        with progress.silenced(False):
+            progress.say("within")
+        progress.say("still within")
+    progress.say("after")
+    with progress.silenced(False):
+        progress.say("never silent")
+    assert capsys.readouterr().err.splitlines() == ["after", "never silent"]

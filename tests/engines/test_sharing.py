@@ -21,6 +21,7 @@ from bench.storage.mirror import Mirror
 from bench.storage.sealed import read_record, write_record
 from bench.storage.sharing import MergedElsewhereError, Sharing, merged_file
 from tests.fixtures.engine_jobs import engine
+from tests.fixtures.stores import machine
 
 KIND = "square"
 SERIAL = Serial(SerialConfig())
@@ -67,16 +68,6 @@ def summed(mirror: Mirror, numbers: Sequence[int], seconds: float = 0.0) -> int:
 @pytest.fixture(autouse=True)
 def nothing_done() -> None:
     done.clear()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    (tmp_path / "store").mkdir()
-    return tmp_path / "store"
-
-
-def machine(store: Path, name: str) -> Mirror:
-    return Mirror(store.parent / name, f"file://{store}/tda")
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ from tests.fixtures.gradient_methods import (
 )
 from tests.fixtures.helpers import make_task
 from tests.fixtures.runs import SMALL, cells
+from tests.fixtures.stores import machine
 from tests.fixtures.tail_patches import config as patch_config
 
 
@@ -226,16 +227,6 @@ def small_jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     recipes._open.clear()
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    (tmp_path / "store").mkdir()
-    return tmp_path / "store"
-
-
-def machine(store: Path, name: str) -> Mirror:
-    return Mirror(store.parent / name, f"file://{store}/tda")
-
-
 def left_in(store: Path) -> set[str]:
     """The names, without numbers, of parts in the store; merged folders have an inventory."""
     inventories = {path.parent for path in store.rglob("INVENTORY.json")}
@@ -246,14 +237,28 @@ def left_in(store: Path) -> set[str]:
     }
 
 
+def without_a_store(phase: Phase, bench: Bench, work: Work, tmp_path: Path) -> Any:
+    """What a phase comes to on one machine alone; its jobs are counted, and then forgotten."""
+    found = phase.run(bench, Mirror(tmp_path / "alone"))
+    assert len(work.done) == phase.n_jobs
+    work.done.clear()
+    return found
+
+
+def killed_after(n_jobs: int, phase: Phase, bench: Bench, work: Work, mirror: Mirror) -> None:
+    """Run a phase on a machine that is killed after so many jobs."""
+    work.most = n_jobs
+    with pytest.raises(KeyboardInterrupt):
+        phase.run(bench, mirror)
+    work.most = None
+
+
 @pytest.mark.parametrize("name", PHASES)
 def test_another_machine_does_no_job_again(
     bench: Bench, work: Work, store: Path, tmp_path: Path, name: str
 ) -> None:
     phase = PHASES[name]
-    alone = phase.run(bench, Mirror(tmp_path / "alone"))
-    assert len(work.done) == phase.n_jobs
-    work.done.clear()
+    alone = without_a_store(phase, bench, work, tmp_path)
     assert phase.run(bench, machine(store, "one")) == alone
     assert len(work.done) == phase.n_jobs
     assert left_in(store) == phase.stays
@@ -273,12 +278,8 @@ def test_another_machine_goes_on_with_what_a_killed_one_has_finished(
     bench: Bench, work: Work, store: Path, tmp_path: Path, name: str, kill: int
 ) -> None:
     phase = PHASES[name]
-    alone = phase.run(bench, Mirror(tmp_path / "alone"))
-    work.done.clear()
-    work.most = kill
-    with pytest.raises(KeyboardInterrupt):
-        phase.run(bench, machine(store, "one"))
-    work.most = None
+    alone = without_a_store(phase, bench, work, tmp_path)
+    killed_after(kill, phase, bench, work, machine(store, "one"))
     assert phase.run(bench, machine(store, "two")) == alone
     assert len(work.done) == phase.n_jobs
     assert left_in(store) == phase.stays
@@ -290,16 +291,12 @@ def test_a_damaged_part_in_the_store_is_made_again(
     bench: Bench, work: Work, store: Path, tmp_path: Path, capsys: Any, name: str
 ) -> None:
     phase = PHASES[name]
-    alone = phase.run(bench, Mirror(tmp_path / "alone"))
-    work.done.clear()
-    work.most = phase.kills[-1]
-    with pytest.raises(KeyboardInterrupt):
-        phase.run(bench, machine(store, "one"))
+    alone = without_a_store(phase, bench, work, tmp_path)
+    killed_after(phase.kills[-1], phase, bench, work, machine(store, "one"))
     (part,) = store.rglob(work.done[-1].name)
     content = bytearray(part.read_bytes())
     content[-1] ^= 1
     part.write_bytes(content)
-    work.most = None
     capsys.readouterr()
     assert phase.run(bench, machine(store, "two")) == alone
     assert len(work.done) == phase.n_jobs + 1
@@ -312,8 +309,7 @@ def test_a_machine_at_work_takes_what_another_has_merged(
 ) -> None:
     """While one machine is at its second job, another one does all that is left."""
     phase = PHASES[name]
-    alone = phase.run(bench, Mirror(tmp_path / "alone"))
-    work.done.clear()
+    alone = without_a_store(phase, bench, work, tmp_path)
     results: list[Any] = []
 
     def other() -> None:
