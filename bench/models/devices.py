@@ -24,7 +24,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from bench.core.errors import UserError
 
 _RESTING = "_resting_weights"  # the attribute of a module whose weights rest elsewhere
-_FREE = 0.9  # the share of free memory that weights may fill, as transformers has it
+_FREE = 0.9  # the share of free memory that weights may fill; transformers takes as much
 
 
 def check_accelerate() -> None:

@@ -132,14 +132,13 @@ def make_boards(cells: Iterable[Cell]) -> list[Board]:
         (task, sha, model), group = item
         return _board(f"{task} @{sha[:8]}" if len(contents[task]) > 1 else task, model, group)
 
-    # Most of it are numpy's products and sorts, which threads do side by side.
+    # Most of the work is numpy's products and sorts, which threads do side by side.
     pool = ThreadPoolExecutor(cores())
     try:
         boards = pool.map(board, ordered)
-        shown = progress.track(boards, "compare methods", len(ordered), unit="boards")
-        return list(shown)
-    finally:
-        pool.shutdown(cancel_futures=True)  # of a comparison that failed or was stopped
+        return list(progress.track(boards, "compare methods", len(ordered), unit="boards"))
+    finally:  # boards that still wait are left out where one failed, or the command is stopped
+        pool.shutdown(cancel_futures=True)
 
 
 def _join_imported(groups: dict[tuple[str, str, str], list[Cell]]) -> None:
