@@ -8,9 +8,15 @@ from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 from transformers.optimization import Adafactor
 
+from bench.models.stacked_adafactor import StackedAdafactor
+
 
 def _adafactor(module: nn.Module, learning_rate: float, _: float) -> Optimizer:
-    return Adafactor(_trained(module), lr=learning_rate, scale_parameter=False, relative_step=False)
+    """Adafactor with a rate from outside: transformers' own on a CPU, few kernels on a GPU."""
+    trained = _trained(module)
+    if any(parameter.is_cuda for parameter in trained):
+        return StackedAdafactor(trained, learning_rate)
+    return Adafactor(trained, lr=learning_rate, scale_parameter=False, relative_step=False)
 
 
 def _adam(module: nn.Module, learning_rate: float, _: float) -> Optimizer:
