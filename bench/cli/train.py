@@ -62,6 +62,8 @@ def main(words: Sequence[str]) -> int:
     parts.source.check()
     parts.source.check_training()
     settings.cache.check()
+    if arguments.out is not None:
+        _check_publishable(arguments.out, settings.model)
     with parts.trained_model_shared():
         folder = parts.source.train(parts.task, settings.cache_dir, settings.device)
     model = parts.source.load(parts.task, settings.cache_dir, "cpu")
@@ -75,6 +77,14 @@ def main(words: Sequence[str]) -> int:
     if arguments.out is not None:
         _publish(folder, arguments.out, parts, overrides, model.learning_rate)
     return 0
+
+
+def _check_publishable(to: Path, model: Mapping[str, Any]) -> None:
+    """Refuse a folder that could not be made, before hours of training."""
+    from bench.models.published import check_publishable  # slow to import
+
+    rank = model.get("train", {}).get("lora", {}).get("rank")
+    check_publishable(to, f"model.train.lora.rank={rank}", is_adapter=rank is not None)
 
 
 def _publish(

@@ -118,6 +118,27 @@ def published_sha256(folder: Path) -> str:
     return content_key([directory_sha256(folder), sha256_of(folder / MOMENTS), *texts], length=64)
 
 
+def check_publishable(to: Path, what: str, is_adapter: bool) -> None:
+    """Refuse what ``publish`` would, so that it is known before a training.
+
+    Args:
+        to: the folder to make.
+        what: the model or the setting that makes it, for the message.
+        is_adapter: whether the model is an adapter, and no folder of weights.
+
+    Raises:
+        UserError: there is such a folder, or the model is an adapter.
+    """
+    if is_adapter:
+        raise UserError(
+            "is an adapter, and no whole model to publish",
+            where=what,
+            fix="leave --out away, or train all weights (model.train.lora.rank=null)",
+        )
+    if to.exists():
+        raise UserError("is there already", where=str(to), fix="delete it, or name another folder")
+
+
 def publish(
     trained: Path, to: Path, task: Task, trained_on: str, learning_rate: float | None
 ) -> str:
@@ -136,14 +157,7 @@ def publish(
     Raises:
         UserError: there is such a folder, it is an adapter, or the disk does not take it.
     """
-    if not (trained / "config.json").exists():
-        raise UserError(
-            "is an adapter, and no whole model to publish",
-            where=str(trained),
-            fix="leave --out away, or train all weights (model.train.lora.rank=null)",
-        )
-    if to.exists():
-        raise UserError("is there already", where=str(to), fix="delete it, or name another folder")
+    check_publishable(to, str(trained), is_adapter=not (trained / "config.json").exists())
     with whole_folder(to) as folder:
         for path in sorted(trained.iterdir()):
             if path.is_file() and path.name not in (MANIFEST, TRAINING, LEARNING_RATE):

@@ -104,6 +104,28 @@ def test_a_model_is_published_as_it_was_trained(
     assert "is there already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "symptom"),
+    [
+        ([*MICRO], "is there already"),
+        (
+            ["model=finetuned", "model.init={here}", "model.train.lora.rank=4"],
+            "model.train.lora.rank=4: is an adapter",
+        ),
+    ],
+)
+def test_what_cannot_be_published_is_refused_before_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], symptom: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    cache = tmp_path / "cache"
+    given = [word.format(here=WEIGHTS / "quickstart") for word in words]
+    assert main(["train", *SMALL, *given, f"cache_dir={cache}", "--out", str(out)]) == 2
+    assert symptom in capsys.readouterr().err
+    assert not list(cache.glob("models/*/*")), "no model was begun"
+
+
 @pytest.mark.slow
 def test_training_again_gives_the_published_numbers_within_their_intervals(tmp_path: Path) -> None:
     """Other processors add up in another order: no bits, but what the model knows must agree."""
