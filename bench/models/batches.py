@@ -11,6 +11,10 @@ from bench.models.tokens import TokenCorpus
 
 _WINDOW = 50  # steps whose texts are sorted by length together
 
+# Bytes of the float32 logits of a forward pass over a number of texts. Training holds about five
+# times as much at once, so that one long text among short ones does not take a machine's memory.
+LOGITS_BYTES = 512 * 2**20
+
 
 @dataclass(frozen=True)
 class TrainingTexts:
@@ -80,12 +84,31 @@ def steps_of(
     return [steps[i] for i in rng.permutation(len(steps))]
 
 
-def passes_of(step: np.ndarray, lengths: np.ndarray, size: BatchSize) -> list[np.ndarray]:
-    """The rows of each forward pass of a step."""
+def most_tokens(vocab_size: int) -> int:
+    """The most tokens, padding included, of a forward pass over a number of texts."""
+    return max(1, LOGITS_BYTES // (4 * vocab_size))
+
+
+def passes_of(
+    step: np.ndarray, lengths: np.ndarray, size: BatchSize, vocab_size: int
+) -> list[np.ndarray]:
+    """The rows of each forward pass of a step.
+
+    Where texts are counted, those whose logits would take more than LOGITS_BYTES when padded to the
+    longest are several passes. The step's gradient is the sum over all its tokens either way.
+
+    Args:
+        step: the rows of the step, int64 ``[n]``.
+        lengths: the number of tokens of every row of the corpus.
+        size: the size of a step.
+        vocab_size: the number of logits of a token.
+    """
     if size.texts is None:
         assert size.tokens is not None
         return list(_filled(step, lengths, size.tokens))
-    return [step[i : i + size.texts] for i in range(0, len(step), size.texts)]
+    most = most_tokens(vocab_size)
+    parts = (step[i : i + size.texts] for i in range(0, len(step), size.texts))
+    return [rows for part in parts for rows in _filled(part, lengths, most)]
 
 
 def _texts_a_step(lengths: np.ndarray, size: BatchSize) -> int:

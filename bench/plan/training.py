@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from bench.core import console
 from bench.core.escape import clean
 from bench.models.adapters import new_adapter
+from bench.models.batches import most_tokens
 from bench.models.sizes import laid_out
 from bench.models.trained import Trained, TrainingSize
 from bench.plan.corpus import PASSAGES, TOKENS, Count, count_corpus
@@ -153,6 +154,8 @@ def _memory(
     """Bytes of a training by what they hold; those of activations are about right."""
     wide = 1 if size.half else 2  # half precision, or float32
     passed, layers = _pass_tokens(size, tokens), architecture.n_layers
+    if size.batch.texts is not None:
+        passed = min(passed, max(tokens, most_tokens(architecture.vocab_size)))
     heads = architecture.attention_width / 64  # of a usual width
     a_layer = wide * (_PER_WIDTH * architecture.hidden_size + _PER_SCORE * heads * tokens)
     kept = (
