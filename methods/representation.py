@@ -31,6 +31,7 @@ from bench.core.errors import UserError
 from bench.models.devices import weight_values
 from bench.models.dtypes import in_dtype, running_in
 from bench.models.language_model import LanguageModel, Tokens, pad
+from bench.models.padding import parts_of
 from bench.tasks.base import Query
 from methods.base import Ranking
 from methods.embedding_index import DenseVectors
@@ -39,6 +40,10 @@ from methods.embedding_search import search_dense
 from methods.model_identity import model_identity
 from methods.query_text import QueryPart
 from methods.representation_settings import OutputEmbeddingConfig, Pooling, RepresentationConfig
+
+# The most padded tokens of a forward pass, whose states of all layers are held: an eighth of a GiB
+# a layer at a width of 4,096.
+_TOKENS_AT_ONCE = 8192
 
 # Raised whenever a change of code moves a vector; part of every index key.
 VECTORS_VERSION = 3
@@ -164,8 +169,8 @@ class RepresentationSimilarity(_ModelVectors):
         vectors = np.empty((len(tokens), self._dim))
         # The longest first: if memory is short, it shows at once. Equal lengths keep their order.
         waiting = sorted(range(len(tokens)), key=lambda row: -len(tokens[row].ids))
-        for start in range(0, len(waiting), size):
-            rows = waiting[start : start + size]
+        for part in parts_of((len(tokens[row].ids) for row in waiting), _TOKENS_AT_ONCE, size):
+            rows = waiting[part]
             ids, _ = pad([tokens[row] for row in rows], device)
             states = self._states(ids)[self._layer[0]]
             # Each text is pooled alone: a sum over padded rows would round otherwise.

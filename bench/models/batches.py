@@ -7,13 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.models.padding import most_tokens, parts_of
 from bench.models.tokens import TokenCorpus
 
 _WINDOW = 50  # steps whose texts are sorted by length together
-
-# Bytes of the float32 logits of a forward pass over a number of texts. Training holds about five
-# times as much at once, so that one long text among short ones does not take a machine's memory.
-LOGITS_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -84,18 +81,13 @@ def steps_of(
     return [steps[i] for i in rng.permutation(len(steps))]
 
 
-def most_tokens(vocab_size: int) -> int:
-    """The most tokens, padding included, of a forward pass over a number of texts."""
-    return max(1, LOGITS_BYTES // (4 * vocab_size))
-
-
 def passes_of(
     step: np.ndarray, lengths: np.ndarray, size: BatchSize, vocab_size: int
 ) -> list[np.ndarray]:
     """The rows of each forward pass of a step.
 
-    Where texts are counted, those whose logits would take more than LOGITS_BYTES when padded to the
-    longest are several passes. The step's gradient is the sum over all its tokens either way.
+    Where texts are counted, those whose logits would take more than a pass may hold, padded to
+    the longest, are several passes. The step's gradient is the sum over all its tokens either way.
 
     Args:
         step: the rows of the step, int64 ``[n]``.
@@ -122,11 +114,5 @@ def _texts_a_step(lengths: np.ndarray, size: BatchSize) -> int:
 
 def _filled(rows: np.ndarray, lengths: np.ndarray, most: int) -> Iterator[np.ndarray]:
     """Rows in parts of at most ``most`` tokens each when padded to the longest, or of one text."""
-    start = longest = 0
-    for at, length in enumerate(lengths[rows].tolist()):
-        longest = max(longest, length)
-        if at > start and longest * (at + 1 - start) > most:
-            yield rows[start:at]
-            start, longest = at, length
-    if start < len(rows):
-        yield rows[start:]
+    for part in parts_of(lengths[rows].tolist(), most):
+        yield rows[part]

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from bench.core.errors import UserError
 from bench.models.devices import device_of
 from bench.models.dtypes import accumulation_dtype
+from bench.models.padding import most_tokens, parts_of
 from bench.models.reading import TextReader
 from bench.models.second_moments import ADAM_BETA2, ADAM_EPSILON, SecondMoments
 from bench.tasks.base import Query
@@ -111,6 +112,11 @@ class LanguageModel:
     def n_params(self) -> int:
         """The number of parameters, tied ones counted once."""
         return sum(parameter.numel() for parameter in self.module.parameters())
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens that the tokenizer knows, and about that of a token's logits."""
+        return len(self.tokenizer)
 
     def required_moments(self) -> SecondMoments:
         """The second moments, for methods that need them; raises UserError if there are none."""
@@ -309,8 +315,9 @@ def target_log_probs(
     """
     log_probs: list[float] = []
     recalled: list[bool] = []
-    for start in range(0, len(queries), batch_size):
-        ids, labels = pad(queries[start : start + batch_size], model.device)
+    most = most_tokens(model.vocab_size)
+    for part in parts_of((len(tokens.ids) for tokens in queries), most, batch_size):
+        ids, labels = pad(queries[part], model.device)
         logits = _next_token_logits(model.module(input_ids=ids, use_cache=False).logits)
         log_probs += _label_log_probs(logits, labels).double().sum(-1).tolist()
         targets = labels[:, 1:]

@@ -23,6 +23,7 @@ from bench.core.errors import UserError
 from bench.models.devices import rests
 from bench.models.language_model import MOMENTS, LanguageModel, Tokens, pad, token_log_probs
 from bench.models.moment_files import write_moments
+from bench.models.padding import parts_of
 from bench.models.second_moments import load_moments
 from bench.models.settings import EstimateConfig
 from bench.storage.keys import content_key
@@ -154,20 +155,10 @@ def _zeros(parameter: Tensor) -> dict[str, Tensor]:
 def _backward(model: LanguageModel, texts: Sequence[Tokens]) -> None:
     """Leave the gradient of the batch's mean loss in the parameters' ``grad``."""
     n_tokens = sum(tokens.n_loss for tokens in texts)
-    for part in _parts(sorted(texts, key=lambda tokens: len(tokens.ids))):
-        ids, labels = pad(part, model.device)
+    rising = sorted(texts, key=lambda tokens: len(tokens.ids))
+    for part in parts_of((len(tokens.ids) for tokens in rising), _TOKENS_AT_ONCE):
+        ids, labels = pad(rising[part], model.device)
         (-token_log_probs(model.module, ids, labels).sum() / n_tokens).backward()
-
-
-def _parts(texts: Sequence[Tokens]) -> Iterator[list[Tokens]]:
-    """Texts of rising length in parts, each as large as fits one forward pass."""
-    part: list[Tokens] = []
-    for tokens in texts:
-        if part and (len(part) + 1) * len(tokens.ids) > _TOKENS_AT_ONCE:
-            yield part
-            part = []
-        part.append(tokens)
-    yield part
 
 
 def _add_squares(sums: dict[str, Tensor], parameter: Tensor, name: str, model: str) -> None:

@@ -6,14 +6,13 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from torch.optim import Optimizer
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from bench.core import progress
 from bench.core.errors import UserError
@@ -120,8 +119,6 @@ class Training:
         self._kept = np.ones(len(texts.corpus), dtype=bool)
         if removed is not None:
             self._kept[removed] = False
-        config = cast("PreTrainedModel", model.module).config
-        self._vocab_size = int(config.get_text_config().vocab_size)
         self._save_every: int | None = None
         self._save: Callable[[], None] = lambda: None
 
@@ -181,7 +178,7 @@ class Training:
     def _step(self, rows: np.ndarray) -> float:
         """Make one step on these texts; returns its loss (nats a token)."""
         corpus, size = self.texts.corpus, self.loop.size
-        passes = passes_of(rows, corpus.lengths, size, self._vocab_size)
+        passes = passes_of(rows, corpus.lengths, size, self.model.vocab_size)
         n_tokens = sum(int(corpus.lengths[row]) - 1 for row in rows)
         value = 0.0
         for part in passes:

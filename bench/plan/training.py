@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from bench.core import console
 from bench.core.escape import clean
 from bench.models.adapters import new_adapter
-from bench.models.batches import most_tokens
+from bench.models.padding import most_tokens
 from bench.models.sizes import laid_out
 from bench.models.trained import Trained, TrainingSize
 from bench.plan.corpus import PASSAGES, TOKENS, Count, count_corpus

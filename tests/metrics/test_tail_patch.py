@@ -129,7 +129,8 @@ def test_sign_is_kept():
         def forward(self, input_ids, use_cache=False):
             return type("Output", (), {"logits": self.table[input_ids]})
 
-    bigram = LanguageModel("bigram", Bigram().requires_grad_(False), None, 8, "")
+    three_tokens = range(3)  # in the place of a tokenizer, of which its size alone is asked
+    bigram = LanguageModel("bigram", Bigram().requires_grad_(False), three_tokens, 8, "")
     step = OptimizerStep(bigram, learning_rate=0.6, second_moments=None, clip=None)
     query = Tokens([0, 1], loss_from=1)
     base = math.exp(target_log_probs(bigram, [query])[0][0])

@@ -110,6 +110,16 @@ def test_accumulated_passes_are_one_large_batch(init: Path, task: Task, size: An
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
 
 
+def test_bounded_passes_are_one_large_batch(
+    init: Path, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trained(init, task, "a", epochs=2, batch_size=6)
+    monkeypatch.setattr("bench.models.padding.LOGITS_BYTES", 1)
+    alone = trained(init, task, "b", epochs=2, batch_size=6)
+    for name, value in weights(alone).items():
+        torch.testing.assert_close(value, weights(whole)[name], rtol=1e-4, atol=1e-6)
+
+
 def test_a_clipped_gradient_has_that_norm(
     init: Path, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:

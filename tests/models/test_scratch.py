@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from bench.core.errors import UserError
 from bench.models import learning, scratch, training
-from bench.models.batches import BatchSize, steps_of
+from bench.models.batches import BatchSize, passes_of, steps_of
 from bench.models.checkpoints import load_checkpoint
 from bench.models.language_model import MOMENTS, LanguageModel, Tokens, target_log_probs
 from bench.models.loading import load_module
@@ -306,6 +306,19 @@ def test_batches(tmp_path: Path) -> None:
     assert max(map(len, made[0])) == 2
     padding = sum(int(np.ptp(lengths[batch])) for batch in made[0])
     assert padding < len(made[0]) / 4, "lengths within a batch are nearly equal"
+
+
+def test_a_long_text_is_a_pass_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = np.array([4, 4, 4, 4, 4, 30, 4, 4])
+    size, vocabulary = BatchSize(texts=4, passes=2), 10
+
+    def passes() -> list[list[int]]:
+        made = passes_of(np.arange(8), lengths, size, vocabulary)
+        return [part.tolist() for part in made]
+
+    assert passes() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    monkeypatch.setattr("bench.models.padding.LOGITS_BYTES", 4 * vocabulary * 16)
+    assert passes() == [[0, 1, 2, 3], [4], [5], [6, 7]]
 
 
 def test_any_text_has_tokens() -> None:
