@@ -34,7 +34,7 @@ class Finish:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.dtype, self._device, self._unit_norm = dtype, device, unit_norm
+        self.dtype, self.device, self._unit_norm = dtype, device, unit_norm
         self._layout, self._handed = layout, whitening
         self._whitening = None if whitening is None else whitening().to(dtype, device)
         roots = torch.tensor(layout.weights, dtype=torch.float64).sqrt()
@@ -44,7 +44,7 @@ class Finish:
             self._roots = roots.repeat_interleave(parts).to(device, dtype)
 
     def __reduce__(self) -> tuple:
-        return Finish, (self._layout, self._handed, self._unit_norm, self.dtype, self._device)
+        return Finish, (self._layout, self._handed, self._unit_norm, self.dtype, self.device)
 
     def __call__(self, features: Tensor) -> Tensor:
         """Finished features ``[rows, blocks' dim]`` of raw ones, ``[rows, dim]`` in any dtype."""
@@ -71,7 +71,7 @@ class Finish:
             features ``[rows, blocks' dim]``, in their own dtype if nothing was done to them, and
             the factors that rows are still to be multiplied by, ``[rows, 1]``, if there are any.
         """
-        features = features.to(self._device)
+        features = features.to(self.device)
         factors: Tensor | None = None
         if self._layout.weighted:
             features, factors = features[:, :-1], features[:, -1:].to(self.dtype)
@@ -108,7 +108,7 @@ class Finish:
         Returns:
             ``[rows, checkpoints]``.
         """
-        features = features.to(self._device, self.dtype)
+        features = features.to(self.device, self.dtype)
         factors = features.new_ones(len(features), len(self._layout.parts))
         if self._layout.weighted:
             features, factors = features[:, :-1], factors * features[:, -1:]

@@ -37,6 +37,7 @@ from bench.storage.locks import exclusive
 from bench.storage.whole_files import whole_file
 from methods.gradient import groups
 from methods.gradient.codecs import Codec, make_codec
+from methods.gradient.device_copies import copied_ahead
 from methods.gradient.settings import Storage
 from methods.gradient.shards import COUNTED, ShardWriter, read_seconds
 from methods.gradient.source import BYTES_READ, FeatureSource
@@ -113,6 +114,11 @@ class GradientIndex(FeatureSource):
                 part = stored[start : start + rows_at_once]
                 self.counts[BYTES_READ] += part.nbytes
                 yield shard["first_row"] + start, self.codec.decode(part)
+
+    def blocks_on(self, device: torch.device, rows_at_once: int) -> Iterator[tuple[int, Tensor]]:
+        """See ``FeatureSource.blocks_on``: read and copied ahead for a GPU."""
+        blocks = self.blocks(rows_at_once)
+        return copied_ahead(blocks, device) if device.type == "cuda" else blocks
 
     def rows(self, rows: np.ndarray) -> Tensor:
         """Features of ascending rows, float32 ``[len(rows), dim]``."""

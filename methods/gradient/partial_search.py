@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor
 from bench.core import memory, progress
 from bench.engines.base import Job
 from bench.storage.sealed_arrays import read_arrays, write_arrays
+from methods.device_topk import DeviceTopK
 from methods.gradient.finish import Finish
 from methods.gradient.parts import SUFFIX, Handed, PartsFolder, SharedSeconds
 from methods.gradient.source import FeatureSource
@@ -148,7 +150,8 @@ def _scan(group: FeatureSource, number: int, scans: Sequence[Scan]) -> None:
     left.append(scans[0])
     lists = [_Lists(one) for one in left]
     rows_at_once = scans[0].rows_at_once
-    blocks, total = group.blocks(rows_at_once), group.n_blocks(rows_at_once)
+    blocks = group.blocks_on(scans[0].finish.device, rows_at_once)
+    total = group.n_blocks(rows_at_once)
     began = time.perf_counter()
     for first_row, block in progress.track(blocks, "search", total=total, unit="blocks"):
         for kept in lists:
@@ -174,18 +177,20 @@ class _Lists:
 
     def __init__(self, scan: Scan) -> None:
         self._queries, self._finish = scan.queries(), scan.finish
-        self._highest = TopK(len(self._queries), scan.n_highest)
-        self._lowest = TopK(len(self._queries), scan.n_lowest)
+        lists: Callable[[int, int], TopK | DeviceTopK] = TopK
+        if _stay_on_device(scan.finish):
+            lists = partial(DeviceTopK, device=scan.finish.device)
+        self._highest = lists(len(self._queries), scan.n_highest)
+        self._lowest = lists(len(self._queries), scan.n_lowest)
         self.seconds = 0.0
 
     def push(self, first_row: int, block: Tensor) -> None:
         """Take in a block of raw features ``[rows, dim]``."""
         began = time.perf_counter()
-        scores = self._finish.products(block, self._queries).cpu().numpy().T
-        rows = np.arange(first_row, first_row + len(block))
-        self._highest.push(scores, rows)
+        scores = self._finish.products(block, self._queries).T
+        _push(self._highest, scores, first_row)
         if self._lowest.k:
-            self._lowest.push(np.negative(scores, out=scores), rows)
+            _push(self._lowest, scores.neg_(), first_row)
         self.seconds += time.perf_counter() - began
 
     @property
@@ -197,6 +202,19 @@ class _Lists:
             "lowest_rows": self._lowest.rows,
             "lowest_scores": self._lowest.scores,
         }
+
+
+def _stay_on_device(finish: Finish) -> bool:
+    """Whether scores are ranked where they are computed: on a GPU, in the dtype of its lists."""
+    return finish.device.type == "cuda" and finish.dtype == torch.float32
+
+
+def _push(lists: TopK | DeviceTopK, scores: Tensor, first_row: int) -> None:
+    """Give some lists the scores ``[queries, rows]`` of a block."""
+    if isinstance(lists, DeviceTopK):
+        lists.push(scores, first_row)
+    else:
+        lists.push(scores.cpu().numpy(), np.arange(first_row, first_row + scores.shape[1]))
 
 
 def rescored(

@@ -208,17 +208,21 @@ def _sum(
     target: Path,
 ) -> None:
     """The job of one group: its sums, in a file."""
-    began, features = time.perf_counter(), _features(group, sample, rows_at_once, dim)
+    began, features = time.perf_counter(), _features(group, sample, rows_at_once, dim, device)
     tensors, n_rows = statistic.sums(features, device)
     seconds = time.perf_counter() - began
     write_sums(target, Sums(tensors, n_rows, dict(group.counts), seconds))
 
 
 def _features(
-    group: FeatureSource, sample: np.ndarray | None, rows_at_once: int, dim: int
+    group: FeatureSource,
+    sample: np.ndarray | None,
+    rows_at_once: int,
+    dim: int,
+    device: torch.device,
 ) -> Iterator[Tensor]:
     if sample is None:
-        total, blocks = group.n_blocks(rows_at_once), group.blocks(rows_at_once)
+        total, blocks = group.n_blocks(rows_at_once), group.blocks_on(device, rows_at_once)
         for _, block in progress.track(blocks, _LABEL, total=total, unit="blocks"):
             yield block[:, :dim]
         return

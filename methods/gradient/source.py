@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from methods.gradient import groups
@@ -66,6 +67,15 @@ class FeatureSource(ABC):
     @abstractmethod
     def blocks(self, rows_at_once: int) -> Iterator[tuple[int, Tensor]]:
         """Stream the first row and the features ``[rows, dim]`` of each block, in row order."""
+
+    def blocks_on(self, device: torch.device, rows_at_once: int) -> Iterator[tuple[int, Tensor]]:
+        """The blocks of ``blocks``, on the device where that can be ahead of their use.
+
+        Args:
+            device: where they are computed with.
+        """
+        del device  # encoding computes on it, so that nothing is gained by being ahead
+        return self.blocks(rows_at_once)
 
     @abstractmethod
     def rows(self, rows: np.ndarray) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 
 from bench.models.language_model import LanguageModel, Tokens
 from bench.models.placing import place
-from methods.gradient import batching
+from methods.gradient import batching, device_copies
 from methods.gradient.encoder import GradientEncoder
 from methods.gradient.settings import Storage
 from tests.fixtures.gradient_methods import QUERIES, make, many_texts, ranked
@@ -164,3 +164,16 @@ def test_a_method_ranks_as_on_the_cpu(tmp_path, storage):
         assert one.rows.tolist() == other.rows.tolist()
         assert one.opponent_rows.tolist() == other.opponent_rows.tolist()
         assert one.scores == pytest.approx(other.scores, abs=1e-5)
+
+
+def test_blocks_that_are_copied_ahead_are_those_of_the_cpu(monkeypatch):
+    monkeypatch.setattr(device_copies, "_PINNED_BYTES", 1 << 10)  # a block is many pieces
+    draw = torch.Generator().manual_seed(0)
+    blocks = [(7 * n, torch.randn(7, 300, generator=draw)) for n in range(20)]
+    for storage in (torch.float32, torch.bfloat16):
+        cast = [(row, block.to(storage)) for row, block in blocks]
+        found = list(device_copies.copied_ahead(iter(cast), torch.device("cuda")))
+        assert [row for row, _ in found] == [row for row, _ in blocks]
+        for (_, there), (_, here) in zip(found, cast, strict=True):
+            assert there.is_cuda
+            assert torch.equal(there.cpu(), here)

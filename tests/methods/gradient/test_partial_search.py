@@ -15,6 +15,7 @@ from bench.engines.processes import Processes, ProcessesConfig
 from bench.engines.serial import Serial, SerialConfig
 from bench.storage.mirror import Mirror
 from methods.base import Sibling
+from methods.device_topk import DeviceTopK
 from methods.gradient import groups, partial_search
 from methods.gradient import index as index_module
 from methods.gradient.partial_search import _packed
@@ -82,6 +83,25 @@ def test_lists_are_equal_on_every_engine_and_in_every_grouping(
     for shards in (1, 4, 100) if settings.get("hessian") is Hessian.none else ():
         monkeypatch.setattr(groups, "LEAST_SHARDS", shards)
         assert lists(make(task, model, tmp_path / f"in-{shards}", **settings)) == expected
+
+
+@pytest.mark.parametrize("settings", CASES)
+def test_lists_that_stay_on_a_device_are_the_same(
+    tmp_path, model, task, monkeypatch, settings
+) -> None:
+    model = replace(model, gradient_dtype=torch.float32)  # of the scores that lists are made of
+    expected = lists(make(task, model, tmp_path / "numpy", **settings))
+    made: list[DeviceTopK] = []
+
+    class Noted(DeviceTopK):
+        def __init__(self, *args, **named) -> None:
+            super().__init__(*args, **named)
+            made.append(self)
+
+    monkeypatch.setattr(partial_search, "_stay_on_device", lambda _: True)
+    monkeypatch.setattr(partial_search, "DeviceTopK", Noted)
+    assert lists(make(task, model, tmp_path / "torch", **settings)) == expected
+    assert made
 
 
 def test_groups_of_queries_are_searched_one_after_the_other(
