@@ -68,7 +68,7 @@ def main() -> None:
     if options.threads > 1 and os.environ.get("OMP_WAIT_POLICY") != "PASSIVE":
         print("note: set OMP_WAIT_POLICY=PASSIVE where cores are shared")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        stored, queries = _make(Path(folder), options)
+        stored, queries = make_rows(Path(folder), options.rows, options.queries, options.dim)
         contenders = _contenders(stored, queries, options.top_k)
         memory = {name: _memory(contenders[name]) for name in ("scan, both ends", "search_rows")}
         peer = _start_peer(Path(folder), options)
@@ -95,15 +95,13 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _make(folder: Path, options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+def make_rows(folder: Path, n_rows: int, n_queries: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Random rows float32 ``[rows, dim]``, mapped, and queries ``[queries, dim]``, in files."""
     draw, path = np.random.default_rng(0), folder / "rows.npy"
-    queries = draw.standard_normal((options.queries, options.dim), dtype=np.float32)
+    queries = draw.standard_normal((n_queries, dim), dtype=np.float32)
     np.save(folder / "queries.npy", queries)
-    stored = np.lib.format.open_memmap(
-        path, mode="w+", dtype=np.float32, shape=(options.rows, options.dim)
-    )
-    for start in range(0, options.rows, ROWS_MADE_AT_ONCE):
+    stored = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n_rows, dim))
+    for start in range(0, n_rows, ROWS_MADE_AT_ONCE):
         part = stored[start : start + ROWS_MADE_AT_ONCE]
         draw.standard_normal(out=part, dtype=np.float32)
     stored.flush()
@@ -136,12 +134,19 @@ def _contenders(
         "search_rows": lambda: list(_searched(queries, stored, top_k)),
     }
     for name, unit_norm in (("gradient index", False), ("gradient index, cosine", True)):
-        search = _gradient_search(stored, len(queries), unit_norm=unit_norm)
-        runs[name] = functools.partial(_drain, search, asked, top_k)
+        search = gradient_search(stored, len(queries), unit_norm=unit_norm)
+        runs[name] = functools.partial(drain, search, asked, top_k)
     return {name: timed(run) for name, run in runs.items()}
 
 
-def _gradient_search(stored: np.ndarray, n_queries: int, *, unit_norm: bool) -> Search:
+def gradient_search(
+    stored: np.ndarray,
+    n_queries: int,
+    *,
+    unit_norm: bool,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - a constant
+) -> Search:
+    """A gradient method's search over the rows, without R, on a device."""
     n_rows, dim = stored.shape
     path = Path(stored.filename)  # type: ignore[attr-defined] - of a memory map
     shards = [{"file": path.name, "first_row": 0, "rows": n_rows, "sha256": ""}]
@@ -149,8 +154,7 @@ def _gradient_search(stored: np.ndarray, n_queries: int, *, unit_norm: bool) -> 
     index = GradientIndex(path.parent, codec, shards, None)
     layout = FeatureLayout([dim], [dim], [1.0], weighted=False)
     first, exactly = (
-        Finish(layout, None, unit_norm, dtype, torch.device("cpu"))
-        for dtype in (torch.float32, torch.float64)
+        Finish(layout, None, unit_norm, dtype, device) for dtype in (torch.float32, torch.float64)
     )
     memory = MemoryPlan.of(2048, n_queries, dim, torch.float32)  # the methods' default
     parts = PartsFolder(
@@ -159,7 +163,8 @@ def _gradient_search(stored: np.ndarray, n_queries: int, *, unit_norm: bool) -> 
     return Search(index, index, first, exactly, 0, memory, parts, Counter())
 
 
-def _drain(search: Search, queries: torch.Tensor, top_k: int) -> None:
+def drain(search: Search, queries: torch.Tensor, top_k: int) -> None:
+    """Search, and keep nothing of it."""
     shutil.rmtree(search.parts.folder, ignore_errors=True)  # what an earlier round has found
     for _ in search.find([str(i) for i in range(len(queries))], queries, top_k, 0):
         pass

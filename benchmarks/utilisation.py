@@ -86,11 +86,11 @@ def _product_size(device: str) -> int:
 def _product_flops(device: str) -> float:
     size = _product_size(device)
     left, right = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
-    seconds = [_finished(lambda: left @ right, device)() for _ in range(20)]
+    seconds = [finished(lambda: left @ right, device)() for _ in range(20)]
     return 2 * size**3 / statistics.median(seconds[5:])
 
 
-def _finished(run: Callable[[], object], device: str) -> Callable[[], float]:
+def finished(run: Callable[[], object], device: str) -> Callable[[], float]:
     """Seconds until the device has done all of it."""
 
     def whole() -> None:
@@ -102,7 +102,7 @@ def _finished(run: Callable[[], object], device: str) -> Callable[[], float]:
 
 
 def _measure(name: str, options: argparse.Namespace, measured: float) -> Iterator[str]:
-    config = _config(name, options.layers)
+    config = config_of(name, options.layers)
     architecture = architecture_of(config, switches())
     with torch.device(options.device):
         torch.manual_seed(0)
@@ -121,8 +121,8 @@ def _measure(name: str, options: argparse.Namespace, measured: float) -> Iterato
         for contender in options.contenders.split(","):
             with contextlib.suppress(torch.OutOfMemoryError):  # then it has no row
                 run = _contender(contender, module, ids, size, options)
-                _finished(run, options.device)()
-                contenders[contender] = _finished(run, options.device)
+                finished(run, options.device)()
+                contenders[contender] = finished(run, options.device)
         seconds = interleave(contenders, options.rounds)
         for contender, taken in seconds.items():
             flops = len(ids) * _model_flops(architecture, contender, options.tokens)
@@ -139,7 +139,8 @@ def _measure(name: str, options: argparse.Namespace, measured: float) -> Iterato
         _profile(_contender("adafactor", module, ids, sizes[0], options))
 
 
-def _config(name: str, layers: int | None) -> PretrainedConfig:
+def config_of(name: str, layers: int | None) -> PretrainedConfig:
+    """The architecture of a model of ``conf/model``, with its own layers or so many."""
     words = [f"model={name}", *([f"model.geometry.num_layers={layers}"] if layers else [])]
     settings, _ = plan_settings(words)
     return model_source(settings).architecture()
