@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from bench.report import display
@@ -60,7 +60,27 @@ def _note(board: Board) -> str:
     if model >= 1:
         seconds = display.plain(model)
         parts += [f"Training or loading the model took {seconds} s, which no row is charged with."]
-    return " ".join(parts)
+    return " ".join(parts + _knowledge(board))
+
+
+def _knowledge(board: Board) -> list[str]:
+    """What the models of a board knew of its facts when their training had ended."""
+    logs = [row.result.model.get("training") or {} for row in board.rows]
+    recalled = _shares(log.get("facts_recalled") for log in logs)
+    likely = _shares(log.get("target_probability") for log in logs)
+    if not recalled or not likely:
+        return []
+    share = " to ".join(f"{value:.0%}" for value in sorted({recalled[0], recalled[-1]}))
+    mean = " to ".join(display.plain(value) for value in sorted({likely[0], likely[-1]}))
+    return [
+        f"After training {share} of the facts asked were recalled, at a mean probability of the "
+        f"target of {mean}."
+    ]
+
+
+def _shares(values: Iterable[object]) -> list[float]:
+    """Those that are numbers between 0 and 1, as a log of a training has them; sorted."""
+    return sorted(v for v in values if isinstance(v, int | float) and 0 <= v <= 1)
 
 
 def _diagnostics(board: Board) -> list[str]:

@@ -34,6 +34,24 @@ def test_shared_work_is_charged_to_no_row(tmp_path: Path) -> None:
     assert "Training or loading the model took 150 s" in " ".join(Page(paths.html).text)
 
 
+def test_what_the_model_knows_is_said(tmp_path: Path) -> None:
+    """Fault: nobody saw on a board whether its model knew the facts that it was traced for."""
+    logs = {
+        "bm25": {"facts_recalled": 0.59, "target_probability": 0.4537},
+        "random": {"facts_recalled": 0.4, "target_probability": 0.4537},
+        "grad_dot": {"facts_recalled": "all", "target_probability": float("inf")},
+    }
+    for method, log in logs.items():
+        edit_result(write_cell(tmp_path, method), lambda r, t=log: r["model"].update(training=t))
+    text = " ".join(Page(report(tmp_path, quiet=True).html).text)
+    assert (
+        "After training 40% to 59% of the facts asked were recalled, at a mean probability of the "
+        "target of 0.454."
+    ) in text
+    write_cell(tmp_path / "b", "bm25")
+    assert "recalled" not in " ".join(Page(report(tmp_path / "b", quiet=True).html).text)
+
+
 def test_models_of_other_seeds_are_told_apart_by_the_seed(tmp_path: Path) -> None:
     """Fault: rows of re-seeded models were called by digits of a hash, or by their keys."""
     for method in ("bm25", "trackstar"):
