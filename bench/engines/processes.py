@@ -74,12 +74,8 @@ class Processes(Engine):
         modules = [] if "torch" in sys.modules and visible_gpus() else _modules(jobs)
         _START.set_forkserver_preload(modules)
         resource_tracker.ensure_running()  # which else lets signals through again
-        with threads(1), stopping.deaf():  # a fork would not have the threads of a library
-            forkserver.ensure_running()
         with progress.counted("load libraries for workers", 1, unit="servers"):
-            first = _START.Process(target=_do_nothing)
-            first.start()  # returns when the server has forked
-            first.join()
+            _start_server()
 
     def _shares(self, n_jobs: int) -> list[list[str]]:
         """The GPUs of each worker: as many workers as there is work for, and room."""
@@ -127,6 +123,28 @@ def _modules(jobs: Sequence[Job]) -> list[str]:
     package = __name__.partition(".")[0]
     loaded = {name for name in sys.modules if name.startswith(f"{package}.")}
     return sorted(loaded.union(job.work.__module__ for job in jobs))
+
+
+def _start_server() -> None:
+    """Start the server unless it is there, and return when it has forked once.
+
+    One that has just been killed still takes what is asked of it, until all its threads have ended.
+
+    Raises:
+        UserError: it is killed again and again.
+    """
+    for _ in range(_TRIES):
+        with threads(1), stopping.deaf():  # a fork would not have the threads of a library
+            forkserver.ensure_running()
+        first = _START.Process(target=_do_nothing)
+        try:
+            first.start()
+        except (EOFError, ConnectionError):
+            time.sleep(LOOK_EVERY_SECONDS)
+            continue
+        first.join()
+        return
+    raise _killed("all work")
 
 
 def _do_nothing() -> None:
