@@ -8,14 +8,14 @@ import sys
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from bench.core import progress, stopping
 from bench.core.errors import UserError
@@ -26,6 +26,7 @@ from bench.engines.lifeline import CLEANING_SECONDS, LOOK_EVERY_SECONDS, end_aft
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
+    from multiprocessing.process import BaseProcess
 
 _TRIES = 3  # of a job whose worker is killed; more than three deaths are no accident
 # Workers are forks of a server that has loaded the libraries, which takes seconds, and does nothing
@@ -75,7 +76,7 @@ class Processes(Engine):
         _START.set_forkserver_preload(modules)
         resource_tracker.ensure_running()  # which else lets signals through again
         with progress.counted("load libraries for workers", 1, unit="servers"):
-            _start_server()
+            _forked(_do_nothing).join()
 
     def _shares(self, n_jobs: int) -> list[list[str]]:
         """The GPUs of each worker: as many workers as there is work for, and room."""
@@ -125,25 +126,24 @@ def _modules(jobs: Sequence[Job]) -> list[str]:
     return sorted(loaded.union(job.work.__module__ for job in jobs))
 
 
-def _start_server() -> None:
-    """Start the server unless it is there, and return when it has forked once.
+def _forked(target: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """A process that does the work, of a server that is started if there is none.
 
-    One that has just been killed still takes what is asked of it, until all its threads have ended.
+    A server that has just been killed still takes what is asked of it, until all its threads have
+    ended; then another is asked.
 
     Raises:
-        UserError: it is killed again and again.
+        UserError: servers are killed again and again.
     """
     for _ in range(_TRIES):
-        with threads(1), stopping.deaf():  # a fork would not have the threads of a library
-            forkserver.ensure_running()
-        first = _START.Process(target=_do_nothing)
-        try:
-            first.start()
-        except (EOFError, ConnectionError):
-            time.sleep(LOOK_EVERY_SECONDS)
-            continue
-        first.join()
-        return
+        if _FORKS:
+            with threads(1), stopping.deaf():  # a fork would not have the threads of a library
+                forkserver.ensure_running()
+        process = _START.Process(target=target, args=arguments)
+        with suppress(EOFError, ConnectionError):
+            process.start()
+            return process
+        time.sleep(LOOK_EVERY_SECONDS)
     raise _killed("all work")
 
 
@@ -177,8 +177,7 @@ class _Worker:
         self.pipe, theirs = _START.Pipe()
         self.job: Job | None = None
         self.is_ready = False
-        self.process = _START.Process(target=_serve, args=(theirs, lifeline, dict(os.environ)))
-        self.process.start()
+        self.process = _forked(_serve, theirs, lifeline, dict(os.environ))
         theirs.close()  # so that the end of the worker is the end of the pipe
 
     def give(self, job: Job) -> None:

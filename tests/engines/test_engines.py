@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 from types import ModuleType
 
@@ -155,6 +156,22 @@ def test_workers_of_all_phases_are_forks_of_one_process(tmp_path: Path) -> None:
     os.kill(*two, signal.SIGKILL)
     eventually(lambda: not alive(*two))
     assert parents(phases[3]).isdisjoint(one | two)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workers are no forks elsewhere")
+def test_a_server_that_is_killed_just_before_workers_start_costs_nothing(tmp_path: Path) -> None:
+    killed = []
+
+    class Killing(Processes):
+        def _shares(self, n_jobs: int) -> list[list[str]]:
+            killed.append(forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
+            os.kill(killed[0], signal.SIGKILL)
+            return super()._shares(n_jobs)
+
+    jobs = [Job(parent, (tmp_path / str(i),), tmp_path / str(i)) for i in range(2)]
+    Killing(ProcessesConfig(workers=2, gpus=0)).run(jobs, "work", unit="jobs")
+    assert killed[0] not in {int(job.target.read_text()) for job in jobs}
 
 
 def test_each_worker_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
