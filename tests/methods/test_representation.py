@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from bench.core.errors import UserError
 from bench.models.loading import load_directory
 from bench.tasks.base import Query
-from methods import embedding_index
+from methods import embedding_index, representation
 from methods.base import Context
 from methods.query_text import QueryPart
 from methods.representation import (
@@ -155,12 +155,28 @@ def test_neither_batches_nor_chunks_change_a_bit(make, tmp_path, monkeypatch, po
     words = " ".join(TEXTS).split()
     texts = [" ".join(rng.choice(words, size=rng.integers(0, 15))) for _ in range(120)]
     lists = []
-    for batch_size, chunk in ((1, 4096), (7, 50), (128, 4096)):
+    cases = ((1, 4096, 8192), (7, 50, 8192), (128, 4096, 8192), (128, 50, 40))
+    for batch_size, chunk, tokens in cases:
         monkeypatch.setattr(embedding_index, "CHUNK", chunk)
+        monkeypatch.setattr(representation, "_TOKENS_AT_ONCE", tokens)
         _, found = run(make(texts=texts, batch_size=batch_size, pooling=pooling), top_k=60)
         lists.append([(r.rows.tolist(), r.scores.tolist()) for r in found])
         set_aside(tmp_path)
-    assert lists[0] == lists[1] == lists[2]
+    assert lists[0] == lists[1] == lists[2] == lists[3]
+
+
+def test_long_texts_go_by_few(make, monkeypatch):
+    shapes = []
+
+    def noted(model):
+        states = hidden_states(model)
+        return lambda ids: (shapes.append(tuple(ids.shape)), states(ids))[1]
+
+    monkeypatch.setattr(representation, "hidden_states", noted)
+    monkeypatch.setattr(representation, "_TOKENS_AT_ONCE", 24)
+    run(make(batch_size=128))
+    assert max(rows for rows, _ in shapes) > 1
+    assert all(rows == 1 or rows * width <= 24 for rows, width in shapes)
 
 
 def test_equal_texts_tie_also_in_single_precision(make, folder):

@@ -75,6 +75,22 @@ def test_target_probability_ignores_batch_and_padding(tmp_path, family):
     assert together == pytest.approx(alone, rel=1e-5)
 
 
+def test_questions_go_by_few_where_their_logits_are_large(folder, monkeypatch):
+    model = load(folder)
+    queries = [Tokens(list(range(2, 2 + n)), loss_from=1) for n in (3, 9, 4, 5, 3)]
+    expected = target_log_probs(model, queries)[0]
+    shapes = []
+    hook = model.module.register_forward_pre_hook(
+        lambda _, args, named: shapes.append(tuple(named["input_ids"].shape)), with_kwargs=True
+    )
+    bytes_of_ten_tokens = 4 * 10 * len(model.tokenizer)
+    monkeypatch.setattr("bench.models.padding.LOGITS_BYTES", bytes_of_ten_tokens)
+    found = target_log_probs(model, queries)[0]
+    hook.remove()
+    assert shapes == [(1, 3), (1, 9), (2, 5), (1, 3)]
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
 def test_recalled_means_greedy_decoding_gives_the_target(folder):
     model = load(folder)
     prompt = model.tokenizer(TEXTS[0])["input_ids"][:5]

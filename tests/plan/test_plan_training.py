@@ -8,6 +8,7 @@ import pytest
 
 from bench.cli.main import main
 from bench.core.errors import UserError
+from bench.models.padding import most_tokens
 from bench.plan.planning import plan_settings
 from bench.plan.training import TrainingPlan, plan_training
 from tests.fixtures.models import make_model
@@ -61,6 +62,16 @@ def test_what_is_computed_again_costs_a_forward_pass_and_spares_memory() -> None
     assert again.flops == pytest.approx(kept.flops * 4 / 3, rel=0.01)
     name = "activations of a pass, about"
     assert again.memory[name] < kept.memory[name] / 10
+
+
+def test_a_pass_over_a_number_of_texts_holds_so_many_logits() -> None:
+    words = ("model=154m", "model.train.batch_tokens=null", *CORPUS, "plan.device_tflops=1")
+    few, many, more = (
+        planned(*words, f"model.train.batch_size={n}").memory["logits of a pass, about"]
+        for n in (10, 1_000, 10_000)
+    )
+    assert few < many == more
+    assert many / few == pytest.approx(most_tokens(32_000) / (10 * 100))
 
 
 def test_tokens_a_second_that_are_given() -> None:
